@@ -1,0 +1,32 @@
+"""What the machine at hand can do: precision and speed of its matrix product."""
+
+import time
+
+import torch
+
+
+def bf16_is_fast() -> bool:
+    """Whether bf16 is a gain here: a GPU that has it, or a processor with AMX or AVX-512 BF16 instructions.
+
+    Elsewhere PyTorch emulates it: 0.9 against 141 GFLOP/s in fp32 on a 2-core AMD EPYC with AVX2.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.accelerator.is_available():
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def matrix_rate(dtype: torch.dtype = torch.float32, seconds: float = 0.5) -> float:
+    """FLOP/s of a 1024³ matrix product on the device training would use: what a speed here is a fraction of."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    a, b = (torch.randn(1024, 1024, device=device, dtype=dtype) for _ in range(2))
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        for _ in range(4):
+            a @ b
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+        best = max(best, 4 * 2 * 1024**3 / (time.perf_counter() - start))
+    return best

@@ -1,0 +1,450 @@
+"""The embedded domain: the documentation inside the running Python, as a corpus and as conversations.
+
+    python -m data_prep.python_docs --output_dir runs/quickstart/data
+
+Reads the docstrings of the standard library's source files, of the built-ins and the extension modules, and the
+language reference that pydoc ships (`pydoc_data.topics`). Writes into `output_dir`:
+
+    corpus/{builtins,common,stdlib,reference}.jsonl   {"text", "source"}, one document a line
+    corpus_heldout.jsonl                       documents that no corpus file holds
+    conversations.json                         demonstrations for SFT, Baichuan format
+    prompts.json                               other, looser wordings of the same questions, for rankings and PPO
+    conversations_heldout_own.json             demonstration wordings, but of questions no demonstration asks that way
+    conversations_heldout.json                 wordings that neither demonstrations nor prompts use
+    conversations_heldout_names.json           the same, about names that are kept out of prompts.json as well
+
+This module is the worked example of "adapting to your own data": nothing downstream knows where the files are from.
+Demonstrations are dear and prompts are cheap (InstructGPT, arXiv:2203.02155, section 3.2: 13k demonstrations, 31k
+PPO prompts): hence a few demonstrations per question and many more wordings without an answer of the model's own.
+"""
+
+import argparse
+import ast
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import random
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from data_prep.files import InputError, run_main, write_json, write_jsonl
+from data_prep.python_docs_wordings import DEMONSTRATIONS, FOLLOW_UPS, HELD_OUT, PROMPTS
+
+# Not documentation of the library: test suites, vendored or generated code, and folders of installed packages.
+SKIPPED_FOLDERS = {
+    "test", "tests", "idlelib", "site-packages", "dist-packages", "lib2to3", "ensurepip", "turtledemo",
+    "__pycache__", "pydoc_data", "lib-dynload",
+}  # fmt: skip
+# Modules whose names people ask about, the best known first.
+COMMON_MODULES = [
+    "math",
+    "cmath",
+    "statistics",
+    "random",
+    "fractions",
+    "decimal",
+    "itertools",
+    "functools",
+    "operator",
+    "collections",
+    "collections.abc",
+    "heapq",
+    "bisect",
+    "copy",
+    "string",
+    "re",
+    "textwrap",
+    "difflib",
+    "struct",
+    "codecs",
+    "unicodedata",
+    "datetime",
+    "time",
+    "calendar",
+    "os",
+    "os.path",
+    "shutil",
+    "glob",
+    "fnmatch",
+    "tempfile",
+    "pathlib",
+    "io",
+    "json",
+    "csv",
+    "pickle",
+    "sqlite3",
+    "zlib",
+    "gzip",
+    "bz2",
+    "lzma",
+    "zipfile",
+    "tarfile",
+    "hashlib",
+    "hmac",
+    "secrets",
+    "base64",
+    "binascii",
+    "urllib.parse",
+    "urllib.request",
+    "http.client",
+    "email.utils",
+    "socket",
+    "select",
+    "ssl",
+    "subprocess",
+    "threading",
+    "queue",
+    "multiprocessing",
+    "asyncio",
+    "concurrent.futures",
+    "contextlib",
+    "inspect",
+    "types",
+    "dis",
+    "ast",
+    "tokenize",
+    "keyword",
+    "traceback",
+    "logging",
+    "warnings",
+    "argparse",
+    "getpass",
+    "platform",
+    "sys",
+    "gc",
+    "weakref",
+    "abc",
+    "enum",
+    "dataclasses",
+    "typing",
+    "uuid",
+    "html",
+    "xml.sax.saxutils",
+    "locale",
+    "signal",
+    "shlex",
+    "pprint",
+    "reprlib",
+    "array",
+    "ipaddress",
+    "configparser",
+    "timeit",
+    "unittest",
+    "doctest",
+    "numbers",
+    "linecache",
+    "stat",
+    "errno",
+    "mimetypes",
+    "netrc",
+]
+BUILTIN_TYPES = [str, bytes, bytearray, list, dict, set, frozenset, tuple, int, float, complex, range, memoryview,
+                 property, slice, object, type]  # fmt: skip
+# Extension modules have no source to parse; importing these has no side effect.
+EXTENSION_MODULES = [
+    "_bisect",
+    "_heapq",
+    "array",
+    "binascii",
+    "cmath",
+    "errno",
+    "fcntl",
+    "gc",
+    "itertools",
+    "marshal",
+    "math",
+    "mmap",
+    "posix",
+    "pwd",
+    "pyexpat",
+    "readline",
+    "resource",
+    "select",
+    "sys",
+    "syslog",
+    "termios",
+    "time",
+    "unicodedata",
+    "zlib",
+    "_collections",
+    "_csv",
+    "_datetime",
+    "_functools",
+    "_hashlib",
+    "_io",
+    "_json",
+    "_locale",
+    "_operator",
+    "_pickle",
+    "_random",
+    "_socket",
+    "_sqlite3",
+    "_ssl",
+    "_struct",
+    "_thread",
+    "_weakref",
+    "_asyncio",
+    "_bz2",
+    "_lzma",
+]
+DEMONSTRATIONS_PER_QUESTION = {"what": 16, "signature": 8, "module": 3}
+LONGEST_ANSWER = 84  # characters: a first sentence beyond this is left out of the conversations, and counted
+
+
+def clean(docstring: str) -> str:
+    """The docstring with its indentation and trailing blanks removed."""
+    return "\n".join(line.rstrip() for line in inspect.cleandoc(docstring).splitlines()).strip()
+
+
+def source_documents(progress: bool = True) -> Iterator[tuple[str, str]]:
+    """(title, docstring) of every module, class and function in the standard library's source files.
+
+    The files are parsed, not imported: some modules open windows or print when they are imported.
+    """
+    library = Path(sysconfig.get_path("stdlib"))
+    files = [
+        path
+        for path in sorted(library.rglob("*.py"))
+        if not SKIPPED_FOLDERS & set(path.relative_to(library).parts) and "test" not in path.stem
+    ]
+    for path in tqdm(files, desc="reading docstrings", unit="file", disable=not progress):
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError):
+            continue  # the library holds files that are broken on purpose, for its own tests
+        parts = list(path.relative_to(library).with_suffix("").parts)
+        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        yield from node_documents(tree, module)
+
+
+def node_documents(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
+    """(title, docstring) of a parsed module, class or function and of all that is defined in it."""
+    if docstring := ast.get_docstring(node):
+        arguments = f"({ast.unparse(node.args)})" if hasattr(node, "args") else ""
+        yield name + arguments, docstring
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from node_documents(child, f"{name}.{child.name}")
+
+
+def signature(value) -> str | None:
+    """The signature as `inspect` prints it, without `self`; None where Python does not know one."""
+    try:
+        text = str(inspect.signature(value))
+    except (ValueError, TypeError):
+        return None
+    text = re.sub(r"^\((self|cls|type)(, /)?(, )?", "(", text)
+    return None if " at 0x" in text or "<" in text else text  # defaults that print an address differ from run to run
+
+
+def live_documents() -> Iterator[tuple[str, str]]:
+    """(title, docstring) of the built-ins, their methods, and what the extension modules define."""
+    import builtins
+
+    for owner in [builtins, *map(importlib.import_module, filter(importlib_finds, EXTENSION_MODULES))]:
+        prefix = "" if owner is builtins else owner.__name__.lstrip("_") + "."
+        for name, value in sorted(vars(owner).items()):
+            documents = [(prefix + name, value)]
+            if inspect.isclass(value):
+                documents += [(f"{prefix}{name}.{key}", item) for key, item in sorted(vars(value).items())]
+            for title, item in documents:
+                if callable(item) and isinstance(docstring := getattr(item, "__doc__", None), str):
+                    yield title + (signature(item) or ""), docstring
+
+
+def importlib_finds(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def reference_documents() -> Iterator[tuple[str, str]]:
+    """(title, text) of the sections of the language reference."""
+    from pydoc_data.topics import topics
+
+    yield from sorted(topics.items())
+
+
+def first_sentence(docstring: str) -> str:
+    """The first sentence of the first paragraph, on one line."""
+    paragraph = re.split(r"\n\s*\n", clean(docstring), maxsplit=1)[0]
+    # A C docstring may open on its own signature: "dict.get(key) -> value -- what it does".
+    text = re.sub(r"^[\w.]+\([^\n]*?\)\s*(->\s*[^\n]*?)?(\n|--|$)\s*", "", paragraph)
+    text = " ".join(text.split())
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z`'\"(])", text, maxsplit=1)[0].strip()
+
+
+def named_objects() -> Iterator[tuple[str, str, object]]:
+    """(name as people write it, module, object) of the built-ins, their types' methods and the common modules."""
+    import builtins
+
+    for name, value in sorted(vars(builtins).items()):
+        if not name.startswith("_") and callable(value) and not (inspect.isclass(value) and name.endswith("Warning")):
+            yield name, "builtins", value
+    for owner in BUILTIN_TYPES:
+        for name, value in sorted(vars(owner).items()):
+            if not name.startswith("_") and callable(value):
+                yield f"{owner.__name__}.{name}", "builtins", value
+    for module_name in filter(importlib_finds, COMMON_MODULES):
+        module = importlib.import_module(module_name)
+        public = getattr(module, "__all__", None) or sorted(vars(module))
+        for name in sorted(set(public)):
+            value = getattr(module, name, None)
+            if not name.startswith("_") and callable(value) and not inspect.ismodule(value):
+                yield f"{module_name}.{name}", module_name, value
+
+
+def facts(count: int) -> tuple[dict[str, dict[str, str]], dict[str, int]]:
+    """What the documentation says about `count` names, and how many names were passed over for which reason.
+
+    Returns ({name: {"what": …, "signature": …, "module": …}}, {reason: count}); "signature" may be missing. The
+    built-ins come first, then the modules in the order of `COMMON_MODULES`, the best known first.
+    """
+    found, skipped, seen = (
+        {},
+        dict.fromkeys(("no docstring", "first sentence too long or too short", "repeated"), 0),
+        set(),
+    )
+    for name, module, value in named_objects():
+        docstring = getattr(value, "__doc__", None)
+        if not isinstance(docstring, str) or not docstring.strip():
+            skipped["no docstring"] += 1
+            continue
+        what = first_sentence(docstring)
+        if not 16 <= len(what) <= LONGEST_ANSWER or "\\" in what or not what[0].isalpha() or not what.isascii():
+            skipped["first sentence too long or too short"] += 1
+            continue
+        if what in seen:  # the same sentence for two names would let a guess count as knowledge
+            skipped["repeated"] += 1
+            continue
+        seen.add(what)
+        found[name] = {"what": what, "module": f"It is in the module {module}."}
+        if (text := signature(value)) and len(name + text) <= LONGEST_ANSWER:
+            found[name]["signature"] = name + text
+    chosen = list(found)[:count]
+    skipped["beyond the number asked for"] = len(found) - len(chosen)
+    return {name: found[name] for name in chosen}, skipped
+
+
+def digest(text: str) -> int:
+    """A number that depends on the text alone (`hash` differs between runs)."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def conversation(identifier: str, turns: list[tuple[str, str]]) -> dict:
+    """One row of the Baichuan format from (question, answer) pairs."""
+    messages = []
+    for question, answer in turns:
+        messages += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"id": identifier, "conversations": messages}
+
+
+def write_conversations(output: Path, known: dict[str, dict[str, str]], prompts: int) -> dict:
+    """Write the conversation files; returns {file name: rows}.
+
+    `prompts` are wordings per question. A question's demonstration wordings are drawn per name, and one of the rest
+    becomes its held-out question in the demonstrations' own wording.
+    """
+    kept_out = {name for name in known if digest("kept out" + name) % 6 == 0}
+    rows: dict[str, list] = {name: [] for name in (
+        "conversations", "prompts", "conversations_heldout_own", "conversations_heldout", "conversations_heldout_names",
+    )}  # fmt: skip
+    for name, answers in known.items():
+        rng = random.Random(digest(name))
+        for kind, answer in answers.items():
+            number = DEMONSTRATIONS_PER_QUESTION[kind]
+            *wordings, own = rng.sample(DEMONSTRATIONS[kind], number + 1)
+            for index, wording in enumerate(wordings):
+                turns = [(wording.format(name=name), answer)]
+                if index % 3 == 2:  # one conversation in three goes on to the other questions, leaving the name out
+                    others = rng.sample([other for other in answers if other != kind], len(answers) - 1)
+                    turns += [(rng.choice(FOLLOW_UPS[other]), answers[other]) for other in others[: 1 + index % 2]]
+                rows["conversations"].append(conversation(f"{name}/{kind}/{index}", turns))
+            own = own.format(name=name)
+            rows["conversations_heldout_own"].append(conversation(f"{name}/{kind}/own", [(own, answer)]))
+            held_out = rng.choice(HELD_OUT[kind]).format(name=name)
+            where = "conversations_heldout_names" if name in kept_out else "conversations_heldout"
+            rows[where].append(conversation(f"{name}/{kind}/heldout", [(held_out, answer)]))
+            if name not in kept_out:
+                for index, wording in enumerate(rng.sample(PROMPTS[kind], prompts)):
+                    row = conversation(f"{name}/{kind}/prompt-{index}", [(wording.format(name=name), answer)])
+                    rows["prompts"].append(row)
+    check_disjoint(rows)
+    for file, conversations in rows.items():
+        write_json(output / f"{file}.json", conversations)
+    return {f"{file}.json": len(conversations) for file, conversations in rows.items()}
+
+
+def check_disjoint(rows: dict[str, list]) -> None:
+    """Raise if a first question stands in two of the files: an evaluation must not use what a training saw."""
+    asked: dict[str, str] = {}
+    for file, conversations in rows.items():
+        for question in {row["conversations"][0]["value"] for row in conversations}:
+            if question in asked:
+                raise InputError(f"the question {question!r} stands in both {asked[question]} and {file}")
+            asked[question] = file
+
+
+def is_common(name: str) -> bool:
+    """Whether a dotted name is one of the common modules or stands in it."""
+    parts = name.split(".")
+    return any(".".join(parts[:length]) in COMMON_MODULES for length in range(1, len(parts) + 1))
+
+
+def write_corpus(output: Path, never_held_out: set[str]) -> dict:
+    """Write the corpus files and the held-out documents; returns {file name: (documents, characters)}.
+
+    A document is its title and its docstring. Repeated docstrings (inherited methods, re-exports) are kept once, so
+    that a held-out document cannot stand in the training part under another name. The documents of the names in
+    `never_held_out` stay in the training part: the conversations ask about them.
+    """
+    common, rest = [], []
+    for title, docstring in source_documents():
+        # Modules that people ask about are a source of their own, so that a mixture can read them more often.
+        (common if is_common(title.split("(")[0]) else rest).append((title, docstring))
+    sources = {"builtins": live_documents(), "common": common, "stdlib": rest, "reference": reference_documents()}
+    seen, held_out, written, repeated = set(), [], {}, 0
+    for source, documents in sources.items():
+        rows = []
+        for title, docstring in documents:
+            body = clean(docstring)
+            key = " ".join(body.split())
+            if len(body) < 20 or key in seen:
+                repeated += len(body) >= 20
+                continue
+            seen.add(key)
+            name = title.split("(")[0]
+            row = {"text": f"{title}\n\n{body}", "source": source}
+            is_held_out = digest("held out" + key) % 20 == 0 and name not in never_held_out
+            (held_out if is_held_out else rows).append(row)
+        write_jsonl(output / "corpus" / f"{source}.jsonl", rows)
+        written[f"corpus/{source}.jsonl"] = (len(rows), sum(len(row["text"]) for row in rows))
+    write_jsonl(output / "corpus_heldout.jsonl", held_out)
+    written["corpus_heldout.jsonl"] = (len(held_out), sum(len(row["text"]) for row in held_out))
+    written["left out as repeated"] = (repeated, 0)
+    return written
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--names", type=int, default=800, help="names the conversations are about")
+    parser.add_argument("--prompts", type=int, default=6, help="prompt wordings per question")
+    arguments = parser.parse_args()
+    known, skipped = facts(arguments.names)
+    corpus = write_corpus(arguments.output_dir, set(known))
+    conversations = write_conversations(arguments.output_dir, known, arguments.prompts)
+    for file, (documents, characters) in corpus.items():
+        print(f"{file:36} {documents:7,} documents {characters:11,} characters")
+    for file, count in conversations.items():
+        print(f"{file:36} {count:7,} conversations")
+    print(f"names asked about: {len(known)}; passed over: " + ", ".join(f"{v:,} {k}" for k, v in skipped.items()))
+    print(f"the documentation of Python {sys.version.split()[0]} is in {arguments.output_dir}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,94 @@
+"""Train a byte-level BPE tokenizer on a corpus, with the chat template inside.
+
+    python -m data_prep.train_tokenizer --corpus runs/quickstart/data/corpus/*.jsonl \
+        --vocab_size 4096 --output_dir runs/quickstart/tokenizer
+
+Any Unicode text comes back unchanged: all 256 bytes are in the alphabet (GPT-2, Radford 2019, section 2.2), so there is
+no unknown token. Padding, end of text and end of turn are three tokens: with pad = end of turn, the loss on padding
+would be the loss on stopping.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from data_prep.corpus import read_documents
+from data_prep.files import InputError, atomic_folder, existing, run_main
+
+END_OF_TEXT, PAD, END_OF_TURN = "<|endoftext|>", "<|pad|>", "<|end|>"
+SPECIAL_TOKENS = [END_OF_TEXT, PAD, END_OF_TURN, "<|system|>", "<|user|>", "<|assistant|>"]
+CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+# GPT-4's split (tiktoken, cl100k_base) with numbers in groups of two: a small vocabulary cannot spare 1,110 of its
+# entries for numbers. Contractions, words with one leading blank, punctuation, and runs of blanks stay apart.
+SPLIT = r"""(?i:'(?:[sdmt]|ll|ve|re))|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"""
+
+
+def train_tokenizer(documents: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of `vocab_size` entries, the special tokens and the 256 bytes among them."""
+    least = 256 + len(SPECIAL_TOKENS)
+    if vocab_size < least:
+        raise InputError(f"--vocab_size {vocab_size}: at least {least} are needed (256 bytes and the special tokens)")
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(documents, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token=END_OF_TEXT,
+        bos_token=END_OF_TEXT,
+        pad_token=PAD,
+        additional_special_tokens=SPECIAL_TOKENS[2:],
+        chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"),
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+        padding_side="right",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", nargs="+", required=True, help="JSONL ({'text'}), plain text or Baichuan JSON")
+    parser.add_argument("--vocab_size", type=int, required=True)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    arguments = parser.parse_args()
+    for file in arguments.corpus:
+        existing(file)
+    counted = {"documents": 0, "bytes": 0}
+
+    def documents() -> Iterator[str]:
+        for file in arguments.corpus:
+            for text in tqdm(read_documents(file), desc=f"reading {Path(file).name}", unit="doc"):
+                counted["documents"] += 1
+                counted["bytes"] += len(text.encode("utf-8"))
+                yield text
+
+    tokenizer = train_tokenizer(documents(), arguments.vocab_size)
+    if len(tokenizer) < arguments.vocab_size:
+        print(
+            f"note: the corpus is too small for {arguments.vocab_size:,} entries; the tokenizer has {len(tokenizer):,}"
+        )
+    with atomic_folder(arguments.output_dir) as folder:
+        tokenizer.save_pretrained(folder)
+    print(
+        f"trained a tokenizer of {len(tokenizer):,} entries on {counted['documents']:,} documents "
+        f"({counted['bytes']:,} bytes); it is in {arguments.output_dir}"
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,98 @@
+"""How often does a model answer as the reference does? Greedy answers to the last turn of conversations.
+
+    python -m eval.answers --model runs/quickstart/sft --name sft_heldout --limit 300 \
+        --conversations runs/quickstart/data/conversations_heldout.json --group_by '/([a-z]+)/' \
+        --results_dir runs/quickstart/results
+
+Exact match (word for word, runs of blanks counting as one) with its 95 % bootstrap interval over questions, chrF, and
+the share of answers that the model ends by itself. `--group_by` breaks the figures down by what a regular expression
+finds in a conversation's id (its first group, or all of it). Writes `answers_<name>.json` with a few examples in it.
+"""
+
+import argparse
+import re
+import time
+from pathlib import Path
+
+from data_prep.files import InputError, run_main, write_results
+from data_prep.intervals import show
+
+EXAMPLES = 12
+
+
+def grouped(rows: list[dict], pattern: re.Pattern) -> dict[str, list[int]]:
+    """{what `pattern` finds in the id: positions in `rows`}; rows in which it finds nothing are under "no match"."""
+    groups: dict[str, list[int]] = {}
+    for position, row in enumerate(rows):
+        found = pattern.search(row["id"])
+        group = found and (found[1] if pattern.groups else found[0])  # None also for a group that was not needed
+        groups.setdefault(group or "no match", []).append(position)
+    return dict(sorted(groups.items()))
+
+
+def figures(rows: list[dict], answers: list[dict], exact_match, chrf) -> dict:
+    """Exact match with its interval, corpus chrF (0 to 100), share that stop, mean length in tokens."""
+    texts = {"predictions": [answer["text"] for answer in answers], "references": [row["reference"] for row in rows]}
+    return {
+        "exact_match": exact_match.compute(**texts)["exact_match"],
+        "chrf": chrf.compute(**texts)["chrf"],
+        "stops_by_itself": sum(answer["stopped"] for answer in answers) / len(answers),
+        "tokens_per_answer": sum(answer["tokens"] for answer in answers) / len(answers),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or Hub id of the model that answers")
+    parser.add_argument("--conversations", nargs="+", required=True, help="Baichuan format")
+    parser.add_argument("--name", help="of the results file; the model's folder name without")
+    parser.add_argument("--limit", type=int, help="questions, drawn at random; all of them without")
+    parser.add_argument("--group_by", help="regular expression on the id, such as '/([a-z]+)/'")
+    parser.add_argument("--results_dir", help="where the figures go; without, they are printed only")
+    parser.add_argument("--max_new_tokens", type=int, default=64)
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=42, help="of the draw by --limit")
+    arguments = parser.parse_args()
+    try:
+        pattern = re.compile(arguments.group_by) if arguments.group_by else None
+    except re.error as error:
+        raise InputError(f"--group_by {arguments.group_by!r}: not a regular expression ({error})") from None
+
+    from data_prep.generation import generate_answers  # slow to import
+    from eval.loading import check_chat, load_checkpoint, load_metric, read_questions
+
+    rows = read_questions(arguments.conversations, arguments.limit, arguments.seed)
+    model, tokenizer = load_checkpoint(arguments.model)
+    check_chat(arguments.model, model, tokenizer, arguments.max_new_tokens)
+    start = time.perf_counter()
+    prompts = [row["prompt"] for row in rows]
+    settings = {"max_new_tokens": arguments.max_new_tokens, "batch_size": arguments.batch_size}
+    answers = [answer for (answer,) in generate_answers(model, tokenizer, prompts, **settings)]
+    metrics = load_metric("exact_match"), load_metric("chrf")
+    total = figures(rows, answers, *metrics)
+    groups = {}
+    for group, positions in grouped(rows, pattern).items() if pattern else ():
+        groups[group] = figures([rows[i] for i in positions], [answers[i] for i in positions], *metrics)
+    name = arguments.name or Path(arguments.model).name
+    if arguments.results_dir:
+        about = {"seconds": time.perf_counter() - start, "model": arguments.model, "data": arguments.conversations}
+        examples = [{**row, "answer": answer["text"]} for row, answer in zip(rows, answers, strict=True)][:EXAMPLES]
+        results = {
+            **about,
+            "questions": len(rows),
+            **settings,
+            "metrics": total,
+            "groups": groups,
+            "examples": examples,
+        }
+        write_results(arguments.results_dir, f"answers_{name}", results)
+    shown = ", ".join(f"{group} {show(value['exact_match'])}" for group, value in groups.items())
+    print(
+        f"{name}: {show(total['exact_match'])} of {len(rows):,} answers word for word right"
+        f"{f' ({shown})' if shown else ''}, chrF {total['chrf']:.1f}, "
+        f"{total['stops_by_itself']:.0%} ended by themselves"
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

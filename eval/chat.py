@@ -1,0 +1,129 @@
+"""Talk with any checkpoint in the terminal.
+
+    python -m eval.chat --model runs/quickstart/ppo
+    python -m eval.chat --model runs/quickstart/base --raw
+
+A model whose end-of-sequence token is the end of a turn in its chat template is talked with, and remembers the
+conversation; any other (a base model), and every model under `--raw`, continues the text it is given. /reset forgets
+the conversation, /exit or Ctrl-D leaves, Ctrl-C stops an answer. Reads questions from a pipe too, one a line.
+"""
+
+import argparse
+import sys
+
+from data_prep.conversations import counted
+from data_prep.files import InputError, run_main
+
+
+def is_chat_model(model, tokenizer) -> bool:
+    """Whether the template ends an assistant's turn with a token the model stops at."""
+    from data_prep.generation import end_of_turn_ids
+
+    if tokenizer.chat_template is None:
+        return False
+    turns = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hello."}]
+    written = tokenizer.apply_chat_template(turns, tokenize=False).rstrip()
+    ids = [token for token in end_of_turn_ids(model, tokenizer) if token is not None]
+    return written.endswith(tuple(tokenizer.convert_ids_to_tokens(ids)))
+
+
+def fitting(tokenizer, history: list[dict], room: int) -> tuple[list[dict], list[int], str]:
+    """(`history` without its oldest turns where they do not fit, its at most `room` ids, a note on what was left out).
+
+    Question and answer go together; a system turn stays. What does not fit of the last question is cut on the left.
+    """
+    first = 1 if history[0]["role"] == "system" else 0
+    dropped = 0
+    while True:
+        text = tokenizer.apply_chat_template(history, add_generation_prompt=True, tokenize=False)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) <= room or len(history) <= first + 1:
+            break
+        history = history[:first] + history[first + 2 :]
+        dropped += 1
+    notes = [f"no longer fits and is forgotten: the oldest {counted(dropped, 'exchange')}"] if dropped else []
+    notes += [f"the first {len(ids) - room} tokens do not fit and are cut"] if len(ids) > room else []
+    return history, ids[-room:], "; ".join(notes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or Hub id of a causal language model")
+    parser.add_argument("--raw", action="store_true", help="continue the text, without chat template or history")
+    parser.add_argument("--system", help="text of a system turn")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    parser.add_argument("--max_new_tokens", type=int, help="128, or half the context where that is less, without")
+    parser.add_argument("--seed", type=int, default=42)
+    arguments = parser.parse_args()
+
+    import torch  # slow to import: after the arguments have been checked
+    from transformers import GenerationConfig, TextStreamer
+
+    from data_prep.generation import end_of_turn_ids
+    from eval.loading import load_checkpoint
+
+    model, tokenizer = load_checkpoint(arguments.model)
+    context = model.config.max_position_embeddings
+    max_new_tokens = min(128, context // 2) if arguments.max_new_tokens is None else arguments.max_new_tokens
+    if not 0 < max_new_tokens < context:
+        raise InputError(
+            f"--max_new_tokens {max_new_tokens}: expected 1 to {context - 1}; "
+            f"{arguments.model} has {context} positions"
+        )
+    room = context - max_new_tokens
+    chat = not arguments.raw and is_chat_model(model, tokenizer)
+    end = [token for token in end_of_turn_ids(model, tokenizer) if token is not None]
+    pad = tokenizer.pad_token_id
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=arguments.temperature > 0,
+        temperature=arguments.temperature or None,
+        top_k=0 if arguments.temperature > 0 else None,
+        eos_token_id=end,
+        pad_token_id=end[0] if pad is None else pad,
+        suppress_tokens=[pad] if pad is not None and pad not in end else None,
+    )
+    torch.manual_seed(arguments.seed)
+    beginning = [{"role": "system", "content": arguments.system}] if arguments.system else []
+    history = list(beginning)
+    mode = "it answers, and remembers" if chat else "it continues your text, and remembers nothing"
+    print(f"{arguments.model}: {mode}. /reset forgets, /exit leaves.")
+    while True:
+        try:
+            question = input("\nyou> " if chat else "\ntext> ")
+        except EOFError:
+            print()
+            return
+        if question.strip() == "/exit":
+            return
+        if question.strip() == "/reset":
+            history = list(beginning)
+            print("(forgotten)")
+        elif question.strip():
+            if chat:
+                asked = [*history, {"role": "user", "content": question}]
+                history, ids, note = fitting(tokenizer, asked, room)
+            else:
+                ids = tokenizer(question)["input_ids"]
+                note = f"the first {len(ids) - room} tokens do not fit and are cut" if len(ids) > room else ""
+                ids = ids[-room:]
+            if note:
+                print(f"({note})")
+            sys.stdout.write("model> " if chat else question)
+            streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+            inputs = torch.tensor([ids], device=model.device)
+            try:
+                output = model.generate(
+                    inputs, attention_mask=torch.ones_like(inputs), generation_config=settings, streamer=streamer
+                )
+            except KeyboardInterrupt:  # an answer that was stopped is not remembered, nor is its question
+                print("\n(stopped)")
+                history = history[:-1] if chat else history
+                continue
+            if chat:
+                answer = tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
+                history.append({"role": "assistant", "content": answer})
+
+
+if __name__ == "__main__":
+    run_main(main)

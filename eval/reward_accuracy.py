@@ -1,0 +1,55 @@
+"""How often does a reward model prefer the answer that was ranked better?
+
+    python -m eval.reward_accuracy --model runs/quickstart/reward \
+        --rankings runs/quickstart/data/rankings_heldout.jsonl --name heldout --results_dir runs/quickstart/results
+
+Over all pairs of unequal rank, each prompt weighing the same, with the 95 % bootstrap interval over prompts; the mean
+margin (reward of the better minus the worse); and the correlation of reward with length, which says whether the model
+has learned to like long answers (Singhal 2023, arXiv:2310.03716). Writes `reward_accuracy_<name>.json`.
+"""
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.files import run_main, write_results
+from data_prep.intervals import show
+from data_prep.preferences import read_rankings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or Hub id of a reward model")
+    parser.add_argument("--rankings", nargs="+", required=True, help="rankings or pairs, JSONL or JSON")
+    parser.add_argument("--name", help="of the results file; the model's folder name without")
+    parser.add_argument("--results_dir", help="where the figures go; without, they are printed only")
+    arguments = parser.parse_args()
+    rows, counts = read_rankings(arguments.rankings)
+
+    from data_prep.scoring import ranking_agreement  # slow to import: after the input has been checked
+    from eval.loading import check_chat, load_checkpoint
+
+    model, tokenizer = load_checkpoint(arguments.model, reward_model=True)
+    check_chat(arguments.model, model, tokenizer, 1)
+    start = time.perf_counter()
+    with np.errstate(invalid="ignore"):  # no correlation where all rewards or all lengths are the same
+        agreement = ranking_agreement(model, tokenizer, rows)
+    correlation = agreement["length_correlation"]
+    if not math.isfinite(correlation):  # NaN is not JSON
+        agreement["length_correlation"] = None
+    name = arguments.name or Path(arguments.model).name
+    if arguments.results_dir:
+        about = {"seconds": time.perf_counter() - start, "model": arguments.model, "data": arguments.rankings}
+        results = {**about, "rankings": len(rows), "counts": counts, "metrics": agreement}
+        write_results(arguments.results_dir, f"reward_accuracy_{name}", results)
+    print(
+        f"{name}: {show(agreement['accuracy'])} of {agreement['pairs']:,} pairs right (from {len(rows):,} prompts), "
+        f"margin {agreement['margin']:.2f}, correlation of reward with length {correlation:+.2f}"
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,115 @@
+"""How often are a model's answers better than another's? Both are sampled on the same prompts and compared.
+
+    python -m eval.win_rate --model runs/quickstart/ppo --opponent runs/quickstart/sft \
+        --conversations runs/quickstart/data/conversations_heldout.json --limit 300 --temperature 1.0 \
+        --num_return_sequences 4 --name ppo_vs_sft --results_dir runs/quickstart/results
+
+The judge is a stand-in for a human one: agreement with the reference answer. A word-for-word match beats any other
+answer; otherwise the higher sentence chrF wins; two matches, or scores less than 5 points apart, tie. Every answer of
+the one is compared with every answer of the other, win 1, tie 0.5, loss 0, averaged per prompt; the 95 % bootstrap
+interval is over prompts. Writes `win_rate_<name>.json`.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from data_prep.files import InputError, run_main, write_results
+from data_prep.intervals import bootstrap_interval, show
+
+TIE_WIDTH = 5.0  # chrF points
+JUDGE = (
+    "a stand-in for a human judge: agreement with the reference answer (a word-for-word match beats any other answer, "
+    "then the higher sentence chrF; two matches, or scores less than {:g} points apart, tie)"
+)
+
+
+def outcome(matches: bool, score: float, other_matches: bool, other_score: float) -> float:
+    """1 where the first answer wins, 0.5 for a tie, 0 where it loses. Scores are chrF, 0 to 100."""
+    if matches or other_matches:
+        return 0.5 + (matches - other_matches) / 2
+    if abs(score - other_score) < TIE_WIDTH:
+        return 0.5
+    return float(score > other_score)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or Hub id of the model in question")
+    parser.add_argument("--opponent", required=True, help="folder or Hub id of the model it is compared with")
+    parser.add_argument("--conversations", nargs="+", required=True, help="Baichuan format")
+    parser.add_argument("--name", help="of the results file; <model>_vs_<opponent> without")
+    parser.add_argument("--limit", type=int, help="prompts, drawn at random; all of them without")
+    parser.add_argument("--temperature", type=float, default=1.0, help="0: greedy, one answer per prompt")
+    parser.add_argument("--num_return_sequences", type=int, default=4, help="answers drawn per prompt")
+    parser.add_argument("--results_dir", help="where the figures go; without, they are printed only")
+    parser.add_argument("--max_new_tokens", type=int, default=64)
+    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=42)
+    arguments = parser.parse_args()
+    if arguments.temperature < 0 or arguments.num_return_sequences < 1:
+        raise InputError("--temperature and --num_return_sequences: expected at least 0 and at least 1")
+
+    from data_prep.generation import generate_answers  # slow to import
+    from eval.loading import check_chat, load_checkpoint, load_metric, read_questions
+
+    rows = read_questions(arguments.conversations, arguments.limit, arguments.seed)
+    drawn = arguments.num_return_sequences if arguments.temperature > 0 else 1
+    start = time.perf_counter()
+    players = [(name, *load_checkpoint(name)) for name in (arguments.model, arguments.opponent)]
+    for player in players:  # before the first is asked, which takes long
+        check_chat(*player, arguments.max_new_tokens)
+    sides, texts = [], []
+    # Different seeds: with the same one the two would share their luck, and answers would not be independent.
+    for seed, (name, model, tokenizer) in enumerate(players, start=arguments.seed):
+        prompts = [row["prompt"] for row in rows]
+        answers = generate_answers(
+            model, tokenizer, prompts, arguments.max_new_tokens, arguments.temperature, drawn, arguments.batch_size,
+            seed, desc=name,
+        )  # fmt: skip
+        texts.append([[answer["text"] for answer in group] for group in answers])
+        pairs = {
+            "predictions": [text for group in texts[-1] for text in group],
+            "references": [row["reference"] for row in rows for _ in range(drawn)],
+        }
+        matches = load_metric("exact_match").compute(**pairs)["matches"]
+        scores = load_metric("chrf").compute(**pairs)["sentence_chrf"]
+        judged = list(zip(matches, scores, strict=True))
+        sides.append([judged[i : i + drawn] for i in range(0, len(judged), drawn)])
+    outcomes = [
+        [outcome(*mine, *other) for mine in own for other in others] for own, others in zip(*sides, strict=True)
+    ]
+    flat = [value for group in outcomes for value in group]
+    rate = load_metric("win_rate").compute(wins=[sum(group) / len(group) for group in outcomes])["win_rate"]
+    exact, opponent_exact = (
+        bootstrap_interval([sum(match for match, _ in group) / drawn for group in side]) for side in sides
+    )
+    figures = {"win_rate": rate, "wins": flat.count(1.0), "ties": flat.count(0.5), "losses": flat.count(0.0)}
+    figures |= {"exact_match": exact, "opponent_exact_match": opponent_exact}
+    seconds = time.perf_counter() - start
+    label = arguments.name or f"{Path(arguments.model).name}_vs_{Path(arguments.opponent).name}"
+    judge = JUDGE.format(TIE_WIDTH)
+    if arguments.results_dir:
+        settings = {key: getattr(arguments, key) for key in ("temperature", "max_new_tokens", "seed")}
+        about = {
+            "model": arguments.model,
+            "opponent": arguments.opponent,
+            "data": arguments.conversations,
+            "judge": judge,
+        }
+        examples = [
+            {**row, "answer": own[0], "opponent_answer": other[0], "outcome": group[0]}
+            for row, own, other, group in zip(rows, *texts, outcomes, strict=True)
+        ][:8]
+        counts = {"prompts": len(rows), "num_return_sequences": drawn}
+        results = {"seconds": seconds, **about, **counts, **settings, "metrics": figures, "examples": examples}
+        write_results(arguments.results_dir, f"win_rate_{label}", results)
+    print(
+        f"{label}: wins {show(rate)} on {len(rows):,} prompts ({figures['wins']:,} wins, {figures['ties']:,} ties, "
+        f"{figures['losses']:,} losses); sampled answers word for word right: {show(exact)} against "
+        f"{show(opponent_exact)}. The judge is {judge}"
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,143 @@
+"""Pretrain a GPT-2-style model from random weights on a mixed corpus.
+
+    accelerate launch recipes/pretrain.py --config recipes/configs/quickstart/pretrain.yaml
+    torchrun --nproc_per_node 8 recipes/pretrain.py --config recipes/configs/gpt2_small/pretrain.yaml
+
+Needs a tokenizer (data_prep/train_tokenizer.py) and token ids (data_prep/mix_corpus.py). The shape of the model is in
+the YAML. Matrices are trained by Muon, the rest by AdamW, with a learning rate that warms up, holds and decays (Hu
+2024, arXiv:2404.06395). In the output folder: the model, its tokenizer, `curve.png`, and `samples.jsonl`, what the model
+writes after fixed prompts at step 0 and along the way. `--resume_from_checkpoint last` goes on after an interruption.
+"""
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch.utils.data import Dataset
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments, set_seed
+
+from data_prep.files import InputError, existing, run_main, write_results
+from data_prep.heldout import heldout_batches
+from data_prep.machine import matrix_rate
+from data_prep.mix_corpus import read_tokens
+from recipes.trainers.arguments import check_output_dir, last_checkpoint, parse_arguments
+from recipes.trainers.callbacks import PretrainingMonitor, logged, save_curves
+from recipes.trainers.muon import MuonWithAdamW
+
+
+@dataclass
+class ScriptArguments:
+    tokenizer: str = field(metadata={"help": "Folder of the tokenizer."})
+    tokens: str = field(metadata={"help": "Folder that data_prep/mix_corpus.py wrote."})
+    heldout: str = field(metadata={"help": "Documents to measure bits per byte on."})
+    results_dir: str | None = field(default=None, metadata={"help": "Where the figures go; None: the output folder."})
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    n_positions: int = 1024
+    activation_function: str = "gelu_pytorch_tanh"  # GPT-2's gelu_new as one kernel instead of eight
+    muon_lr: float = field(default=0.02, metadata={"help": "Muon's; learning_rate is AdamW's."})
+    prompts: list[str] = field(default_factory=lambda: ["The"], metadata={"help": "What samples start from."})
+
+
+class Blocks(Dataset):
+    """Consecutive blocks of `length` ids; the last ids that do not fill a block are left out."""
+
+    def __init__(self, ids, length: int) -> None:
+        self.ids, self.length = ids, length
+
+    def __len__(self) -> int:
+        return len(self.ids) // self.length
+
+    def __getitem__(self, index: int) -> dict:
+        block = torch.from_numpy(self.ids[index * self.length : (index + 1) * self.length].astype("int64"))
+        return {"input_ids": block, "labels": block}
+
+
+def main() -> None:
+    script, args = parse_arguments(ScriptArguments, TrainingArguments)
+    check_output_dir(args.output_dir, bool(args.resume_from_checkpoint))
+
+    # Dataset
+    ids, mixture = read_tokens(script.tokens)
+    dataset = Blocks(ids, script.n_positions)
+
+    # Tokenizer and model
+    tokenizer = AutoTokenizer.from_pretrained(existing(script.tokenizer, "python -m data_prep.train_tokenizer"))
+    if mixture["vocab_size"] != len(tokenizer):
+        raise InputError(
+            f"{script.tokens}: tokenized with {mixture['vocab_size']:,} entries, but {script.tokenizer} has "
+            f"{len(tokenizer):,}; run data_prep.mix_corpus again with this tokenizer"
+        )
+    set_seed(args.seed)
+    shape = {
+        key: getattr(script, key) for key in ("n_layer", "n_head", "n_embd", "n_positions", "activation_function")
+    }
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            **shape, vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
+        )
+    )  # fmt: skip
+    for block in model.transformer.h:  # each block starts as the identity: faster at a given number of tokens
+        torch.nn.init.zeros_(block.attn.c_proj.weight)
+        torch.nn.init.zeros_(block.mlp.c_proj.weight)
+
+    # Trainer
+    tokens_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size * script.n_positions
+    monitor = PretrainingMonitor(
+        heldout=heldout_batches(script.heldout, tokenizer, script.n_positions),
+        tokenizer=tokenizer,
+        prompts=script.prompts,
+        tokens_per_step=tokens_per_step,
+        rate=matrix_rate(torch.bfloat16 if args.bf16 else torch.float32) * args.world_size,
+    )
+    optimizer = MuonWithAdamW(model, script.muon_lr, args.learning_rate, args.weight_decay)
+    trainer = Trainer(
+        model,
+        args,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        optimizers=(optimizer, None),
+        callbacks=[monitor],
+    )
+
+    # Train
+    start = time.perf_counter()
+    resume = last_checkpoint(args.output_dir) if args.resume_from_checkpoint == "last" else args.resume_from_checkpoint
+    trainer.train(resume_from_checkpoint=resume)
+    seconds = time.perf_counter() - start
+
+    # Evaluate
+    history = trainer.state.log_history
+    loss, bpb = logged(history, "loss"), monitor.curve
+    print(f"loss {loss[0][1]:.2f} → {loss[-1][1]:.2f}; held-out bits per byte {bpb[0][1]:.2f} → {bpb[-1][1]:.3f}")
+
+    # Save
+    model.config.use_cache = True
+    trainer.save_model(args.output_dir)
+    if trainer.is_world_process_zero():
+        curves = {
+            "loss": loss,
+            "held-out bits per byte": bpb,
+            "tokens per second": logged(history, "tokens_per_second"),
+        }
+        save_curves(f"{args.output_dir}/curve.png", curves)
+        speed = {key: logged(history, key)[-1][1] for key in ("tokens_per_second", "fraction_of_matrix_rate")}
+        figures = {"loss_first": loss[0][1], "loss_last": loss[-1][1], "bits_per_byte": bpb[-1][1], **speed}
+        results = {
+            "seconds": seconds,
+            "parameters": model.num_parameters(),
+            "tokens": args.max_steps * tokens_per_step,
+        }
+        write_results(
+            script.results_dir or args.output_dir, "pretrain", {**results, "metrics": figures, "curves": curves}
+        )
+    tokens = trainer.state.global_step * tokens_per_step
+    print(f"pretrained {model.num_parameters() / 1e6:.1f} M parameters on {tokens:,} tokens in {seconds:.0f} s; "
+          f"perplexity per token {math.exp(loss[-1][1]):.1f}; the model is in {args.output_dir}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,53 @@
+"""Arguments of a recipe: from its YAML and the command line, strict, and with the defaults this machine allows."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from trl import TrlParser
+
+from data_prep.files import InputError, existing
+from data_prep.machine import bf16_is_fast
+
+
+def parse_arguments(*dataclass_types) -> tuple:
+    """Instances of `dataclass_types` from `--config x.yaml` and the command line, which wins.
+
+    `bf16` and `use_cpu` default to what the machine has, so that one YAML serves a laptop and a GPU; either can be
+    set. Raises InputError for a missing file, an unknown key (a typo would otherwise vanish), and a value that the
+    arguments' own checks refuse.
+    """
+    parser = TrlParser(dataclass_types)
+    parser.set_defaults(bf16=bf16_is_fast(), use_cpu=not torch.accelerator.is_available())
+    if "--config" in sys.argv[:-1]:
+        path = existing(sys.argv[sys.argv.index("--config") + 1])
+        known = {field for kind in dataclass_types for field in kind.__dataclass_fields__} | {"env"}
+        try:
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise InputError(f"{path}: not YAML ({error})") from None
+        if unknown := set(config or {}) - known:
+            raise InputError(f"{path}: unknown key {', '.join(sorted(unknown))}; see --help for the keys")
+    try:
+        return parser.parse_args_and_config()
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{' '.join(sys.argv[1:])}: {error}") from None
+
+
+def last_checkpoint(output_dir: str) -> str | None:
+    """The newest whole checkpoint in `output_dir`, or None.
+
+    The Trainer does not write checkpoints atomically: one without `trainer_state.json`, the last file written, was cut
+    short by a kill, and is passed over.
+    """
+    folders = Path(output_dir).glob("checkpoint-*")
+    whole = [folder for folder in folders if (folder / "trainer_state.json").exists()]
+    return str(max(whole, key=lambda folder: int(folder.name.split("-")[-1]))) if whole else None
+
+
+def check_output_dir(output_dir: str, resume: bool) -> None:
+    """Refuse to write over a finished model: nothing is overwritten without being asked."""
+    if os.path.exists(os.path.join(output_dir, "config.json")) and not resume:
+        raise InputError(f"{output_dir}: holds a finished model; remove it or give another --output_dir")

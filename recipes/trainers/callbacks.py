@@ -1,0 +1,123 @@
+"""What the libraries' trainers do not show: bits per byte, tokens per second, samples along the way, a curve as PNG."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, TrainerCallback
+
+from data_prep.files import write_json
+from data_prep.heldout import bits_per_byte
+
+
+def flops_per_token(model, length: int) -> float:
+    """FLOP of a forward and backward pass per token: 6N + 12·layers·width·length (PaLM, arXiv:2204.02311, app. B).
+
+    N leaves out the position table, which is only looked up.
+    """
+    parameters = sum(weight.numel() for name, weight in model.named_parameters() if "wpe" not in name)
+    return 6 * parameters + 12 * model.config.num_hidden_layers * model.config.hidden_size * length
+
+
+class PretrainingMonitor(TrainerCallback):
+    """Bits per byte on held-out text, samples from fixed prompts and speed, at step 0 and every `eval_steps`.
+
+    Args:
+        heldout: batches for `bits_per_byte`.
+        tokenizer, prompts: what the samples start from; they go to `samples.jsonl` in the output folder.
+        tokens_per_step: tokens in an optimizer step.
+        rate: FLOP/s of the machine's matrix product (`matrix_rate`).
+    """
+
+    def __init__(self, heldout: list, tokenizer, prompts: list[str], tokens_per_step: int, rate: float) -> None:
+        self.heldout, self.tokenizer, self.prompts = heldout, tokenizer, prompts
+        self.tokens_per_step, self.rate = tokens_per_step, rate
+        self.curve: list[tuple[int, float]] = []
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.started, self.first_step, self.paused = time.perf_counter(), state.global_step, 0.0
+        path = Path(args.output_dir) / "samples.jsonl"
+        if state.global_step == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("")
+        else:  # a resumed run keeps what was written before the checkpoint it goes on from
+            self.curve = [
+                (row["step"], row["eval_bits_per_byte"]) for row in state.log_history if "eval_bits_per_byte" in row
+            ]
+        if not self.curve:
+            self.measure(args, state, model)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step % state.eval_steps == 0 or state.global_step == state.max_steps:
+            self.measure(args, state, model)
+
+    def on_log(self, args, state, control, logs=None, model=None, **kwargs):
+        if logs is not None and "loss" in logs and state.global_step > self.first_step:
+            seconds = time.perf_counter() - self.started - self.paused
+            speed = (state.global_step - self.first_step) * self.tokens_per_step / seconds
+            logs["tokens_per_second"] = round(speed, 1)
+            length = self.heldout[0]["input_ids"].shape[1]
+            logs["fraction_of_matrix_rate"] = round(speed * flops_per_token(model, length) / self.rate, 3)
+            state.log_history[-1].update(logs)
+
+    def measure(self, args, state, model) -> None:
+        if not state.is_world_process_zero:
+            return
+        start = time.perf_counter()
+        value, _ = bits_per_byte(model, self.heldout, model.device)
+        self.curve.append((state.global_step, value))
+        state.log_history.append({"step": state.global_step, "eval_bits_per_byte": value})
+        model.eval()
+        with (Path(args.output_dir) / "samples.jsonl").open("a", encoding="utf-8") as file:
+            for prompt in self.prompts:
+                text = continue_text(model, self.tokenizer, prompt)
+                file.write(json.dumps({"step": state.global_step, "prompt": prompt, "sample": text}) + "\n")
+        model.train()
+        shown = " ".join(text.split())[:70]
+        print(
+            f"step {state.global_step}: {value:.3f} bits per byte on held-out text | {self.prompts[-1]!r} → {shown!r}"
+        )
+        self.paused += time.perf_counter() - start
+
+
+@torch.no_grad()
+def continue_text(model, tokenizer, prompt: str, max_new_tokens: int = 48) -> str:
+    """What `model` writes after `prompt`, drawn at temperature 0.8 with a fixed seed of its own."""
+    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=True,
+        temperature=0.8,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng():  # sampling must not change the random numbers that training draws
+        torch.manual_seed(0)
+        output = model.generate(**inputs, generation_config=settings)
+    return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def save_curves(path: str | Path, curves: dict[str, list[tuple[float, float]]], xlabel: str = "step") -> None:
+    """Draw each of `curves` ({label: [(x, y), …]}) in a panel of its own, as PNG, and keep the numbers beside it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    curves = {label: points for label, points in curves.items() if points}
+    figure, panels = pyplot.subplots(1, len(curves), figsize=(4.2 * len(curves), 3.2), squeeze=False)
+    for panel, (label, points) in zip(panels[0], curves.items(), strict=True):
+        panel.plot(*zip(*points, strict=True), color="#1f5fa8", marker="o" if len(points) < 12 else None, markersize=3)
+        panel.set(xlabel=xlabel, title=label)
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+    write_json(Path(path).with_suffix(".json"), curves)
+
+
+def logged(log_history: list[dict], key: str) -> list[tuple[int, float]]:
+    """[(step, value)] of a key in a trainer's log."""
+    return [(row["step"], row[key]) for row in log_history if key in row]

@@ -1,0 +1,137 @@
+"""Shared by the tests: tokenizers and models so small that they are built in seconds, one whose answer is known."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any library is imported: no test touches the network
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import json  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoTokenizer,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+)
+
+from data_prep.train_tokenizer import END_OF_TURN, train_tokenizer  # noqa: E402
+
+POSITIONS = 64
+
+
+def tiny_config(tokenizer, **changes) -> GPT2Config:
+    """2 layers, 32 wide, 64 positions; everything else as the recipes set it."""
+    shape = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": POSITIONS, "vocab_size": len(tokenizer)}
+    ids = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return GPT2Config(**{**shape, **ids, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, **changes})
+
+
+def save(model, tokenizer, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tmp_path_factory):
+    """262 entries: the 256 bytes and the special tokens, no merge; a letter is a token. It ends at <|endoftext|>."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(iter(["yes and no, and what is right"]), 262).save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_chat_tokenizer(tiny_tokenizer, tmp_path_factory):
+    """The same, with the end of turn as its end of sequence, as recipes/sft.py saves it."""
+    folder = tmp_path_factory.mktemp("chat_tokenizer")
+    tiny_tokenizer.save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, eos_token=END_OF_TURN)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tiny_chat_tokenizer, tmp_path_factory) -> Path:
+    """A causal language model of random weights that ends at <|end|>."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(tiny_config(tiny_chat_tokenizer))
+    return save(model, tiny_chat_tokenizer, tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_reward_dir(tiny_chat_tokenizer, tmp_path_factory) -> Path:
+    """A reward model of random weights."""
+    torch.manual_seed(0)
+    model = GPT2ForSequenceClassification(tiny_config(tiny_chat_tokenizer, num_labels=1))
+    return save(model, tiny_chat_tokenizer, tmp_path_factory.mktemp("models") / "reward")
+
+
+@pytest.fixture(scope="session")
+def zero_model_dir(tiny_tokenizer, tmp_path_factory) -> Path:
+    """A base model whose weights are all zero: every token is as likely as any other, everywhere."""
+    model = GPT2LMHeadModel(tiny_config(tiny_tokenizer))
+    for weight in model.parameters():
+        torch.nn.init.zeros_(weight)
+    return save(model, tiny_tokenizer, tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture(scope="session")
+def talker(tiny_chat_tokenizer, tmp_path_factory):
+    """talker("yes") is the folder of a model that answers "yes" to everything, and stops.
+
+    Attention and MLP are zero, every token has a direction of its own, and the output matrix leads from each letter to
+    the next: <|assistant|> → y → e → s → <|end|>. No letter may come twice in the answer.
+    """
+
+    def build(answer: str) -> Path:
+        size = len(tiny_chat_tokenizer)
+        model = GPT2LMHeadModel(
+            tiny_config(tiny_chat_tokenizer, n_layer=1, n_head=1, n_embd=size, tie_word_embeddings=False)
+        )
+        for name, weight in model.named_parameters():
+            if "ln_" not in name:  # layer norms stay the identity
+                torch.nn.init.zeros_(weight)
+        with torch.no_grad():
+            model.transformer.wte.weight.copy_(torch.eye(size))
+            chain = tiny_chat_tokenizer(f"<|assistant|>{answer}<|end|>", add_special_tokens=False)["input_ids"]
+            assert len(set(chain)) == len(chain)
+            for token, successor in zip(chain, chain[1:], strict=False):
+                model.lm_head.weight[successor, token] = 100.0
+        return save(model, tiny_chat_tokenizer, tmp_path_factory.mktemp("talkers") / answer)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def long_is_good_dir(tiny_chat_tokenizer, tmp_path_factory) -> Path:
+    """A reward model whose reward rises with the length of the conversation, and depends on nothing else.
+
+    Position p is the direction (sin, -sin, cos, -cos) of an angle that goes from -90 to 90 degrees over the context:
+    of the same length everywhere, so that the layer norm keeps it, and with a sine that rises.
+    """
+    model = GPT2ForSequenceClassification(tiny_config(tiny_chat_tokenizer, num_labels=1))
+    for name, weight in model.named_parameters():
+        if "ln_" not in name:
+            torch.nn.init.zeros_(weight)
+    angles = (torch.arange(POSITIONS) / (POSITIONS - 1) - 0.5) * torch.pi
+    with torch.no_grad():
+        columns = torch.stack([angles.sin(), -angles.sin(), angles.cos(), -angles.cos()], dim=1)
+        model.transformer.wpe.weight[:, :4] = columns
+        model.score.weight[0, 0] = 1.0
+    return save(model, tiny_chat_tokenizer, tmp_path_factory.mktemp("models") / "long_is_good")
+
+
+@pytest.fixture
+def write_conversations(tmp_path):
+    """write_conversations([("id", "question", "answer"), …]) writes them in the Baichuan format; returns the path."""
+
+    def write(rows: list[tuple[str, str, str]], name: str = "conversations.json") -> Path:
+        turns = [
+            {"id": key, "conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]}
+            for key, q, a in rows
+        ]
+        (tmp_path / name).write_text(json.dumps(turns), encoding="utf-8")
+        return tmp_path / name
+
+    return write

@@ -1,0 +1,439 @@
+"""Every evaluation through its command, with figures worked out by hand."""
+
+import ast
+import io
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import evaluate
+import pytest
+
+from data_prep.files import run_main, write_json, write_jsonl, write_results
+from data_prep.heldout import heldout_batches
+from data_prep.intervals import bootstrap_interval
+from eval import answers, chat, loading, perplexity, report, reward_accuracy, win_rate
+
+SURE = {"low": 1.0, "high": 1.0}
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """command(module, "--option", value, …) runs it as `python -m` would; returns (exit code, stdout, stderr)."""
+
+    def call(module, *arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            run_main(module.main)
+        except SystemExit as ended:
+            code = ended.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def results(folder: Path, name: str) -> dict:
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def yes(talker) -> Path:
+    return talker("yes")
+
+
+@pytest.fixture(scope="module")
+def no(talker) -> Path:
+    return talker("no")
+
+
+@pytest.fixture
+def questions(write_conversations) -> Path:
+    """Four questions, three of them answered by "yes" and one by "no"."""
+    rows = [
+        ("a/what/1", "1?", "yes"),
+        ("b/what/2", "2?", "no"),
+        ("c/module/3", "3?", "yes"),
+        ("d/module/4", "4?", "yes"),
+    ]
+    return write_conversations(rows)
+
+
+# Metrics
+
+
+def test_metrics_load_by_path_and_ignore_blanks_but_not_case():
+    metric = evaluate.load(str(loading.METRICS / "exact_match.py"))
+    texts = {"predictions": ["a  b\n", "A b", "", "é 漢字"], "references": ["a b", "a b", "x", "é 漢字"]}
+    found = metric.compute(**texts)
+    assert found["matches"] == [True, False, False, True]
+    assert found["exact_match"] == bootstrap_interval([1, 0, 0, 1])
+    assert found["exact_match"]["value"] == 0.5 and found["exact_match"]["n"] == 4
+
+
+def test_chrf_by_hand():
+    found = load_chrf([("abc", "abc"), ("c", "d")])
+    assert found["sentence_chrf"] == [100.0, 0.0]
+    # As one corpus: of the single characters 3 of 4 match, of the pairs 2 of 2, of the triples 1 of 1; precision and
+    # recall are alike, and the mean over the orders that occur is (3/4 + 1 + 1) / 3.
+    assert found["chrf"] == pytest.approx(100 * (0.75 + 1 + 1) / 3)
+    # "ab" for "abc": precision 1 and 1; recall 2/3 and 1/2 (no triple in the answer, so that order is left out):
+    # P = 1, R = 7/12, chrF2 = 5PR / (4P + R).
+    recall = (2 / 3 + 1 / 2) / 2
+    assert load_chrf([("ab", "abc")])["chrf"] == pytest.approx(100 * 5 * recall / (4 + recall))
+
+
+def load_chrf(pairs):
+    predictions, references = zip(*pairs, strict=True)
+    return loading.load_metric("chrf").compute(predictions=list(predictions), references=list(references))
+
+
+def test_win_rate_metric():
+    metric = loading.load_metric("win_rate")
+    assert metric.compute(wins=[1.0, 0.5, 0.0])["win_rate"]["value"] == 0.5
+    assert metric.compute(wins=[1.0] * 5)["win_rate"] == {"value": 1.0, **SURE, "n": 5}
+    with pytest.raises(ValueError, match="found 2.0"):
+        metric.compute(wins=[2.0])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((True, 100.0), (False, 99.9), 1.0),  # a match beats anything, however close
+        ((False, 99.9), (True, 100.0), 0.0),
+        ((True, 100.0), (True, 100.0), 0.5),
+        ((False, 54.9), (False, 50.0), 0.5),
+        ((False, 55.0), (False, 50.0), 1.0),
+        ((False, 50.0), (False, 55.0), 0.0),
+    ],
+)
+def test_judge(first, second, expected):
+    assert win_rate.outcome(*first, *second) == expected
+
+
+# Perplexity
+
+
+def test_zero_model_spreads_its_bets_evenly(command, zero_model_dir, tmp_path):
+    # 262 entries, all as likely, and a token per byte: log2(262) bits per byte, perplexity 262. The second document is
+    # longer than the context of 64.
+    texts = ["yes and no", "what is right " * 20]
+    write_jsonl(tmp_path / "documents.jsonl", [{"text": text} for text in texts])
+    command_line = ("--model", zero_model_dir, "--documents", tmp_path / "documents.jsonl", "--results_dir", tmp_path)
+    code, out, err = command(perplexity, *command_line)
+    assert code == 0, err
+    found = results(tmp_path, "perplexity_base")
+    assert found["metrics"]["bits_per_byte"] == pytest.approx(math.log2(262), rel=1e-5)
+    assert found["metrics"]["perplexity_per_token"] == pytest.approx(262, rel=1e-4)
+    assert (found["tokens"], found["bytes"], found["context"]) == (10 + 280, 10 + 280, 64)
+    assert "8.033 bits per byte, perplexity 262.0 per token, on 290 bytes (290 tokens)" in out
+
+
+def test_windows_cover_every_token_once(tiny_tokenizer, tmp_path):
+    text = "abcdefg" * 3  # 21 tokens in windows of 8: 8, 8 and 5
+    write_jsonl(tmp_path / "one.jsonl", [{"text": text}])
+    (batch,) = heldout_batches(tmp_path / "one.jsonl", tiny_tokenizer, 8)
+    ids = tiny_tokenizer(text)["input_ids"]
+    assert batch["labels"].tolist() == [ids[:8], ids[8:16], ids[16:] + [-100] * 3]
+    assert batch["input_ids"][0].tolist() == [tiny_tokenizer.bos_token_id, *ids[:7]]
+    assert batch["input_ids"][1].tolist() == ids[7:15]  # a window starts from the token before it, and knows no more
+    assert batch["bytes"] == [8, 8, 5]
+
+
+# Answers
+
+
+def test_answers(command, yes, questions, tmp_path):
+    arguments = ("--model", yes, "--conversations", questions, "--group_by", "/([a-z]+)/", "--max_new_tokens", 8)
+    code, out, err = command(answers, *arguments, "--name", "talk", "--results_dir", tmp_path)
+    assert code == 0, err
+    found = results(tmp_path, "answers_talk")
+    assert found["metrics"]["exact_match"] == bootstrap_interval([1, 0, 1, 1])
+    assert found["metrics"]["exact_match"]["value"] == 0.75
+    assert found["metrics"]["stops_by_itself"] == 1.0
+    assert found["metrics"]["tokens_per_answer"] == 4  # y, e, s and the end of the turn
+    assert found["metrics"]["chrf"] < 100
+    values = {group: (v["exact_match"]["value"], v["exact_match"]["n"]) for group, v in found["groups"].items()}
+    assert values == {"module": (1.0, 2), "what": (0.5, 2)}
+    assert found["groups"]["module"]["chrf"] == 100
+    assert found["examples"][1] == {
+        "id": "b/what/2", "prompt": [{"role": "user", "content": "2?"}], "reference": "no", "answer": "yes",
+    }  # fmt: skip
+    assert out.count("\n") == 1
+    assert "talk: 75.0% [25.0%, 100.0%] of 4 answers word for word right (module 100.0%" in out
+    assert "100% ended by themselves" in out
+
+
+def test_answers_that_never_stop_and_limit(command, zero_model_dir, questions, tmp_path):
+    arguments = ("--model", zero_model_dir, "--conversations", questions, "--max_new_tokens", 5, "--limit", 3)
+    code, _, err = command(answers, *arguments, "--results_dir", tmp_path)
+    assert code == 0, err
+    found = results(tmp_path, "answers_base")  # of all-zero logits, greedy takes entry 0: <|endoftext|>, its own end
+    assert found["questions"] == 3 and found["groups"] == {}
+    assert found["metrics"]["exact_match"]["value"] == 0.0
+    assert found["metrics"]["tokens_per_answer"] == 1
+
+
+def test_what_the_expression_does_not_find_is_a_group_of_its_own():
+    rows = [{"id": "a/what/1"}, {"id": "42"}]
+    assert answers.grouped(rows, re.compile("/([a-z]+)/")) == {"no match": [1], "what": [0]}
+    assert answers.grouped(rows, re.compile("[0-9]+")) == {"1": [0], "42": [1]}
+
+
+# Reward accuracy
+
+
+def test_reward_accuracy(command, long_is_good_dir, tmp_path):
+    # The longer answer is preferred. Right on the first prompt (1 of 1), on 2 of 3 pairs of the second, wrong on the
+    # third: the mean over prompts is (1 + 2/3 + 0) / 3.
+    rows = [
+        {"prompt": "1?", "completions": ["long answer", "short"], "ranks": [0, 1]},
+        {"prompt": "2?", "completions": ["aaaa", "aaaaaaaa", "a"], "ranks": [0, 1, 2]},
+        {"prompt": "3?", "chosen": "a", "rejected": "aaa"},
+    ]
+    write_jsonl(tmp_path / "rankings.jsonl", rows)
+    arguments = ("--model", long_is_good_dir, "--rankings", tmp_path / "rankings.jsonl", "--name", "heldout")
+    code, out, err = command(reward_accuracy, *arguments, "--results_dir", tmp_path)
+    assert code == 0, err
+    found = results(tmp_path, "reward_accuracy_heldout")
+    assert found["metrics"]["accuracy"]["value"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert found["metrics"]["accuracy"]["n"] == 3
+    assert found["metrics"]["pairs"] == 5
+    assert found["metrics"]["length_correlation"] > 0.99
+    assert "heldout: 55.6% [" in out and "of 5 pairs right (from 3 prompts)" in out
+
+
+def test_equal_rewards_have_no_correlation(command, long_is_good_dir, tmp_path):
+    write_jsonl(tmp_path / "rankings.jsonl", [{"prompt": "?", "chosen": "ab", "rejected": "cd"}])
+    arguments = ("--model", long_is_good_dir, "--rankings", tmp_path / "rankings.jsonl", "--results_dir", tmp_path)
+    assert command(reward_accuracy, *arguments)[0] == 0
+    found = results(tmp_path, "reward_accuracy_long_is_good")["metrics"]
+    assert found["length_correlation"] is None and found["accuracy"]["value"] == 0 and found["margin"] == 0
+
+
+# Win rate
+
+
+def test_win_rate_by_hand(command, yes, no, questions, tmp_path):
+    # Three questions are answered by "yes", one by "no": the one who says yes wins three times and loses once.
+    arguments = ("--model", yes, "--opponent", no, "--conversations", questions, "--max_new_tokens", 8)
+    code, out, err = command(win_rate, *arguments, "--name", "yes_vs_no", "--results_dir", tmp_path)
+    assert code == 0, err
+    found = results(tmp_path, "win_rate_yes_vs_no")
+    metrics = found["metrics"]
+    assert metrics["win_rate"] == bootstrap_interval([1, 0, 1, 1])
+    # Four answers of each, every one against every one: 16 comparisons a question.
+    assert (metrics["wins"], metrics["ties"], metrics["losses"]) == (48, 0, 16)
+    assert metrics["exact_match"]["value"] == 0.75 and metrics["opponent_exact_match"]["value"] == 0.25
+    assert "stand-in for a human judge" in found["judge"] and "stand-in for a human judge" in out
+    assert "yes_vs_no: wins 75.0% [25.0%, 100.0%] on 4 prompts (48 wins, 0 ties, 16 losses)" in out
+
+
+def test_a_model_against_itself_is_even(command, tiny_model_dir, questions, tmp_path):
+    arguments = ("--model", tiny_model_dir, "--opponent", tiny_model_dir, "--conversations", questions)
+    code, _, err = command(win_rate, *arguments, "--temperature", 0, "--max_new_tokens", 6, "--results_dir", tmp_path)
+    assert code == 0, err
+    found = results(tmp_path, "win_rate_tiny_vs_tiny")
+    assert found["metrics"]["win_rate"] == {"value": 0.5, "low": 0.5, "high": 0.5, "n": 4}
+    assert found["metrics"]["ties"] == 4 and found["num_return_sequences"] == 1
+
+
+def test_sampled_answers_depend_on_the_seed_alone(command, tiny_model_dir, yes, questions, tmp_path):
+    found = []
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        arguments = ("--model", tiny_model_dir, "--opponent", yes, "--conversations", questions, "--seed", seed)
+        command(win_rate, *arguments, "--max_new_tokens", 6, "--name", "x", "--results_dir", tmp_path / folder)
+        found.append([row["answer"] for row in results(tmp_path / folder, "win_rate_x")["examples"]])
+    assert found[0] == found[1] != found[2]
+
+
+# Chat
+
+
+def talk(command, monkeypatch, text: str, *arguments) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    return command(chat, *arguments)
+
+
+def test_chat_answers_and_forgets(command, monkeypatch, yes):
+    text = "hi\n\n/reset\nhi\n/exit\nnever read\n"
+    code, out, err = talk(command, monkeypatch, text, "--model", yes, "--max_new_tokens", 8)
+    assert code == 0, err
+    assert "it answers, and remembers" in out
+    assert out.count("model> yes\n") == 2 and "(forgotten)" in out and "never read" not in out
+
+
+def test_chat_trims_what_no_longer_fits(command, monkeypatch, yes):
+    # 56 tokens beside the answer. A turn of 10 letters is 12 with its two marks, an answer 5, and one opens the
+    # answer: 12, 29 and 46 tokens come before the first three answers, with the fourth question it would be 64.
+    text = "abcdefghij\n" * 4 + "x" * 100 + "\n"
+    code, out, err = talk(command, monkeypatch, text, "--model", yes, "--max_new_tokens", 8)
+    assert code == 0, err
+    assert out.count("model> yes\n") == 5
+    before, after = out.split("(no longer fits and is forgotten: the oldest 1 exchange)")
+    assert before.count("model> yes\n") == 3
+    assert "(no longer fits and is forgotten: the oldest 3 exchanges; the first 47 tokens" in after
+
+
+def test_chat_continues_raw_text_and_recognizes_base_models(command, monkeypatch, yes, zero_model_dir):
+    code, out, err = talk(command, monkeypatch, "<|assistant|>y\n", "--model", yes, "--raw", "--max_new_tokens", 8)
+    assert code == 0, err
+    assert "it continues your text" in out and "<|assistant|>yes\n" in out
+    assert "it continues your text" in talk(command, monkeypatch, "", "--model", zero_model_dir)[1]
+
+
+def test_chat_by_its_command(yes):
+    line = [sys.executable, "-m", "eval.chat", "--model", str(yes), "--max_new_tokens", "8"]
+    done = subprocess.run(line, input="hi\n", capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0 and "model> yes\n" in done.stdout, done.stderr
+
+
+# Report
+
+
+@pytest.fixture
+def run(tmp_path, yes, no, zero_model_dir, write_conversations):
+    """The folder of a run: base, sft and ppo, results of all stages but the reward model."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for name, folder in (("base", zero_model_dir), ("sft", no), ("ppo", yes)):
+        (run / name).symlink_to(folder)
+    evil = "<script>alert('x')</script>"
+    rows = [("1", f"Is {evil} bad?", "yes"), ("2", "2?", "yes")]
+    write_conversations(rows).rename(tmp_path / "asked.json")
+    (run / "data").mkdir()
+    (tmp_path / "asked.json").rename(run / "data" / "conversations_heldout.json")
+    folder = run / "results"
+    bits = {"loss": [[10, 5.0], [20, 4.0]], "held-out bits per byte": [[0, 8.03], [20, 2.5]]}
+    values = {"seconds": 12.4, "parameters": 4273664, "tokens": 40960}
+    write_results(folder, "pretrain", {**values, "metrics": {"bits_per_byte": 2.5}, "curves": bits})
+    sft = {"stops_by_itself": 0.98, "loss_first": 4.0, "loss_last": 0.5}
+    write_results(folder, "sft", {"seconds": 3.0, "conversations": 12, "metrics": sft, "curves": {"loss": [[1, 4.0]]}})
+    ppo = {"episodes": 3072, "before_score": 0.25, "after_score": 1.5}
+    write_results(folder, "ppo", {"seconds": 4.0, "prompts": 7, "metrics": ppo, "curves": {"score": [[1, 0.25]]}})
+    exact = {"value": 0.75, "low": 0.5, "high": 1.0, "n": 4}
+    for model in ("sft", "ppo"):
+        answered = {"model": f"runs/x/{model}", "data": [f"{evil}.json"], "metrics": {"exact_match": exact}}
+        write_results(folder, f"answers_{model}", answered)
+    return run
+
+
+def test_report(command, run):
+    code, out, err = command(report, "--run", run, "--max_new_tokens", 8)
+    assert code == 0, err
+    assert out.endswith("report.html: 5 results; not run: reward\n")
+    page = (run / "report.html").read_text()
+    assert "<script" not in page and page.count("Is &lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; bad?") == 1
+    assert "4.3 M parameters from random weights on 40,960 tokens" in page
+    assert "2.5 bits per byte on held-out text (before: 8.03)" in page
+    assert "ends 98% of its answers by itself; loss 4 → 0.5" in page
+    assert "score 0.25 → 1.5 on held-out prompts, KL –" in page  # a figure that the stage did not write
+    assert "not run; it is run by <code>accelerate launch recipes/reward.py</code>" in page
+    assert "Not run; it is run by <code>python -m eval.win_rate</code>" in page
+    assert page.count('<dd class="right">yes ✓</dd>') == 2 and page.count("<dd>no</dd>") == 2
+    assert page.count("<dd>(nothing)</dd>") == 2  # the base model of zeros
+    assert "75.0% [50.0%, 100.0%]" in page
+    assert page.count('src="data:image/png;base64,') == 4
+    assert "http" not in page and " src=" in page and "<link" not in page  # nothing beside itself
+
+
+def test_results_json_has_every_figure_but_no_curve(command, run):
+    command(report, "--run", run, "--max_new_tokens", 8, "--models")
+    found = json.loads((run / "results.json").read_text())
+    assert list(found["stages"]) == ["answers_ppo", "answers_sft", "ppo", "pretrain", "sft"]
+    assert found["stages"]["sft"] == {
+        "stage": "sft", "seconds": 3.0, "conversations": 12,
+        "metrics": {"stops_by_itself": 0.98, "loss_first": 4.0, "loss_last": 0.5},
+    }  # fmt: skip
+    assert {"cpu", "cores", "torch", "python"} <= set(found["machine"])
+    assert "Not run: none of the models  is in" in (run / "report.html").read_text()
+
+
+def test_report_of_an_empty_run_says_what_is_missing(command, tmp_path):
+    code, out, err = command(report, "--run", tmp_path)
+    assert code == 0, err
+    assert "0 results; not run: pretrain, sft, reward, ppo" in out
+    page = (tmp_path / "report.html").read_text()
+    for name in ("pretrain", "sft", "reward", "ppo"):
+        assert f"not run; it is run by <code>accelerate launch recipes/{name}.py</code>" in page
+    assert "there are no questions at" in page and "There are no finished models" in page
+
+
+def test_report_shows_samples_bars_and_noted_times(command, run):
+    (run / "base").unlink()
+    (run / "base").mkdir()
+    rows = [{"step": step, "prompt": "<p>", "sample": f"sample {step}  <b>\n x"} for step in range(0, 110, 10)]
+    write_jsonl(run / "base" / "samples.jsonl", rows)
+    interval = {"value": 0.6, "low": 0.5, "high": 0.7, "n": 9}
+    won = {"win_rate": interval, "wins": 5, "ties": 2, "losses": 2, "exact_match": interval}
+    write_results(
+        run / "results", "win_rate_ppo_vs_sft",
+        {"judge": "a <stand-in>", "prompts": 9, "metrics": {**won, "opponent_exact_match": interval}},
+    )  # fmt: skip
+    write_results(run / "results", "reward_accuracy_x", {"metrics": {"accuracy": interval}})
+    (run / "results" / "times.tsv").write_text("tokenizer\t7\npretrain.json\t99\n")
+    code, out, err = command(report, "--run", run, "--limit", 1, "--max_new_tokens", 8)
+    assert code == 0, err
+    page = (run / "report.html").read_text()
+    shown = [step for step in range(0, 110, 10) if f"sample {step} &lt;b&gt; x" in page]
+    assert len(shown) == 6 and shown[0] == 0 and shown[-1] == 100
+    assert "base: not\n  run." in page or "base: not run." in " ".join(page.split())
+    assert "ppo vs sft" in page and "a &lt;stand-in&gt;" in page
+    assert page.count('style="width:60.0%"') == 2 and page.count('style="left:50.0%;width:20.0%"') == 2
+    assert "99 s" in page and "12 s" in page  # the whole command, and the training in it
+    assert ">7 s<" in page
+
+
+# What is wrong with the input is one clear line
+
+
+def test_bad_input(command, yes, tiny_reward_dir, questions, tmp_path):
+    write_json(tmp_path / "empty" / "nothing.json", {})
+    write_jsonl(tmp_path / "rankings.jsonl", [{"prompt": "?", "chosen": "ab", "rejected": "c"}])
+    asked = ("--conversations", questions)
+    cases = [
+        (chat, ("--model", tmp_path / "no"), "no: no such file or folder; it is made by: recipes/pretrain.py"),
+        (chat, ("--model", tmp_path / "empty"), "empty: no config.json in it; expected the folder of a finished"),
+        (chat, ("--model", yes, "--max_new_tokens", 64), "--max_new_tokens 64: expected 1 to 63"),
+        (chat, ("--model", "nobody/nothing"), "nobody/nothing: neither a finished checkpoint's folder nor"),
+        (answers, ("--model", tiny_reward_dir, *asked), "expected a language model, found GPT2ForSequenceClass"),
+        (answers, ("--model", yes, *asked, "--group_by", "("), "--group_by '(': not a regular expression"),
+        (answers, ("--model", yes, *asked, "--limit", 0), "--limit 0: expected at least 1"),
+        (answers, ("--model", yes, *asked, "--max_new_tokens", 99), "--max_new_tokens 99: expected 1 to 63"),
+        (answers, ("--model", yes, "--conversations", tmp_path / "x.json"), "x.json: no such file or folder"),
+        (win_rate, ("--model", yes, "--opponent", tmp_path / "no", *asked), "/no: no such file or folder"),
+        (win_rate, ("--model", yes, "--opponent", yes, *asked, "--temperature", -1), "expected at least 0"),
+        (perplexity, ("--model", yes, "--documents", tmp_path / "no.txt"), "no.txt: no such file or folder"),
+        (perplexity, ("--model", yes, "--documents", yes / "model.safetensors"), "unknown ending"),
+        (report, ("--run", tmp_path / "no"), "no: no such file or folder; it is made by: recipes/quickstart.sh"),
+        (report, ("--run", tmp_path, "--prompts", tmp_path / "no.json"), "no.json: no such file or folder"),
+    ]
+    ranked = ("--rankings", tmp_path / "rankings.jsonl")
+    cases += [
+        (reward_accuracy, ("--model", yes, *ranked), "expected a reward model (recipes/reward.py), found GPT2LMHead")
+    ]
+    cases += [(reward_accuracy, ("--model", yes, "--rankings", tmp_path / "r.txt"), "found the ending '.txt'")]
+    for module, arguments, message in cases:
+        code, _, err = command(module, *arguments)
+        errors = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert code == 1 and len(errors) == 1 and message in errors[0], (module.__name__, arguments, err)
+        assert "Traceback" not in err
+
+
+def test_eval_imports_no_recipe_and_no_recipe_imports_eval():
+    root = Path(__file__).parents[1]
+    for folder, forbidden in (
+        ("eval", "recipes"),
+        ("recipes", "eval"),
+        ("data_prep", "eval"),
+        ("data_prep", "recipes"),
+    ):
+        for path in (root / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [node.module] if isinstance(node, ast.ImportFrom) else []
+                names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                assert not any((name or "").split(".")[0] == forbidden for name in names), path
