@@ -4,6 +4,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
+from data_prep.machine import bf16_is_fast
+
 
 @torch.no_grad()
 def generate_answers(
@@ -33,8 +35,12 @@ def generate_answers(
     rendered = [
         tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False) for prompt in prompts
     ]
-    encoded = [ids[-(model.config.max_position_embeddings - max_new_tokens) :] for ids in
-               tokenizer(rendered, add_special_tokens=False)["input_ids"]]  # fmt: skip
+    encoded = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    room = model.config.max_position_embeddings - max_new_tokens
+    if cut := sum(len(ids) > room for ids in encoded):
+        print(f"{cut:,} of {len(encoded):,} prompts are longer than {room} tokens, the context without the answer: "
+              "their beginning is cut off")  # fmt: skip
+    encoded = [ids[-room:] for ids in encoded]
     end = end_of_turn_ids(model, tokenizer)
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -56,7 +62,9 @@ def generate_answers(
             batch = tokenizer.pad(
                 {"input_ids": [encoded[i] for i in indices]}, padding_side="left", return_tensors="pt"
             )
-            output = model.generate(**batch.to(model.device), generation_config=settings)
+            # Draws are noisy anyway: in bf16 where that is faster. A greedy answer is the model's own, in its precision.
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=temperature > 0 and bf16_is_fast()):
+                output = model.generate(**batch.to(model.device), generation_config=settings)
             replies = output[:, batch["input_ids"].shape[1] :].tolist()
             for number, reply in enumerate(replies):
                 length = next((i for i, token in enumerate(reply) if token in end), None)

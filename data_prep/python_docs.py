@@ -8,10 +8,11 @@ language reference that pydoc ships (`pydoc_data.topics`). Writes into `output_d
     corpus/{builtins,common,stdlib,reference}.jsonl   {"text", "source"}, one document a line
     corpus_heldout.jsonl                       documents that no corpus file holds
     conversations.json                         demonstrations for SFT, Baichuan format
-    prompts.json                               other, looser wordings of the same questions, for rankings and PPO
+    prompts_rankings.json, prompts_ppo.json    other, looser wordings of the same questions, to rank answers and for PPO
     conversations_heldout_own.json             demonstration wordings, but of questions no demonstration asks that way
     conversations_heldout.json                 wordings that neither demonstrations nor prompts use
-    conversations_heldout_names.json           the same, about names that are kept out of prompts.json as well
+    conversations_heldout_names.json           the same, about names that are kept out of both prompt files
+    conversations_heldout_others.json          wordings by somebody who had seen none of the other ones
 
 This module is the worked example of "adapting to your own data": nothing downstream knows where the files are from.
 Demonstrations are dear and prompts are cheap (InstructGPT, arXiv:2203.02155, section 3.2: 13k demonstrations, 31k
@@ -34,7 +35,17 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from data_prep.files import InputError, run_main, write_json, write_jsonl
-from data_prep.python_docs_wordings import DEMONSTRATIONS, FOLLOW_UPS, HELD_OUT, PROMPTS
+from data_prep.python_docs_wordings import (
+    DEMONSTRATION_CLOSINGS,
+    DEMONSTRATION_OPENINGS,
+    DEMONSTRATIONS,
+    FOLLOW_UPS,
+    HELD_OUT,
+    OTHERS,
+    PROMPT_CLOSINGS,
+    PROMPT_OPENINGS,
+    PROMPTS,
+)
 
 # Not documentation of the library: test suites, vendored or generated code, and folders of installed packages.
 SKIPPED_FOLDERS = {
@@ -343,15 +354,25 @@ def conversation(identifier: str, turns: list[tuple[str, str]]) -> dict:
     return {"id": identifier, "conversations": messages}
 
 
+def embellished(wording: str, openings: list[str], closings: list[str], share: float, rng: random.Random) -> str:
+    """The wording, with a probability of `share` each something before and behind it that does not matter."""
+    if rng.random() < share:
+        opening = rng.choice(openings)
+        goes_on = opening.rstrip()[-1] in ",:" and not wording.startswith(("{name}", "I"))
+        wording = opening + (wording[0].lower() + wording[1:] if goes_on else wording)
+    return wording + rng.choice(closings) if rng.random() < share else wording
+
+
 def write_conversations(output: Path, known: dict[str, dict[str, str]], prompts: int) -> dict:
     """Write the conversation files; returns {file name: rows}.
 
-    `prompts` are wordings per question. A question's demonstration wordings are drawn per name, and one of the rest
+    `prompts` are wordings per question, the first of them to rank answers to. A question's demonstration wordings are drawn per name, and one of the rest
     becomes its held-out question in the demonstrations' own wording.
     """
     kept_out = {name for name in known if digest("kept out" + name) % 6 == 0}
     rows: dict[str, list] = {name: [] for name in (
-        "conversations", "prompts", "conversations_heldout_own", "conversations_heldout", "conversations_heldout_names",
+        "conversations", "prompts_rankings", "prompts_ppo", "conversations_heldout_own", "conversations_heldout", "conversations_heldout_names",
+        "conversations_heldout_others",
     )}  # fmt: skip
     for name, answers in known.items():
         rng = random.Random(digest(name))
@@ -359,6 +380,7 @@ def write_conversations(output: Path, known: dict[str, dict[str, str]], prompts:
             number = DEMONSTRATIONS_PER_QUESTION[kind]
             *wordings, own = rng.sample(DEMONSTRATIONS[kind], number + 1)
             for index, wording in enumerate(wordings):
+                wording = embellished(wording, DEMONSTRATION_OPENINGS, DEMONSTRATION_CLOSINGS, 0.2, rng)
                 turns = [(wording.format(name=name), answer)]
                 if index % 3 == 2:  # one conversation in three goes on to the other questions, leaving the name out
                     others = rng.sample([other for other in answers if other != kind], len(answers) - 1)
@@ -369,10 +391,13 @@ def write_conversations(output: Path, known: dict[str, dict[str, str]], prompts:
             held_out = rng.choice(HELD_OUT[kind]).format(name=name)
             where = "conversations_heldout_names" if name in kept_out else "conversations_heldout"
             rows[where].append(conversation(f"{name}/{kind}/heldout", [(held_out, answer)]))
+            other = rng.choice(OTHERS[kind]).format(name=name)
+            rows["conversations_heldout_others"].append(conversation(f"{name}/{kind}/others", [(other, answer)]))
             if name not in kept_out:
                 for index, wording in enumerate(rng.sample(PROMPTS[kind], prompts)):
+                    wording = embellished(wording, PROMPT_OPENINGS, PROMPT_CLOSINGS, 0.4, rng)
                     row = conversation(f"{name}/{kind}/prompt-{index}", [(wording.format(name=name), answer)])
-                    rows["prompts"].append(row)
+                    rows["prompts_rankings" if index == 0 else "prompts_ppo"].append(row)
     check_disjoint(rows)
     for file, conversations in rows.items():
         write_json(output / f"{file}.json", conversations)

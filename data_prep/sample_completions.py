@@ -1,7 +1,7 @@
 """Draw several answers per prompt from a model, to be ranked.
 
     python -m data_prep.sample_completions --model runs/quickstart/sft \
-        --conversations runs/quickstart/data/prompts.json --limit 1200 --include_reference \
+        --conversations runs/quickstart/data/prompts_rankings.json --include_reference \
         --output runs/quickstart/data/completions.jsonl
 
 Reads conversations; the prompt is everything before the last answer, and that answer is the reference. The reference

@@ -37,7 +37,7 @@ step $RUN/results/sft.json \
     $LAUNCH recipes/sft.py --config recipes/configs/quickstart/sft.yaml
 # Draw answers to the prompts, the documented answer among them …
 step $RUN/data/completions.jsonl \
-    python -m data_prep.sample_completions --model $RUN/sft --conversations $RUN/data/prompts.json --limit 1000 \
+    python -m data_prep.sample_completions --model $RUN/sft --conversations $RUN/data/prompts_rankings.json \
     --include_reference --output $RUN/data/completions.jsonl
 # … and rank them (a stand-in for a human rater: agreement with the documentation).
 step $RUN/data/rankings.jsonl \

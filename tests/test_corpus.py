@@ -170,7 +170,8 @@ def test_no_question_or_document_stands_on_both_sides(domain):
     for path in domain.glob("*.json"):
         questions[path.stem] = {row["conversations"][0]["value"] for row in json.loads(path.read_text())}
     assert set(questions) == {
-        "conversations", "prompts", "conversations_heldout", "conversations_heldout_own", "conversations_heldout_names",
+        "conversations", "prompts_rankings", "prompts_ppo", "conversations_heldout", "conversations_heldout_own",
+        "conversations_heldout_names", "conversations_heldout_others",
     }  # fmt: skip
     names = list(questions)
     assert all(not questions[a] & questions[b] for i, a in enumerate(names) for b in names[i + 1 :])
@@ -182,8 +183,9 @@ def test_names_kept_out_are_not_in_the_prompts(domain):
     def names(file):
         return {row["id"].split("/")[0] for row in json.loads((domain / f"{file}.json").read_text())}
 
-    assert names("conversations_heldout_names") and not names("conversations_heldout_names") & names("prompts")
-    assert names("conversations_heldout_names") < names("conversations")
+    kept_out = names("conversations_heldout_names")
+    assert kept_out and not kept_out & (names("prompts_rankings") | names("prompts_ppo"))
+    assert kept_out < names("conversations")
 
 
 def test_answers_are_what_the_documentation_says(domain):

@@ -1,0 +1,110 @@
+"""Two processes of the gloo backend on the processor, started as a user starts them: what ran really was one run of two.
+
+A launcher that falls back to one process, or starts two that know nothing of each other, ends well too: hence the figures
+that only two processes together can give.
+"""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import POSITIONS
+from test_recipes import ENVIRONMENT, ROOT, Done, again, conversation, loaded, ready_to_end, results, succeeded, words
+
+from data_prep.files import write_json
+
+COMMON = {"use_cpu": True, "bf16": False, "report_to": "none", "logging_steps": 1, "save_strategy": "no"}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def torchrun() -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
+
+
+def accelerate_launch() -> list[str]:
+    launch = [str(Path(sys.executable).with_name("accelerate")), "launch"]
+    return [*launch, "--config_file", "accelerate_configs/multi_cpu.yaml", "--main_process_port", str(free_port())]
+
+
+def run(launcher: list[str], recipe: str, **settings) -> Done:
+    """Start a recipe by a launcher; a failure where that does not exit with 0."""
+    line = [*launcher, *words(recipe, settings)]
+    done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    return succeeded(Done(done.returncode, done.stdout, done.stderr))
+
+
+def test_pretraining_on_two_processes_by_torchrun(tiny_tokenizer, tmp_path):
+    np.array(tiny_tokenizer("abcdefgh" * 64)["input_ids"], "<u2").tofile(tmp_path / "tokens.bin")  # 8 blocks of 64
+    write_json(tmp_path / "mixture.json", {"dtype": "<u2", "vocab_size": len(tiny_tokenizer)})
+    (tmp_path / "heldout.txt").write_text("abcdefgh" * 8)
+    files = {"tokenizer": tiny_tokenizer.name_or_path, "tokens": tmp_path, "heldout": tmp_path / "heldout.txt"}
+    shape = {"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": POSITIONS}
+    steps = {"num_train_epochs": 1, "per_device_train_batch_size": 2, "prompts": ["ab", "c"]}
+    done = run(torchrun(), "pretrain", **COMMON, **files, **shape, **steps, output_dir=tmp_path / "base")
+    found = results(tmp_path / "base", "pretrain")
+    # 8 blocks two at a time are 4 steps; two processes take four at a time.
+    assert [step for step, _ in found["curves"]["loss"]] == [1, 2]
+    assert "on 512 tokens" in done.out and found["tokens"] == 8 * POSITIONS == 512
+    rows = [json.loads(line) for line in (tmp_path / "base" / "samples.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["prompt"]) for row in rows] == [(0, "ab"), (0, "c"), (2, "ab"), (2, "c")]
+    loaded(tmp_path / "base")
+
+
+def test_fine_tuning_on_two_processes_by_torchrun(tiny_model_dir, write_conversations, tmp_path):
+    chats = write_conversations([(letter, letter, "yes") for letter in "abcdefgh"])
+    given = {"model_name_or_path": tiny_model_dir, "conversations": chats, "eos_token": "<|end|>", "max_new_tokens": 8}
+    given |= {"max_length": POSITIONS, "assistant_only_loss": True, "num_train_epochs": 1, "learning_rate": 0.01}
+    one_each = {**COMMON, **given, "per_device_train_batch_size": 1}
+    run(torchrun(), "sft", **one_each, output_dir=tmp_path / "sft")
+    # 8 conversations one at a time are 8 steps; two processes take two at a time.
+    losses = dict(results(tmp_path / "sft", "sft")["curves"]["loss"])
+    assert list(losses) == [1, 2, 3, 4]
+    loaded(tmp_path / "sft")
+    # What they learn from one step to the next is what one process learns from two at a time: gradients are averaged.
+    two_at_a_time = {**one_each, "per_device_train_batch_size": 2}
+    succeeded(again("sft", **two_at_a_time, output_dir=tmp_path / "alone"))
+    alone = dict(results(tmp_path / "alone", "sft")["curves"]["loss"])
+    assert losses == pytest.approx(alone, abs=1e-3)
+    assert alone[1] - alone[4] > 0.1  # else standing still would do
+
+
+@pytest.fixture(scope="module")
+def improved_by_two(tiny_chat_tokenizer, tiny_reward_dir, tmp_path_factory) -> tuple[Path, Done]:
+    """PPO on 32 times the same question, an answer from each process at a time."""
+    folder = tmp_path_factory.mktemp("two")
+    write_json(folder / "asked.json", [conversation(str(number), "a", "-") for number in range(32)])
+    models = {
+        "sft_model_path": ready_to_end(tiny_chat_tokenizer, folder / "sft"),
+        "reward_model_path": tiny_reward_dir,
+    }
+    method = {"total_episodes": 32, "per_device_train_batch_size": 1, "response_length": 8, "temperature": 1.0}
+    given = {**COMMON, **models, **method, "stop_token": "eos"}
+    for name in ("prompts", "heldout"):
+        given[name] = folder / "asked.json"
+    return folder / "ppo", run(accelerate_launch(), "ppo", **given, output_dir=folder / "ppo")
+
+
+def test_ppo_on_two_processes_by_accelerate(improved_by_two):
+    folder, done = improved_by_two
+    found = results(folder, "ppo")
+    # 32 episodes one at a time are 32 updates; two processes take two at a time.
+    assert [step for step, _ in found["curves"]["score"]] == [*range(1, 17)]
+    assert found["metrics"]["episodes"] == 32 and "PPO on 32 episodes" in done.out
+    assert abs(found["curves"]["kl"][0][1]) < 1e-5
+    loaded(folder)
+
+
+def test_two_processes_of_ppo_do_not_draw_the_same_random_numbers(improved_by_two):
+    # All questions are the same. With the same random numbers the two answers would be the same, and the mean of two
+    # equal lengths is a whole number, in every one of the 16 updates.
+    lengths = results(improved_by_two[0], "ppo")["curves"]["length"]
+    assert any(length % 1 == 0.5 for _, length in lengths)
