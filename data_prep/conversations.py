@@ -233,7 +233,7 @@ def check_context(tokenizer, config, max_length: int) -> None:
             f"{config.vocab_size:,}. Give the tokenizer that the model was pretrained with"
         )
     positions = getattr(config, "max_position_embeddings", None)  # GPT2Config maps it to n_positions
-    if positions is not None and max_length > positions:
+    if positions is not None and max_length is not None and max_length > positions:
         raise InputError(
             f"max_length is {max_length:,}, but the model has {positions:,} positions: "
             f"set max_length to {positions:,} or less, or pretrain with a longer context"
@@ -252,6 +252,8 @@ def count_over_long(dataset: Iterable[dict], tokenizer, max_length: int) -> tupl
 
 def report_over_long(dataset: Iterable[dict], tokenizer, max_length: int) -> None:
     """Print how much of the conversations training will not see: TRL 1.12 cuts on the right without a word."""
+    if max_length is None:
+        return
     over_long, cut = count_over_long(dataset, tokenizer, max_length)
     if over_long:
         are = "conversation is" if over_long == 1 else "conversations are"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from datasets import Dataset
 from peft import get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, set_seed
 from trl import ModelConfig, get_peft_config
 from trl.experimental.ppo import PPOConfig
 
@@ -63,6 +63,9 @@ def main() -> None:
         raise InputError(
             f"{args.reward_model_path} and {args.sft_model_path} have different tokenizers: rewards would be noise"
         )
+    kind = AutoConfig.from_pretrained(args.reward_model_path)
+    if kind.num_labels != 1 or "ForSequenceClassification" not in " ".join(kind.architectures or []):
+        raise InputError(f"{args.reward_model_path}: no reward model; it is made by: recipes/reward.py")
     set_seed(args.seed)
     dtype = model_args.dtype or "float32"
     policy, reference = (
@@ -72,7 +75,8 @@ def main() -> None:
         AutoModelForSequenceClassification.from_pretrained(args.reward_model_path, dtype=dtype, use_safetensors=True)
         for _ in range(2)
     )
-    longest = max(len(tokenizer.apply_chat_template(row["prompt"])["input_ids"]) for row in dataset) + 1
+    prompts = [*dataset["prompt"], *(heldout["prompt"] if heldout else [])]
+    longest = max(len(tokenizer.apply_chat_template(prompt)["input_ids"]) for prompt in prompts) + 1
     check_context(tokenizer, policy.config, longest + args.response_length)
     if model_args.use_peft:
         policy, reference = get_peft_model(policy, get_peft_config(model_args)), None
@@ -115,7 +119,7 @@ def main() -> None:
         figures |= {f"after_{key[5:]}": value for key, value in after.items()}
         results = {"seconds": seconds, "prompts": len(dataset), "metrics": figures, "curves": curves}
         write_results(script.results_dir or args.output_dir, "ppo", results)
-    print(f"PPO on {episodes:,} episodes in {seconds:.0f} s; the model is in {args.output_dir}")
+        print(f"PPO on {episodes:,} episodes in {seconds:.0f} s; the model is in {args.output_dir}")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,8 @@ def main() -> None:
     # Dataset
     ids, mixture = read_tokens(script.tokens)
     dataset = Blocks(ids, script.n_positions)
+    if not len(dataset):
+        raise InputError(f"{script.tokens}: its {len(ids):,} tokens do not fill one block of {script.n_positions}")
 
     # Tokenizer and model
     tokenizer = AutoTokenizer.from_pretrained(existing(script.tokenizer, "python -m data_prep.train_tokenizer"))
@@ -111,8 +113,7 @@ def main() -> None:
 
     # Evaluate
     history = trainer.state.log_history
-    loss, bpb = logged(history, "loss"), monitor.curve
-    print(f"loss {loss[0][1]:.2f} → {loss[-1][1]:.2f}; held-out bits per byte {bpb[0][1]:.2f} → {bpb[-1][1]:.3f}")
+    loss, bpb, tokens = logged(history, "loss"), monitor.curve, trainer.state.global_step * tokens_per_step
 
     # Save
     model.config.use_cache = True
@@ -126,17 +127,12 @@ def main() -> None:
         save_curves(f"{args.output_dir}/curve.png", curves)
         speed = {key: logged(history, key)[-1][1] for key in ("tokens_per_second", "fraction_of_matrix_rate")}
         figures = {"loss_first": loss[0][1], "loss_last": loss[-1][1], "bits_per_byte": bpb[-1][1], **speed}
-        results = {
-            "seconds": seconds,
-            "parameters": model.num_parameters(),
-            "tokens": args.max_steps * tokens_per_step,
-        }
-        write_results(
-            script.results_dir or args.output_dir, "pretrain", {**results, "metrics": figures, "curves": curves}
-        )
-    tokens = trainer.state.global_step * tokens_per_step
-    print(f"pretrained {model.num_parameters() / 1e6:.1f} M parameters on {tokens:,} tokens in {seconds:.0f} s; "
-          f"perplexity per token {math.exp(loss[-1][1]):.1f}; the model is in {args.output_dir}")  # fmt: skip
+        results = {"seconds": seconds, "parameters": model.num_parameters(), "tokens": tokens}
+        results |= {"processes": args.world_size, "metrics": figures, "curves": curves}
+        write_results(script.results_dir or args.output_dir, "pretrain", results)
+        print(f"loss {loss[0][1]:.2f} → {loss[-1][1]:.2f}; held-out bits per byte {bpb[0][1]:.2f} → {bpb[-1][1]:.3f}")
+        print(f"pretrained {model.num_parameters() / 1e6:.1f} M parameters on {tokens:,} tokens in {seconds:.0f} s; "
+              f"perplexity per token {math.exp(loss[-1][1]):.1f}; the model is in {args.output_dir}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ with its 95 % interval, the margin, the correlation of reward with length, and a
 the same scores. With `--use_peft` LoRA adapters and the score head are trained, and merged before saving.
 """
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -16,11 +17,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_
 from trl import ModelConfig, RewardConfig, get_peft_config
 
 from data_prep.conversations import check_context
-from data_prep.files import InputError, existing, run_main, write_results
+from data_prep.files import InputError, run_main, write_results
 from data_prep.intervals import show
 from data_prep.preferences import load_rankings
 from data_prep.scoring import ranking_agreement, score_answers
-from recipes.trainers.arguments import check_output_dir, last_checkpoint, parse_arguments
+from recipes.trainers.arguments import check_output_dir, checkpoint_or_hub_id, last_checkpoint, parse_arguments
 from recipes.trainers.callbacks import logged, save_curves
 from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.reward_trainer import RankingRewardTrainer
@@ -52,8 +53,7 @@ def main() -> None:
         )
 
     # Tokenizer and model
-    name = model_args.model_name_or_path
-    name = existing(name, "recipes/sft.py") if "/" in name else name
+    name = checkpoint_or_hub_id(model_args.model_name_or_path, "recipes/sft.py")
     tokenizer = AutoTokenizer.from_pretrained(name)
     set_seed(args.seed)  # the score head is drawn at random
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -98,6 +98,9 @@ def main() -> None:
         f"accuracy on {'held-out' if heldout else 'its own training'} rankings {show(agreement['accuracy'])}, "
         f"margin {agreement['margin']:.2f}, correlation of reward with length {agreement['length_correlation']:+.2f}"
     )
+
+    if not math.isfinite(agreement["length_correlation"]):  # where all lengths are the same; NaN is not JSON
+        agreement["length_correlation"] = None
 
     # Save
     trainer.model = model

@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from data_prep.conversations import check_context, load_conversations, report_over_long
-from data_prep.files import existing, run_main, write_results
+from data_prep.files import InputError, existing, run_main, write_results
 from data_prep.generation import generate_answers, split_last_answer
-from recipes.trainers.arguments import check_output_dir, last_checkpoint, parse_arguments
+from recipes.trainers.arguments import check_output_dir, checkpoint_or_hub_id, last_checkpoint, parse_arguments
 from recipes.trainers.callbacks import logged, save_curves
 from recipes.trainers.muon import MuonWithAdamW
 
@@ -62,19 +62,21 @@ def main() -> None:
     heldout = load_conversations(script.heldout, script.on_bad) if script.heldout else None
 
     # Tokenizer and model
-    name = (
-        existing(model_args.model_name_or_path, "recipes/pretrain.py")
-        if "/" in model_args.model_name_or_path
-        else None
-    )
-    tokenizer = AutoTokenizer.from_pretrained(name or model_args.model_name_or_path)
+    name = checkpoint_or_hub_id(model_args.model_name_or_path, "recipes/pretrain.py")
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    if args.chat_template_path and args.chat_template_path.endswith((".jinja", ".j2")):  # shown and counted by it too
+        tokenizer.chat_template = existing(args.chat_template_path).read_text(encoding="utf-8")
     model = AutoModelForCausalLM.from_pretrained(
-        name or model_args.model_name_or_path,
+        name,
         dtype=model_args.dtype or "float32",
         attn_implementation=model_args.attn_implementation,
         use_safetensors=True,
     )
     check_context(tokenizer, model.config, args.max_length)
+    if script.max_new_tokens >= model.config.max_position_embeddings:
+        raise InputError(
+            f"max_new_tokens is {script.max_new_tokens}, but the model has {model.config.max_position_embeddings} positions"
+        )
     report_over_long(dataset, tokenizer, args.max_length)
     show_mask(tokenizer, dataset[0]["messages"])
 

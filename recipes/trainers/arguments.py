@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from transformers import AutoConfig
 from trl import TrlParser
 
 from data_prep.files import InputError, existing
@@ -20,7 +21,8 @@ def parse_arguments(*dataclass_types) -> tuple:
     arguments' own checks refuse.
     """
     parser = TrlParser(dataclass_types)
-    parser.set_defaults(bf16=bf16_is_fast(), use_cpu=not torch.accelerator.is_available())
+    # A run shorter than logging_steps would have no loss to show.
+    parser.set_defaults(bf16=bf16_is_fast(), use_cpu=not torch.accelerator.is_available(), logging_first_step=True)
     if "--config" in sys.argv[:-1]:
         path = existing(sys.argv[sys.argv.index("--config") + 1])
         known = {field for kind in dataclass_types for field in kind.__dataclass_fields__} | {"env"}
@@ -36,6 +38,18 @@ def parse_arguments(*dataclass_types) -> tuple:
         raise InputError(f"{' '.join(sys.argv[1:])}: {error}") from None
 
 
+def checkpoint_or_hub_id(name: str, made_by: str) -> str:
+    """`name` of a folder or of a model on the Hub (or in its cache); an InputError where there is neither."""
+    if Path(name).is_absolute() or name.startswith((".", "runs")) or name.count("/") > 1:  # no Hub id looks like that
+        existing(name, made_by)
+    try:
+        AutoConfig.from_pretrained(name)
+    except OSError as error:
+        raise InputError(f"{name}: no such file or folder, and no such model on the Hub ({str(error).splitlines()[0]}); "
+                         f"it is made by: {made_by}") from None  # fmt: skip
+    return name
+
+
 def last_checkpoint(output_dir: str) -> str | None:
     """The newest whole checkpoint in `output_dir`, or None.
 
@@ -49,5 +63,6 @@ def last_checkpoint(output_dir: str) -> str | None:
 
 def check_output_dir(output_dir: str, resume: bool) -> None:
     """Refuse to write over a finished model: nothing is overwritten without being asked."""
-    if os.path.exists(os.path.join(output_dir, "config.json")) and not resume:
+    finished = any(os.path.exists(os.path.join(output_dir, f"{kind}config.json")) for kind in ("", "adapter_"))
+    if finished and not resume:
         raise InputError(f"{output_dir}: holds a finished model; remove it or give another --output_dir")

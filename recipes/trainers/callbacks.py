@@ -37,14 +37,18 @@ class PretrainingMonitor(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.started, self.first_step, self.paused = time.perf_counter(), state.global_step, 0.0
-        path = Path(args.output_dir) / "samples.jsonl"
-        if state.global_step == 0:
+        self.curve = logged(state.log_history, "eval_bits_per_byte")  # of a resumed run: up to its checkpoint
+        if state.is_world_process_zero:
+            path = Path(args.output_dir) / "samples.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("")
-        else:  # a resumed run keeps what was written before the checkpoint it goes on from
-            self.curve = [
-                (row["step"], row["eval_bits_per_byte"]) for row in state.log_history if "eval_bits_per_byte" in row
-            ]
+            rows = (
+                path.read_text(encoding="utf-8").splitlines(keepends=True)
+                if state.global_step and path.exists()
+                else []
+            )
+            path.write_text(
+                "".join(row for row in rows if json.loads(row)["step"] <= state.global_step), encoding="utf-8"
+            )
         if not self.curve:
             self.measure(args, state, model)
 

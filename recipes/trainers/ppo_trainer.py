@@ -210,7 +210,9 @@ class PPOTrainer(TRLPPOTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         model.train()
-        rollout = self.roll_out(inputs["prompts"])
+        with torch.random.fork_rng():  # the processes would otherwise draw the same random numbers
+            torch.manual_seed(self.args.seed + 1_000_003 * self.state.global_step + self.args.process_index)
+            rollout = self.roll_out(inputs["prompts"])
         self.score(model, rollout)
         figures = self.estimate_advantages(rollout)
         losses = self.update(model, rollout)
@@ -224,7 +226,7 @@ class PPOTrainer(TRLPPOTrainer):
         policy = self.accelerator.unwrap_model(self.model).policy
         policy.eval()
         batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(device)
-        with self.autocast_smart_context_manager():
+        with self.accelerator.autocast():
             output = policy.generate(**batch, generation_config=self.generation)
         policy.train()
         answers = output[:, batch["input_ids"].shape[1] :]
@@ -249,7 +251,7 @@ class PPOTrainer(TRLPPOTrainer):
         parts = []
         for rows in torch.arange(len(rollout.mask)).split(self.args.local_rollout_forward_batch_size):
             part = self.inputs_of(rollout, rows)
-            with self.autocast_smart_context_manager():
+            with self.accelerator.autocast():
                 logprobs, _, values = model(**part, temperature=self.args.temperature)
                 with self.null_ref_context() if self.ref_model is None else nullcontext():
                     reference = self.ref_model or self.accelerator.unwrap_model(self.model).policy
@@ -299,7 +301,7 @@ class PPOTrainer(TRLPPOTrainer):
         for _ in range(args.num_ppo_epochs):
             for mini_batch in torch.randperm(size).split(size // args.num_mini_batches):
                 # Mean over the mini-batch's tokens, whatever the micro batches: their sizes must not change the update.
-                tokens = self.accelerator.reduce(rollout.mask[mini_batch].sum(), "mean")
+                tokens = self.accelerator.reduce(rollout.mask[mini_batch].sum().float(), "mean")
                 micro_batches = mini_batch.split(self.micro_batch_size)
                 for number, rows in enumerate(micro_batches, start=1):
                     last = number == len(micro_batches)
@@ -377,7 +379,7 @@ class PPOTrainer(TRLPPOTrainer):
                 for name, value in self.estimate_advantages(rollout).items():
                     sums[name] = sums.get(name, 0.0) + value * len(prompts)
         metrics = {f"{metric_key_prefix}_{name.split('/')[1]}": value / len(dataset) for name, value in sums.items()}
-        self.log(metrics)
+        self.log({**metrics})  # which adds the epoch to what it is given
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
