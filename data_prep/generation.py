@@ -48,6 +48,7 @@ def generate_answers(
         temperature=temperature or None,
         top_k=0 if temperature > 0 else None,  # the library's default of 50 would draw from another distribution
         num_return_sequences=num_return_sequences,
+        use_cache=True,
         eos_token_id=end,
         pad_token_id=tokenizer.pad_token_id,
         suppress_tokens=[tokenizer.pad_token_id] if tokenizer.pad_token_id not in end else None,

@@ -366,7 +366,7 @@ def embellished(wording: str, openings: list[str], closings: list[str], share: f
 def write_conversations(output: Path, known: dict[str, dict[str, str]], prompts: int) -> dict:
     """Write the conversation files; returns {file name: rows}.
 
-    `prompts` are wordings per question, the first of them to rank answers to. A question's demonstration wordings are drawn per name, and one of the rest
+    `prompts` are wordings per question, the first half of them to rank answers to. A question's demonstration wordings are drawn per name, and one of the rest
     becomes its held-out question in the demonstrations' own wording.
     """
     kept_out = {name for name in known if digest("kept out" + name) % 6 == 0}
@@ -397,7 +397,7 @@ def write_conversations(output: Path, known: dict[str, dict[str, str]], prompts:
                 for index, wording in enumerate(rng.sample(PROMPTS[kind], prompts)):
                     wording = embellished(wording, PROMPT_OPENINGS, PROMPT_CLOSINGS, 0.4, rng)
                     row = conversation(f"{name}/{kind}/prompt-{index}", [(wording.format(name=name), answer)])
-                    rows["prompts_rankings" if index == 0 else "prompts_ppo"].append(row)
+                    rows["prompts_rankings" if index < prompts // 2 else "prompts_ppo"].append(row)
     check_disjoint(rows)
     for file, conversations in rows.items():
         write_json(output / f"{file}.json", conversations)
@@ -458,7 +458,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--names", type=int, default=800, help="names the conversations are about")
-    parser.add_argument("--prompts", type=int, default=6, help="prompt wordings per question")
+    parser.add_argument("--prompts", type=int, default=6, help="prompt wordings per question, half of them for rankings")
     arguments = parser.parse_args()
     known, skipped = facts(arguments.names)
     corpus = write_corpus(arguments.output_dir, set(known))

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--include_reference", action="store_true")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--max_new_tokens", type=int, default=48)
-    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--seed", type=int, default=42)
     arguments = parser.parse_args()
     if Path(arguments.model).is_absolute() or arguments.model.startswith((".", "runs")):

@@ -76,6 +76,7 @@ def main() -> None:
     pad = tokenizer.pad_token_id
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
+        use_cache=True,
         do_sample=arguments.temperature > 0,
         temperature=arguments.temperature or None,
         top_k=0 if arguments.temperature > 0 else None,

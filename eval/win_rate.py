@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--num_return_sequences", type=int, default=4, help="answers drawn per prompt")
     parser.add_argument("--results_dir", help="where the figures go; without, they are printed only")
     parser.add_argument("--max_new_tokens", type=int, default=64)
-    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--seed", type=int, default=42)
     arguments = parser.parse_args()
     if arguments.temperature < 0 or arguments.num_return_sequences < 1:

@@ -5,6 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TRANSFORMERS_VERBOSITY=error PYTHONWARNINGS=ignore
+# On Linux, keep memory between steps instead of giving it back to the system: up to a third faster on a processor.
+export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864
 RUN=runs/quickstart
 [ "${FRESH:-0}" = 1 ] && rm -rf "$RUN"
 mkdir -p "$RUN/results"
@@ -38,20 +40,20 @@ step $RUN/results/sft.json \
 # Draw answers to the prompts, the documented answer among them …
 step $RUN/data/completions.jsonl \
     python -m data_prep.sample_completions --model $RUN/sft --conversations $RUN/data/prompts_rankings.json \
-    --include_reference --output $RUN/data/completions.jsonl
+    --num_return_sequences 3 --include_reference --output $RUN/data/completions.jsonl
 # … and rank them (a stand-in for a human rater: agreement with the documentation).
 step $RUN/data/rankings.jsonl \
     python -m data_prep.rank_completions --completions $RUN/data/completions.jsonl --output $RUN/data/rankings.jsonl
 # The same for held-out wordings, and for names that no ranking is about: to measure the reward model on.
 step $RUN/data/completions_heldout.jsonl \
     python -m data_prep.sample_completions --model $RUN/sft --conversations $RUN/data/conversations_heldout.json \
-    --limit 400 --seed 1 --output $RUN/data/completions_heldout.jsonl
+    --limit 800 --num_return_sequences 3 --seed 1 --output $RUN/data/completions_heldout.jsonl
 step $RUN/data/rankings_heldout.jsonl \
     python -m data_prep.rank_completions --completions $RUN/data/completions_heldout.jsonl \
     --output $RUN/data/rankings_heldout.jsonl
 step $RUN/data/completions_heldout_names.jsonl \
     python -m data_prep.sample_completions --model $RUN/sft --conversations $RUN/data/conversations_heldout_names.json \
-    --seed 1 --output $RUN/data/completions_heldout_names.jsonl
+    --num_return_sequences 3 --seed 1 --output $RUN/data/completions_heldout_names.jsonl
 step $RUN/data/rankings_heldout_names.jsonl \
     python -m data_prep.rank_completions --completions $RUN/data/completions_heldout_names.jsonl \
     --output $RUN/data/rankings_heldout_names.jsonl
@@ -64,7 +66,8 @@ step $RUN/results/ppo.json \
 # Base: bits per byte on documents that no training saw.
 step $RUN/results/perplexity_base.json \
     python -m eval.perplexity --model $RUN/base --documents $RUN/data/corpus_heldout.jsonl --results_dir $RUN/results
-# Assistant, before and after PPO: word-for-word right, in its own wordings, in others, about names kept out.
+# Assistant, before and after PPO: word-for-word right, in its own wordings, in others,
+# in those of somebody who had seen none of them, about names kept out.
 step $RUN/results/answers_sft_own.json \
     python -m eval.answers --model $RUN/sft --conversations $RUN/data/conversations_heldout_own.json \
     --name sft_own --limit 400 --results_dir $RUN/results
@@ -72,9 +75,12 @@ for MODEL in sft ppo; do
     step $RUN/results/answers_${MODEL}_heldout.json \
         python -m eval.answers --model $RUN/$MODEL --conversations $RUN/data/conversations_heldout.json \
         --name ${MODEL}_heldout --limit 400 --results_dir $RUN/results
+    step $RUN/results/answers_${MODEL}_heldout_others.json \
+        python -m eval.answers --model $RUN/$MODEL --conversations $RUN/data/conversations_heldout_others.json \
+        --name ${MODEL}_heldout_others --limit 400 --results_dir $RUN/results
     step $RUN/results/answers_${MODEL}_heldout_names.json \
         python -m eval.answers --model $RUN/$MODEL --conversations $RUN/data/conversations_heldout_names.json \
-        --name ${MODEL}_heldout_names --results_dir $RUN/results
+        --name ${MODEL}_heldout_names --limit 200 --results_dir $RUN/results
 done
 # Reward model: accuracy about the names that no ranking was about (that on held-out wordings: results/reward.json).
 step $RUN/results/reward_accuracy_heldout_names.json \
@@ -83,10 +89,10 @@ step $RUN/results/reward_accuracy_heldout_names.json \
 # Stage against stage: win rates of sampled answers, judged by the documentation.
 step $RUN/results/win_rate_ppo_vs_sft.json \
     python -m eval.win_rate --model $RUN/ppo --opponent $RUN/sft --conversations $RUN/data/conversations_heldout.json \
-    --limit 400 --name ppo_vs_sft --results_dir $RUN/results
+    --limit 400 --max_new_tokens 48 --name ppo_vs_sft --results_dir $RUN/results
 step $RUN/results/win_rate_sft_vs_base.json \
     python -m eval.win_rate --model $RUN/sft --opponent $RUN/base --conversations $RUN/data/conversations_heldout.json \
-    --limit 100 --num_return_sequences 2 --name sft_vs_base --results_dir $RUN/results
+    --limit 100 --num_return_sequences 2 --max_new_tokens 48 --name sft_vs_base --results_dir $RUN/results
 # One page with all of it.
 step $RUN/report.html \
     python -m eval.report --run $RUN

@@ -115,7 +115,7 @@ def main() -> None:
     if model_args.use_peft and script.merge_adapter:
         model = model.merge_and_unload()
         trainer.model = model
-    model.config.use_cache = True
+    model.config.use_cache = model.generation_config.use_cache = True
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     trainer.save_model(args.output_dir)
     if trainer.is_world_process_zero():

@@ -91,6 +91,7 @@ def continue_text(model, tokenizer, prompt: str, max_new_tokens: int = 48) -> st
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
+        use_cache=True,  # the config of a model in training says no
         do_sample=True,
         temperature=0.8,
         pad_token_id=tokenizer.pad_token_id,

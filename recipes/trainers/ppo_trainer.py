@@ -198,6 +198,7 @@ class PPOTrainer(TRLPPOTrainer):
         self.model_accepts_loss_kwargs = False
         self.generation = GenerationConfig(
             max_new_tokens=args.response_length,
+            use_cache=True,  # else the policy's generation config decides, and one saved in training says no
             do_sample=True,
             temperature=args.temperature,
             top_k=0,
