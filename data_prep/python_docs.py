@@ -458,7 +458,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--names", type=int, default=800, help="names the conversations are about")
-    parser.add_argument("--prompts", type=int, default=6, help="prompt wordings per question, half of them for rankings")
+    parser.add_argument(
+        "--prompts", type=int, default=6, help="prompt wordings per question, half of them for rankings"
+    )
     arguments = parser.parse_args()
     known, skipped = facts(arguments.names)
     corpus = write_corpus(arguments.output_dir, set(known))

@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
 import torch
 import yaml
 from transformers import AutoConfig
@@ -33,9 +34,15 @@ def parse_arguments(*dataclass_types) -> tuple:
         if unknown := set(config or {}) - known:
             raise InputError(f"{path}: unknown key {', '.join(sorted(unknown))}; see --help for the keys")
     try:
-        return parser.parse_args_and_config()
+        parsed = parser.parse_args_and_config()
     except (ValueError, TypeError) as error:
         raise InputError(f"{' '.join(sys.argv[1:])}: {error}") from None
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
+    if launched and int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        # `accelerate launch` leaves one core to a process that has the machine to itself; PyTorch alone takes them all.
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        torch.set_num_threads(min(psutil.cpu_count(logical=False) or 1, allowed))
+    return parsed
 
 
 def checkpoint_or_hub_id(name: str, made_by: str) -> str:
