@@ -6,7 +6,9 @@
 
 Reads conversations; the prompt is everything before the last answer, and that answer is the reference. The reference
 may stand among the drawn answers, as the reference summaries did in Stiennon 2020 (arXiv:2009.01325, section 3.3): a
-model that is often wrong otherwise never shows its reward model what right looks like. One JSONL row per prompt:
+model that is often wrong otherwise never shows its reward model what right looks like. With `--include_others` the
+references of other questions that stand near in the file do too: good answers, but not to this question, which a model
+that is mostly right shows too rarely for its reward model to learn. One JSONL row per prompt:
 `{"id", "prompt": messages, "completions": [distinct texts], "counts": [draws of each], "stopped", "reference", "drawn"}`.
 """
 
@@ -18,6 +20,18 @@ from data_prep.conversations import read_conversations
 from data_prep.files import existing, run_main, write_jsonl
 
 
+def near_references(references: list[str], position: int, number: int, rng: random.Random) -> list[str]:
+    """`number` of the references nearest to `position` that differ from the one there, drawn from twice as many."""
+    found: dict[str, None] = {}
+    for distance in range(1, len(references)):
+        for other in (position - distance, position + distance):
+            if 0 <= other < len(references) and references[other] != references[position]:
+                found.setdefault(references[other])
+        if len(found) >= 2 * number:
+            break
+    return rng.sample(list(found), min(number, len(found)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of the model that answers")
@@ -26,6 +40,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="prompts, drawn at random; all of them without")
     parser.add_argument("--num_return_sequences", type=int, default=4, help="answers drawn per prompt")
     parser.add_argument("--include_reference", action="store_true")
+    parser.add_argument("--include_others", type=int, default=0, help="references of questions near in the file")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--max_new_tokens", type=int, default=48)
     parser.add_argument("--batch_size", type=int, default=128)
@@ -57,12 +72,14 @@ def main() -> None:
         desc="drawing answers",
     )
     settings = {"model": arguments.model, "temperature": arguments.temperature, "seed": arguments.seed}
-    output = []
-    for row, (prompt, reference), answers in zip(rows, split, drawn, strict=True):
+    output, references, rng = [], [reference for _, reference in split], random.Random(arguments.seed)
+    for position, (row, (prompt, reference), answers) in enumerate(zip(rows, split, drawn, strict=True)):
         texts = [answer["text"] for answer in answers]
         distinct = dict.fromkeys(text for text in texts if text.strip())
         if arguments.include_reference:
             distinct.setdefault(reference)
+        for other in near_references(references, position, arguments.include_others, rng):
+            distinct.setdefault(other)
         output.append(
             {
                 "id": row["id"],

@@ -4,7 +4,7 @@
 
 Reads `results/*.json` of the run, its data and model folders, and `base/samples.jsonl`; asks the models (`--models`,
 folders of the run) the same held-out questions. Writes into the run's folder `results.json` (every figure, the machine
-and the commit) and `report.html`, which needs nothing beside itself. What is missing is called "not run".
+and the commit), `results.md` (the main ones, for a README) and `report.html`, which needs nothing beside itself. What is missing is called "not run".
 """
 
 import argparse
@@ -256,6 +256,36 @@ def stage_sections(results: dict) -> list[dict]:
     return sections
 
 
+def markdown(results: dict, columns: list[str], table: list[dict], facts: dict) -> str:
+    """The run's main figures as Markdown, for a README: 95 % intervals in brackets."""
+    rows = [
+        (
+            "bits per byte on held-out documents",
+            number(results.get("pretrain", {}).get("metrics", {}).get("bits_per_byte")),
+        )
+    ]
+    for row in table:
+        for model, cell in zip(columns, row["cells"], strict=True):
+            if cell and not row["group"]:
+                rows.append((f"word for word right, greedy, {model}: `{row['set']}`", show(cell)))
+    held_out = results.get("reward", {}).get("metrics", {}).get("accuracy")
+    rows += [("reward model, accuracy on held-out wordings", show(held_out))] if held_out else []
+    rows += [
+        (f"reward model, accuracy: {name}", show(value))
+        for name, value, _ in evaluations(results, "reward_accuracy_", "accuracy")
+    ]
+    rows += [
+        (f"win rate, sampled answers: {name}", show(value))
+        for name, value, _ in evaluations(results, "win_rate_", "win_rate")
+    ]
+    about = facts["machine"]
+    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), ""]
+    lines.append(
+        f"Measured at commit {facts.get('commit', '–')} on {about['cores']} cores of {about.get('gpu', about['cpu'])}."
+    )
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder with results/, data/ and the models")
@@ -300,6 +330,8 @@ def main() -> None:
     template = Path(__file__).with_name("report_template.html").read_text(encoding="utf-8")
     html = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template).render(page)
     write_json(run / "results.json", facts)
+    with atomic_write(run / "results.md") as file:
+        file.write(markdown(results, columns, table, facts))
     with atomic_write(run / "report.html") as file:
         file.write(html)
     missing = [name for name in STAGES if name not in results]

@@ -5,8 +5,8 @@
 
 Policy and reference start from the SFT checkpoint, reward and value from the reward model. Only the questions of the
 conversations are read: PPO needs prompts, not answers. Score, KL to the reference, length and the share of answers that
-end by themselves are logged and drawn. With `--use_peft` the policy is trained by LoRA, its reference being itself with
-the adapter switched off, and is merged before saving.
+end by themselves are logged and drawn. With `--use_peft` policy and value model are trained by LoRA; the policy's
+reference is itself with the adapter switched off, and it is merged before saving.
 """
 
 import time
@@ -80,6 +80,8 @@ def main() -> None:
     check_context(tokenizer, policy.config, longest + args.response_length)
     if model_args.use_peft:
         policy, reference = get_peft_model(policy, get_peft_config(model_args)), None
+        model_args.lora_task_type, model_args.lora_modules_to_save = "SEQ_CLS", ["score"]
+        value_model = get_peft_model(value_model, get_peft_config(model_args))
 
     # Trainer
     optimizer = None

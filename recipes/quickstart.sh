@@ -22,6 +22,9 @@ step() {
     printf '%s\t%s\n' "$(basename "$output")" "$((SECONDS - start))" >> "$RUN/results/times.tsv"
 }
 
+# unfinished RESULTS FOLDER: remove the folder that an interrupted stage left, so that the stage starts anew
+unfinished() { [ -e "$1" ] || rm -rf "$2"; }
+
 # Read the documentation: a corpus, and conversations about 800 names.
 step $RUN/data/conversations.json \
     python -m data_prep.python_docs --output_dir $RUN/data
@@ -35,19 +38,20 @@ step $RUN/data/tokens \
 step $RUN/results/pretrain.json \
     $LAUNCH recipes/pretrain.py --config recipes/configs/quickstart/pretrain.yaml --resume_from_checkpoint last
 # Fine-tune it on the demonstrations.
+unfinished $RUN/results/sft.json $RUN/sft
 step $RUN/results/sft.json \
     $LAUNCH recipes/sft.py --config recipes/configs/quickstart/sft.yaml
-# Draw answers to the prompts, the documented answer among them …
+# Draw answers to the prompts, the documented answer and that of a neighbouring question among them …
 step $RUN/data/completions.jsonl \
     python -m data_prep.sample_completions --model $RUN/sft --conversations $RUN/data/prompts_rankings.json \
-    --num_return_sequences 3 --include_reference --output $RUN/data/completions.jsonl
+    --num_return_sequences 3 --include_reference --include_others 1 --output $RUN/data/completions.jsonl
 # … and rank them (a stand-in for a human rater: agreement with the documentation).
 step $RUN/data/rankings.jsonl \
     python -m data_prep.rank_completions --completions $RUN/data/completions.jsonl --output $RUN/data/rankings.jsonl
 # The same for held-out wordings, and for names that no ranking is about: to measure the reward model on.
 step $RUN/data/completions_heldout.jsonl \
     python -m data_prep.sample_completions --model $RUN/sft --conversations $RUN/data/conversations_heldout.json \
-    --limit 800 --num_return_sequences 3 --seed 1 --output $RUN/data/completions_heldout.jsonl
+    --limit 1600 --num_return_sequences 3 --seed 1 --output $RUN/data/completions_heldout.jsonl
 step $RUN/data/rankings_heldout.jsonl \
     python -m data_prep.rank_completions --completions $RUN/data/completions_heldout.jsonl \
     --output $RUN/data/rankings_heldout.jsonl
@@ -58,9 +62,11 @@ step $RUN/data/rankings_heldout_names.jsonl \
     python -m data_prep.rank_completions --completions $RUN/data/completions_heldout_names.jsonl \
     --output $RUN/data/rankings_heldout_names.jsonl
 # Train a reward model on the rankings, starting from the assistant.
+unfinished $RUN/results/reward.json $RUN/reward
 step $RUN/results/reward.json \
     $LAUNCH recipes/reward.py --config recipes/configs/quickstart/reward.yaml
 # Improve the assistant by PPO against the reward model.
+unfinished $RUN/results/ppo.json $RUN/ppo
 step $RUN/results/ppo.json \
     $LAUNCH recipes/ppo.py --config recipes/configs/quickstart/ppo.yaml
 # Base: bits per byte on documents that no training saw.

@@ -56,12 +56,16 @@ class RankingRewardTrainer(RewardTrainer):
             return dataset
 
         def tokenize(row: dict) -> dict:
-            return {"completion_ids": encode_answers(processing_class, row["prompt"], row["completions"])}
+            ids = encode_answers(processing_class, row["prompt"], row["completions"])
+            return {
+                "completion_ids": ids,
+                "length": max(map(len, ids)),
+            }  # for train_sampling_strategy: group_by_length
 
         tokenized = dataset.map(tokenize, desc=f"Tokenizing {dataset_name} dataset")
         if args.max_length is None:
             return tokenized
-        short = [max(map(len, answers)) <= args.max_length for answers in tokenized["completion_ids"]]
+        short = [length <= args.max_length for length in tokenized["length"]]
         if left_out := len(short) - sum(short):
             print(f"{dataset_name}: {left_out:,} of {len(short):,} rankings hold an answer beyond {args.max_length} tokens "
                   "(max_length) and are left out")  # fmt: skip
@@ -70,7 +74,7 @@ class RankingRewardTrainer(RewardTrainer):
         return tokenized.select([index for index, fits in enumerate(short) if fits])
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["completion_ids", "ranks"]
+        self._signature_columns = ["completion_ids", "ranks", "length"]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         mode = "train" if self.model.training else "eval"
