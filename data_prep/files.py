@@ -93,6 +93,13 @@ def existing(path: str | Path, made_by: str = "") -> Path:
     return Path(path)
 
 
+def vacant(path: str | Path) -> Path:
+    """`path` if nothing is there; otherwise an `InputError`: nothing is overwritten without being asked."""
+    if Path(path).exists():
+        raise InputError(f"{path}: is there already; remove it or give another path")
+    return Path(path)
+
+
 def read_json(path: str | Path):
     """The value in a JSON file; `InputError` with line and column where it is not JSON."""
     try:

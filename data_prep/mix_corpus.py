@@ -21,7 +21,7 @@ import yaml
 from tqdm.auto import tqdm
 
 from data_prep.corpus import read_documents
-from data_prep.files import InputError, atomic_folder, existing, read_json, run_main, write_json
+from data_prep.files import InputError, atomic_folder, existing, read_json, run_main, vacant, write_json
 
 KEYS = {"tokenizer", "sources", "total_tokens", "passes", "shuffle_buffer", "seed", "output_dir"}
 
@@ -134,6 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
     config = read_config(parser.parse_args().config)
+    vacant(config["output_dir"])
     from transformers import AutoTokenizer  # slow to import: after the arguments have been checked
 
     tokenizer = AutoTokenizer.from_pretrained(config["tokenizer"])

@@ -34,7 +34,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from data_prep.files import InputError, run_main, write_json, write_jsonl
+from data_prep.files import InputError, run_main, vacant, write_json, write_jsonl
 from data_prep.python_docs_wordings import (
     DEMONSTRATION_CLOSINGS,
     DEMONSTRATION_OPENINGS,
@@ -399,7 +399,7 @@ def write_conversations(output: Path, known: dict[str, dict[str, str]], prompts:
                     row = conversation(f"{name}/{kind}/prompt-{index}", [(wording.format(name=name), answer)])
                     rows["prompts_rankings" if index < prompts // 2 else "prompts_ppo"].append(row)
     check_disjoint(rows)
-    for file, conversations in rows.items():
+    for file, conversations in reversed(rows.items()):  # conversations.json last: where it stands, the others do
         write_json(output / f"{file}.json", conversations)
     return {f"{file}.json": len(conversations) for file, conversations in rows.items()}
 
@@ -462,6 +462,7 @@ def main() -> None:
         "--prompts", type=int, default=6, help="prompt wordings per question, half of them for rankings"
     )
     arguments = parser.parse_args()
+    vacant(arguments.output_dir / "conversations.json")
     known, skipped = facts(arguments.names)
     corpus = write_corpus(arguments.output_dir, set(known))
     conversations = write_conversations(arguments.output_dir, known, arguments.prompts)

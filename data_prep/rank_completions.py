@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from data_prep.files import InputError, read_jsonl, run_main, write_jsonl
+from data_prep.files import InputError, read_jsonl, run_main, vacant, write_jsonl
 
 RANKED_BY = "a stand-in for a human rater: agreement with the reference (exact, then chrF in steps of {})"
 
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--tie_width", type=float, default=25.0, help="chrF points within which answers tie")
     arguments = parser.parse_args()
+    vacant(arguments.output)
     rows = list(read_jsonl(arguments.completions))
     for number, row in enumerate(rows, start=1):
         if missing := {"prompt", "completions", "reference"} - set(row):

@@ -1,7 +1,7 @@
 """Draw several answers per prompt from a model, to be ranked.
 
     python -m data_prep.sample_completions --model runs/quickstart/sft \
-        --conversations runs/quickstart/data/prompts_rankings.json --include_reference \
+        --conversations runs/quickstart/data/prompts_rankings.json --include_reference --include_others 1 \
         --output runs/quickstart/data/completions.jsonl
 
 Reads conversations; the prompt is everything before the last answer, and that answer is the reference. The reference
@@ -9,7 +9,7 @@ may stand among the drawn answers, as the reference summaries did in Stiennon 20
 model that is often wrong otherwise never shows its reward model what right looks like. With `--include_others` the
 references of other questions that stand near in the file do too: good answers, but not to this question, which a model
 that is mostly right shows too rarely for its reward model to learn. One JSONL row per prompt:
-`{"id", "prompt": messages, "completions": [distinct texts], "counts": [draws of each], "stopped", "reference", "drawn"}`.
+`{"id", "prompt": messages, "completions": [distinct texts], "counts": [draws of each], "reference", "drawn"}`.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import random
 from pathlib import Path
 
 from data_prep.conversations import read_conversations
-from data_prep.files import existing, run_main, write_jsonl
+from data_prep.files import existing, run_main, vacant, write_jsonl
 
 
 def near_references(references: list[str], position: int, number: int, rng: random.Random) -> list[str]:
@@ -48,7 +48,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if Path(arguments.model).is_absolute() or arguments.model.startswith((".", "runs")):
         existing(arguments.model, "recipes/sft.py")
+    vacant(arguments.output)
     rows, counts = read_conversations(arguments.conversations)
+    if trimmed := counts["trailing human turn trimmed"]:
+        print(f"{trimmed:,} trailing human turns trimmed")
     if arguments.limit and arguments.limit < len(rows):
         print(f"{arguments.limit:,} of {len(rows):,} prompts are used (--limit)")
         rows = random.Random(arguments.seed).sample(rows, arguments.limit)

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from data_prep.corpus import read_documents
-from data_prep.files import InputError, atomic_folder, existing, run_main
+from data_prep.files import InputError, atomic_folder, existing, run_main, vacant
 
 END_OF_TEXT, PAD, END_OF_TURN = "<|endoftext|>", "<|pad|>", "<|end|>"
 SPECIAL_TOKENS = [END_OF_TEXT, PAD, END_OF_TURN, "<|system|>", "<|user|>", "<|assistant|>"]
@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--vocab_size", type=int, required=True)
     parser.add_argument("--output_dir", type=Path, required=True)
     arguments = parser.parse_args()
+    vacant(arguments.output_dir)
     for file in arguments.corpus:
         existing(file)
     counted = {"documents": 0, "bytes": 0}

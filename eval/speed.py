@@ -11,9 +11,9 @@ machine: it is a benchmark, and no test looks at its time.
 
 import argparse
 import math
-import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -38,22 +38,27 @@ def matrix(arguments) -> dict:
 
 def shakespeare(arguments) -> dict:
     """Seconds of the pretraining process to nanoGPT's loss, over nanoGPT's at the same matrix rate."""
-    text = existing(arguments.data).read_bytes()
-    run = Path("runs/shakespeare")
-    shutil.rmtree(run, ignore_errors=True)
-    (run / "data").mkdir(parents=True)
-    (run / "data/train.txt").write_bytes(text[:TRAINING_BYTES])
-    (run / "data/val.txt").write_bytes(text[TRAINING_BYTES:])
-    configs = "recipes/configs/shakespeare"
-    tokenizer = ["--corpus", f"{run}/data/train.txt", "--vocab_size", "262", "--output_dir", f"{run}/tokenizer"]
-    subprocess.run([sys.executable, "-m", "data_prep.train_tokenizer", *tokenizer], check=True)
-    subprocess.run([sys.executable, "-m", "data_prep.mix_corpus", "--config", f"{configs}/mix.yaml"], check=True)
-    rate = matrix_rate(torch.float32, seconds=2.0)
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "recipes/pretrain.py", "--config", f"{configs}/pretrain.yaml"], check=True)
-    seconds = time.perf_counter() - start
+    text, root = existing(arguments.data).read_bytes(), Path(__file__).parents[1]
+    configs = root / "recipes" / "configs" / "shakespeare"
+    with tempfile.TemporaryDirectory() as folder:  # the paths in the YAMLs are relative: a run of the user's stays
+        run = Path(folder) / "runs" / "shakespeare"
+        (run / "data").mkdir(parents=True)
+        (run / "data/train.txt").write_bytes(text[:TRAINING_BYTES])
+        (run / "data/val.txt").write_bytes(text[TRAINING_BYTES:])
+
+        def python(*command) -> None:
+            subprocess.run([sys.executable, *map(str, command)], cwd=folder, check=True)
+
+        tokenizer = ["--corpus", run / "data/train.txt", "--vocab_size", 262, "--output_dir", run / "tokenizer"]
+        python("-m", "data_prep.train_tokenizer", *tokenizer)
+        python("-m", "data_prep.mix_corpus", "--config", configs / "mix.yaml")
+        rate = matrix_rate(torch.float32, seconds=2.0)
+        start = time.perf_counter()
+        python(root / "recipes" / "pretrain.py", "--config", configs / "pretrain.yaml")
+        seconds = time.perf_counter() - start
+        figures = read_json(run / "base/pretrain.json")["metrics"]
     # a character is a byte here, so bits per byte are the loss in another unit
-    loss = read_json(run / "base/pretrain.json")["metrics"]["bits_per_byte"] * math.log(2)
+    loss = figures["bits_per_byte"] * math.log(2)
     ratio = seconds * (rate / NANOGPT_RATE) / NANOGPT_SECONDS
     reached = "reached" if loss <= NANOGPT_LOSS else "NOT reached"
     print(

@@ -1,16 +1,22 @@
 """The optimizer, the ranking loss and PPO's arithmetic, against values worked out by hand."""
 
 import math
+import os
+import random
+import sys
 
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
 
 from data_prep.intervals import bootstrap_interval
 from data_prep.rank_completions import ranks_by_reference
+from data_prep.sample_completions import near_references
+from recipes.trainers.arguments import parse_arguments
 from recipes.trainers.muon import MuonWithAdamW, orthogonalize
 from recipes.trainers.ppo_trainer import PolicyAndValue, advantages_and_returns, answer_logprobs
 from recipes.trainers.reward_trainer import RankingCollator
@@ -68,6 +74,34 @@ def test_ranks_by_agreement_with_the_reference():
     ranks = ranks_by_reference(completions, reference)
     assert ranks[0] == 0 and ranks[1] == 1  # blanks aside it is the reference; nearly it is the next step
     assert ranks[2] == ranks[3] == max(ranks)  # both below 25: equally wrong
+
+
+def test_references_of_other_questions_are_the_nearest_that_differ():
+    references = ["a", "b", "b", "own", "own", "c", "d", "e"]
+    drawn = {reference for seed in range(50) for reference in near_references(references, 3, 1, random.Random(seed))}
+    assert drawn == {"b", "c"}  # one is drawn from the two nearest; "own" is the right answer itself
+    assert near_references(references, 3, 0, random.Random(0)) == []
+    assert near_references(["own", "own"], 0, 2, random.Random(0)) == []  # there is no other
+
+
+@pytest.mark.parametrize(("launcher", "world_size", "expected"), [(True, "1", "all"), (True, "2", 1), (False, "1", 1)])
+def test_a_single_process_under_accelerate_launch_takes_every_core(monkeypatch, launcher, world_size, expected):
+    """accelerate 1.15 sets OMP_NUM_THREADS=1 for a process that is alone on the machine: half the speed on two cores."""
+    cores = min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
+    for name, value in (("OMP_NUM_THREADS", "1"), ("WORLD_SIZE", world_size)):
+        monkeypatch.setenv(name, value)
+    if launcher:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    else:
+        monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "--output_dir", "nowhere"])
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        parse_arguments(TrainingArguments)
+        assert torch.get_num_threads() == (cores if expected == "all" else expected)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_interval_of_a_constant_is_the_constant():
