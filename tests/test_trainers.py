@@ -5,9 +5,11 @@ import os
 import random
 import sys
 
+import huggingface_hub
 import psutil
 import pytest
 import torch
+from huggingface_hub.utils import _telemetry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -82,6 +84,19 @@ def test_references_of_other_questions_are_the_nearest_that_differ():
     assert drawn == {"b", "c"}  # one is drawn from the two nearest; "own" is the right answer itself
     assert near_references(references, 3, 0, random.Random(0)) == []
     assert near_references(["own", "own"], 0, 2, random.Random(0)) == []  # there is no other
+
+
+def test_no_recipe_sends_telemetry_whatever_the_environment(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    monkeypatch.setattr(huggingface_hub.constants, "is_offline_mode", lambda: False)
+    sent = []
+    monkeypatch.setattr(_telemetry, "_start_telemetry_thread", lambda: sent.append(True))
+    huggingface_hub.utils.send_telemetry("a")
+    assert sent == [True]  # without the recipes' arguments it would be
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "--output_dir", "nowhere"])
+    parse_arguments(TrainingArguments)
+    huggingface_hub.utils.send_telemetry("a")
+    assert sent == [True]
 
 
 @pytest.mark.parametrize(("launcher", "world_size", "expected"), [(True, "1", "all"), (True, "2", 1), (False, "1", 1)])

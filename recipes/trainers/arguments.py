@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import psutil
 import torch
 import yaml
@@ -21,6 +22,9 @@ def parse_arguments(*dataclass_types) -> tuple:
     set. Raises InputError for a missing file, an unknown key (a typo would otherwise vanish), and a value that the
     arguments' own checks refuse.
     """
+    # TRL reports every trainer to the Hub unless told not to. The libraries are imported by now, so that an environment
+    # variable would come too late for this process.
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
     parser = TrlParser(dataclass_types)
     # A run shorter than logging_steps would have no loss to show.
     parser.set_defaults(bf16=bf16_is_fast(), use_cpu=not torch.accelerator.is_available(), logging_first_step=True)
