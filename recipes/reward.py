@@ -125,9 +125,11 @@ def main() -> None:
             "reload_difference": difference,
         }
         figures |= {"training_accuracy_last": curves["accuracy"][-1][1], **agreement}
-        results = {"seconds": seconds, "rankings": len(dataset), "metrics": figures, "curves": curves}
+        results = {"seconds": seconds, "rankings": len(trainer.train_dataset), "metrics": figures, "curves": curves}
         write_results(script.results_dir or args.output_dir, "reward", results)
-    print(f"trained a reward model on {len(dataset):,} rankings in {seconds:.0f} s; it is in {args.output_dir}")
+    print(
+        f"trained a reward model on {len(trainer.train_dataset):,} rankings in {seconds:.0f} s; it is in {args.output_dir}"
+    )
 
 
 if __name__ == "__main__":

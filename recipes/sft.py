@@ -11,6 +11,8 @@ Before training, one example is shown with its loss mask; at the end the model i
 
 import time
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
@@ -41,16 +43,11 @@ class ScriptArguments:
 def show_mask(tokenizer, messages: list[dict]) -> None:
     """Print a conversation, the tokens that enter the loss in green and between brackets."""
     encoded = tokenizer.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
-    pieces, inside = [], False
-    for token, counts in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True):
-        pieces += ["\033[32m[" if counts and not inside else "", "]\033[0m" if inside and not counts else ""]
-        pieces.append(tokenizer.decode([token]))
-        inside = bool(counts)
-    print(
-        "an example; [what is between brackets] enters the loss:\n  "
-        + "".join(pieces)
-        + ("]\033[0m" if inside else "")
-    )
+    # Decoded in runs, not token by token: a Chinese character may be several tokens.
+    runs = groupby(zip(encoded["input_ids"], encoded["assistant_masks"], strict=True), key=itemgetter(1))
+    texts = [(counts, tokenizer.decode([token for token, _ in run])) for counts, run in runs]
+    shown = "".join(f"\033[32m[{text}]\033[0m" if counts else text for counts, text in texts)
+    print(f"an example; [what is between brackets] enters the loss:\n  {shown}")
 
 
 def main() -> None:

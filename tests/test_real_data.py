@@ -112,6 +112,8 @@ def test_chinese_pretraining_and_sft_run_and_merged_turns_are_counted(belle, che
     figures = checkout.json("runs/belle/base/pretrain.json")["metrics"]
     assert figures["loss_last"] < figures["loss_first"]
     assert "800 conversations, 5 turns merged into the one before by the same speaker" in belle["sft"]
+    example = belle["sft"].split("enters the loss:\n")[1].split("stops by itself")[0]
+    assert "\ufffd" not in example and "\033[32m[" in example  # characters of several tokens are shown whole
     results = checkout.json("runs/belle/sft/sft.json")
     assert results["conversations"] == 800
     assert 0 < results["metrics"]["eval_loss"] < 10
@@ -124,6 +126,7 @@ def test_chinese_preferences_train_a_reward_model_and_what_is_left_out_is_counte
     assert "heldout.jsonl: 103 rankings, 103 pairs" in printed
     assert "167 of 397 rankings hold an answer beyond 512 tokens" in printed
     assert "39 of 103 rankings hold an answer beyond 512 tokens" in printed
+    assert "trained a reward model on 230 rankings" in printed  # 397 − 167
     figures = checkout.json("runs/dpo_zh/reward/reward.json")["metrics"]
     assert figures["pairs"] == figures["accuracy"]["n"] == 103 - 39
     assert figures["reload_difference"] < 1e-3
