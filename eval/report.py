@@ -4,7 +4,8 @@
 
 Reads `results/*.json` of the run, its data and model folders, and `base/samples.jsonl`; asks the models (`--models`,
 folders of the run) the same held-out questions. Writes into the run's folder `results.json` (every figure, the machine
-and the commit), `results.md` (the main ones, for a README) and `report.html`, which needs nothing beside itself. What is missing is called "not run".
+and the commit), `results.md` (the main ones, for a README) and `report.html`, which needs nothing beside itself. What is
+missing is called "not run".
 """
 
 import argparse

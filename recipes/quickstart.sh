@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TRANSFORMERS_VERBOSITY=error PYTHONWARNINGS=ignore
-# On Linux, keep memory between steps instead of giving it back to the system: up to a third faster on a processor.
+# On Linux, keep memory between steps instead of giving it back to the system: faster on a processor.
 export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864
 RUN=runs/quickstart
 [ "${FRESH:-0}" = 1 ] && rm -rf "$RUN"
@@ -73,7 +73,7 @@ step $RUN/results/ppo.json \
 step $RUN/results/perplexity_base.json \
     python -m eval.perplexity --model $RUN/base --documents $RUN/data/corpus_heldout.jsonl --results_dir $RUN/results
 # Assistant, before and after PPO: word-for-word right, in its own wordings, in others,
-# in those of somebody who had seen none of them, about names kept out.
+# in those of a language model that had seen none of them, about names kept out.
 step $RUN/results/answers_sft_own.json \
     python -m eval.answers --model $RUN/sft --conversations $RUN/data/conversations_heldout_own.json \
     --name sft_own --limit 400 --results_dir $RUN/results

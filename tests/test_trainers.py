@@ -109,7 +109,7 @@ class Arguments:
 
 @pytest.mark.parametrize(("launcher", "world_size", "expected"), [(True, "1", "all"), (True, "2", 1), (False, "1", 1)])
 def test_a_single_process_under_accelerate_launch_takes_every_core(monkeypatch, launcher, world_size, expected):
-    """accelerate 1.15 sets OMP_NUM_THREADS=1 for a process that is alone on the machine: half the speed on two cores."""
+    """accelerate 1.15 sets OMP_NUM_THREADS=1 for a process that is alone on the machine."""
     cores = min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
     for name, value in (("OMP_NUM_THREADS", "1"), ("WORLD_SIZE", world_size)):
         monkeypatch.setenv(name, value)
