@@ -2,8 +2,9 @@
 
 `DEMONSTRATIONS` come with an answer (SFT), `PROMPTS` are asked without one (rankings and PPO) and are looser, and
 `HELD_OUT` are for evaluation alone. `OTHERS`, for evaluation too, were written by a language model that had seen none
-of the rest, a stand-in for other people: what of an assistant's skill is left when the asker is not its author. `FOLLOW_UPS` are the later turns of a multi-turn demonstration. A new domain
-brings its own file of this kind, or none at all if its conversations were written by people.
+of the rest, a stand-in for other people: what of an assistant's skill is left when the asker is not its author.
+`FOLLOW_UPS` are the later turns of a multi-turn demonstration. A new domain brings its own file of this kind, or none
+at all if its conversations were written by people.
 """
 
 DEMONSTRATIONS = {
