@@ -1,7 +1,10 @@
 """Arguments of a recipe: from its YAML and the command line, strict, and with the defaults this machine allows."""
 
+import importlib
+import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
@@ -49,6 +52,26 @@ def parse_arguments(*dataclass_types) -> tuple:
     return parsed
 
 
+def load_function(name: str) -> Callable:
+    """The function that `path/to/file.py:name` or `package.module.name` names; an InputError where there is none."""
+    module_name, _, function_name = name.rpartition(":" if ":" in name else ".")
+    try:
+        if ":" in name:
+            path = existing(module_name)
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(module_name)
+        function = getattr(module, function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{name}: no such function ({error}); expected path/to/file.py:name or package.module.name"
+                         ) from None  # fmt: skip
+    if not callable(function):
+        raise InputError(f"{name}: found {type(function).__name__}; expected a function")
+    return function
+
+
 def checkpoint_or_hub_id(name: str, made_by: str) -> str:
     """`name` of a folder or of a model on the Hub (or in its cache); an InputError where there is neither."""
     if Path(name).is_absolute() or name.startswith((".", "runs")) or name.count("/") > 1:  # no Hub id looks like that
@@ -67,8 +90,10 @@ def last_checkpoint(output_dir: str) -> str | None:
     The Trainer does not write checkpoints atomically: one without `trainer_state.json`, the last file written, was cut
     short by a kill, and is passed over.
     """
-    folders = Path(output_dir).glob("checkpoint-*")
+    folders = sorted(Path(output_dir).glob("checkpoint-*"))
     whole = [folder for folder in folders if (folder / "trainer_state.json").exists()]
+    for folder in {*folders, *Path(output_dir).glob("partial-checkpoint-*")} - set(whole):
+        print(f"{folder}: was cut short while it was written, and is passed over")
     return str(max(whole, key=lambda folder: int(folder.name.split("-")[-1]))) if whole else None
 
 

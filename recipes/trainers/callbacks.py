@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import torch
+from accelerate.utils import broadcast
 from transformers import GenerationConfig, TrainerCallback
 
 from data_prep.files import write_json
@@ -126,3 +127,23 @@ def save_curves(path: str | Path, curves: dict[str, list[tuple[float, float]]], 
 def logged(log_history: list[dict], key: str) -> list[tuple[int, float]]:
     """[(step, value)] of a key in a trainer's log."""
     return [(row["step"], row[key]) for row in log_history if key in row]
+
+
+class StopAfter(TrainerCallback):
+    """End training with the first step that ends after `seconds` of wall time, so that methods compare at equal time.
+
+    The clock starts with training: loading, tokenizing and evaluations before it do not count, evaluations and
+    checkpoints within it do. Of several processes the first decides: by clocks of their own they would stop at different
+    steps, and wait for each other for ever.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        over = torch.tensor(float(time.perf_counter() - self.started >= self.seconds), device=args.device)
+        if broadcast(over).item():
+            control.should_training_stop = True
