@@ -3,10 +3,11 @@
     accelerate launch recipes/ppo.py --config recipes/configs/quickstart/ppo.yaml
     accelerate launch recipes/ppo.py --config recipes/configs/quickstart/ppo.yaml --use_peft --lora_target_modules all-linear
 
-Policy and reference start from the SFT checkpoint, reward and value from the reward model. Only the questions of the
-conversations are read: PPO needs prompts, not answers. Score, KL to the reference, length and the share of answers that
-end by themselves are logged and drawn. With `--use_peft` policy and value model are trained by LoRA; the policy's
-reference is itself with the adapter switched off, and it is merged before saving.
+Policy and reference start from the SFT checkpoint, reward and value from the reward model; functions may reward beside a
+reward model or instead of it (`--reward_funcs`). Of the conversations the questions are read; their last answers go to
+functions alone, as `reference`. What the run came to is logged and drawn; alarms say what goes wrong. With `--use_peft`
+policy and value model are trained by LoRA; the policy's reference is itself with the adapter switched off, and both are
+merged before saving.
 """
 
 import time
@@ -16,21 +17,22 @@ from datasets import Dataset
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, set_seed
 from trl import ModelConfig, get_peft_config
-from trl.experimental.ppo import PPOConfig
 
-from data_prep.conversations import check_context, load_conversations
+from data_prep.conversations import load_conversations
 from data_prep.files import InputError, existing, run_main, write_results
 from data_prep.generation import split_last_answer
-from recipes.trainers.arguments import check_output_dir, last_checkpoint, parse_arguments
-from recipes.trainers.callbacks import logged, save_curves
+from recipes.trainers.alarms import PPOAlarms
+from recipes.trainers.arguments import check_output_dir, last_checkpoint, load_function, parse_arguments
+from recipes.trainers.callbacks import StopAfter, logged, save_curves
 from recipes.trainers.muon import MuonWithAdamW
+from recipes.trainers.ppo_config import PPOConfig
 from recipes.trainers.ppo_trainer import PolicyAndValue, PPOTrainer
 
 
 @dataclass
 class ScriptArguments:
     prompts: list[str] = field(metadata={"help": "Conversations whose questions are the prompts."})
-    heldout: str | None = field(default=None, metadata={"help": "Conversations to evaluate on, before and after."})
+    heldout: str | None = field(default=None, metadata={"help": "Conversations to evaluate on."})
     on_bad: str = field(default="error", metadata={"help": "error, or repair: merge two turns of one speaker."})
     results_dir: str | None = field(default=None, metadata={"help": "Where the figures go; None: the output folder."})
     muon_lr: float | None = field(
@@ -40,10 +42,13 @@ class ScriptArguments:
 
 
 def prompts_of(path: list[str] | str, on_bad: str) -> Dataset:
-    """Each conversation up to its last answer."""
-    return load_conversations(path, on_bad).map(
-        lambda row: {"prompt": split_last_answer(row["messages"])[0]}, remove_columns=["id", "messages"]
-    )
+    """Each conversation up to its last answer, and that answer as `reference`."""
+
+    def split(row: dict) -> dict:
+        prompt, reference = split_last_answer(row["messages"])
+        return {"prompt": prompt, "reference": reference}
+
+    return load_conversations(path, on_bad).map(split, remove_columns=["id", "messages"])
 
 
 def main() -> None:
@@ -55,29 +60,30 @@ def main() -> None:
     heldout = prompts_of(script.heldout, script.on_bad).shuffle(seed=args.seed) if script.heldout else None
     if heldout and script.max_prompts:
         heldout = heldout.select(range(min(script.max_prompts, len(heldout))))
+    asked = {str(prompt) for prompt in dataset["prompt"]}
+    if heldout and (shared := sum(str(prompt) in asked for prompt in heldout["prompt"])):
+        raise InputError(f"{script.heldout}: {shared} of its prompts are trained on too; split by prompt")
 
     # Tokenizer and model
     tokenizer = AutoTokenizer.from_pretrained(existing(args.sft_model_path, "recipes/sft.py"))
-    other = AutoTokenizer.from_pretrained(existing(args.reward_model_path, "recipes/reward.py"))
-    if other.get_vocab() != tokenizer.get_vocab():
-        raise InputError(
-            f"{args.reward_model_path} and {args.sft_model_path} have different tokenizers: rewards would be noise"
-        )
-    kind = AutoConfig.from_pretrained(args.reward_model_path)
-    if kind.num_labels != 1 or "ForSequenceClassification" not in " ".join(kind.architectures or []):
-        raise InputError(f"{args.reward_model_path}: no reward model; it is made by: recipes/reward.py")
     set_seed(args.seed)
-    dtype = model_args.dtype or "float32"
-    policy, reference = (
-        AutoModelForCausalLM.from_pretrained(args.sft_model_path, dtype=dtype, use_safetensors=True) for _ in range(2)
+    load = {"dtype": model_args.dtype or "float32", "use_safetensors": True}
+    policy, reference = (AutoModelForCausalLM.from_pretrained(args.sft_model_path, **load) for _ in range(2))
+    reward_model = reward_tokenizer = None
+    if args.reward_model_path:
+        kind = AutoConfig.from_pretrained(existing(args.reward_model_path, "recipes/reward.py"))
+        if kind.num_labels != 1 or "ForSequenceClassification" not in " ".join(kind.architectures or []):
+            raise InputError(f"{args.reward_model_path}: no reward model; it is made by: recipes/reward.py")
+        reward_model = AutoModelForSequenceClassification.from_pretrained(args.reward_model_path, **load)
+        reward_tokenizer = AutoTokenizer.from_pretrained(args.reward_model_path)
+        if reward_tokenizer.get_vocab() == tokenizer.get_vocab():
+            reward_tokenizer = None  # ids serve both
+        else:
+            print(f"{args.reward_model_path} has another tokenizer: answers are encoded again, as text, for it")
+    start = args.value_model_path or (args.sft_model_path if reward_tokenizer else args.reward_model_path)
+    value_model = AutoModelForSequenceClassification.from_pretrained(
+        start or args.sft_model_path, num_labels=1, pad_token_id=tokenizer.pad_token_id, **load
     )
-    reward_model, value_model = (
-        AutoModelForSequenceClassification.from_pretrained(args.reward_model_path, dtype=dtype, use_safetensors=True)
-        for _ in range(2)
-    )
-    prompts = [*dataset["prompt"], *(heldout["prompt"] if heldout else [])]
-    longest = max(len(tokenizer.apply_chat_template(prompt)["input_ids"]) for prompt in prompts) + 1
-    check_context(tokenizer, policy.config, longest + args.response_length)
     if model_args.use_peft:
         policy, reference = get_peft_model(policy, get_peft_config(model_args)), None
         model_args.lora_task_type, model_args.lora_modules_to_save = "SEQ_CLS", ["score"]
@@ -89,9 +95,16 @@ def main() -> None:
         optimizer = MuonWithAdamW(
             PolicyAndValue(policy, value_model), script.muon_lr, args.learning_rate, args.weight_decay
         )
+    reward_funcs = [load_function(name) for name in args.reward_funcs or ()]
+    eval_funcs = [load_function(name) for name in args.eval_funcs or ()]
+    measure = f"eval_{eval_funcs[0].__name__}" if eval_funcs else None
+    callbacks = [PPOAlarms(args.kl_budget, args.stop_on or [], measure, args.response_length)]
+    callbacks += [StopAfter(args.max_seconds)] if args.max_seconds is not None else []
     trainer = PPOTrainer(
-        args, tokenizer, policy, reference, reward_model, value_model, dataset, heldout, optimizers=(optimizer, None)
-    )
+        args, tokenizer, policy, reference, reward_model, value_model, dataset, heldout,
+        callbacks=callbacks, optimizers=(optimizer, None), reward_funcs=reward_funcs, eval_funcs=eval_funcs,
+        reward_processing_class=reward_tokenizer,
+    )  # fmt: skip
 
     # Train
     before = trainer.evaluate() if heldout else {}
@@ -101,25 +114,30 @@ def main() -> None:
     seconds = time.perf_counter() - start
 
     # Evaluate
+    history = [*trainer.state.log_history]
     after = trainer.evaluate() if heldout else {}
-    for name in ("eval_score", "eval_kl", "eval_length", "eval_eos_rate") if heldout else ():
-        print(f"{name[5:]:9} on held-out prompts: {before[name]:7.3f} → {after[name]:7.3f}")
+    for name in before:
+        if name != "epoch":
+            print(f"{name[5:]:12} on held-out prompts: {before[name]:7.3f} → {after[name]:7.3f}")
 
     # Save
-    policy = trainer.accelerator.unwrap_model(trainer.model).policy
+    wrapper = trainer.accelerator.unwrap_model(trainer.model)
     if model_args.use_peft:
-        trainer.accelerator.unwrap_model(trainer.model).policy = policy = policy.merge_and_unload()
-    policy.generation_config.eos_token_id = tokenizer.eos_token_id
+        wrapper.policy, wrapper.value_model = wrapper.policy.merge_and_unload(), wrapper.value_model.merge_and_unload()
+    wrapper.policy.generation_config.eos_token_id = trainer.stop_token_id
     trainer.save_model(args.output_dir)
     if trainer.is_world_process_zero():
-        history = trainer.state.log_history
         curves = {key: logged(history, f"objective/{key}") for key in ("score", "kl", "length", "eos_rate", "entropy")}
         save_curves(f"{args.output_dir}/curve.png", curves, xlabel="update")
+        for name in before:
+            points = {0: before[name], trainer.state.global_step: after[name], **dict(logged(history, name))}
+            curves[f"held-out {'KL' if name == 'eval_kl' else name[5:]}"] = sorted(points.items())
         episodes = trainer.state.global_step * trainer.rollout_size * args.world_size
         figures = {"episodes": episodes, "episodes_per_second": episodes / seconds}
-        figures |= {f"before_{key[5:]}": value for key, value in before.items()}
-        figures |= {f"after_{key[5:]}": value for key, value in after.items()}
+        figures |= {f"{when}_{key[5:]}": value for when, found in (("before", before), ("after", after))
+                    for key, value in found.items()}  # fmt: skip
         results = {"seconds": seconds, "prompts": len(dataset), "metrics": figures, "curves": curves}
+        results["alarms"] = [row for row in history if "alarm" in row]
         write_results(script.results_dir or args.output_dir, "ppo", results)
         print(f"PPO on {episodes:,} episodes in {seconds:.0f} s; the model is in {args.output_dir}")
 

@@ -88,8 +88,8 @@ def improved_by_two(tiny_chat_tokenizer, tiny_reward_dir, tmp_path_factory) -> t
     }
     method = {"total_episodes": 32, "per_device_train_batch_size": 1, "response_length": 8, "temperature": 1.0}
     given = {**COMMON, **models, **method, "stop_token": "eos"}
-    for name in ("prompts", "heldout"):
-        given[name] = folder / "asked.json"
+    write_json(folder / "heldout.json", [conversation("b", "b", "-")])
+    given |= {"prompts": folder / "asked.json", "heldout": folder / "heldout.json"}
     return folder / "ppo", run(accelerate_launch(), "ppo", **given, output_dir=folder / "ppo")
 
 

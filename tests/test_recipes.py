@@ -559,8 +559,11 @@ def test_ppo_has_a_point_per_update_and_starts_at_its_reference(improved):
     folder, done, _ = improved
     found = results(folder, "ppo")
     curves = {name: [value for _, value in points] for name, points in found["curves"].items()}
-    assert set(curves) == {"score", "kl", "length", "eos_rate", "entropy"}
-    assert all([step for step, _ in points] == UPDATES for points in found["curves"].values())
+    held_out = {name for name in curves if name.startswith("held-out ")}
+    assert set(curves) - held_out == {"score", "kl", "length", "eos_rate", "entropy"}
+    assert all([step for step, _ in points] == ([0, 8] if name in held_out else UPDATES)
+               for name, points in found["curves"].items())  # fmt: skip
+    assert curves["held-out score"] == [found["metrics"][f"{when}_score"] for when in ("before", "after")]
     assert abs(curves["kl"][0]) < 1e-5 and abs(found["metrics"]["before_kl"]) < 1e-5
     assert all(1 <= length <= 8 for length in curves["length"])
     assert all(rate * 32 == round(rate * 32) for rate in curves["eos_rate"])  # of 32 answers
@@ -602,9 +605,8 @@ def test_ppo_gets_more_of_what_is_rewarded(improved):
 
 
 def test_the_figures_of_ppo_are_named(improved):
-    names = {
-        f"{when}_{name}" for when in ("before", "after") for name in ("score", "kl", "length", "eos_rate", "entropy")
-    }
+    held_out = ("score", "kl", "rlhf_reward", "length", "eos_rate", "entropy", "repetition")
+    names = {f"{when}_{name}" for when in ("before", "after") for name in held_out}
     assert set(results(improved[0], "ppo")["metrics"]) == names | {"episodes", "episodes_per_second"}
 
 

@@ -2,7 +2,7 @@
 
 TRL's `PPOTrainer` (1.12 was its last release) drives a loop of its own that never calls `Trainer.__init__`: precision,
 clipping, checkpointing, evaluation, saving and resuming are silently ignored. Here one step of the Trainer is one PPO
-update, so all of that is the Trainer's. The class stays TRL's by name and arguments: `PPOConfig`, `null_ref_context`.
+update, so all of that is the Trainer's. The class stays TRL's by name and arguments.
 
 The method is that of Ziegler 2019 (arXiv:1909.08593) and Stiennon 2020 (arXiv:2009.01325), details after Huang 2024,
 "The N+ implementation details of RLHF with PPO" (arXiv:2403.17031). Shapes below: N answers of a rollout, R tokens of
@@ -11,34 +11,54 @@ the longest answer, L tokens of the longest conversation.
 
 import math
 import os
+import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from safetensors.torch import load_file
 from torch import nn
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
-from trl.experimental.ppo import PPOConfig
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+)
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import rotate_checkpoints
 from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
-from data_prep.files import InputError
+from data_prep.files import InputError, read_json, read_jsonl, write_json, write_jsonl
+from data_prep.scoring import score_answers
+from recipes.trainers.ppo_config import PPOConfig
+
+SHOWN_ANSWERS = 4  # rows of the table on the screen; completions.jsonl holds all
 
 
 @dataclass
 class Rollout:
     """What one batch of prompts gave.
 
-    input_ids: (N, L) prompt and answer, padded on the right with `mask_id` 0, which causal attention never looks back at.
+    rows: N rows of the dataset, `prompt` among them.
+    input_ids: (N, L) prompt and answer, padded on the right, which causal attention never looks back at.
     positions: (N, R) where in a row of `input_ids` the token stands that predicts each answer token.
-    answers: (N, R) the answer's tokens, end of turn included.
+    answers: (N, R) the answer's tokens, the stop token included.
     mask: (N, R) True on the answer's tokens, False after them.
     last: (N,) where the answer's last token stands in `input_ids`.
-    stopped: (N,) True where the answer ends on the end of turn.
+    stopped: (N,) True where the answer ends on the stop token.
+    logprobs, ref_logprobs, values: (N, R) under policy, reference and value model, 0 where `mask` is False.
+    scores: (N,) the weighted reward of each answer; rewards: its parts, {name: (N,)}.
+    advantages, returns: (N, R).
     """
 
+    rows: list[dict]
     input_ids: torch.Tensor
     positions: torch.Tensor
     answers: torch.Tensor
@@ -49,6 +69,7 @@ class Rollout:
     ref_logprobs: torch.Tensor | None = None
     values: torch.Tensor | None = None
     scores: torch.Tensor | None = None
+    rewards: dict[str, torch.Tensor] = field(default_factory=dict)
     advantages: torch.Tensor | None = None
     returns: torch.Tensor | None = None
 
@@ -69,9 +90,9 @@ class PolicyAndValue(nn.Module):
         logprobs, entropy = answer_logprobs(self.policy, input_ids, positions, answers, mask, temperature)
         model = self.value_model.get_base_model() if hasattr(self.value_model, "peft_config") else self.value_model
         hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        rows = torch.arange(len(hidden), device=hidden.device)[:, None]
-        values = model.score(hidden[rows, positions]).squeeze(-1).float()
-        return logprobs, entropy, values.masked_fill(~mask, 0.0)
+        rows = torch.arange(len(hidden), device=hidden.device)[:, None].expand_as(positions)
+        values = model.score(hidden[rows[mask], positions[mask]]).squeeze(-1).float()
+        return logprobs, entropy, torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
 
 
 def answer_logprobs(
@@ -91,6 +112,29 @@ def answer_logprobs(
         spread = -(logs.exp() * logs).sum(-1)
     empty = torch.zeros(mask.shape, device=logs.device)
     return empty.masked_scatter(mask, chosen), empty.masked_scatter(mask, spread)
+
+
+class SeededSampling(LogitsProcessor):
+    """Draw each row's next token by random numbers of its own, and leave only that one to a greedy search.
+
+    `generate` draws a batch's tokens from one stream, so that an answer would depend on the rows beside it: on the batch
+    size and on the number of processes. By inverse transform from one uniform number per row and position it does not.
+
+    Args:
+        uniforms: (rows, positions) in [0, 1).
+        prompt_length: columns before the first drawn token.
+        temperature: the logits are divided by it.
+    """
+
+    def __init__(self, uniforms: torch.Tensor, prompt_length: int, temperature: float) -> None:
+        self.uniforms, self.prompt_length, self.temperature = uniforms, prompt_length, temperature
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        cumulative = (scores.float() / self.temperature).softmax(-1).cumsum(-1)
+        # Below the sum, which rounding leaves near 1: a token of probability 0 is never reached, not even the last.
+        wanted = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None].clamp(max=1 - 1e-6)
+        token = torch.searchsorted(cumulative, wanted * cumulative[:, -1:], right=True)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -113,29 +157,64 @@ def advantages_and_returns(
     return advantages, (advantages + values) * mask
 
 
-class PromptCollator:
-    """Rows of {"input_ids"} as they are: prompts are padded where answers are drawn."""
+def clipped_losses(
+    logprobs, old_logprobs, advantages, values, old_values, returns, cliprange: float, cliprange_value: float
+) -> tuple[torch.Tensor, ...]:
+    """PPO's policy and value loss of every token, the ratio of probabilities, and where clipping took hold.
 
-    def __call__(self, rows: list[dict]) -> dict[str, list[list[int]]]:
-        return {"prompts": [row["input_ids"] for row in rows]}
+    Schulman 2017 (arXiv:1707.06347), eq. 7, as a loss; the value clipped likewise (Huang 2024, section 4).
+    """
+    ratio = (logprobs - old_logprobs).exp()
+    unclipped, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)
+    near = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value)
+    value_losses = 0.5 * torch.max((values - returns) ** 2, (near - returns) ** 2)
+    return torch.max(unclipped, clipped), value_losses, ratio, clipped > unclipped
+
+
+def repetition(answers: torch.Tensor, mask: torch.Tensor, n: int = 3) -> torch.Tensor:
+    """(N,) share of an answer's n-grams of tokens that stand in it earlier; 0 for an answer without n-grams."""
+    shares = []
+    for answer, length in zip(answers.tolist(), mask.sum(1).tolist(), strict=True):
+        grams = [tuple(answer[start : start + n]) for start in range(length - n + 1)]
+        shares.append(1 - len(set(grams)) / len(grams) if grams else 0.0)
+    return torch.tensor(shares, device=answers.device)
+
+
+def encode_prompt(row: dict, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    """`prompt` as ids: text as it stands, messages up to where the assistant's turn begins."""
+    if isinstance(row["prompt"], str):
+        return {"prompt_ids": tokenizer(row["prompt"])["input_ids"]}
+    text = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
+    return {"prompt_ids": tokenizer(text, add_special_tokens=False)["input_ids"]}
+
+
+def same_rows(rows: list[dict]) -> dict[str, list[dict]]:
+    """The collator: prompts are padded where answers are drawn."""
+    return {"rows": rows}
 
 
 class PPOTrainer(TRLPPOTrainer):
     """PPO with the Trainer's own loop, one update per step.
 
     Args:
-        args: TRL's PPOConfig. `per_device_train_batch_size` × `gradient_accumulation_steps` prompts make a rollout on
-            each process; it is gone over `num_ppo_epochs` times in `num_mini_batches` optimizer steps each, in micro
-            batches of `per_device_train_batch_size`.
-        processing_class: the tokenizer; its end of turn (`eos_token`) ends an answer, its pad token must be another.
-        model, ref_model: policy and reference (None with `peft_config`: the policy with its adapter switched off).
-        reward_model, value_model: two sequence classifiers with one label, never one and the same object.
-        train_dataset, eval_dataset: rows with `prompt`, messages that end on the user's turn.
-        muon_lr: see MuonWithAdamW; None: the optimizer that `args.optim` names.
+        args: see PPOConfig.
+        processing_class: the tokenizer of the policy; its pad token must not be the one an answer stops on.
+        model, ref_model: policy and reference (None with a LoRA policy: itself with the adapter switched off).
+        reward_model: a sequence classifier with one label, or None where there are `reward_funcs`.
+        value_model: another one; never the same object.
+        train_dataset, eval_dataset: rows with `prompt`, text or messages that end on the user's turn; further columns
+            go to the functions.
+        reward_funcs: f(prompts, completions, **columns) -> one float per answer, by TRL's convention: for text the
+            completions are texts, for messages lists of one assistant message. `args.reward_weights` weighs the sum.
+        eval_funcs: functions of that form which are measured in evaluations and never trained on.
+        reward_processing_class: the reward model's tokenizer where it is another; the answers are then encoded again.
+
+    The checkpoint of an update holds policy, value model, optimizer, schedule and random states; a run taken up from it
+    goes on bit for bit on the same machine.
     """
 
     # What TRL's class overrides for its own loop is the Trainer's again.
-    train, save_model, _save_checkpoint = Trainer.train, Trainer.save_model, Trainer._save_checkpoint
+    train, save_model = Trainer.train, Trainer.save_model
     get_train_dataloader, get_eval_dataloader = Trainer.get_train_dataloader, Trainer.get_eval_dataloader
 
     def __init__(
@@ -144,19 +223,29 @@ class PPOTrainer(TRLPPOTrainer):
         processing_class: PreTrainedTokenizerBase,
         model: PreTrainedModel,
         ref_model: PreTrainedModel | None,
-        reward_model: PreTrainedModel,
+        reward_model: PreTrainedModel | None,
         value_model: PreTrainedModel,
         train_dataset: Dataset,
         eval_dataset: Dataset | None = None,
         callbacks: list | None = None,
         optimizers: tuple = (None, None),
+        reward_funcs: list[Callable] | None = None,
+        eval_funcs: list[Callable] | None = None,
+        reward_processing_class: PreTrainedTokenizerBase | None = None,
     ) -> None:
         if value_model is reward_model:
             raise ValueError("reward_model and value_model are one object: training the value would train the reward")
-        if processing_class.pad_token_id == processing_class.eos_token_id:
-            raise InputError("the tokenizer pads with its end of turn: answers could not be told from padding")
-        if args.stop_token_id is not None:
-            raise InputError("stop_token_id is not supported: answers end on the tokenizer's eos_token")
+        self.reward_funcs, self.eval_funcs = list(reward_funcs or []), list(eval_funcs or [])
+        sources = (reward_model is not None) + len(self.reward_funcs)
+        if not sources:
+            raise InputError("nothing to reward answers by: give a reward model, reward_funcs or both")
+        self.reward_weights = args.reward_weights or [1.0] * sources
+        if len(self.reward_weights) != sources:
+            raise InputError(f"reward_weights: {sources} rewards, found {len(self.reward_weights)} weights")
+        stop = args.stop_token_id
+        self.stop_token_id = processing_class.eos_token_id if stop is None else stop
+        if processing_class.pad_token_id in (None, self.stop_token_id):
+            raise InputError("the tokenizer pads with what ends an answer: answers could not be told from padding")
         self.is_peft_model = hasattr(model, "peft_config")
         if ref_model is None and not self.is_peft_model:
             raise ValueError("ref_model may be None for a LoRA policy only")
@@ -182,125 +271,209 @@ class PPOTrainer(TRLPPOTrainer):
         if args.total_episodes is not None:
             args.max_steps = math.ceil(args.total_episodes / (self.rollout_size * args.world_size))
 
-        tokenize = {"fn_kwargs": {"tokenizer": processing_class}, "remove_columns": train_dataset.column_names}
+        def encode(dataset: Dataset | None) -> Dataset | None:
+            if dataset is None:
+                return None
+            given = {"tokenizer": processing_class}
+            encoded = dataset.map(encode_prompt, fn_kwargs=given, num_proc=args.dataset_num_proc, desc="Tokenizing")
+            lengths = list(map(len, encoded["prompt_ids"]))
+            room = getattr(model.config, "max_position_embeddings", math.inf) - args.response_length
+            for number, length in enumerate(lengths, start=1):
+                if not 0 < length <= room:
+                    raise InputError(f"prompt {number} has {length} tokens: expected 1 to {room}, the context without "
+                                     f"an answer of {args.response_length} (response_length)")  # fmt: skip
+            return encoded
+
         super(TRLPPOTrainer, self).__init__(  # past TRL's own __init__, which leaves the Trainer's undone
             model=PolicyAndValue(model, value_model),
             args=args,
-            data_collator=PromptCollator(),
-            train_dataset=train_dataset.map(encode_prompt, desc="Tokenizing prompts", **tokenize),
-            eval_dataset=eval_dataset.map(encode_prompt, **tokenize) if eval_dataset is not None else None,
+            data_collator=same_rows,
+            train_dataset=encode(train_dataset),
+            eval_dataset=encode(eval_dataset),
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
         )
         self.ref_model = ref_model.to(args.device).eval() if ref_model is not None else None
-        self.reward_model = reward_model.to(args.device).eval()
+        self.reward_model = reward_model.to(args.device).eval() if reward_model is not None else None
+        self.reward_processing_class = reward_processing_class
         self.model_accepts_loss_kwargs = False
-        self.generation = GenerationConfig(
-            max_new_tokens=args.response_length,
-            use_cache=True,  # else the policy's generation config decides, and one saved in training says no
-            do_sample=True,
-            temperature=args.temperature,
-            top_k=0,
-            eos_token_id=processing_class.eos_token_id,
-            pad_token_id=processing_class.pad_token_id,
-            suppress_tokens=[processing_class.pad_token_id],  # a drawn pad would read as the end of the answer
-        )
+        self.kl_coef = args.kl_coef
+        self._figures: list[dict[str, float]] = []  # one per update since the last log
 
     # One update: roll out, score, estimate advantages, update.
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        model.train()
-        with torch.random.fork_rng():  # the processes would otherwise draw the same random numbers
-            torch.manual_seed(self.args.seed + 1_000_003 * self.state.global_step + self.args.process_index)
-            rollout = self.roll_out(inputs["prompts"])
-        self.score(model, rollout)
+        step, size = self.state.global_step, self.rollout_size
+        first = (step * self.args.world_size + self.args.process_index) * size
+        rollout = self.roll_out(inputs["rows"], range(first, first + size))
+        self.score(rollout)
         figures = self.estimate_advantages(rollout)
-        losses = self.update(model, rollout)
-        self._figures = {**figures, **losses}
-        return torch.tensor(losses["loss/policy"] + self.args.vf_coef * losses["loss/value"], device=self.args.device)
+        figures |= self.update(model, rollout)
+        self._figures.append(figures)
+        tables = self.args.num_sample_generations
+        if tables > 0 and step % max(1, self.state.max_steps // tables) == 0:
+            self.log_completions(rollout)
+        if self.args.target_kl is not None:
+            # Ziegler 2019, section 2.2: proportional, by at most 2 % an update
+            error = max(-0.2, min(0.2, figures["objective/kl"] / self.args.target_kl - 1))
+            self.kl_coef *= 1 + 0.1 * error
+        return torch.tensor(
+            figures["loss/policy"] + self.args.vf_coef * figures["loss/value"], device=self.args.device
+        )
 
     @torch.no_grad()
-    def roll_out(self, prompts: list[list[int]]) -> Rollout:
-        """Draw one answer per prompt (lists of ids)."""
-        tokenizer, device = self.processing_class, self.args.device
+    def roll_out(self, rows: list[dict], episodes: range) -> Rollout:
+        """Draw one answer to each of `rows`; `episodes` number them and seed their draws."""
+        tokenizer, device, longest = self.processing_class, self.args.device, self.args.response_length
         policy = self.accelerator.unwrap_model(self.model).policy
-        policy.eval()
+        prompts = [row["prompt_ids"] for row in rows]
+        generators = (torch.Generator().manual_seed(self.args.seed * 1_000_000_007 + episode) for episode in episodes)
+        uniforms = torch.stack([torch.rand(longest, generator=generator) for generator in generators]).to(device)
         batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(device)
+        width = batch["input_ids"].shape[1]
+        settings = GenerationConfig(
+            max_new_tokens=longest,
+            use_cache=True,  # else the policy's generation config decides, and one saved in training says no
+            do_sample=False,  # the draw is SeededSampling's
+            eos_token_id=self.stop_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            suppress_tokens=[tokenizer.pad_token_id],  # a drawn pad would read as the end of the answer
+        )
+        processors = LogitsProcessorList([SeededSampling(uniforms, width, self.args.temperature)])
+        policy.eval()
         with self.accelerator.autocast():
-            output = policy.generate(**batch, generation_config=self.generation)
+            output = policy.generate(**batch, generation_config=settings, logits_processor=processors)
         policy.train()
-        answers = output[:, batch["input_ids"].shape[1] :]
-        ends = answers == tokenizer.eos_token_id
+        answers = output[:, width:]
+        ends = answers == self.stop_token_id
         stopped = ends.any(1)
         lengths = torch.where(stopped, ends.int().argmax(1) + 1, answers.shape[1])
         answers = answers[:, : int(lengths.max())]
         mask = torch.arange(answers.shape[1], device=device) < lengths[:, None]
         prompt_lengths = batch["attention_mask"].sum(1)
-        rows = [
+        whole = [
             torch.cat([torch.tensor(prompt, device=device), answer[:length]])
             for prompt, answer, length in zip(prompts, answers, lengths.tolist(), strict=True)
         ]
-        input_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=0)
+        input_ids = nn.utils.rnn.pad_sequence(whole, batch_first=True, padding_value=tokenizer.pad_token_id)
         positions = (prompt_lengths - 1)[:, None] + torch.arange(answers.shape[1], device=device)
         positions = positions.clamp(max=input_ids.shape[1] - 1)
-        return Rollout(input_ids, positions, answers, mask, prompt_lengths + lengths - 1, stopped)
+        return Rollout(rows, input_ids, positions, answers, mask, prompt_lengths + lengths - 1, stopped)
+
+    def texts(self, rollout: Rollout) -> list[str]:
+        """The answers as text, without their stop token."""
+        kept = [
+            answer[: length - stop]
+            for answer, length, stop in zip(
+                rollout.answers.tolist(), rollout.mask.sum(1).tolist(), rollout.stopped.tolist(), strict=True
+            )
+        ]
+        return self.processing_class.batch_decode(kept, skip_special_tokens=True)
+
+    def ask(self, function: Callable, rows: list[dict], texts: list[str]) -> torch.Tensor:
+        """What a reward function says of answers, (N,)."""
+        columns = {key: [row[key] for row in rows] for key in rows[0] if key != "prompt_ids"}
+        chat = not isinstance(rows[0]["prompt"], str)
+        completions = [[{"role": "assistant", "content": text}] for text in texts] if chat else texts
+        values = function(prompts=columns.pop("prompt"), completions=completions, **columns)
+        if len(values) != len(rows):
+            raise InputError(f"{function.__name__}: {len(values)} rewards for {len(rows)} answers; expected one each")
+        return torch.tensor([float(value) for value in values], device=self.args.device)
 
     @torch.no_grad()
-    def score(self, model, rollout: Rollout) -> None:
+    def score(self, rollout: Rollout) -> None:
         """Fill in log-probabilities under policy and reference, values, and the reward of each answer."""
-        parts = []
-        for rows in torch.arange(len(rollout.mask)).split(self.args.local_rollout_forward_batch_size):
+        model, size = self.accelerator.unwrap_model(self.model), self.args.local_rollout_forward_batch_size
+        again = self.reward_processing_class is not None
+        order, parts = rollout.last.argsort(), []  # like lengths together: less padding
+        for rows in order.split(size):
             part = self.inputs_of(rollout, rows)
             with self.accelerator.autocast():
                 logprobs, _, values = model(**part, temperature=self.args.temperature)
                 with self.null_ref_context() if self.ref_model is None else nullcontext():
-                    reference = self.ref_model or self.accelerator.unwrap_model(self.model).policy
-                    ref_logprobs, _ = answer_logprobs(reference, **part, temperature=self.args.temperature)
-                # The reward is read at the answer's last token: its end of turn, as in the reward model's training.
-                hidden = self.reward_model.base_model(input_ids=part["input_ids"], use_cache=False).last_hidden_state
-                last = rollout.last[rows]
-                scores = self.reward_model.score(hidden[torch.arange(len(rows), device=last.device), last]).squeeze(-1)
-            parts.append((logprobs, values, ref_logprobs, scores.float()))
-        rollout.logprobs, rollout.values, rollout.ref_logprobs, rollout.scores = map(
-            torch.cat, zip(*parts, strict=True)
+                    ref_logprobs, _ = answer_logprobs(self.ref_model or model.policy, **part,
+                                                      temperature=self.args.temperature)  # fmt: skip
+                scores = torch.zeros(len(rows), device=values.device)
+                if self.reward_model is not None and not again:
+                    # Read at the answer's last token: its end of turn, as in the reward model's training.
+                    hidden = self.reward_model.base_model(input_ids=part["input_ids"], use_cache=False)
+                    last = hidden.last_hidden_state[torch.arange(len(rows)), rollout.last[rows]]
+                    scores = self.reward_model.score(last).squeeze(-1).float()
+            parts.append((logprobs, values, ref_logprobs, scores))
+        back = order.argsort()
+        rollout.logprobs, rollout.values, rollout.ref_logprobs, scores = (
+            torch.cat(part)[back] for part in zip(*parts, strict=True)
         )
+        texts = self.texts(rollout) if again or self.reward_funcs else []
+        if again:
+            prompts = [row["prompt"] for row in rollout.rows]
+            given = score_answers(self.reward_model, self.reward_processing_class, prompts, texts, size)
+            scores = torch.tensor(given, device=self.args.device)
+        rollout.rewards = {"reward_model": scores} if self.reward_model is not None else {}
+        for function in self.reward_funcs:
+            rollout.rewards[function.__name__] = self.ask(function, rollout.rows, texts)
+        rollout.scores = sum(
+            weight * reward for weight, reward in zip(self.reward_weights, rollout.rewards.values(), strict=True)
+        )
+
+    def figures_of(self, rollout: Rollout) -> dict[str, torch.Tensor]:
+        """What a scored rollout looks like, one number per answer, (N,) each."""
+        mask = rollout.mask
+        kl = ((rollout.logprobs - rollout.ref_logprobs) * mask).sum(1)
+        return {
+            "score": rollout.scores,
+            "kl": kl,
+            "rlhf_reward": rollout.scores - self.kl_coef * kl,
+            "length": mask.sum(1).float(),
+            "eos_rate": rollout.stopped.float(),
+            "entropy": (-rollout.logprobs * mask).sum(1),
+            "repetition": repetition(rollout.answers, mask),
+        }
 
     @torch.no_grad()
     def estimate_advantages(self, rollout: Rollout) -> dict[str, float]:
-        """Fill in advantages and returns; returns the figures of the rollout."""
+        """Fill in advantages and returns; returns the figures of the rollout, means over all processes."""
         args, mask = self.args, rollout.mask
         log_ratio = rollout.ref_logprobs - rollout.logprobs
         # k1 and k3 of http://joschu.net/blog/kl-approx.html, as a penalty on every token (Ziegler 2019, eq. 2)
         kl = -log_ratio if args.kl_estimator == "k1" else log_ratio.exp() - 1 - log_ratio
         scores = rollout.scores.clone()
-        if args.missing_eos_penalty is not None:  # Huang 2024, detail 15: an answer that was cut is a bad one
+        if args.missing_eos_penalty is not None:  # Huang 2024, section 3.2: an answer that was cut is a bad one
             scores[~rollout.stopped] -= args.missing_eos_penalty
-        rewards = -args.kl_coef * kl * mask
+        rewards = -self.kl_coef * kl * mask
         rows = torch.arange(len(mask), device=mask.device)
         rewards[rows, mask.sum(1) - 1] += scores
-        if args.whiten_rewards:  # scale only: the mean of the rewards carries information (Huang 2024, detail 18)
+        if args.whiten_rewards:  # scale only: the mean of the rewards carries information (Huang 2024, section 4)
             mean, std = self.moments(rewards, mask)
             rewards = ((rewards - mean) / (std + 1e-8) + mean) * mask
         advantages, rollout.returns = advantages_and_returns(rewards, rollout.values, mask, args.gamma, args.lam)
+        # Advantages are whitened over the whole rollout (Huang 2024, section 4), in all processes alike.
         mean, std = self.moments(advantages, mask)
         rollout.advantages = (advantages - mean) / (std + 1e-8) * mask
-        figures = {
-            "objective/score": rollout.scores.mean(),
-            "objective/kl": (-log_ratio * mask).sum(1).mean(),
-            "objective/length": mask.sum(1).float().mean(),
-            "objective/eos_rate": rollout.stopped.float().mean(),
-            "objective/entropy": (-rollout.logprobs * mask).sum(1).mean(),
-        }
-        return {name: self.accelerator.reduce(value, "mean").item() for name, value in figures.items()}
+        figures = {f"objective/{name}": values.mean() for name, values in self.figures_of(rollout).items()}
+        if len(rollout.rewards) > 1:
+            figures |= {f"rewards/{name}": values.mean() for name, values in rollout.rewards.items()}
+        figures = {name: self.accelerator.reduce(value, "mean").item() for name, value in figures.items()}
+        # How much of the returns the value model foresees: at 0 the advantages are the bare rewards.
+        _, spread = self.moments(rollout.returns, mask)
+        _, error = self.moments(rollout.returns - rollout.values, mask)
+        explained = 1 - (error / spread.clamp(min=1e-8)).item() ** 2
+        return {**figures, "objective/kl_coef": self.kl_coef, "value/explained_variance": explained}
 
     def update(self, model, rollout: Rollout) -> dict[str, float]:
-        """`num_ppo_epochs` × `num_mini_batches` optimizer steps on the clipped objective; returns average figures."""
+        """`num_ppo_epochs` × `num_mini_batches` optimizer steps on the clipped objective; returns average figures.
+
+        A step whose gradient is not finite is not taken, in any process, and counted.
+        """
         args, size = self.args, len(rollout.mask)
-        totals: dict[str, float] = {}
-        weight_sum = 0
+        totals: dict[str, torch.Tensor] = {}
+        generator = torch.Generator().manual_seed(args.seed * 1_000_000_007 + self.state.global_step)
+        skipped, norms = 0, []
         for _ in range(args.num_ppo_epochs):
-            for mini_batch in torch.randperm(size).split(size // args.num_mini_batches):
+            shuffled = torch.randperm(size, generator=generator).to(rollout.last.device)
+            for mini_batch in shuffled.split(size // args.num_mini_batches):
+                mini_batch = mini_batch[rollout.last[mini_batch].argsort()]  # like lengths together: less padding
                 # Mean over the mini-batch's tokens, whatever the micro batches: their sizes must not change the update.
                 tokens = self.accelerator.reduce(rollout.mask[mini_batch].sum().float(), "mean")
                 micro_batches = mini_batch.split(self.micro_batch_size)
@@ -310,50 +483,55 @@ class PPOTrainer(TRLPPOTrainer):
                         nullcontext() if last else self.accelerator.no_sync(model),
                         self.compute_loss_context_manager(),
                     ):
-                        loss, figures = self.losses(model, rollout, rows, tokens)
+                        loss, sums = self.losses(model, rollout, rows, tokens)
                         self.accelerator.backward(loss)
-                    weight = int(rollout.mask[rows].sum())
-                    weight_sum += weight
-                    for name, value in figures.items():
-                        totals[name] = totals.get(name, 0.0) + value.item() * weight
-                if args.max_grad_norm:
-                    self.accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-                self.optimizer.step()
+                    for name, value in sums.items():
+                        totals[name] = totals.get(name, 0.0) + value
+                # Without a limit it only measures. The norm of gradients that were averaged is the same everywhere.
+                norm = self.accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm or math.inf)
+                if norm is None or torch.isfinite(norm):
+                    self.optimizer.step()
+                else:
+                    skipped += 1
+                norms.append(0.0 if norm is None else float(norm))
                 # With no gradients left, the Trainer's own step that follows changes nothing.
                 self.optimizer.zero_grad(set_to_none=True)
-        return {name: value / weight_sum for name, value in totals.items()}
+        sums = self.accelerator.reduce(torch.stack([value.double() for value in totals.values()]).float(), "sum")
+        averages = dict(zip(totals, (sums / sums[list(totals).index("tokens")]).tolist(), strict=True))
+        averages.pop("tokens")
+        return {**averages, "policy/grad_norm": sum(norms) / len(norms), "policy/skipped_steps": skipped}
 
     def losses(self, model, rollout: Rollout, rows: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, dict]:
-        """The loss of some rows of a rollout as their share of a mean over `tokens`, and figures to average by token."""
+        """The loss of some rows of a rollout as their share of a mean over `tokens`, and sums over their tokens."""
         args, mask = self.args, rollout.mask[rows]
         logprobs, entropy, values = model(**self.inputs_of(rollout, rows), temperature=args.temperature)
-        log_ratio = (logprobs - rollout.logprobs[rows]) * mask
-        ratio, advantages = log_ratio.exp(), rollout.advantages[rows]
-        clipped = ratio.clamp(1 - args.cliprange, 1 + args.cliprange)
-        policy_losses = torch.max(-advantages * ratio, -advantages * clipped)
-        old_values, returns = rollout.values[rows], rollout.returns[rows]
-        near = old_values + (values - old_values).clamp(-args.cliprange_value, args.cliprange_value)
-        value_losses = 0.5 * torch.max((values - returns) ** 2, (near - returns) ** 2)
-        loss = ((policy_losses + args.vf_coef * value_losses) * mask).sum() / tokens
+        policy_losses, value_losses, ratio, clipped = clipped_losses(
+            logprobs, rollout.logprobs[rows], rollout.advantages[rows], values, rollout.values[rows],
+            rollout.returns[rows], args.cliprange, args.cliprange_value,
+        )  # fmt: skip
+        # In the warm-up the policy's gradient is zero, and so is its step.
+        trained = float(self.state.global_step >= args.num_value_warmup_updates)
+        loss = ((trained * policy_losses + args.vf_coef * value_losses) * mask).sum() / tokens
         with torch.no_grad():
             figures = {
-                "loss/policy": masked_mean(policy_losses, mask),
-                "loss/value": masked_mean(value_losses, mask),
-                "policy/ratio": masked_mean(ratio, mask),
-                "policy/approxkl": masked_mean(0.5 * log_ratio**2, mask),
-                "policy/clipfrac": masked_mean((-advantages * clipped > -advantages * ratio).float(), mask),
-                "policy/entropy": masked_mean(entropy, mask),
+                "loss/policy": policy_losses,
+                "loss/value": value_losses,
+                "policy/ratio": ratio,
+                "policy/approxkl": 0.5 * (logprobs - rollout.logprobs[rows]) ** 2,
+                "policy/clipfrac": clipped.float(),
+                "policy/entropy": entropy,
+                "tokens": torch.ones_like(ratio),
             }
-        return loss, figures
+            return loss, {name: (value * mask).sum() for name, value in figures.items()}
 
     def inputs_of(self, rollout: Rollout, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """The rows of a rollout that a forward pass needs, without the columns that are padding in all of them."""
-        length, width = int(rollout.last[rows].max()) + 1, int(rollout.mask[rows].sum(1).max())
+        length = int(rollout.last[rows].max()) + 1
         return {
             "input_ids": rollout.input_ids[rows, :length],
             "positions": rollout.positions[rows].clamp(max=length - 1),
             "answers": rollout.answers[rows],
-            "mask": rollout.mask[rows] & (torch.arange(rollout.mask.shape[1], device=rollout.mask.device) < width),
+            "mask": rollout.mask[rows],
         }
 
     def moments(self, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -363,65 +541,147 @@ class PPOTrainer(TRLPPOTrainer):
         mean = total / count
         return mean, (squares / count - mean**2).clamp(min=0).sqrt()
 
-    # What of the Trainer knows only one model.
+    # What the Trainer knows for one model and one loss only.
+
+    def create_optimizer(self, model=None):
+        """The Trainer's, with the value model's weights at `value_learning_rate`."""
+        rate, given = self.args.value_learning_rate, self.optimizer
+        optimizer = super().create_optimizer(model)
+        if rate is None or given is not None:
+            return optimizer
+        own = {id(weight) for weight in self.accelerator.unwrap_model(self.model).value_model.parameters()}
+        for group in list(optimizer.param_groups):
+            split = [weight for weight in group["params"] if id(weight) in own]
+            group["params"] = [weight for weight in group["params"] if id(weight) not in own]
+            if split:
+                optimizer.add_param_group({**group, "params": split, "lr": rate})
+        return optimizer
 
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Score, KL, length and rate of stopping of drawn answers to held-out prompts."""
+        """Score, KL, length and the other figures of drawn answers to held-out prompts, and what `eval_funcs` say.
+
+        The same random numbers every time: evaluations differ by the policy alone.
+        """
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
-        sums: dict[str, float] = {}
-        with torch.random.fork_rng():  # evaluating must not change what training draws next
-            torch.manual_seed(self.args.seed)
-            batches = range(0, len(dataset), self.args.per_device_eval_batch_size)
-            for start in batches:
-                prompts = dataset[start : start + self.args.per_device_eval_batch_size]["input_ids"]
-                rollout = self.roll_out(prompts)
-                self.score(self.model, rollout)
-                for name, value in self.estimate_advantages(rollout).items():
-                    sums[name] = sums.get(name, 0.0) + value * len(prompts)
-        metrics = {f"{metric_key_prefix}_{name.split('/')[1]}": value / len(dataset) for name, value in sums.items()}
+        mine = range(self.args.process_index, len(dataset), self.args.world_size)
+        sums: dict[str, torch.Tensor] = {}
+        names = [function.__name__ for function in self.eval_funcs]
+        for start in range(0, max(1, len(mine)), self.args.per_device_eval_batch_size):
+            indices = mine[start : start + self.args.per_device_eval_batch_size]
+            rows = [dataset[index] for index in indices] or [dataset[0]]  # a process without rows sums with weight 0
+            rollout = self.roll_out(rows, [-1 - index for index in indices] or [-1])
+            self.score(rollout)
+            figures = self.figures_of(rollout)
+            texts = self.texts(rollout) if names else []
+            figures |= {name: self.ask(function, rows, texts) for name, function in zip(names, self.eval_funcs)}  # noqa: B905
+            for name, values in figures.items():
+                sums[name] = sums.get(name, 0.0) + values.sum() * bool(len(indices))
+        totals = self.accelerator.reduce(torch.stack(list(sums.values())), "sum") / len(dataset)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in zip(sums, totals.tolist(), strict=True)}
         self.log({**metrics})  # which adds the epoch to what it is given
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
+        if "loss" in logs and self._figures:
             logs = {
                 **logs,
-                **self._figures,
-                "episodes": self.state.global_step * self.rollout_size * self.args.world_size,
+                **{key: sum(row[key] for row in self._figures) / len(self._figures) for key in self._figures[0]},
             }
-            logs.pop("grad_norm", None)  # the Trainer's, of gradients that are gone; clipping happened in `update`
+            logs["loss"] = logs["loss/policy"] + self.args.vf_coef * logs["loss/value"]
+            logs["episodes"] = self.state.global_step * self.rollout_size * self.args.world_size
+            logs.pop("grad_norm", None)  # the Trainer's, of gradients that are gone; see policy/grad_norm
+            self._figures = []
         super(TRLPPOTrainer, self).log(logs, start_time)
 
-    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        """The policy with its tokenizer in `output_dir`, the value model in `output_dir/value_model`."""
-        if not self.args.should_save:
+    def log_completions(self, rollout: Rollout) -> None:
+        """Show some of this process's answers with their scores, and append all of them to `completions.jsonl`."""
+        if not self.is_world_process_zero():
             return
-        output_dir = output_dir or self.args.output_dir
-        os.makedirs(output_dir, exist_ok=True)
+        path, step = Path(self.args.output_dir) / "completions.jsonl", self.state.global_step
+        earlier = [row for row in read_jsonl(path) if row["step"] < step] if path.exists() else []
+        rows = [
+            {"step": step, "prompt": row["prompt"], "completion": text, "score": round(score, 4)}
+            for row, text, score in zip(rollout.rows, self.texts(rollout), rollout.scores.tolist(), strict=True)
+        ]
+        write_jsonl(path, earlier + rows)
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table("prompt", "answer", "score", title=f"update {step}", show_lines=True)
+        for row in rows[:SHOWN_ANSWERS]:
+            asked = row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"]
+            table.add_row(Text(asked), Text(row["completion"]), f"{row['score']:.2f}")
+        Console().print(table)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
+        budget = self.args.kl_budget
+        if budget is not None and metrics["eval_kl"] > budget:
+            return False  # a score bought by leaving the reference is not the best (Gao 2023, arXiv:2210.10760)
+        return super()._determine_best_metric(metrics, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        """The policy with its tokenizer in `output_dir`, the value model in `output_dir/value_model`.
+
+        Written beside and moved, `config.json` last: a folder that holds one is whole.
+        """
+        output_dir = Path(output_dir or self.args.output_dir)
+        partial = output_dir / "partial-model"
+        shutil.rmtree(partial, ignore_errors=True)
         wrapper = self.accelerator.unwrap_model(self.model)
-        wrapper.policy.save_pretrained(output_dir)
-        wrapper.value_model.save_pretrained(Path(output_dir) / "value_model")
-        self.processing_class.save_pretrained(output_dir)
+        wrapper.policy.save_pretrained(partial)
+        wrapper.value_model.save_pretrained(partial / "value_model")
+        self.processing_class.save_pretrained(partial)
+        shutil.rmtree(output_dir / "value_model", ignore_errors=True)
+        for path in sorted(partial.iterdir(), key=lambda path: path.name.endswith("config.json")):
+            os.replace(path, output_dir / path.name)
+        partial.rmdir()
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """A checkpoint under another name, moved to its own when it is whole."""
+        self.store_flos()
+        state, args = self.state, self.args
+        final = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        partial = Path(args.output_dir) / f"partial-checkpoint-{state.global_step}"
+        if args.should_save:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self.save_model(str(partial), _internal_call=True)
+        if not args.save_only_model:
+            self._save_optimizer_and_scheduler(str(partial))
+            self._save_rng_state(str(partial))
+        self.accelerator.wait_for_everyone()  # each process has written its random states
+        if state.best_global_step == state.global_step:
+            state.best_model_checkpoint = str(final)
+        if args.should_save:
+            write_json(partial / "ppo_state.json", {"kl_coef": self.kl_coef, "figures": self._figures})
+            for callback in [*self.callback_handler.callbacks, self.control]:
+                if isinstance(callback, ExportableState):
+                    state.stateful_callbacks[type(callback).__name__] = callback.state()
+            state.save_to_json(str(partial / "trainer_state.json"))
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(partial, final)
+            rotate_checkpoints(args.output_dir, args.save_total_limit, state.best_model_checkpoint, use_mtime=True)
+        self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        from safetensors.torch import load_file
+        self._load_weights(Path(resume_from_checkpoint))
+        saved = read_json(Path(resume_from_checkpoint) / "ppo_state.json")
+        self.kl_coef, self._figures = saved["kl_coef"], saved["figures"]
 
+    def _load_best_model(self) -> None:
+        self._load_weights(Path(self.state.best_model_checkpoint))
+
+    def _load_weights(self, folder: Path) -> None:
         wrapper = self.accelerator.unwrap_model(self.model)
-        for module, folder in (
-            (wrapper.policy, Path(resume_from_checkpoint)),
-            (wrapper.value_model, Path(resume_from_checkpoint) / "value_model"),
-        ):
+        for module, path in ((wrapper.policy, folder), (wrapper.value_model, folder / "value_model")):
             if hasattr(module, "peft_config"):
-                module.load_adapter(folder, adapter_name="default", is_trainable=True)
-            else:
-                module.load_state_dict(
-                    load_file(folder / "model.safetensors"), strict=False
-                )  # tied weights stand once
-
-
-def encode_prompt(row: dict, tokenizer) -> dict[str, list[int]]:
-    """`prompt` as ids that end where the assistant's turn begins."""
-    text = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
-    return {"input_ids": tokenizer(text, add_special_tokens=False)["input_ids"]}
+                module.load_adapter(path, adapter_name="default", is_trainable=True)
+            else:  # tied weights stand once in the file; a large model is in several
+                weights = {}
+                for file in path.glob("*.safetensors"):
+                    weights |= load_file(file)
+                module.load_state_dict(weights, strict=False)
