@@ -28,14 +28,12 @@ def generate_answers(
         batch_size: sequences generated at once.
         seed: of the draws; the caller's random numbers are left as they were.
 
-    Returns for every prompt its answers, as {"text": str, "stopped": bool, "tokens": int}: `stopped` says that the model
-    ended its turn by itself within `max_new_tokens`; `tokens` counts the end-of-turn token.
+    Returns for every prompt its answers, as {"text": str, "stopped": bool, "tokens": int, "ids": list[int]}: `stopped`
+    says that the model ended its turn by itself within `max_new_tokens`; `tokens` counts the end-of-turn token, which is
+    the last of `ids`, the tokens as they were drawn.
     """
     model.eval()
-    rendered = [
-        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False) for prompt in prompts
-    ]
-    encoded = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    encoded = encode_prompts(tokenizer, prompts)
     room = model.config.max_position_embeddings - max_new_tokens
     if cut := sum(len(ids) > room for ids in encoded):
         print(f"{cut:,} of {len(encoded):,} prompts are longer than {room} tokens, the context without the answer: "
@@ -71,10 +69,18 @@ def generate_answers(
                 length = next((i for i, token in enumerate(reply) if token in end), None)
                 text = tokenizer.decode(reply[:length], skip_special_tokens=True)
                 tokens = len(reply) if length is None else length + 1
-                answer = {"text": text, "stopped": length is not None, "tokens": tokens}
+                answer = {"text": text, "stopped": length is not None, "tokens": tokens, "ids": reply[:tokens]}
                 answers[indices[number // num_return_sequences]].append(answer)
             bar.update(len(indices))
     return answers
+
+
+def encode_prompts(tokenizer, prompts: list[list[dict]]) -> list[list[int]]:
+    """The ids of each conversation, up to where the assistant's turn begins."""
+    rendered = [
+        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False) for prompt in prompts
+    ]
+    return tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
 
 def end_of_turn_ids(model, tokenizer) -> list[int]:

@@ -1,10 +1,11 @@
-"""What a reward model says of answers, and how well that agrees with rankings."""
+"""What models say of given answers: a reward model's scores and their agreement with rankings, log-probabilities."""
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from data_prep.files import InputError
+from data_prep.generation import encode_prompts
 from data_prep.intervals import bootstrap_interval
 from data_prep.preferences import pairs
 
@@ -36,6 +37,44 @@ def score_answers(
         for index, score in zip(indices, output.float().tolist(), strict=True):
             scores[index] = score
     return scores
+
+
+@torch.no_grad()
+def answer_logprobs(
+    model,
+    tokenizer,
+    prompts: list[list[dict]],
+    answers: list[list[int]],
+    temperature: float = 1.0,
+    batch_size: int = 128,
+) -> list[float]:
+    """The log-probability of each answer to the prompt beside it, in nats, summed over its tokens.
+
+    Args:
+        answers: the ids that were drawn ("ids" of `generate_answers`), the end of turn included where there is one;
+            encoded again from their text they may be others.
+        temperature: that of the draws.
+
+    Over the whole vocabulary: that `generate_answers` keeps the pad token from being drawn is left aside. Padding is on
+    the right, as in `score_answers`. Prompt and answer have to fit in the model's positions.
+    """
+    model.eval()
+    starts = encode_prompts(tokenizer, prompts)
+    encoded = [start + answer for start, answer in zip(starts, answers, strict=True)]
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))  # like lengths together: less padding
+    sums = [0.0] * len(encoded)
+    for begin in range(0, len(order), batch_size):
+        indices = order[begin : begin + batch_size]
+        batch = tokenizer.pad({"input_ids": [encoded[i] for i in indices]}, padding_side="right", return_tensors="pt")
+        batch = batch.to(model.device)
+        length, first = batch["input_ids"].shape[1], min(len(starts[i]) for i in indices)
+        # From the position that predicts the first answer token: logits of prompts would be most of the memory.
+        logits = model(**batch, use_cache=False, logits_to_keep=length - first + 1).logits[:, :-1].float()
+        tokens = batch["input_ids"][:, first:, None]
+        logprobs = (logits / temperature).log_softmax(-1).gather(-1, tokens).squeeze(-1).tolist()
+        for index, row in zip(indices, logprobs, strict=True):
+            sums[index] = sum(row[len(starts[index]) - first : len(encoded[index]) - first])
+    return sums
 
 
 def ranking_agreement(model, tokenizer, rows: list[dict], max_length: int | None = None) -> dict:

@@ -2,10 +2,14 @@
 
     python -m eval.report --run runs/quickstart
 
-Reads `results/*.json` of the run, its data and model folders, and `base/samples.jsonl`; asks the models (`--models`,
-folders of the run) the same held-out questions. Writes into the run's folder `results.json` (every figure, the machine
-and the commit), `results.md` (the main ones, for a README) and `report.html`, which needs nothing beside itself. What is
-missing is called "not run".
+Reads `results/*.json` of the run, its data and model folders, `base/samples.jsonl` and `ppo/completions.jsonl`; asks the
+models (`--models`, folders of the run) the same held-out questions. Writes into the run's folder `results.json` (every
+figure, the machine and the commit), `results.md` (the main ones, for a README) and `report.html`, which needs nothing
+beside itself. What is missing is called "not run".
+
+PPO, DPO, RLOO and GRPO are compared by `results/<name>.json`, `win_rate_<name>_vs_sft.json` and
+`answers_<name>_heldout.json`, where <name> is the method, for a further seed followed by `_seed<number>`; they are made
+by recipes/compare.sh.
 """
 
 import argparse
@@ -14,11 +18,13 @@ import io
 import math
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 
 from data_prep.files import atomic_write, existing, read_json, read_jsonl, run_main, write_json
 from data_prep.intervals import show
+from eval.win_rate import show_nats
 
 # In the order of the chain: {stage: (title, the command, what it did, the figure to look at)}.
 STAGES = {
@@ -47,6 +53,31 @@ STAGES = {
         "score {before_score} → {after_score} on held-out prompts, KL {after_kl}",
     ),
 }
+# The methods that improve the assistant, in the same form.
+METHODS = {
+    "ppo": STAGES["ppo"],
+    "dpo": (
+        "DPO",
+        "accelerate launch recipes/dpo.py",
+        "{steps} steps on {pairs} pairs of answers",
+        "prefers the better answer in {eval_accuracy} of held-out pairs",
+    ),
+    "rloo": (
+        "RLOO",
+        "accelerate launch recipes/rloo.py",
+        "{episodes} answers drawn and scored, to {prompts} prompts",
+        "score {score_last}, KL {kl_last} at the end of training",
+    ),
+    "grpo": (
+        "GRPO",
+        "accelerate launch recipes/grpo.py",
+        "{episodes} answers drawn and scored, to {prompts} prompts",
+        "score {score_last}, KL {kl_last} at the end of training",
+    ),
+}
+# What PPO evaluates of its answers beside score and KL; what else it evaluates are measures of their worth (eval_funcs).
+FIGURES = ("rlhf_reward", "length", "eos_rate", "entropy", "repetition")
+EQUAL_TIMES = 1.15  # training times count as equal where the longest is less than this many times the shortest
 EVALUATIONS = ("answers_", "win_rate_", "reward_accuracy_", "perplexity_")
 SHARES = ("stops_by_itself", "eos_rate", "accuracy", "fraction", "win_rate", "exact_match")
 
@@ -71,29 +102,98 @@ def number(value, key: str = "") -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def picture(points: list, label: str) -> str:
-    """A curve as a PNG in a data: URI, in greys that read on light and dark paper."""
+GREY, BLUE, GREEN = "#7a818c", "#3f8fe0", "#2c9c5c"  # they read on light and on dark paper
+
+
+def canvas(width: float, height: float, **margins):
+    """(figure, its one panel), in inches, with margins as shares of them."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    grey = "#7a818c"
-    figure, panel = pyplot.subplots(figsize=(4.4, 2.6))
-    figure.subplots_adjust(left=0.14, right=0.98, top=0.96, bottom=0.2)
-    marker = "o" if len(points) < 15 else None
-    panel.plot(*zip(*points, strict=True), color="#3f8fe0", linewidth=1.8, marker=marker, markersize=4)
-    panel.grid(alpha=0.25, color=grey)
+    figure, panel = pyplot.subplots(figsize=(width, height))
+    figure.subplots_adjust(**margins)
+    panel.grid(alpha=0.25, color=GREY)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.spines[["left", "bottom"]].set_color(grey)
-    panel.tick_params(colors=grey, labelsize=10)
-    panel.set_xlabel("step", color=grey)
-    if label.endswith(SHARES):
-        panel.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    panel.spines[["left", "bottom"]].set_color(GREY)
+    panel.tick_params(colors=GREY, labelsize=10)
+    return figure, panel
+
+
+def as_uri(figure) -> str:
+    """A figure as a PNG in a data: URI; the figure is closed."""
+    from matplotlib import pyplot
+
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=160, transparent=True, metadata={"Software": None})
     pyplot.close(figure)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def picture(points: list, label: str) -> str:
+    """A curve by step."""
+    figure, panel = canvas(4.4, 2.6, left=0.14, right=0.98, top=0.96, bottom=0.2)
+    marker = "o" if len(points) < 15 else None
+    panel.plot(*zip(*points, strict=True), color=BLUE, linewidth=1.8, marker=marker, markersize=4)
+    panel.set_xlabel("step", color=GREY)
+    if label.endswith(SHARES):
+        panel.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    return as_uri(figure)
+
+
+def score_against_kl(curves: dict) -> dict | None:
+    """The held-out evaluations of a PPO run as a path away from the SFT model (as in Gao 2023, arXiv:2210.10760, fig. 1).
+
+    Reads the curves "held-out score" and "held-out KL", and of the others the first that is a measure on the answers'
+    worth ("held-out <measure>", none of `FIGURES`), [[update, value], …] each. Returns {"picture": data: URI, "words":
+    what it shows, "curves": names of those in it}; None without score or KL.
+    """
+    start = "held-out "
+    found = {name.removeprefix(start): dict(row) for name, row in curves.items() if name.startswith(start) and row}
+    score, kl = found.pop("score", {}), found.pop("KL", {})
+    measure, measured = next(((name, points) for name, points in found.items() if name not in FIGURES), ("", {}))
+    steps = sorted(set(score) & set(kl) & set(measured or score))
+    if not steps:
+        return None
+    first, last = steps[0], steps[-1]
+    figure, panel = canvas(6.6, 3.3, left=0.1, right=0.9, top=0.95, bottom=0.17)
+    path = [kl[step] for step in steps]
+    panel.plot(path, [score[step] for step in steps], color=BLUE, linewidth=1.8, marker="o", markersize=4)
+    panel.set_xlabel("KL from the fine-tuned model, nats per answer", color=GREY)
+    panel.set_ylabel("reward model's score (dots)", color=BLUE)
+    panel.margins(y=0.15)
+    for step, side, height in ((first, "left", -14), (last, "right", 7)):
+        panel.annotate(f"update {step}", (kl[step], score[step]), xytext=(0, height), textcoords="offset points", ha=side,
+                       color=GREY)  # fmt: skip
+    words = (
+        f"From update {first} to {last} the KL went from {number(kl[first])} to {number(kl[last])} nats per answer and "
+        f"the reward model's score from {number(score[first])} to {number(score[last])}."
+    )
+    if measure:
+        right = panel.twinx()
+        right.plot(path, [measured[step] for step in steps], color=GREEN, linewidth=1.8, linestyle="--", marker="s",
+                   markersize=4)  # fmt: skip
+        right.spines[["top", "left", "bottom"]].set_visible(False)
+        right.spines["right"].set_color(GREY)
+        right.tick_params(colors=GREY, labelsize=10)
+        right.set_ylabel(f"{measure.replace('_', ' ')} (squares)", color=GREEN)
+        right.margins(y=0.15)
+        if measure.endswith(SHARES):
+            right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        values = {step: number(measured[step], measure) for step in steps}
+        best = max(steps, key=measured.get)
+        words += (
+            f" The reference answers' verdict ({measure.replace('_', ' ')} of sampled answers, a stand-in for a human "
+            f"judge) went from {values[first]} to {values[last]}; it was highest at update {best}, {values[best]}."
+        )
+        if measured[last] < measured[best] and score[last] > score[best]:
+            words += (
+                " Since then the score has risen and the verdict fallen: that is what over-optimisation looks like. "
+                "Whether it is more than chance, the alarms say."
+            )
+    drawn = ["score", "KL", *([measure] if measure else [])]
+    return {"picture": as_uri(figure), "words": words, "curves": [start + name for name in drawn]}
 
 
 def machine() -> dict:
@@ -163,6 +263,15 @@ def samples(run: Path, steps: int = 6) -> dict[str, list[tuple[int, str]]]:
     return {prompt: spread(sorted(written.items()), steps) for prompt, written in rows.items()}
 
 
+def completions(folder: Path, rows: int = 3) -> list[tuple[int, list[dict]]]:
+    """[(update, first rows)] of the first and the last answers that PPO showed, from the model's `completions.jsonl`."""
+    path = folder / "completions.jsonl"
+    shown: dict[int, list[dict]] = {}
+    for row in read_jsonl(path) if path.exists() else ():
+        shown.setdefault(row["step"], []).append(row)
+    return [(step, shown[step][:rows]) for step in sorted({min(shown), max(shown)})] if shown else []
+
+
 def times(run: Path, results: dict) -> list[tuple[str, float]]:
     """[(step, seconds)]: whole commands as recipes/quickstart.sh noted them, then what else left its time."""
     noted = [line.split("\t") for line in _lines(run / "results" / "times.tsv")]
@@ -211,20 +320,90 @@ def answers_table(results: dict, models: list[str]) -> tuple[list[str], list[dic
     return columns, rows
 
 
-def tiles(results: dict, columns: list[str], table: list[dict], accuracies: list, rates: list) -> list[tuple]:
+def trainings(results: dict) -> dict[str, str]:
+    """{name of the results: title} of every method that was trained, its further seeds after it."""
+    found = {}
+    for method, (title, *_) in METHODS.items():
+        seeds = [match[1] for name in results if (match := re.fullmatch(rf"{method}_seed(\d+)", name))]
+        found |= {method: title} if method in results else {}
+        found |= {f"{method}_seed{seed}": f"{title}, seed {seed}" for seed in sorted(seeds, key=int)}
+    return found
+
+
+def method_of(name: str) -> str:
+    return name.split("_seed")[0]
+
+
+def comparison(results: dict) -> list[dict]:
+    """The rows of the table of methods, one per training: {"name", "title", "win_rate", "greedy", "kl", "seconds",
+    "temperature", "learned_from"}; None for what was not run. Win rate and KL are against SFT.
+    """
+    rows = []
+    for name, title in trainings(results).items():
+        result, won = results[name], results.get(f"win_rate_{name}_vs_sft", {})
+        metrics, right = result.get("metrics", {}), results.get(f"answers_{name}_heldout", {})
+        drawn = {"answers": metrics.get("episodes"), "pairs": result.get("pairs")}
+        rows.append({
+            "name": name, "title": title, "seconds": result.get("seconds"), "temperature": won.get("temperature"),
+            **{key: won.get("metrics", {}).get(key) for key in ("win_rate", "kl")},
+            "greedy": right.get("metrics", {}).get("exact_match"),
+            "learned_from": next((f"{number(value)} {what}" for what, value in drawn.items() if value), None),
+        })  # fmt: skip
+    return rows
+
+
+def verdict(rows: list[dict]) -> list[str]:
+    """What the table of methods says, in sentences: equal training times or not, PPO's seeds, who wins more than PPO."""
+    sentences = []
+    if len(rows) > 1 and all(row["seconds"] for row in rows):
+        first, *_, last = sorted(rows, key=lambda row: row["seconds"])
+        if last["seconds"] < EQUAL_TIMES * first["seconds"]:
+            sentences.append(f"Trained at equal wall time: {first['seconds']:,.0f} to {last['seconds']:,.0f} s.")
+        else:
+            sentences.append(
+                f"Not trained equally long: {first['title']} for {first['seconds']:,.0f} s, {last['title']} for "
+                f"{last['seconds']:,.0f} s."
+            )
+    rates: dict[str, list[dict]] = {}
+    for row in rows:
+        if row["win_rate"]:
+            rates.setdefault(method_of(row["name"]), []).append(row["win_rate"])
+    if "ppo" not in rates:
+        return sentences
+    means = {method: sum(rate["value"] for rate in found) / len(found) for method, found in rates.items()}
+    seeds = {method: f" (mean of {len(found)} seeds)" if len(found) > 1 else "" for method, found in rates.items()}
+    above = sum(rate["low"] > 0.5 for rate in rates["ppo"])
+    sentences.append(f"PPO's win rate is above 50% with its whole interval in {above} of {len(rates['ppo'])} runs.")
+    better = [method for method in means if means[method] > means["ppo"]]
+    for method in better:
+        apart = all(rate["low"] > other["high"] for rate in rates[method] for other in rates["ppo"])
+        sentences.append(
+            f"{METHODS[method][0]}'s win rate is higher than PPO's: {means[method]:.1%}{seeds[method]} against "
+            f"{means['ppo']:.1%}{seeds['ppo']}; their intervals {'do not overlap' if apart else 'overlap'}."
+        )
+    if len(means) > 1 and not better:
+        sentences.append(f"No other method's win rate is higher than PPO's, {means['ppo']:.1%}{seeds['ppo']}.")
+    return sentences
+
+
+def tiles(
+    results: dict, columns: list[str], table: list[dict], models: list[str], accuracies: list, rates: list
+) -> list[tuple]:
     """The four figures on top, as (title, value, note)."""
     bits = results.get("pretrain", {}).get("curves", {}).get("held-out bits per byte", [])
     best = max((row for row in table if not row["group"]), key=lambda row: sum(map(bool, row["cells"])), default=None)
     right = (
         [(model, cell["value"]) for model, cell in zip(columns, best["cells"], strict=True) if cell] if best else []
     )
+    right = [cell for cell in right if cell[0] in models] or right  # of the chain, where it was asked
+    won = next((rate for rate in rates if rate[0].startswith("ppo vs ")), rates[0] if rates else None)
     chain = " → ".join(f"{model} {value:.0%}" for model, value in right)
     missing = ("–", "not run")
     return [
         ("Bits per byte, unseen text", *((f"{bits[-1][1]:.2f}", f"before: {bits[0][1]:.2f}") if bits else missing)),
         ("Right word for word", *((f"{right[-1][1]:.0%}", f"{chain}; {best['set']}") if right else missing)),
         ("Reward model is right", *((f"{accuracies[0][1]['value']:.0%}", "guessing: 50%") if accuracies else missing)),
-        ("Wins", *((f"{rates[0][1]['value']:.0%}", f"{rates[0][0]}; a tie counts half") if rates else missing)),
+        ("Wins", *((f"{won[1]['value']:.0%}", f"{won[0]}; a tie counts half") if won else missing)),
     ]
 
 
@@ -237,13 +416,16 @@ def evaluations(results: dict, prefix: str, figure: str) -> list[tuple[str, dict
     ]
 
 
-def stage_sections(results: dict) -> list[dict]:
-    """What the page says of each stage of the chain and of every other training that left a curve."""
-    others = [name for name, result in results.items() if result.get("curves") and name not in STAGES]
+def stage_sections(run: Path, results: dict) -> list[dict]:
+    """What the page says of each stage of the chain, every other method, and every other training that left a curve."""
+    named = trainings(results)
+    others = [name for name, result in results.items() if result.get("curves") and name not in {*STAGES, *named}]
     sections = []
-    for name in [*STAGES, *others]:
-        title, command, did, figure = STAGES.get(name, (name, "", "", ""))
-        section = {"name": name, "title": title, "command": command, "result": results.get(name)}
+    for name in dict.fromkeys([*STAGES, *named, *others]):
+        method = method_of(name) if name in named else name
+        title, command, did, figure = {**STAGES, **METHODS}.get(method, (name, "", "", ""))
+        section = {"name": name, "method": method, "title": named.get(name, title), "command": command}
+        section["result"] = results.get(name)
         if result := section["result"]:
             metrics, curves = result.get("metrics", {}), result.get("curves", {})
             bits = curves.get("held-out bits per byte") or [(0, None)]
@@ -252,7 +434,12 @@ def stage_sections(results: dict) -> list[dict]:
             section |= {"did": did.format_map(known), "figure": figure.format_map(known)}
             section["seconds"] = f"{result['seconds']:,.0f} s" if "seconds" in result else "–"
             section["metrics"] = {key.replace("_", " "): number(value, key) for key, value in metrics.items()}
-            section["pictures"] = {label: picture(points, label) for label, points in curves.items() if points}
+            if method == "ppo":
+                section |= {"against_kl": score_against_kl(curves), "completions": completions(run / name)}
+            together = (section.get("against_kl") or {}).get("curves", ())
+            section["pictures"] = {
+                label: picture(points, label) for label, points in curves.items() if points and label not in together
+            }
         sections.append(section)
     return sections
 
@@ -281,6 +468,15 @@ def markdown(results: dict, columns: list[str], table: list[dict], facts: dict) 
     ]
     about = facts["machine"]
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), ""]
+    if methods := comparison(results):
+        lines += ["| against SFT | win rate | right, greedy | KL, nats per answer | training | learned from |"]
+        lines += ["|---|---|---|---|---|---|"]
+        for row in methods:
+            rate, right = (show(row[key]) if row[key] else "–" for key in ("win_rate", "greedy"))
+            cells = [row["title"], rate, right, show_nats(row["kl"]) if row["kl"] else "–"]
+            cells += [f"{row['seconds']:,.0f} s" if row["seconds"] else "–", row["learned_from"] or "–"]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines += ["", *verdict(methods), ""]
     lines.append(
         f"Measured at commit {facts.get('commit', '–')} on {about['cores']} cores of {about.get('gpu', about['cpu'])}."
     )
@@ -313,20 +509,22 @@ def main() -> None:
     accuracies += evaluations(results, "reward_accuracy_", "accuracy")
     rates = evaluations(results, "win_rate_", "win_rate")
     mixture = run / "data" / "tokens" / "mixture.json"
+    sections, methods = stage_sections(run, results), comparison(results)
     without_curves = {
         name: {key: value for key, value in result.items() if key != "curves"} for name, result in results.items()
     }
     facts = {"stages": without_curves, "machine": machine()} | ({"commit": found} if (found := commit()) else {})
     page = {
-        **facts, "run": run, "sections": stage_sections(results), "data": data_files(run),
+        **facts, "run": run, "sections": sections, "data": data_files(run),
         "mixture": read_json(mixture) if mixture.exists() else None, "samples": samples(run), "questions": questions,
         "answers": ask(run, arguments.models, questions, arguments.max_new_tokens), "models": arguments.models,
         "asked": asked, "columns": columns, "table": table, "accuracies": accuracies, "rates": rates,
-        "seconds": times(run, results), "tiles": tiles(results, columns, table, accuracies, rates),
+        "seconds": times(run, results), "tiles": tiles(results, columns, table, arguments.models, accuracies, rates),
         "perplexities": [result for name, result in results.items() if name.startswith("perplexity_")],
         "others": {name: result for name, result in results.items()
-                   if name not in STAGES and not name.startswith(EVALUATIONS) and not result.get("curves")},
-        "folders": model_folders(run), "show": show, "number": number,
+                   if name not in {section["name"] for section in sections} and not name.startswith(EVALUATIONS)},
+        "methods": methods, "verdict": verdict(methods), "sft": results.get("answers_sft_heldout"),
+        "folders": model_folders(run), "show": show, "show_nats": show_nats, "number": number,
     }  # fmt: skip
     template = Path(__file__).with_name("report_template.html").read_text(encoding="utf-8")
     html = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template).render(page)

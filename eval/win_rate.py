@@ -7,7 +7,8 @@
 The judge is a stand-in for a human one: agreement with the reference answer. A word-for-word match beats any other
 answer; otherwise the higher sentence chrF wins; two matches, or scores less than 5 points apart, tie. Every answer of
 the one is compared with every answer of the other, win 1, tie 0.5, loss 0, averaged per prompt; the 95 % bootstrap
-interval is over prompts. Writes `win_rate_<name>.json`.
+interval is over prompts. Beside it: how far the model is from its opponent (the KL divergence of its drawn answers, where
+both share a tokenizer), how often each ends its answers, and their length. Writes `win_rate_<name>.json`.
 """
 
 import argparse
@@ -31,6 +32,55 @@ def outcome(matches: bool, score: float, other_matches: bool, other_score: float
     if abs(score - other_score) < TIE_WIDTH:
         return 0.5
     return float(score > other_score)
+
+
+def same_ids(tokenizer, other) -> bool:
+    """Whether a conversation becomes the same ids with both, and so both models' token probabilities compare."""
+    return tokenizer.get_vocab() == other.get_vocab() and tokenizer.chat_template == other.chat_template
+
+
+def kl_divergence(
+    model,
+    opponent,
+    tokenizer,
+    prompts: list[list[dict]],
+    answers: list[list[dict]],
+    max_new_tokens: int,
+    temperature: float,
+    batch_size: int,
+) -> dict | None:
+    """The KL divergence of `model` from `opponent` in nats per answer, with its interval over prompts.
+
+    Estimated on the answers that `model` has drawn: the mean of log p_model - log p_opponent, summed over an answer's
+    tokens, the end of turn included (k1 of http://joschu.net/blog/kl-approx.html: without bias, and so below 0 now and
+    then where the two are close). `answers` are those of `generate_answers` to each prompt, `max_new_tokens` and
+    `temperature` those of the draws. Prompts that were cut to fit one of the models are left out, with a count on the
+    screen; None where no other is left.
+    """
+    from data_prep.generation import encode_prompts
+    from data_prep.scoring import answer_logprobs
+
+    room = min(player.config.max_position_embeddings for player in (model, opponent)) - max_new_tokens
+    whole = [index for index, ids in enumerate(encode_prompts(tokenizer, prompts)) if len(ids) <= room]
+    if len(whole) < len(prompts):
+        left_out = len(prompts) - len(whole)
+        print(f"KL: {left_out:,} of {len(prompts):,} prompts are longer than {room} tokens and are left out")
+    if not whole:
+        return None
+    asked = [prompts[index] for index in whole for _ in answers[index]]
+    drawn = [answer["ids"] for index in whole for answer in answers[index]]
+    own, other = (
+        answer_logprobs(player, tokenizer, asked, drawn, temperature, batch_size) for player in (model, opponent)
+    )
+    differences = iter([mine - its for mine, its in zip(own, other, strict=True)])
+    return bootstrap_interval(
+        [sum(next(differences) for _ in answers[index]) / len(answers[index]) for index in whole]
+    )
+
+
+def show_nats(interval: dict) -> str:
+    """ "1.25 [0.98, 1.51]" """
+    return f"{interval['value']:z.2f} [{interval['low']:z.2f}, {interval['high']:z.2f}]"
 
 
 def main() -> None:
@@ -59,14 +109,15 @@ def main() -> None:
     players = [(name, *load_checkpoint(name)) for name in (arguments.model, arguments.opponent)]
     for player in players:  # before the first is asked, which takes long
         check_chat(*player, arguments.max_new_tokens)
-    sides, texts = [], []
+    sides, drawn_answers, texts = [], [], []
+    prompts = [row["prompt"] for row in rows]
     # Different seeds: with the same one the two would share their luck, and answers would not be independent.
     for seed, (name, model, tokenizer) in enumerate(players, start=arguments.seed):
-        prompts = [row["prompt"] for row in rows]
         answers = generate_answers(
             model, tokenizer, prompts, arguments.max_new_tokens, arguments.temperature, drawn, arguments.batch_size,
             seed, desc=name,
         )  # fmt: skip
+        drawn_answers.append(answers)
         texts.append([[answer["text"] for answer in group] for group in answers])
         pairs = {
             "predictions": [text for group in texts[-1] for text in group],
@@ -86,6 +137,17 @@ def main() -> None:
     )
     figures = {"win_rate": rate, "wins": flat.count(1.0), "ties": flat.count(0.5), "losses": flat.count(0.0)}
     figures |= {"exact_match": exact, "opponent_exact_match": opponent_exact}
+    for whose, answers in zip(("", "opponent_"), drawn_answers, strict=True):
+        every = [answer for group in answers for answer in group]
+        figures[f"{whose}stops_by_itself"] = sum(answer["stopped"] for answer in every) / len(every)
+        figures[f"{whose}tokens_per_answer"] = sum(answer["tokens"] for answer in every) / len(every)
+    (_, model, tokenizer), (_, opponent, other_tokenizer) = players
+    if arguments.temperature > 0 and same_ids(tokenizer, other_tokenizer):
+        kl = kl_divergence(
+            model, opponent, tokenizer, prompts, drawn_answers[0], arguments.max_new_tokens, arguments.temperature,
+            arguments.batch_size,
+        )  # fmt: skip
+        figures |= {"kl": kl} if kl else {}
     seconds = time.perf_counter() - start
     label = arguments.name or f"{Path(arguments.model).name}_vs_{Path(arguments.opponent).name}"
     judge = JUDGE.format(TIE_WIDTH)
@@ -104,10 +166,11 @@ def main() -> None:
         counts = {"prompts": len(rows), "num_return_sequences": drawn}
         results = {"seconds": seconds, **about, **counts, **settings, "metrics": figures, "examples": examples}
         write_results(arguments.results_dir, f"win_rate_{label}", results)
+    distance = f"; KL from the opponent {show_nats(figures['kl'])} nats per answer" if "kl" in figures else ""
     print(
         f"{label}: wins {show(rate)} on {len(rows):,} prompts ({figures['wins']:,} wins, {figures['ties']:,} ties, "
         f"{figures['losses']:,} losses); sampled answers word for word right: {show(exact)} against "
-        f"{show(opponent_exact)}. The judge is {judge}"
+        f"{show(opponent_exact)}{distance}. The judge is {judge}"
     )
 
 

@@ -4,6 +4,7 @@ import ast
 import io
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -11,10 +12,16 @@ from pathlib import Path
 
 import evaluate
 import pytest
+import torch
+from conftest import save, tiny_config
+from transformers import GPT2LMHeadModel
 
 from data_prep.files import run_main, write_json, write_jsonl, write_results
+from data_prep.generation import generate_answers
 from data_prep.heldout import heldout_batches
 from data_prep.intervals import bootstrap_interval
+from data_prep.scoring import answer_logprobs
+from data_prep.train_tokenizer import train_tokenizer
 from eval import answers, chat, loading, perplexity, report, reward_accuracy, win_rate
 
 SURE = {"low": 1.0, "high": 1.0}
@@ -251,6 +258,89 @@ def test_sampled_answers_depend_on_the_seed_alone(command, tiny_model_dir, yes, 
     assert found[0] == found[1] != found[2]
 
 
+@pytest.fixture(scope="module")
+def leaning(tiny_chat_tokenizer, tmp_path_factory) -> Path:
+    """A model to which, everywhere, each of y, e, s and <|end|> is e^(2 ln 2) = 4 times as likely as any other token."""
+    model = GPT2LMHeadModel(tiny_config(tiny_chat_tokenizer, n_layer=1, tie_word_embeddings=False))
+    for weight in model.parameters():
+        torch.nn.init.zeros_(weight)
+    with torch.no_grad():
+        model.transformer.ln_f.bias[0] = 1.0  # the only thing that reaches the output matrix
+        favoured = tiny_chat_tokenizer("yes<|end|>", add_special_tokens=False)["input_ids"]
+        model.lm_head.weight[favoured, 0] = 2 * math.log(2)
+    return save(model, tiny_chat_tokenizer, tmp_path_factory.mktemp("models") / "leaning")
+
+
+@pytest.mark.parametrize(
+    ("temperature", "max_new_tokens", "nats", "stops"),
+    [
+        # Of 262 entries four weigh 4 and the others 1. The answer y, e, s, <|end|> is certain on the one side.
+        (1.0, 8, 4 * math.log((4 * 4 + 258) / 4), 1.0),
+        # At temperature 2 the four weigh the root of it.
+        (2.0, 8, 4 * math.log((4 * 2 + 258) / 2), 1.0),
+        # Cut after two tokens, an answer has no end that could count.
+        (1.0, 2, 2 * math.log((4 * 4 + 258) / 4), 0.0),
+    ],
+)
+def test_kl_by_hand(command, yes, leaning, questions, tmp_path, temperature, max_new_tokens, nats, stops):
+    arguments = ("--model", yes, "--opponent", leaning, "--conversations", questions, "--temperature", temperature)
+    arguments += ("--max_new_tokens", max_new_tokens, "--name", "x", "--results_dir", tmp_path)
+    code, out, err = command(win_rate, *arguments)
+    assert code == 0, err
+    metrics = results(tmp_path, "win_rate_x")["metrics"]
+    assert metrics["kl"] == {key: pytest.approx(nats, rel=1e-5) for key in ("value", "low", "high")} | {"n": 4}
+    assert metrics["stops_by_itself"] == stops and metrics["tokens_per_answer"] == min(4, max_new_tokens)
+    assert metrics["opponent_stops_by_itself"] < 1 and 1 <= metrics["opponent_tokens_per_answer"] <= max_new_tokens
+    assert f"KL from the opponent {nats:.2f} [{nats:.2f}, {nats:.2f}] nats per answer" in out
+
+
+def test_kl_counts_the_prompts_that_fit_and_is_0_from_itself(command, tiny_model_dir, write_conversations, tmp_path):
+    # 64 positions, 8 of them for the answer: a question of 53 letters with its two marks and <|assistant|> just fits.
+    rows = [("a", "1?", "yes"), ("b", "x" * 53, "yes"), ("c", "x" * 54, "yes")]
+    arguments = ("--model", tiny_model_dir, "--opponent", tiny_model_dir, "--max_new_tokens", 8)
+    arguments += ("--conversations", write_conversations(rows), "--name", "x", "--results_dir", tmp_path)
+    code, out, err = command(win_rate, *arguments)
+    assert code == 0, err
+    assert results(tmp_path, "win_rate_x")["metrics"]["kl"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 2}
+    assert "KL: 1 of 3 prompts are longer than 56 tokens and are left out\n" in out
+    arguments = (*arguments[:6], "--conversations", write_conversations(rows[2:]), *arguments[8:])
+    assert command(win_rate, *arguments)[0] == 0
+    assert "kl" not in results(tmp_path, "win_rate_x")["metrics"]
+
+
+def test_no_kl_of_greedy_answers_nor_between_tokenizers(command, yes, zero_model_dir, questions, tmp_path):
+    tokenizer = train_tokenizer(iter(["yes and no, and what is right"]), 263)  # one merge more
+    other = save(GPT2LMHeadModel(tiny_config(tokenizer)), tokenizer, tmp_path / "other")
+    for opponent, temperature in ((zero_model_dir, 0), (other, 1.0)):
+        arguments = ("--model", yes, "--opponent", opponent, "--conversations", questions, "--max_new_tokens", 8)
+        arguments += ("--temperature", temperature, "--name", "x", "--results_dir", tmp_path)
+        code, out, err = command(win_rate, *arguments)
+        assert code == 0, err
+        metrics = results(tmp_path, "win_rate_x")["metrics"]
+        assert "kl" not in metrics and "KL" not in out and metrics["tokens_per_answer"] == 4
+
+
+def test_log_probabilities_do_not_depend_on_the_batch(tiny_model_dir):
+    model, tokenizer = loading.load_checkpoint(str(tiny_model_dir))
+    prompts = [[{"role": "user", "content": text}] for text in ("a", "and what is right?", "no")]
+    drawn = [answer["ids"] for (answer,) in generate_answers(model, tokenizer, prompts, 12, temperature=1.0)]
+    expected = []
+    for prompt, ids in zip(prompts, drawn, strict=True):
+        start = tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"]
+        logprobs = model(torch.tensor([start + ids])).logits[0].log_softmax(-1)
+        expected.append(sum(logprobs[len(start) - 1 + i, token].item() for i, token in enumerate(ids)))
+    for batch_size in (1, 2, 3):
+        assert answer_logprobs(model, tokenizer, prompts, drawn, 1.0, batch_size) == pytest.approx(expected, abs=1e-4)
+
+
+def test_answers_come_with_the_ids_that_were_drawn(yes):
+    model, tokenizer = loading.load_checkpoint(str(yes))
+    prompts = [[{"role": "user", "content": "a"}]]
+    for max_new_tokens, drawn in ((8, "yes<|end|>"), (2, "ye")):
+        ((answer,),) = generate_answers(model, tokenizer, prompts, max_new_tokens)
+        assert answer["ids"] == tokenizer(drawn, add_special_tokens=False)["input_ids"]
+
+
 # Chat
 
 
@@ -388,6 +478,207 @@ def test_report_shows_samples_bars_and_noted_times(command, run):
     assert ">7 s<" in page
 
 
+def interval(value: float, low: float, high: float) -> dict:
+    return {"value": value, "low": low, "high": high, "n": 9}
+
+
+def write_method(folder: Path, name: str, seconds: float, rate: dict | None, **learned) -> None:
+    """What training `name` and comparing it with SFT leave in `folder`."""
+    episodes = {"episodes": learned.pop("episodes")} if "episodes" in learned else {}
+    write_results(folder, name, {"seconds": seconds, **learned, "metrics": episodes})
+    if rate:
+        right = {"exact_match": rate, "opponent_exact_match": rate, "wins": 5, "ties": 2, "losses": 2}
+        figures = {"win_rate": rate, "kl": interval(3.21, 3.0, 12.345), **right}
+        about = {"judge": "a stand-in", "prompts": 9, "temperature": 1.0}
+        write_results(folder, f"win_rate_{name}_vs_sft", {**about, "metrics": figures})
+
+
+def test_methods_compared(command, tmp_path):
+    folder = tmp_path / "results"
+    write_method(folder, "ppo", 240.0, interval(0.65, 0.6, 0.7), episodes=12800)
+    write_method(folder, "ppo_seed10", 250.4, None, episodes=12864)
+    write_method(folder, "ppo_seed2", 250.0, interval(0.63, 0.45, 0.75), episodes=640)
+    write_method(folder, "rloo", 262.0, interval(0.7, 0.66, 0.74), episodes=9000)
+    write_method(folder, "dpo", 244.0, interval(0.6, 0.5, 0.7), pairs=5000)
+    for model, right in (("sft", 0.5), ("ppo", 0.6)):
+        answered = {"model": model, "data": ["x.json"], "metrics": {"exact_match": interval(right, 0.4, 0.9)}}
+        write_results(folder, f"answers_{model}_heldout", answered)
+    code, out, err = command(report, "--run", tmp_path)
+    assert code == 0, err
+    page = (tmp_path / "report.html").read_text()
+    table = re.search(r'<table id="methods">(.*?)</table>', page, re.S)[1]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", table, re.S)[1:]]
+    assert rows == [
+        ["PPO", "65.0% [60.0%, 70.0%]", "60.0% [40.0%, 90.0%]", "3.21 [3.00, 12.35]", "240 s", "12,800 answers"],
+        ["PPO, seed 2", "63.0% [45.0%, 75.0%]", "not run", "3.21 [3.00, 12.35]", "250 s", "640 answers"],
+        ["PPO, seed 10", "not run", "not run", "not run", "250 s", "12,864 answers"],
+        ["DPO", "60.0% [50.0%, 70.0%]", "not run", "3.21 [3.00, 12.35]", "244 s", "5,000 pairs"],
+        ["RLOO", "70.0% [66.0%, 74.0%]", "not run", "3.21 [3.00, 12.35]", "262 s", "9,000 answers"],
+    ]
+    caption = (
+        "Trained at equal wall time: 240 to 262 s. PPO's win rate is above 50% with its whole interval in 1 of 2 "
+    )
+    caption += (
+        "runs. RLOO's win rate is higher than PPO's: 70.0% against 64.0% (mean of 2 seeds); their intervals overlap."
+    )
+    assert caption.replace("'", "&#39;") in table
+    assert "drawn at temperature 1,\n" in page and "(SFT: 50.0% [40.0%, 90.0%])" in page
+    assert "<strong>65%</strong><span>ppo vs sft; a tie counts half</span>" in page  # not DPO's, which sorts before it
+    written = (tmp_path / "results.md").read_text()
+    assert "| win rate, sampled answers: ppo seed2 vs sft | 63.0% [45.0%, 75.0%] |" in written
+    assert "| RLOO | 70.0% [66.0%, 74.0%] | – | 3.21 [3.00, 12.35] | 262 s | 9,000 answers |" in written
+    assert "| PPO, seed 10 | – | – | – | 250 s | 12,864 answers |" in written and caption in " ".join(written.split())
+
+
+def test_a_run_of_ppo_alone_says_how_to_compare(command, run):
+    command(report, "--run", run, "--max_new_tokens", 8, "--models")
+    page = (run / "report.html").read_text()
+    assert '<tr><td>PPO</td><td class="number">not run</td>' in page
+    assert "Other methods and seeds: not run; they are run by\n    <code>bash recipes/compare.sh</code>" in page
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rates", "expected"),
+    [
+        ((100, 114.9), (0.6, 0.59), ["Trained at equal wall time: 100 to 115 s.", "above", "No other"]),
+        ((100, 115), (0.6, 0.6), ["Not trained equally long: PPO for 100 s, GRPO for 115 s.", "above", "No other"]),
+        ((300, 100), (0.5, 0.9), ["Not trained equally long: GRPO for 100 s, PPO for 300 s.", "above", "GRPO's"]),
+    ],
+)
+def test_what_the_table_of_methods_says(tmp_path, seconds, rates, expected):
+    for name, taken, rate in zip(("ppo", "grpo"), seconds, rates, strict=True):
+        write_method(tmp_path, name, taken, interval(rate, rate - 0.05, rate + 0.05), episodes=1)
+    said = report.verdict(report.comparison({path.stem: results(tmp_path, path.stem) for path in tmp_path.glob("*")}))
+    assert len(said) == 3 and all(part in sentence for part, sentence in zip(expected, said, strict=True))
+    if rates[1] == 0.9:
+        assert said[1:] == [
+            "PPO's win rate is above 50% with its whole interval in 0 of 1 runs.",
+            "GRPO's win rate is higher than PPO's: 90.0% against 50.0%; their intervals do not overlap.",
+        ]
+
+
+HELD_OUT = {
+    "held-out score": [[0, 0.25], [30, 1.0], [60, 2.0], [60, 2.0]],
+    "held-out KL": [[0, 0.0], [30, 4.5], [60, 9.0]],
+    "held-out exact_match": [[0, 0.4], [30, 0.7], [60, 0.5]],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "pictures"),
+    [
+        ({}, "it was highest at update 30, 70%. Since then the score has risen and the verdict fallen", 2),
+        ({"held-out exact_match": [[0, 0.4], [60, 0.5]]}, "went from 40% to 50%; it was highest at update 60, 50%.<", 2),
+        ({"held-out score": [[0, 0.25], [30, 1.0], [60, 0.9]]}, "it was highest at update 30, 70%.<", 2),
+        ({"held-out exact_match": []}, "went from 0 to 9 nats per answer and the reward model's score from 0.25 to 2.<", 2),
+        ({"held-out chrf": [[0, 0.1], [60, 0.2]]}, "it was highest at update 30, 70%. Since", 3),  # the first measure
+        ({"held-out exact_match": [], "held-out length": [[0, 9.0], [60, 9.0]]}, "score from 0.25 to 2.<", 3),
+        ({"held-out KL": []}, None, 3),  # and so each for itself
+    ],
+)  # fmt: skip
+def test_score_against_kl(command, tmp_path, changes, said, pictures):
+    curves = {"score": [[1, 0.25]], **HELD_OUT, **changes}
+    write_results(tmp_path / "results", "ppo_seed1", {"seconds": 1, "metrics": {}, "curves": curves})
+    assert command(report, "--run", tmp_path)[0] == 0
+    page = (tmp_path / "report.html").read_text().replace("&#39;", "'")
+    shown = re.findall(r'<figure class="path"><figcaption>(.*?<)/figcaption>', page)
+    assert len(shown) == (said is not None) and page.count('src="data:image/png;base64,') == pictures
+    if said:
+        assert said in shown[0] and shown[0].startswith("From update 0 to 60 the KL went from 0 to 9 nats per answer")
+        assert f'alt="Score against KL. {shown[0][:-1]}"' in page
+        assert ("a stand-in for a human judge" in shown[0]) == bool(curves["held-out exact_match"])
+
+
+def test_alarms_and_answers_along_the_way(command, run):
+    evil = "<script>alert('x')</script>"
+    ppo = json.loads((run / "results" / "ppo.json").read_text())
+    alarms = [{"step": 12, "alarm": "length_drift", "message": f"{evil}; raise kl_coef"}]
+    write_results(run / "results", "ppo", {**ppo, "alarms": alarms})
+    write_results(run / "results", "ppo_seed1", {**ppo, "alarms": []})
+    rows = [
+        {"step": step, "prompt": prompt, "completion": f"{evil} {step}.{number}", "score": 0.12345}
+        for step in (1, 20, 40)
+        for number, prompt in enumerate([[{"role": "user", "content": evil}], "a <b> text", "third", "fourth"])
+    ]
+    write_jsonl(run / "ppo_seed1" / "completions.jsonl", rows)
+    code, out, err = command(report, "--run", run, "--max_new_tokens", 8, "--models")
+    assert code == 0, err
+    page = (run / "report.html").read_text()
+    shown = "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;"
+    assert f"<li>Update 12: <strong>length_drift</strong>: {shown}; raise kl_coef</li>" in page
+    assert page.count("No alarm was raised.") == 1 and "<script" not in page
+    cells = re.findall(r'<tr><td>(.*?)</td><td>(.*?)</td><td class="number">0.123</td></tr>', page)
+    asked = (shown, "a &lt;b&gt; text", "third")
+    expected = [(prompt, f"{shown} {step}.{i}") for step in (1, 40) for i, prompt in enumerate(asked)]
+    assert cells == expected and "Prompt, update 1<" in page and "Prompt, update 40<" in page
+
+
+# The commands that make what is compared
+
+STAND_IN = """#!{python}
+# For `accelerate` and `python`: notes the command, and leaves the files that the real one would leave.
+import os, sys
+from pathlib import Path
+words = sys.argv[1:]
+option = lambda name, default=None: words[words.index(name) + 1] if name in words else default
+with open("commands.txt", "a") as file:
+    file.write(" ".join(words) + "\\n")
+if "--config_file" in words:
+    stage = Path(option("--config")).stem
+    output = Path(option("--output_dir", f"runs/quickstart/{{stage}}"))
+    output.mkdir()  # fails where an interrupted training has left its folder
+    if stage == os.environ.get("INTERRUPTED"):
+        sys.exit(1)
+    (Path(option("--results_dir", "runs/quickstart/results")) / f"{{stage}}.json").write_text(option("--seed", "42"))
+elif words[1] != "eval.report":
+    name = words[1].removeprefix("eval.") + "_" + option("--name")
+    (Path(option("--results_dir")) / f"{{name}}.json").touch()
+"""
+
+
+def test_compare_makes_what_the_report_reads_and_goes_on_where_it_was(tmp_path):
+    root = Path(__file__).parents[1]
+    (tmp_path / "recipes").symlink_to(root / "recipes")
+    (tmp_path / "bin").mkdir()
+    for name in ("accelerate", "python"):
+        (tmp_path / "bin" / name).write_text(STAND_IN.format(python=sys.executable))
+        (tmp_path / "bin" / name).chmod(0o755)
+
+    def compare(**environment) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", **environment}
+        return subprocess.run(
+            ["bash", tmp_path / "recipes" / "compare.sh"], env=environment, capture_output=True, text=True
+        )
+
+    done = compare()
+    assert done.returncode == 1 and done.stderr.endswith(
+        "ppo.json: no such file or folder; it is made by: recipes/quickstart.sh\n"
+    )
+    run = tmp_path / "runs" / "quickstart"
+    (run / "results").mkdir(parents=True)
+    (run / "results" / "ppo.json").write_text("first")
+    assert compare(INTERRUPTED="grpo").returncode == 1
+    done = compare()
+    assert done.returncode == 0, done.stderr
+    commands = (tmp_path / "commands.txt").read_text().splitlines()
+    trained = [re.search(r"recipes/(\w+)\.py", line)[1] for line in commands if "--config_file" in line]
+    assert (
+        trained == ["dpo", "rloo", "grpo", "grpo", "ppo", "ppo"]
+        and commands[-1] == "-m eval.report --run runs/quickstart"
+    )
+    names = ["dpo", "rloo", "grpo", "ppo_seed1", "ppo_seed2"]
+    made = [*names, *(f"win_rate_{name}_vs_sft" for name in names)]
+    made += [f"answers_{name}_{questions}" for name in names for questions in ("heldout", "heldout_others")]
+    assert {path.stem for path in (run / "results").glob("*.json")} == {"ppo", *made}
+    assert (run / "results" / "ppo.json").read_text() == "first"
+    assert [(run / "results" / f"ppo_seed{seed}.json").read_text() for seed in (1, 2)] == ["1", "2"]
+    noted = [line.split("\t")[0] for line in (run / "results" / "times.tsv").read_text().splitlines()]
+    assert sorted(noted) == sorted(f"{name}.json" for name in made)
+    again = len(commands)
+    assert compare().returncode == 0
+    assert (tmp_path / "commands.txt").read_text().splitlines()[again:] == ["-m eval.report --run runs/quickstart"]
+
+
 # What is wrong with the input is one clear line
 
 
@@ -433,6 +724,8 @@ def test_eval_imports_no_recipe_and_no_recipe_imports_eval():
         ("data_prep", "recipes"),
     ):
         for path in (root / folder).rglob("*.py"):
+            if path == root / "eval" / "speed.py":  # it times the trainer itself, which no file stands for
+                continue
             for node in ast.walk(ast.parse(path.read_text())):
                 names = [node.module] if isinstance(node, ast.ImportFrom) else []
                 names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
