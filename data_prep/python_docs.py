@@ -9,8 +9,9 @@ language reference that pydoc ships (`pydoc_data.topics`). Writes into `output_d
     corpus_heldout.jsonl                       documents that no corpus file holds
     conversations.json                         demonstrations for SFT, Baichuan format
     prompts_rankings.json, prompts_ppo.json    other, looser wordings of the same questions, to rank answers and for PPO
+    conversations_validation.json              wordings that neither use, to choose settings and checkpoints on
     conversations_heldout_own.json             demonstration wordings, but of questions no demonstration asks that way
-    conversations_heldout.json                 wordings that neither demonstrations nor prompts use
+    conversations_heldout.json                 wordings that neither demonstrations nor prompts use, nor the validation
     conversations_heldout_names.json           the same, about names that are kept out of both prompt files
     conversations_heldout_others.json          wordings by a language model that had seen none of the other ones
 
@@ -39,12 +40,15 @@ from data_prep.python_docs_wordings import (
     DEMONSTRATION_CLOSINGS,
     DEMONSTRATION_OPENINGS,
     DEMONSTRATIONS,
+    EVALUATION_CLOSINGS,
+    EVALUATION_OPENINGS,
     FOLLOW_UPS,
     HELD_OUT,
     OTHERS,
     PROMPT_CLOSINGS,
     PROMPT_OPENINGS,
     PROMPTS,
+    VALIDATION,
 )
 
 # Not documentation of the library: test suites, vendored or generated code, and folders of installed packages.
@@ -243,8 +247,8 @@ def write_conversations(output: Path, known: dict[str, dict[str, str]], prompts:
     """
     kept_out = {name for name in known if digest("kept out" + name) % 6 == 0}
     rows: dict[str, list] = {name: [] for name in (
-        "conversations", "prompts_rankings", "prompts_ppo", "conversations_heldout_own", "conversations_heldout",
-        "conversations_heldout_names", "conversations_heldout_others",
+        "conversations", "prompts_rankings", "prompts_ppo", "conversations_validation", "conversations_heldout_own",
+        "conversations_heldout", "conversations_heldout_names", "conversations_heldout_others",
     )}  # fmt: skip
     for name, answers in known.items():
         rng = random.Random(digest(name))
@@ -260,9 +264,13 @@ def write_conversations(output: Path, known: dict[str, dict[str, str]], prompts:
                 rows["conversations"].append(conversation(f"{name}/{kind}/{index}", turns))
             own = own.format(name=name)
             rows["conversations_heldout_own"].append(conversation(f"{name}/{kind}/own", [(own, answer)]))
-            held_out = rng.choice(HELD_OUT[kind]).format(name=name)
             where = "conversations_heldout_names" if name in kept_out else "conversations_heldout"
-            rows[where].append(conversation(f"{name}/{kind}/heldout", [(held_out, answer)]))
+            files = {where: HELD_OUT} | ({} if name in kept_out else {"conversations_validation": VALIDATION})
+            for file, wordings in files.items():
+                wording = rng.choice(wordings[kind])
+                wording = embellished(wording, EVALUATION_OPENINGS, EVALUATION_CLOSINGS, 0.4, rng)
+                row = conversation(f"{name}/{kind}/{file[14:]}", [(wording.format(name=name), answer)])
+                rows[file].append(row)
             other = rng.choice(OTHERS[kind]).format(name=name)
             rows["conversations_heldout_others"].append(conversation(f"{name}/{kind}/others", [(other, answer)]))
             if name not in kept_out:

@@ -95,7 +95,7 @@ step $RUN/results/reward_accuracy_heldout_names.json \
 # Stage against stage: win rates of sampled answers, judged by the documentation.
 step $RUN/results/win_rate_ppo_vs_sft.json \
     python -m eval.win_rate --model $RUN/ppo --opponent $RUN/sft --conversations $RUN/data/conversations_heldout.json \
-    --limit 400 --max_new_tokens 48 --name ppo_vs_sft --results_dir $RUN/results
+    --max_new_tokens 48 --name ppo_vs_sft --results_dir $RUN/results
 step $RUN/results/win_rate_sft_vs_base.json \
     python -m eval.win_rate --model $RUN/sft --opponent $RUN/base --conversations $RUN/data/conversations_heldout.json \
     --limit 100 --num_return_sequences 2 --max_new_tokens 48 --name sft_vs_base --results_dir $RUN/results

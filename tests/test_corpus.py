@@ -171,7 +171,7 @@ def test_no_question_or_document_stands_on_both_sides(domain):
         questions[path.stem] = {row["conversations"][0]["value"] for row in json.loads(path.read_text())}
     assert set(questions) == {
         "conversations", "prompts_rankings", "prompts_ppo", "conversations_heldout", "conversations_heldout_own",
-        "conversations_heldout_names", "conversations_heldout_others",
+        "conversations_heldout_names", "conversations_heldout_others", "conversations_validation",
     }  # fmt: skip
     names = list(questions)
     assert all(not questions[a] & questions[b] for i, a in enumerate(names) for b in names[i + 1 :])
