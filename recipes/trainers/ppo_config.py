@@ -20,13 +20,17 @@ REFUSED = {
     "auto_find_batch_size": "a rollout has a fixed size; lower per_device_train_batch_size and raise "
     "gradient_accumulation_steps by hand, which changes no update",
     "use_liger_kernel": "the losses of PPO are not among its kernels",
-    "torch_compile": "rollouts change shape with every update",
+    **dict.fromkeys(("torch_compile", "torch_compile_backend", "torch_compile_mode"),
+                    "rollouts change shape with every update"),
+    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), "an evaluation draws answers as training does; see bf16"),
+    **dict.fromkeys(("eval_use_gather_object", "eval_do_concat_batches", "eval_accumulation_steps"),
+                    "an evaluation keeps sums only"),
+    "ds3_gather_for_generation": "it is for DeepSpeed ZeRO-3, which is not supported; use ZeRO-2",
     "train_sampling_strategy": "prompts are shuffled; micro-batches are sorted by length anyway",
     "include_num_input_tokens_seen": "see objective/length and episodes",
     "include_for_metrics": "there are no labels to compare with; see eval_funcs",
     "batch_eval_metrics": "there are no labels to compare with; see eval_funcs",
     "prediction_loss_only": "an evaluation draws answers and has no loss",
-    "eval_accumulation_steps": "an evaluation keeps sums only",
 }  # fmt: skip
 
 
@@ -89,7 +93,8 @@ class PPOConfig(TRLPPOConfig):
     def __post_init__(self) -> None:
         for each in fields(self):
             default = each.default if each.default_factory is MISSING else each.default_factory()
-            if each.name in REFUSED and getattr(self, each.name) not in (default, False):
+            found = getattr(self, each.name)
+            if each.name in REFUSED and found != default and not (found is False and default is None):
                 raise InputError(f"{each.name}: not supported by PPO: {REFUSED[each.name]}")
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model = "score"  # the library's default is a loss, which an evaluation here has not

@@ -82,9 +82,9 @@ class PolicyAndValue(nn.Module):
         self.policy, self.value_model = policy, value_model
         self.config = policy.config
 
-    def gradient_checkpointing_enable(self, **kwargs) -> None:
-        self.policy.gradient_checkpointing_enable(**kwargs)
-        self.value_model.gradient_checkpointing_enable(**kwargs)
+    def activation_checkpointing_enable(self, **kwargs) -> None:
+        self.policy.activation_checkpointing_enable(**kwargs)
+        self.value_model.activation_checkpointing_enable(**kwargs)
 
     def forward(self, input_ids, positions, answers, mask, temperature: float) -> tuple[torch.Tensor, ...]:
         logprobs, entropy = answer_logprobs(self.policy, input_ids, positions, answers, mask, temperature)
@@ -188,6 +188,16 @@ def encode_prompt(row: dict, tokenizer: PreTrainedTokenizerBase) -> dict[str, li
     return {"prompt_ids": tokenizer(text, add_special_tokens=False)["input_ids"]}
 
 
+def encode_prompts(dataset: Dataset, tokenizer, room: float, num_proc: int | None = None) -> Dataset:
+    """`dataset` with `prompt_ids`; InputError for a prompt without tokens or with more than `room`."""
+    encoded = dataset.map(encode_prompt, fn_kwargs={"tokenizer": tokenizer}, num_proc=num_proc, desc="Tokenizing")
+    for number, length in enumerate(map(len, encoded["prompt_ids"]), start=1):
+        if not 0 < length <= room:
+            raise InputError(f"prompt {number} has {length} tokens: expected 1 to {room}, the context without an answer "
+                             "(response_length)")  # fmt: skip
+    return encoded
+
+
 def same_rows(rows: list[dict]) -> dict[str, list[dict]]:
     """The collator: prompts are padded where answers are drawn."""
     return {"rows": rows}
@@ -271,25 +281,16 @@ class PPOTrainer(TRLPPOTrainer):
         if args.total_episodes is not None:
             args.max_steps = math.ceil(args.total_episodes / (self.rollout_size * args.world_size))
 
-        def encode(dataset: Dataset | None) -> Dataset | None:
-            if dataset is None:
-                return None
-            given = {"tokenizer": processing_class}
-            encoded = dataset.map(encode_prompt, fn_kwargs=given, num_proc=args.dataset_num_proc, desc="Tokenizing")
-            lengths = list(map(len, encoded["prompt_ids"]))
-            room = getattr(model.config, "max_position_embeddings", math.inf) - args.response_length
-            for number, length in enumerate(lengths, start=1):
-                if not 0 < length <= room:
-                    raise InputError(f"prompt {number} has {length} tokens: expected 1 to {room}, the context without "
-                                     f"an answer of {args.response_length} (response_length)")  # fmt: skip
-            return encoded
-
+        if isinstance(eval_dataset, dict):
+            raise InputError("eval_dataset: expected one dataset, found several; call evaluate for each")
+        room = getattr(model.config, "max_position_embeddings", math.inf) - args.response_length
+        model.generation_config.eos_token_id = self.stop_token_id  # saved with every checkpoint
         super(TRLPPOTrainer, self).__init__(  # past TRL's own __init__, which leaves the Trainer's undone
             model=PolicyAndValue(model, value_model),
             args=args,
             data_collator=same_rows,
-            train_dataset=encode(train_dataset),
-            eval_dataset=encode(eval_dataset),
+            train_dataset=encode_prompts(train_dataset, processing_class, room, args.dataset_num_proc),
+            eval_dataset=encode_prompts(eval_dataset, processing_class, room) if eval_dataset is not None else None,
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
@@ -298,6 +299,7 @@ class PPOTrainer(TRLPPOTrainer):
         self.reward_model = reward_model.to(args.device).eval() if reward_model is not None else None
         self.reward_processing_class = reward_processing_class
         self.model_accepts_loss_kwargs = False
+        self.room = room
         self.kl_coef = args.kl_coef
         self._figures: list[dict[str, float]] = []  # one per update since the last log
 
@@ -342,8 +344,15 @@ class PPOTrainer(TRLPPOTrainer):
         )
         processors = LogitsProcessorList([SeededSampling(uniforms, width, self.args.temperature)])
         policy.eval()
-        with self.accelerator.autocast():
-            output = policy.generate(**batch, generation_config=settings, logits_processor=processors)
+        # `generate` fills what the settings leave open from the policy's own: a repetition penalty there would change
+        # what is drawn, but not the probabilities that are trained on.
+        owner = policy.get_base_model() if hasattr(policy, "peft_config") else policy
+        own, owner.generation_config = owner.generation_config, GenerationConfig()
+        try:
+            with self.accelerator.autocast():
+                output = policy.generate(**batch, generation_config=settings, logits_processor=processors)
+        finally:
+            owner.generation_config = own
         policy.train()
         answers = output[:, width:]
         ends = answers == self.stop_token_id
@@ -421,10 +430,11 @@ class PPOTrainer(TRLPPOTrainer):
         """What a scored rollout looks like, one number per answer, (N,) each."""
         mask = rollout.mask
         kl = ((rollout.logprobs - rollout.ref_logprobs) * mask).sum(1)
+        penalty = (self.args.missing_eos_penalty or 0.0) * (~rollout.stopped)
         return {
             "score": rollout.scores,
             "kl": kl,
-            "rlhf_reward": rollout.scores - self.kl_coef * kl,
+            "rlhf_reward": rollout.scores - penalty - self.kl_coef * kl,
             "length": mask.sum(1).float(),
             "eos_rate": rollout.stopped.float(),
             "entropy": (-rollout.logprobs * mask).sum(1),
@@ -490,6 +500,9 @@ class PPOTrainer(TRLPPOTrainer):
                 # Without a limit it only measures. The norm of gradients that were averaged is the same everywhere.
                 norm = self.accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm or math.inf)
                 if norm is None or torch.isfinite(norm):
+                    if self.state.global_step < args.num_value_warmup_updates:
+                        for weight in self.accelerator.unwrap_model(model).policy.parameters():
+                            weight.grad = None  # else weight decay would move it
                     self.optimizer.step()
                 else:
                     skipped += 1
@@ -509,7 +522,6 @@ class PPOTrainer(TRLPPOTrainer):
             logprobs, rollout.logprobs[rows], rollout.advantages[rows], values, rollout.values[rows],
             rollout.returns[rows], args.cliprange, args.cliprange_value,
         )  # fmt: skip
-        # In the warm-up the policy's gradient is zero, and so is its step.
         trained = float(self.state.global_step >= args.num_value_warmup_updates)
         loss = ((trained * policy_losses + args.vf_coef * value_losses) * mask).sum() / tokens
         with torch.no_grad():
@@ -564,6 +576,8 @@ class PPOTrainer(TRLPPOTrainer):
         The same random numbers every time: evaluations differ by the policy alone.
         """
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
+        if "prompt_ids" not in dataset.column_names:
+            dataset = encode_prompts(dataset, self.processing_class, self.room)
         mine = range(self.args.process_index, len(dataset), self.args.world_size)
         sums: dict[str, torch.Tensor] = {}
         names = [function.__name__ for function in self.eval_funcs]
@@ -664,6 +678,8 @@ class PPOTrainer(TRLPPOTrainer):
             state.save_to_json(str(partial / "trainer_state.json"))
             shutil.rmtree(final, ignore_errors=True)
             os.replace(partial, final)
+            if args.push_to_hub:
+                self._push_from_checkpoint(str(final))
             rotate_checkpoints(args.output_dir, args.save_total_limit, state.best_model_checkpoint, use_mtime=True)
         self.accelerator.wait_for_everyone()
 
