@@ -35,17 +35,19 @@ ppo_with_seed() {
     mv "$RUN/ppo_seed$1/ppo.json" "$RUN/results/ppo_seed$1.json"
 }
 
+# The others get the time that PPO took here.
+PPO_SECONDS=$(python -c "import json; print(json.load(open('$RUN/results/ppo.json'))['seconds'])")
 # Learn from the rankings themselves, without a reward model.
 unfinished $RUN/results/dpo.json $RUN/dpo
 step $RUN/results/dpo.json \
-    $LAUNCH recipes/dpo.py --config recipes/configs/quickstart/dpo.yaml
+    $LAUNCH recipes/dpo.py --config recipes/configs/quickstart/dpo.yaml --max_seconds "$PPO_SECONDS"
 # Against the same reward model, each answer held against others to its prompt instead of a value model.
 unfinished $RUN/results/rloo.json $RUN/rloo
 step $RUN/results/rloo.json \
-    $LAUNCH recipes/rloo.py --config recipes/configs/quickstart/rloo.yaml
+    $LAUNCH recipes/rloo.py --config recipes/configs/quickstart/rloo.yaml --max_seconds "$PPO_SECONDS"
 unfinished $RUN/results/grpo.json $RUN/grpo
 step $RUN/results/grpo.json \
-    $LAUNCH recipes/grpo.py --config recipes/configs/quickstart/grpo.yaml
+    $LAUNCH recipes/grpo.py --config recipes/configs/quickstart/grpo.yaml --max_seconds "$PPO_SECONDS"
 # PPO again, with other random numbers.
 for SEED in 1 2; do
     unfinished $RUN/results/ppo_seed$SEED.json $RUN/ppo_seed$SEED

@@ -620,6 +620,9 @@ STAND_IN = """#!{python}
 import os, sys
 from pathlib import Path
 words = sys.argv[1:]
+if words[0] == "-c":  # the time that PPO took
+    print(12.5)
+    sys.exit()
 option = lambda name, default=None: words[words.index(name) + 1] if name in words else default
 with open("commands.txt", "a") as file:
     file.write(" ".join(words) + "\\n")
@@ -666,6 +669,8 @@ def test_compare_makes_what_the_report_reads_and_goes_on_where_it_was(tmp_path):
         trained == ["dpo", "rloo", "grpo", "grpo", "ppo", "ppo"]
         and commands[-1] == "-m eval.report --run runs/quickstart"
     )
+    timed = [line for line in commands if "--max_seconds 12.5" in line]
+    assert [re.search(r"recipes/(\w+)\.py", line)[1] for line in timed] == ["dpo", "rloo", "grpo", "grpo"]
     names = ["dpo", "rloo", "grpo", "ppo_seed1", "ppo_seed2"]
     made = [*names, *(f"win_rate_{name}_vs_sft" for name in names)]
     made += [f"answers_{name}_{questions}" for name in names for questions in ("heldout", "heldout_others")]
