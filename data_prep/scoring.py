@@ -1,5 +1,7 @@
 """What models say of given answers: a reward model's scores and their agreement with rankings, log-probabilities."""
 
+import math
+
 import numpy as np
 import torch
 from tqdm.auto import tqdm
@@ -10,8 +12,10 @@ from data_prep.intervals import bootstrap_interval
 from data_prep.preferences import pairs
 
 
-def encode_answers(tokenizer, prompt: list[dict], answers: list[str]) -> list[list[int]]:
-    """The ids of the conversation that each answer makes of `prompt`."""
+def encode_answers(tokenizer, prompt: list[dict] | str, answers: list[str]) -> list[list[int]]:
+    """The ids of the conversation that each answer makes of `prompt`; of a text, with the end of sequence behind it."""
+    if isinstance(prompt, str):
+        return tokenizer([prompt + answer + tokenizer.eos_token for answer in answers])["input_ids"]
     conversations = [[*prompt, {"role": "assistant", "content": answer}] for answer in answers]
     texts = [tokenizer.apply_chat_template(conversation, tokenize=False) for conversation in conversations]
     return tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -28,6 +32,10 @@ def score_answers(
     """
     model.eval()
     encoded = [encode_answers(tokenizer, prompt, [answer])[0] for prompt, answer in zip(prompts, answers, strict=True)]
+    longest, positions = max(map(len, encoded), default=0), getattr(model.config, "max_position_embeddings", math.inf)
+    if longest > positions:
+        raise InputError(f"a prompt with its answer has {longest} tokens, the reward model {positions} positions: take a "
+                         "reward model with a longer context, or shorter prompts and answers")  # fmt: skip
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
     scores = [0.0] * len(encoded)
     for start in tqdm(range(0, len(order), batch_size), desc="scoring", unit="batch", disable=len(order) < batch_size):

@@ -5,9 +5,8 @@
 
 Policy and reference start from the SFT checkpoint, reward and value from the reward model; functions may reward beside a
 reward model or instead of it (`--reward_funcs`). Of the conversations the questions are read; their last answers go to
-functions alone, as `reference`. What the run came to is logged and drawn; alarms say what goes wrong. With `--use_peft`
-policy and value model are trained by LoRA; the policy's reference is itself with the adapter switched off, and both are
-merged before saving.
+functions alone, as `reference`. Alarms say what goes wrong. With `--use_peft` policy and value model are trained by LoRA,
+against the policy with its adapter switched off, and both are merged before saving.
 """
 
 import time
@@ -18,7 +17,7 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, set_seed
 from trl import ModelConfig, get_peft_config
 
-from data_prep.conversations import load_conversations
+from data_prep.conversations import check_context, load_conversations
 from data_prep.files import InputError, existing, run_main, write_results
 from data_prep.generation import split_last_answer
 from recipes.trainers.alarms import PPOAlarms
@@ -43,12 +42,10 @@ class ScriptArguments:
 
 def prompts_of(path: list[str] | str, on_bad: str) -> Dataset:
     """Each conversation up to its last answer, and that answer as `reference`."""
-
-    def split(row: dict) -> dict:
-        prompt, reference = split_last_answer(row["messages"])
-        return {"prompt": prompt, "reference": reference}
-
-    return load_conversations(path, on_bad).map(split, remove_columns=["id", "messages"])
+    return load_conversations(path, on_bad).map(
+        lambda row: dict(zip(("prompt", "reference"), split_last_answer(row["messages"]), strict=True)),
+        remove_columns=["id", "messages"],
+    )
 
 
 def main() -> None:
@@ -80,9 +77,10 @@ def main() -> None:
             reward_tokenizer = None  # ids serve both
         else:
             print(f"{args.reward_model_path} has another tokenizer: answers are encoded again, as text, for it")
-    start = args.value_model_path or (args.sft_model_path if reward_tokenizer else args.reward_model_path)
+    check_context(tokenizer, policy.config, None)
+    start = args.value_model_path or (None if reward_tokenizer else args.reward_model_path) or args.sft_model_path
     value_model = AutoModelForSequenceClassification.from_pretrained(
-        start or args.sft_model_path, num_labels=1, pad_token_id=tokenizer.pad_token_id, **load
+        existing(start), num_labels=1, pad_token_id=tokenizer.pad_token_id, **load
     )
     if model_args.use_peft:
         policy, reference = get_peft_model(policy, get_peft_config(model_args)), None
@@ -91,6 +89,8 @@ def main() -> None:
 
     # Trainer
     optimizer = None
+    if script.muon_lr and args.value_learning_rate is not None:
+        raise InputError("muon_lr and value_learning_rate: give one; Muon trains policy and value model alike")
     if script.muon_lr and not model_args.use_peft:
         optimizer = MuonWithAdamW(
             PolicyAndValue(policy, value_model), script.muon_lr, args.learning_rate, args.weight_decay
@@ -116,9 +116,8 @@ def main() -> None:
     # Evaluate
     history = [*trainer.state.log_history]
     after = trainer.evaluate() if heldout else {}
-    for name in before:
-        if name != "epoch":
-            print(f"{name[5:]:12} on held-out prompts: {before[name]:7.3f} → {after[name]:7.3f}")
+    for name in before if trainer.is_world_process_zero() else ():
+        print(f"{name[5:]:12} on held-out prompts: {before[name]:7.3f} → {after[name]:7.3f}")
 
     # Save
     wrapper = trainer.accelerator.unwrap_model(trainer.model)

@@ -26,6 +26,7 @@ from test_distributed import accelerate_launch, run, torchrun
 from test_recipes import (
     EXACT,
     LORA,
+    Done,
     again,
     conversation,
     differing,
@@ -157,6 +158,11 @@ def build(tiny_chat_tokenizer, tiny_reward_dir, policy_dir, tmp_path):
 
 def nothing(prompts, completions, **columns):
     return [0.0] * len(prompts)
+
+
+def complaint(done: Done) -> str:
+    """The one error of a command, without the command line that an error of its arguments begins with."""
+    return refused(done).rsplit("/ppo: ", 1)[-1]
 
 
 def log_of(checkpoint: Path) -> list[dict]:
@@ -432,40 +438,31 @@ def test_the_generation_config_of_the_policy_does_not_change_what_is_drawn(build
 
 
 @pytest.mark.parametrize(
-    ("changes", "spread"),
+    ("changes", "shape"),
     [
-        ({"learning_rate": 0.005, "total_episodes": 3840}, 0.2),
-        # The value model first, and faster. The token table stays as it was drawn: it has to tell tokens apart.
+        ({"learning_rate": 0.005, "total_episodes": 3840}, {"initializer_range": 0.2}),
+        # The value model first, and faster. Adapters leave the token table as it was drawn: a wider one, in which the
+        # tokens are far enough apart to be told.
         (
-            {"use_peft": True, "lora_target_modules": "all-linear", "lora_r": 16, "lora_alpha": 32,
-             "learning_rate": 0.01, "value_learning_rate": 0.02, "num_value_warmup_updates": 2, "total_episodes": 5120},
-            0.4,
+            {"use_peft": True, "lora_target_modules": "all-linear", "lora_r": 16, "lora_alpha": 32, "total_episodes": 4480,
+             "learning_rate": 0.005, "value_learning_rate": 0.02, "num_value_warmup_updates": 2},
+            {"initializer_range": 0.18, "n_embd": 64},
         ),
     ],
     ids=["full", "lora"],
 )  # fmt: skip
 def test_a_random_model_learns_to_say_the_letter_that_is_rewarded(
-    run_settings, reward_file, tiny_chat_tokenizer, changes, spread, tmp_path
+    run_settings, reward_file, tiny_chat_tokenizer, changes, shape, tmp_path
 ):
     """No reward model, and nothing to start from: of 262 tokens one is rewarded, by its share of an answer of four."""
     torch.manual_seed(0)
-    save(
-        GPT2LMHeadModel(tiny_config(tiny_chat_tokenizer, initializer_range=spread)),
-        tiny_chat_tokenizer,
-        tmp_path / "m",
-    )
-    asked = [chr(0x4E00 + number) for number in range(144)]
+    save(GPT2LMHeadModel(tiny_config(tiny_chat_tokenizer, **shape)), tiny_chat_tokenizer, tmp_path / "policy")
+    asked = [chr(0x4E00 + number) for number in range(160)]
     for name, questions in (("prompts", asked[:128]), ("heldout", asked[128:])):
         write_json(tmp_path / f"{name}.json", [conversation(question, question, "-") for question in questions])
-    given = {
-        **run_settings,
-        "sft_model_path": tmp_path / "m",
-        "response_length": 4,
-        "kl_coef": 0.0,
-        "num_ppo_epochs": 4,
-    }
+    given = {**run_settings, "sft_model_path": tmp_path / "policy", "response_length": 4, "num_ppo_epochs": 4}
     given |= {"prompts": tmp_path / "prompts.json", "heldout": tmp_path / "heldout.json", "save_strategy": "no"}
-    given |= {"per_device_train_batch_size": 128, "reward_funcs": f"{reward_file}:share_of_a"}
+    given |= {"per_device_train_batch_size": 128, "reward_funcs": f"{reward_file}:share_of_a", "kl_coef": 0.0}
     succeeded(again("ppo", **{**given, **changes}, output_dir=tmp_path / "ppo"))
     figures = results(tmp_path / "ppo", "ppo")["metrics"]
     assert figures["before_score"] < 0.1 and figures["after_score"] > 0.9
@@ -623,7 +620,7 @@ def test_two_functions_of_one_name_both_count_or_are_refused(run_settings, rewar
     if done.code == 0:
         assert results(tmp_path / "ppo", "ppo")["metrics"]["before_score"] > 100
     else:
-        refused(done, "letters")
+        assert "letters" in complaint(done)
 
 
 # A reward model with another tokenizer
@@ -688,7 +685,18 @@ def test_a_reward_model_whose_context_is_too_short_is_refused(run_settings, tiny
         tmp_path / "reward",
     )
     given = {**run_settings, "total_episodes": 8, "reward_model_path": tmp_path / "reward"}
-    refused(again("ppo", **given, output_dir=tmp_path / "ppo"))
+    assert "prompt" in complaint(again("ppo", **given, output_dir=tmp_path / "ppo"))
+
+
+def test_so_is_one_with_another_tokenizer(run_settings, tmp_path):
+    """How long an answer is in its tokens shows when it is there; then, too, one clear error and no traceback."""
+    train_tokenizer(iter(["aa bb cc dd " * 4]), 266).save_pretrained(tmp_path / "reward")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "reward", eos_token=END_OF_TURN)
+    save(Classifier(tiny_config(tokenizer, num_labels=1, n_positions=8)), tokenizer, tmp_path / "reward")
+    given = {**run_settings, "total_episodes": 8, "reward_model_path": tmp_path / "reward"}
+    done = again("ppo", **given, output_dir=tmp_path / "ppo")
+    assert "has another tokenizer" in done.out
+    refused(done)
 
 
 # Killed and resumed
@@ -803,9 +811,8 @@ def test_every_so_many_updates_all_answers_go_to_a_file_and_some_to_the_screen(u
         assert row["score"] == pytest.approx(len(row["completion"]), abs=1.5)
     curve = dict(results(folder, "ppo")["curves"]["score"])
     assert sum(row["score"] for row in first) / 8 == pytest.approx(curve[1], abs=1e-3)
-    for step in (0, 2, 4):
-        assert f"update {step}\n" in done.out.replace(" \n", "\n") or f"update {step} " in done.out
-    assert not any(f"update {step} " in done.out for step in (1, 3, 5))
+    titles = [line.strip() for line in done.out.splitlines() if line.strip().startswith("update ")]
+    assert titles == ["update 0", "update 2", "update 4"]
     shown = done.out.split("update 0")[1].split("update 2")[0]
     assert "prompt" in shown and "answer" in shown and shown.count(f"{first[0]['score']:.2f}") >= 1
     assert [question in shown for question in asked[:4]] == [True] * 4
@@ -988,7 +995,7 @@ def test_with_muon_the_value_learning_rate_holds_or_is_refused(run_settings, tin
     if done.code == 0:
         assert differing(tmp_path / "ppo" / "value_model", tiny_reward_dir) == set()
     else:
-        refused(done, "value_learning_rate")
+        assert "value_learning_rate" in complaint(done)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
@@ -1007,7 +1014,7 @@ def test_in_the_warm_up_of_the_value_model_the_policy_stays_bit_for_bit(
 
 def test_a_value_model_that_is_not_there_is_one_clear_error(run_settings, tmp_path):
     given = {**run_settings, "value_model_path": tmp_path / "not_there", "output_dir": tmp_path / "ppo"}
-    refused(again("ppo", **given), str(tmp_path / "not_there"))
+    assert f"{tmp_path / 'not_there'}: no such file or folder" in complaint(again("ppo", **given))
 
 
 def test_a_value_model_starts_where_it_is_told(run_settings, tiny_reward_dir, long_is_good_dir, tmp_path):

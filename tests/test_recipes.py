@@ -699,7 +699,7 @@ def test_what_does_not_fit_the_context_is_refused(
     refused(again("sft", **given, **out), message)
     refused(again("reward", **{**reward_settings, "max_length": 65}, **out), message)
     # Every question is one letter between two marks, and a mark opens the answer: 4 + 61 tokens.
-    refused(again("ppo", **{**ppo_settings, "response_length": 61}, **out), message)
+    refused(again("ppo", **{**ppo_settings, "response_length": 61}, **out), "has 4 tokens; expected 1 to 3")
     refused(
         again("ppo", **{**ppo_settings, "response_length": 60, "num_mini_batches": 3}, **out), "into 3 mini-batches"
     )
@@ -708,7 +708,7 @@ def test_what_does_not_fit_the_context_is_refused(
 def test_a_held_out_question_that_does_not_fit_the_context_is_refused(ppo_settings, tmp_path):
     write_json(tmp_path / "heldout.json", [conversation("long", "x" * 54, "-")])  # 54 + 3 marks + 8 tokens: 65
     given = {**ppo_settings, **EXACT, "heldout": tmp_path / "heldout.json", "output_dir": tmp_path / "out"}
-    refused(again("ppo", **given), "the model has 64 positions")
+    refused(again("ppo", **given), "prompt 1 has 57 tokens; expected 1 to 56")
 
 
 def test_an_answer_that_does_not_fit_the_context_is_refused_before_training(sft_settings, tiny_model_dir, tmp_path):
@@ -728,7 +728,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused(
     message = "the tokenizer does not fit the checkpoint: it has 264 entries, the model 262"
     refused(again("sft", **sft_settings, model_name_or_path=tmp_path / "model", **out), message)
     refused(again("reward", **{**reward_settings, "model_name_or_path": tmp_path / "model"}, **out), message)
-    refused(again("ppo", **{**ppo_settings, "sft_model_path": tmp_path / "model"}, **out), "have different tokenizers")
+    refused(again("ppo", **{**ppo_settings, "sft_model_path": tmp_path / "model"}, **out), message)
     given = {**pretrain_settings, "tokenizer": tmp_path / "tokenizer", "output_dir": tmp_path / "out"}
     refused(again("pretrain", **given), "tokenized with 262 entries, but", "has 264")
 

@@ -94,7 +94,7 @@ class PPOConfig(TRLPPOConfig):
         for each in fields(self):
             default = each.default if each.default_factory is MISSING else each.default_factory()
             found = getattr(self, each.name)
-            if each.name in REFUSED and found != default and not (found is False and default is None):
+            if each.name in REFUSED and found != default and (found is not False or default is True):
                 raise InputError(f"{each.name}: not supported by PPO: {REFUSED[each.name]}")
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model = "score"  # the library's default is a loss, which an evaluation here has not

@@ -39,6 +39,7 @@ from data_prep.files import InputError, read_json, read_jsonl, write_json, write
 from data_prep.scoring import score_answers
 from recipes.trainers.ppo_config import PPOConfig
 
+FIGURES = ("score", "kl", "rlhf_reward", "length", "eos_rate", "entropy", "repetition")  # of every rollout
 SHOWN_ANSWERS = 4  # rows of the table on the screen; completions.jsonl holds all
 
 
@@ -193,8 +194,8 @@ def encode_prompts(dataset: Dataset, tokenizer, room: float, num_proc: int | Non
     encoded = dataset.map(encode_prompt, fn_kwargs={"tokenizer": tokenizer}, num_proc=num_proc, desc="Tokenizing")
     for number, length in enumerate(map(len, encoded["prompt_ids"]), start=1):
         if not 0 < length <= room:
-            raise InputError(f"prompt {number} has {length} tokens: expected 1 to {room}, the context without an answer "
-                             "(response_length)")  # fmt: skip
+            raise InputError(f"prompt {number} has {length} tokens; expected 1 to {room}, what an answer (response_length) "
+                             "leaves of the context: take it out, or lower response_length")  # fmt: skip
     return encoded
 
 
@@ -246,6 +247,12 @@ class PPOTrainer(TRLPPOTrainer):
         if value_model is reward_model:
             raise ValueError("reward_model and value_model are one object: training the value would train the reward")
         self.reward_funcs, self.eval_funcs = list(reward_funcs or []), list(eval_funcs or [])
+        for kind, functions in (("reward_funcs", self.reward_funcs), ("eval_funcs", self.eval_funcs)):
+            names = [function.__name__ for function in functions]
+            if twice := {name for name in names if names.count(name) > 1 or name in (*FIGURES, "reward_model")}:
+                raise InputError(
+                    f"{kind}: {', '.join(sorted(twice))} is taken: figures are logged by name; rename one"
+                )
         sources = (reward_model is not None) + len(self.reward_funcs)
         if not sources:
             raise InputError("nothing to reward answers by: give a reward model, reward_funcs or both")
@@ -283,7 +290,10 @@ class PPOTrainer(TRLPPOTrainer):
 
         if isinstance(eval_dataset, dict):
             raise InputError("eval_dataset: expected one dataset, found several; call evaluate for each")
-        room = getattr(model.config, "max_position_embeddings", math.inf) - args.response_length
+        readers = [model, value_model] + ([reward_model] if reward_model and not reward_processing_class else [])
+        room = (
+            min(getattr(each.config, "max_position_embeddings", math.inf) for each in readers) - args.response_length
+        )
         model.generation_config.eos_token_id = self.stop_token_id  # saved with every checkpoint
         super(TRLPPOTrainer, self).__init__(  # past TRL's own __init__, which leaves the Trainer's undone
             model=PolicyAndValue(model, value_model),
@@ -431,15 +441,16 @@ class PPOTrainer(TRLPPOTrainer):
         mask = rollout.mask
         kl = ((rollout.logprobs - rollout.ref_logprobs) * mask).sum(1)
         penalty = (self.args.missing_eos_penalty or 0.0) * (~rollout.stopped)
-        return {
-            "score": rollout.scores,
-            "kl": kl,
-            "rlhf_reward": rollout.scores - penalty - self.kl_coef * kl,
-            "length": mask.sum(1).float(),
-            "eos_rate": rollout.stopped.float(),
-            "entropy": (-rollout.logprobs * mask).sum(1),
-            "repetition": repetition(rollout.answers, mask),
-        }
+        values = (
+            rollout.scores,
+            kl,
+            rollout.scores - penalty - self.kl_coef * kl,
+            mask.sum(1).float(),
+            rollout.stopped.float(),
+            (-rollout.logprobs * mask).sum(1),
+            repetition(rollout.answers, mask),
+        )
+        return dict(zip(FIGURES, values, strict=True))
 
     @torch.no_grad()
     def estimate_advantages(self, rollout: Rollout) -> dict[str, float]:
@@ -641,6 +652,8 @@ class PPOTrainer(TRLPPOTrainer):
 
         Written beside and moved, `config.json` last: a folder that holds one is whole.
         """
+        if not self.args.should_save:
+            return
         output_dir = Path(output_dir or self.args.output_dir)
         partial = output_dir / "partial-model"
         shutil.rmtree(partial, ignore_errors=True)
