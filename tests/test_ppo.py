@@ -7,6 +7,7 @@ test_recipes.py, whose answers end after a few tokens, so that lengths vary; `ta
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -623,6 +624,20 @@ def test_two_functions_of_one_name_both_count_or_are_refused(run_settings, rewar
         assert "letters" in complaint(done)
 
 
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda prompts, completions, **columns: [None] * len(prompts), "found NoneType; expected a number"),
+        (lambda prompts, completions: [1.0] * len(prompts), "expected f(prompts, completions, **columns)"),
+    ],
+)
+def test_a_function_of_another_form_is_one_clear_error(build, function, message):
+    trainer = build()
+    row = {**trainer.train_dataset[0], "reference": "a"}
+    with pytest.raises(InputError, match=re.escape(message)):
+        trainer.ask(function, [row], ["a"])
+
+
 # A reward model with another tokenizer
 
 
@@ -777,6 +792,8 @@ def test_a_killed_run_goes_on_bit_for_bit_and_passes_over_half_written_checkpoin
 
 
 def test_the_newest_whole_checkpoint_is_the_last_by_number(tmp_path, capsys):
+    (tmp_path / "checkpoint-best").mkdir()  # a user's copy
+    (tmp_path / "checkpoint-best" / "trainer_state.json").write_text("{}")
     assert last_checkpoint(tmp_path) is None
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-11", "partial-checkpoint-12", "checkpoint-2"):
         (tmp_path / name).mkdir()

@@ -120,6 +120,10 @@ class PPOAlarms(TrainerCallback, ExportableState):
     # PPOTrainer reduces what it logs over all processes: each sees the same numbers here and decides the same, so that
     # all stop at the same update.
 
+    def on_train_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero and args.load_best_model_at_end and state.best_model_checkpoint is None:
+            tqdm.write("no evaluation stayed within kl_budget: the policy is that of the last update, not the best")
+
     def on_log(self, args, state, control, logs=None, **kwargs):
         losses = {key: logs[key] for key in ("loss", "loss/policy", "loss/value") if key in logs}
         if losses:

@@ -90,7 +90,7 @@ def last_checkpoint(output_dir: str) -> str | None:
     The Trainer does not write checkpoints atomically: one without `trainer_state.json`, the last file written, was cut
     short by a kill, and is passed over.
     """
-    folders = sorted(Path(output_dir).glob("checkpoint-*"))
+    folders = [each for each in sorted(Path(output_dir).glob("checkpoint-*")) if each.name[11:].isdigit()]
     whole = [folder for folder in folders if (folder / "trainer_state.json").exists()]
     for folder in {*folders, *Path(output_dir).glob("partial-checkpoint-*")} - set(whole):
         print(f"{folder}: was cut short while it was written, and is passed over")

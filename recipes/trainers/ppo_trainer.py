@@ -9,6 +9,7 @@ The method is that of Ziegler 2019 (arXiv:1909.08593) and Stiennon 2020 (arXiv:2
 the longest answer, L tokens of the longest conversation.
 """
 
+import inspect
 import math
 import os
 import shutil
@@ -324,7 +325,7 @@ class PPOTrainer(TRLPPOTrainer):
         figures |= self.update(model, rollout)
         self._figures.append(figures)
         tables = self.args.num_sample_generations
-        if tables > 0 and step % max(1, self.state.max_steps // tables) == 0:
+        if tables > 0 and step % math.ceil(self.state.max_steps / tables) == 0:
             self.log_completions(rollout)
         if self.args.target_kl is not None:
             # Ziegler 2019, section 2.2: proportional, by at most 2 % an update
@@ -395,10 +396,20 @@ class PPOTrainer(TRLPPOTrainer):
         columns = {key: [row[key] for row in rows] for key in rows[0] if key != "prompt_ids"}
         chat = not isinstance(rows[0]["prompt"], str)
         completions = [[{"role": "assistant", "content": text}] for text in texts] if chat else texts
-        values = function(prompts=columns.pop("prompt"), completions=completions, **columns)
-        if len(values) != len(rows):
-            raise InputError(f"{function.__name__}: {len(values)} rewards for {len(rows)} answers; expected one each")
-        return torch.tensor([float(value) for value in values], device=self.args.device)
+        given = {"prompts": columns.pop("prompt"), "completions": completions, **columns}
+        try:
+            inspect.signature(function).bind(**given)
+        except TypeError as error:
+            raise InputError(f"{function.__name__}: {error}; expected f(prompts, completions, **columns)") from None
+        values = function(**given)
+        try:
+            rewards = [float(value) for value in values]
+        except TypeError:
+            kinds = sorted({type(value).__name__ for value in values})
+            raise InputError(f"{function.__name__}: found {', '.join(kinds)}; expected a number per answer") from None
+        if len(rewards) != len(rows):
+            raise InputError(f"{function.__name__}: {len(rewards)} rewards for {len(rows)} answers; expected one each")
+        return torch.tensor(rewards, device=self.args.device)
 
     @torch.no_grad()
     def score(self, rollout: Rollout) -> None:
@@ -662,7 +673,7 @@ class PPOTrainer(TRLPPOTrainer):
         wrapper.value_model.save_pretrained(partial / "value_model")
         self.processing_class.save_pretrained(partial)
         shutil.rmtree(output_dir / "value_model", ignore_errors=True)
-        for path in sorted(partial.iterdir(), key=lambda path: path.name.endswith("config.json")):
+        for path in sorted(partial.iterdir(), key=lambda path: path.name in ("config.json", "adapter_config.json")):
             os.replace(path, output_dir / path.name)
         partial.rmdir()
 
