@@ -47,7 +47,7 @@ PPO_SETTINGS = {
     "max_grad_norm": 0.0,
     "gradient_checkpointing": False,
 }
-# Of every process that is measured: offline, and memory kept between steps, as in recipes/quickstart.sh.
+# Of every process that is measured: offline, and memory kept between steps, as in recipes/steps.sh.
 PPO_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -4,28 +4,12 @@
 # where it was. To have a training anew, remove its results, its answers_… and its win_rate_….
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TRANSFORMERS_VERBOSITY=error PYTHONWARNINGS=ignore
-# On Linux, keep memory between steps instead of giving it back to the system: faster on a processor.
-export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864
 RUN=runs/quickstart
-LAUNCH="accelerate launch --config_file accelerate_configs/single_process.yaml"
+. recipes/steps.sh
 if [ ! -e $RUN/results/ppo.json ]; then
     echo "error: $RUN/results/ppo.json: no such file or folder; it is made by: recipes/quickstart.sh" >&2
     exit 1
 fi
-
-# step OUTPUT COMMAND…: run the command unless its output exists, and note how long it took
-step() {
-    local output=$1 start=$SECONDS
-    shift
-    if [ -e "$output" ]; then echo "· $output is there, going on"; return; fi
-    printf '\n\033[1m$ %s\033[0m\n' "$*"
-    "$@"
-    printf '%s\t%s\n' "$(basename "$output")" "$((SECONDS - start))" >> "$RUN/results/times.tsv"
-}
-
-# unfinished RESULTS FOLDER: remove the folder that an interrupted training left, so that it starts anew
-unfinished() { [ -e "$1" ] || rm -rf "$2"; }
 
 # ppo_with_seed SEED: PPO of the quickstart with another seed. A recipe names its results by its stage, ppo.json: written
 # into the model's folder and then moved, they stand beside those of the first seed.

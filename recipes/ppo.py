@@ -123,7 +123,6 @@ def main() -> None:
     wrapper = trainer.accelerator.unwrap_model(trainer.model)
     if model_args.use_peft:
         wrapper.policy, wrapper.value_model = wrapper.policy.merge_and_unload(), wrapper.value_model.merge_and_unload()
-    wrapper.policy.generation_config.eos_token_id = trainer.stop_token_id
     trainer.save_model(args.output_dir)
     if trainer.is_world_process_zero():
         curves = {key: logged(history, f"objective/{key}") for key in ("score", "kl", "length", "eos_rate", "entropy")}

@@ -4,26 +4,10 @@
 # an interrupted run goes on where it was; FRESH=1 starts over.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TRANSFORMERS_VERBOSITY=error PYTHONWARNINGS=ignore
-# On Linux, keep memory between steps instead of giving it back to the system: faster on a processor.
-export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864
 RUN=runs/quickstart
+. recipes/steps.sh
 [ "${FRESH:-0}" = 1 ] && rm -rf "$RUN"
 mkdir -p "$RUN/results"
-LAUNCH="accelerate launch --config_file accelerate_configs/single_process.yaml"
-
-# step OUTPUT COMMAND…: run the command unless its output exists, and note how long it took
-step() {
-    local output=$1 start=$SECONDS
-    shift
-    if [ -e "$output" ]; then echo "· $output is there, going on"; return; fi
-    printf '\n\033[1m$ %s\033[0m\n' "$*"
-    "$@"
-    printf '%s\t%s\n' "$(basename "$output")" "$((SECONDS - start))" >> "$RUN/results/times.tsv"
-}
-
-# unfinished RESULTS FOLDER: remove the folder that an interrupted stage left, so that the stage starts anew
-unfinished() { [ -e "$1" ] || rm -rf "$2"; }
 
 # Read the documentation: a corpus, and conversations about 800 names.
 step $RUN/data/conversations.json \

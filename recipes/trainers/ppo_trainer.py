@@ -13,7 +13,7 @@ import inspect
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,7 @@ from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
 from data_prep.files import InputError, read_json, read_jsonl, write_json, write_jsonl
+from data_prep.generation import encode_prompts
 from data_prep.scoring import score_answers
 from recipes.trainers.ppo_config import PPOConfig
 
@@ -139,10 +140,6 @@ class SeededSampling(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
 
-def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return (values * mask).sum() / mask.sum().clamp(min=1)
-
-
 def advantages_and_returns(
     rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -182,17 +179,18 @@ def repetition(answers: torch.Tensor, mask: torch.Tensor, n: int = 3) -> torch.T
     return torch.tensor(shares, device=answers.device)
 
 
-def encode_prompt(row: dict, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
-    """`prompt` as ids: text as it stands, messages up to where the assistant's turn begins."""
-    if isinstance(row["prompt"], str):
-        return {"prompt_ids": tokenizer(row["prompt"])["input_ids"]}
-    text = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
-    return {"prompt_ids": tokenizer(text, add_special_tokens=False)["input_ids"]}
+def with_prompt_ids(dataset: Dataset, tokenizer, room: float, num_proc: int | None = None) -> Dataset:
+    """`dataset` with the ids of each `prompt`, text as it stands, messages up to where the assistant's turn begins.
 
+    Raises InputError for a prompt without tokens or with more than `room`.
+    """
 
-def encode_prompts(dataset: Dataset, tokenizer, room: float, num_proc: int | None = None) -> Dataset:
-    """`dataset` with `prompt_ids`; InputError for a prompt without tokens or with more than `room`."""
-    encoded = dataset.map(encode_prompt, fn_kwargs={"tokenizer": tokenizer}, num_proc=num_proc, desc="Tokenizing")
+    def encode(row: dict) -> dict[str, list[int]]:
+        prompt = row["prompt"]
+        text = isinstance(prompt, str)
+        return {"prompt_ids": tokenizer(prompt)["input_ids"] if text else encode_prompts(tokenizer, [prompt])[0]}
+
+    encoded = dataset.map(encode, num_proc=num_proc, desc="Tokenizing")
     for number, length in enumerate(map(len, encoded["prompt_ids"]), start=1):
         if not 0 < length <= room:
             raise InputError(f"prompt {number} has {length} tokens; expected 1 to {room}, what an answer (response_length) "
@@ -300,8 +298,8 @@ class PPOTrainer(TRLPPOTrainer):
             model=PolicyAndValue(model, value_model),
             args=args,
             data_collator=same_rows,
-            train_dataset=encode_prompts(train_dataset, processing_class, room, args.dataset_num_proc),
-            eval_dataset=encode_prompts(eval_dataset, processing_class, room) if eval_dataset is not None else None,
+            train_dataset=with_prompt_ids(train_dataset, processing_class, room, args.dataset_num_proc),
+            eval_dataset=with_prompt_ids(eval_dataset, processing_class, room) if eval_dataset is not None else None,
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
@@ -336,7 +334,7 @@ class PPOTrainer(TRLPPOTrainer):
         )
 
     @torch.no_grad()
-    def roll_out(self, rows: list[dict], episodes: range) -> Rollout:
+    def roll_out(self, rows: list[dict], episodes: Sequence[int]) -> Rollout:
         """Draw one answer to each of `rows`; `episodes` number them and seed their draws."""
         tokenizer, device, longest = self.processing_class, self.args.device, self.args.response_length
         policy = self.accelerator.unwrap_model(self.model).policy
@@ -531,7 +529,7 @@ class PPOTrainer(TRLPPOTrainer):
                 norms.append(0.0 if norm is None else float(norm))
                 # With no gradients left, the Trainer's own step that follows changes nothing.
                 self.optimizer.zero_grad(set_to_none=True)
-        sums = self.accelerator.reduce(torch.stack([value.double() for value in totals.values()]).float(), "sum")
+        sums = self.accelerator.reduce(torch.stack(list(totals.values())), "sum")
         averages = dict(zip(totals, (sums / sums[list(totals).index("tokens")]).tolist(), strict=True))
         averages.pop("tokens")
         return {**averages, "policy/grad_norm": sum(norms) / len(norms), "policy/skipped_steps": skipped}
@@ -544,6 +542,7 @@ class PPOTrainer(TRLPPOTrainer):
             logprobs, rollout.logprobs[rows], rollout.advantages[rows], values, rollout.values[rows],
             rollout.returns[rows], args.cliprange, args.cliprange_value,
         )  # fmt: skip
+        # In the value model's warm-up the policy has no loss.
         trained = float(self.state.global_step >= args.num_value_warmup_updates)
         loss = ((trained * policy_losses + args.vf_coef * value_losses) * mask).sum() / tokens
         with torch.no_grad():
@@ -599,7 +598,7 @@ class PPOTrainer(TRLPPOTrainer):
         """
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         if "prompt_ids" not in dataset.column_names:
-            dataset = encode_prompts(dataset, self.processing_class, self.room)
+            dataset = with_prompt_ids(dataset, self.processing_class, self.room)
         mine = range(self.args.process_index, len(dataset), self.args.world_size)
         sums: dict[str, torch.Tensor] = {}
         names = [function.__name__ for function in self.eval_funcs]

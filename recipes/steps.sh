@@ -1,0 +1,18 @@
+# For recipes/quickstart.sh and recipes/compare.sh, which set RUN: how their commands run. Offline, and without notices.
+export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TRANSFORMERS_VERBOSITY=error PYTHONWARNINGS=ignore
+# On Linux, keep memory between steps instead of giving it back to the system: faster on a processor.
+export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864
+LAUNCH="accelerate launch --config_file accelerate_configs/single_process.yaml"
+
+# step OUTPUT COMMAND…: run the command unless its output exists, and note how long it took
+step() {
+    local output=$1 start=$SECONDS
+    shift
+    if [ -e "$output" ]; then echo "· $output is there, going on"; return; fi
+    printf '\n\033[1m$ %s\033[0m\n' "$*"
+    "$@"
+    printf '%s\t%s\n' "$(basename "$output")" "$((SECONDS - start))" >> "$RUN/results/times.tsv"
+}
+
+# unfinished RESULTS FOLDER: remove the folder that an interrupted stage left, so that the stage starts anew
+unfinished() { [ -e "$1" ] || rm -rf "$2"; }
