@@ -29,6 +29,8 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
     Trainer,
 )
 from transformers.trainer_callback import ExportableState
@@ -93,9 +95,18 @@ class PolicyAndValue(nn.Module):
         logprobs, entropy = answer_logprobs(self.policy, input_ids, positions, answers, mask, temperature)
         model = self.value_model.get_base_model() if hasattr(self.value_model, "peft_config") else self.value_model
         hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        rows = torch.arange(len(hidden), device=hidden.device)[:, None].expand_as(positions)
-        values = model.score(hidden[rows[mask], positions[mask]]).squeeze(-1).float()
+        values = model.score(hidden[answer_tokens(mask, positions)]).squeeze(-1).float()[: mask.sum()]
         return logprobs, entropy, torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
+
+
+def answer_tokens(mask: torch.Tensor, positions: torch.Tensor, multiple: int = 64) -> tuple[torch.Tensor, ...]:
+    """(rows, columns) of `positions` where `mask` is True, with zeros behind them up to a multiple of `multiple`.
+
+    oneDNN prepares and keeps a kernel for every shape it meets, and tensor cores want round ones.
+    """
+    rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(positions)
+    spare = -int(mask.sum()) % multiple
+    return tuple(nn.functional.pad(index[mask], (0, spare)) for index in (rows, positions))
 
 
 def answer_logprobs(
@@ -107,14 +118,28 @@ def answer_logprobs(
     """
     model = model.get_base_model() if hasattr(model, "peft_config") else model
     hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-    rows = torch.arange(len(hidden), device=hidden.device)[:, None].expand_as(positions)
-    logits = model.get_output_embeddings()(hidden[rows[mask], positions[mask]]).float() / temperature
+    logits = model.get_output_embeddings()(hidden[answer_tokens(mask, positions)])[: mask.sum()].float() / temperature
     logs = logits.log_softmax(-1)
     chosen = logs.gather(-1, answers[mask][:, None]).squeeze(-1)
     with torch.no_grad():
         spread = -(logs.exp() * logs).sum(-1)
     empty = torch.zeros(mask.shape, device=logs.device)
     return empty.masked_scatter(mask, chosen), empty.masked_scatter(mask, spread)
+
+
+def groups_by_length(lengths: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """The rows in groups of at most `size`, in eights, each with lengths down to three quarters of its longest.
+
+    Answers end early: in one batch, more than half of the positions would be padding to the longest. Eights, and eight
+    rows at least, because few shapes are fast, for the reason `answer_tokens` gives.
+    """
+    order, groups = lengths.argsort(descending=True, stable=True), []
+    while len(order):
+        alike = int((lengths[order] >= 0.75 * lengths[order[0]]).sum())
+        taken = min(max(alike // 8 * 8, 8), size)
+        groups.append(order[:taken])
+        order = order[taken:]
+    return groups
 
 
 class SeededSampling(LogitsProcessor):
@@ -138,6 +163,20 @@ class SeededSampling(LogitsProcessor):
         wanted = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None].clamp(max=1 - 1e-6)
         token = torch.searchsorted(cumulative, wanted * cumulative[:, -1:], right=True)
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+
+
+class FewOpen(StoppingCriteria):
+    """End the call for every row as soon as at most `count` answers are without their stop token.
+
+    `generate` carries finished rows along to the end of the longest; the open ones go on in a call of their own.
+    """
+
+    def __init__(self, stop_token_id: int, prompt_length: int, count: int) -> None:
+        self.stop_token_id, self.prompt_length, self.count = stop_token_id, prompt_length, count
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.BoolTensor:
+        ended = (input_ids[:, self.prompt_length :] == self.stop_token_id).any(1)
+        return torch.full_like(ended, bool((~ended).sum() <= self.count))
 
 
 def advantages_and_returns(
@@ -344,26 +383,46 @@ class PPOTrainer(TRLPPOTrainer):
         batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(device)
         width = batch["input_ids"].shape[1]
         settings = GenerationConfig(
-            max_new_tokens=longest,
             use_cache=True,  # else the policy's generation config decides, and one saved in training says no
+            return_dict_in_generate=True,
             do_sample=False,  # the draw is SeededSampling's
             eos_token_id=self.stop_token_id,
             pad_token_id=tokenizer.pad_token_id,
             suppress_tokens=[tokenizer.pad_token_id],  # a drawn pad would read as the end of the answer
         )
-        processors = LogitsProcessorList([SeededSampling(uniforms, width, self.args.temperature)])
+        answers = torch.full((len(rows), longest), tokenizer.pad_token_id, device=device)
         policy.eval()
         # `generate` fills what the settings leave open from the policy's own: a repetition penalty there would change
         # what is drawn, but not the probabilities that are trained on.
         owner = policy.get_base_model() if hasattr(policy, "peft_config") else policy
         own, owner.generation_config = owner.generation_config, GenerationConfig()
+        drawn, still_open, given = 0, torch.arange(len(rows), device=device), dict(batch)
         try:
-            with self.accelerator.autocast():
-                output = policy.generate(**batch, generation_config=settings, logits_processor=processors)
+            while drawn < longest and len(still_open):
+                settings.max_new_tokens = longest - drawn
+                # Below 9 a call costs more than it saves; under FSDP every process must make the same calls.
+                few = len(still_open) // 2 if len(still_open) > 8 and not self.is_fsdp_enabled else 0
+                with self.accelerator.autocast():
+                    output = policy.generate(
+                        **given,
+                        generation_config=settings,
+                        logits_processor=LogitsProcessorList(
+                            [SeededSampling(uniforms[still_open], width, self.args.temperature)]
+                        ),
+                        stopping_criteria=StoppingCriteriaList([FewOpen(self.stop_token_id, width, few)]),
+                    )
+                new = output.sequences[:, width:]
+                drawn = new.shape[1]
+                answers[still_open, :drawn] = new
+                kept = (new != self.stop_token_id).all(1).nonzero().squeeze(1)
+                still_open, cache = still_open[kept], output.past_key_values
+                cache.batch_select_indices(kept)
+                sequences = output.sequences[kept]
+                seen = nn.functional.pad(batch["attention_mask"][still_open], (0, drawn), value=1)
+                given = {"input_ids": sequences, "attention_mask": seen, "past_key_values": cache}
         finally:
             owner.generation_config = own
         policy.train()
-        answers = output[:, width:]
         ends = answers == self.stop_token_id
         stopped = ends.any(1)
         lengths = torch.where(stopped, ends.int().argmax(1) + 1, answers.shape[1])
@@ -414,10 +473,10 @@ class PPOTrainer(TRLPPOTrainer):
         """Fill in log-probabilities under policy and reference, values, and the reward of each answer."""
         model, size = self.accelerator.unwrap_model(self.model), self.args.local_rollout_forward_batch_size
         again = self.reward_processing_class is not None
-        order, parts = rollout.last.argsort(), []  # like lengths together: less padding
-        for rows in order.split(size):
-            part = self.inputs_of(rollout, rows)
-            with self.accelerator.autocast():
+        groups, parts = groups_by_length(rollout.last + 1, size), []
+        with self.accelerator.autocast():
+            for rows in groups:
+                part = self.inputs_of(rollout, rows)
                 logprobs, _, values = model(**part, temperature=self.args.temperature)
                 with self.null_ref_context() if self.ref_model is None else nullcontext():
                     ref_logprobs, _ = answer_logprobs(self.ref_model or model.policy, **part,
@@ -428,8 +487,8 @@ class PPOTrainer(TRLPPOTrainer):
                     hidden = self.reward_model.base_model(input_ids=part["input_ids"], use_cache=False)
                     last = hidden.last_hidden_state[torch.arange(len(rows)), rollout.last[rows]]
                     scores = self.reward_model.score(last).squeeze(-1).float()
-            parts.append((logprobs, values, ref_logprobs, scores))
-        back = order.argsort()
+                parts.append((logprobs, values, ref_logprobs, scores))
+        back = torch.cat(groups).argsort()
         rollout.logprobs, rollout.values, rollout.ref_logprobs, scores = (
             torch.cat(part)[back] for part in zip(*parts, strict=True)
         )
@@ -503,20 +562,19 @@ class PPOTrainer(TRLPPOTrainer):
         for _ in range(args.num_ppo_epochs):
             shuffled = torch.randperm(size, generator=generator).to(rollout.last.device)
             for mini_batch in shuffled.split(size // args.num_mini_batches):
-                mini_batch = mini_batch[rollout.last[mini_batch].argsort()]  # like lengths together: less padding
                 # Mean over the mini-batch's tokens, whatever the micro batches: their sizes must not change the update.
                 tokens = self.accelerator.reduce(rollout.mask[mini_batch].sum().float(), "mean")
-                micro_batches = mini_batch.split(self.micro_batch_size)
-                for number, rows in enumerate(micro_batches, start=1):
-                    last = number == len(micro_batches)
-                    with (
-                        nullcontext() if last else self.accelerator.no_sync(model),
-                        self.compute_loss_context_manager(),
-                    ):
-                        loss, sums = self.losses(model, rollout, rows, tokens)
-                        self.accelerator.backward(loss)
-                    for name, value in sums.items():
-                        totals[name] = totals.get(name, 0.0) + value
+                groups = groups_by_length(rollout.last[mini_batch] + 1, self.micro_batch_size)
+                # One autocast over all groups: it keeps the weights that it casts to bfloat16 until it ends.
+                with self.accelerator.autocast():
+                    for number, group in enumerate(groups, start=1):
+                        rows, last = mini_batch[group], number == len(groups)
+                        with nullcontext() if last else self.accelerator.no_sync(model):
+                            loss, sums = self.losses(model, rollout, rows, tokens)
+                            with torch.autocast(self.args.device.type, enabled=False):
+                                self.accelerator.backward(loss)
+                        for name, value in sums.items():
+                            totals[name] = totals.get(name, 0.0) + value
                 # Without a limit it only measures. The norm of gradients that were averaged is the same everywhere.
                 norm = self.accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm or math.inf)
                 if norm is None or torch.isfinite(norm):
@@ -558,8 +616,11 @@ class PPOTrainer(TRLPPOTrainer):
             return loss, {name: (value * mask).sum() for name, value in figures.items()}
 
     def inputs_of(self, rollout: Rollout, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The rows of a rollout that a forward pass needs, without the columns that are padding in all of them."""
-        length = int(rollout.last[rows].max()) + 1
+        """The rows of a rollout that a forward pass needs, without the columns that are padding in all of them.
+
+        But for up to seven: few shapes, for the reason `answer_tokens` gives.
+        """
+        length = min(-(-(int(rollout.last[rows].max()) + 1) // 8) * 8, rollout.input_ids.shape[1])
         return {
             "input_ids": rollout.input_ids[rows, :length],
             "positions": rollout.positions[rows].clamp(max=length - 1),
