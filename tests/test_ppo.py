@@ -12,6 +12,7 @@ import shutil
 import signal
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,14 @@ from data_prep.scoring import score_answers
 from data_prep.train_tokenizer import END_OF_TURN, train_tokenizer
 from recipes.trainers.arguments import last_checkpoint, load_function
 from recipes.trainers.ppo_config import PPOConfig
-from recipes.trainers.ppo_trainer import PPOTrainer, Rollout, SeededSampling, clipped_losses, repetition
+from recipes.trainers.ppo_trainer import (
+    PPOTrainer,
+    Rollout,
+    SeededSampling,
+    clipped_losses,
+    groups_by_length,
+    repetition,
+)
 
 QUESTIONS = [letter * (1 + number % 4) for number, letter in enumerate("abcdefghijklmnopqrstuvwxyzABCDEF")]
 HELD_OUT = ["0", "11", "222", "3", "44"]
@@ -422,6 +430,40 @@ def test_an_answer_depends_neither_on_the_rows_beside_it_nor_on_their_number(bui
     assert len(set(together.mask.sum(1).tolist())) > 2  # else answers of one length would do
     others = trainer.roll_out(rows, range(48, 56))
     assert trainer.texts(others) != trainer.texts(together)
+
+
+def test_answers_that_ended_are_left_out_of_what_is_still_drawn_and_no_answer_changes(build):
+    """Of 24 rows, calls go on with the open ones; a row drawn alone is one call to its end."""
+    trainer = build()
+    rows = [trainer.train_dataset[index % 8] for index in range(24)]
+    calls, generate = [], trainer.model.policy.generate
+
+    def counting(*args, **kwargs):
+        calls.append(len(kwargs["input_ids"]))
+        return generate(*args, **kwargs)
+
+    trainer.model.policy.generate = counting
+    together = trainer.roll_out(rows, range(24))
+    assert calls[0] == 24 and len(calls) > 1 and all(after <= before // 2 for before, after in pairwise(calls))
+    for index, row in enumerate(rows):
+        calls.clear()
+        alone = trainer.roll_out([row], [index])
+        assert calls == [1]
+        assert alone.answers[0, alone.mask[0]].tolist() == together.answers[index, together.mask[index]].tolist()
+        assert alone.stopped[0] == together.stopped[index]
+
+
+def test_rows_go_through_the_models_in_groups_of_like_length():
+    lengths = torch.tensor([40] * 3 + [100] + [39] * 9 + [31] * 4 + [30] * 4 + [20])
+    # The longest takes seven neighbours along to make eight; 39 down to 30 are alike, 20 is not: 14 rows, so eight of
+    # them, then what is left.
+    found = groups_by_length(lengths, 64)
+    assert [lengths[group].tolist() for group in found] == [
+        [100] + [40] * 3 + [39] * 4, [39] * 5 + [31] * 3, [31] + [30] * 4 + [20]
+    ]  # fmt: skip
+    assert sorted(torch.cat(found).tolist()) == list(range(22))
+    assert [len(group) for group in groups_by_length(lengths, 4)] == [4, 4, 4, 4, 4, 2]
+    assert [len(group) for group in groups_by_length(torch.full((64,), 9), 64)] == [64]
 
 
 def test_the_generation_config_of_the_policy_does_not_change_what_is_drawn(build, policy_dir, tmp_path):

@@ -23,6 +23,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -99,13 +100,13 @@ class PolicyAndValue(nn.Module):
         return logprobs, entropy, torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
 
 
-def answer_tokens(mask: torch.Tensor, positions: torch.Tensor, multiple: int = 64) -> tuple[torch.Tensor, ...]:
-    """(rows, columns) of `positions` where `mask` is True, with zeros behind them up to a multiple of `multiple`.
+def answer_tokens(mask: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """(rows, columns) of `positions` where `mask` is True, with zeros behind them up to a multiple of 64.
 
     oneDNN prepares and keeps a kernel for every shape it meets, and tensor cores want round ones.
     """
     rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(positions)
-    spare = -int(mask.sum()) % multiple
+    spare = -int(mask.sum()) % 64
     return tuple(nn.functional.pad(index[mask], (0, spare)) for index in (rows, positions))
 
 
@@ -417,9 +418,8 @@ class PPOTrainer(TRLPPOTrainer):
                 kept = (new != self.stop_token_id).all(1).nonzero().squeeze(1)
                 still_open, cache = still_open[kept], output.past_key_values
                 cache.batch_select_indices(kept)
-                sequences = output.sequences[kept]
                 seen = nn.functional.pad(batch["attention_mask"][still_open], (0, drawn), value=1)
-                given = {"input_ids": sequences, "attention_mask": seen, "past_key_values": cache}
+                given = {"input_ids": output.sequences[kept], "attention_mask": seen, "past_key_values": cache}
         finally:
             owner.generation_config = own
         policy.train()
@@ -569,7 +569,14 @@ class PPOTrainer(TRLPPOTrainer):
                 with self.accelerator.autocast():
                     for number, group in enumerate(groups, start=1):
                         rows, last = mini_batch[group], number == len(groups)
-                        with nullcontext() if last else self.accelerator.no_sync(model):
+                        longest = int(rollout.last[rows].max()) + 1
+                        # torch 2.13 on CPU: up to 128 tokens, flash attention's backward takes up to twice the time of
+                        # plain products. Around the backward too, where checkpointed layers run once more.
+                        plain = self.args.device.type == "cpu" and longest <= 128
+                        with (
+                            nullcontext() if last else self.accelerator.no_sync(model),
+                            sdpa_kernel(SDPBackend.MATH) if plain else nullcontext(),
+                        ):
                             loss, sums = self.losses(model, rollout, rows, tokens)
                             with torch.autocast(self.args.device.type, enabled=False):
                                 self.accelerator.backward(loss)
