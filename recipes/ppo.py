@@ -20,8 +20,9 @@ from trl import ModelConfig, get_peft_config
 from data_prep.conversations import check_context, load_conversations
 from data_prep.files import InputError, existing, run_main, write_results
 from data_prep.generation import split_last_answer
+from data_prep.rewards import load_function
 from recipes.trainers.alarms import PPOAlarms
-from recipes.trainers.arguments import check_output_dir, last_checkpoint, load_function, parse_arguments
+from recipes.trainers.arguments import check_output_dir, last_checkpoint, parse_arguments
 from recipes.trainers.callbacks import StopAfter, logged, save_curves
 from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.ppo_config import PPOConfig

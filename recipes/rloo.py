@@ -18,7 +18,8 @@ from trl import ModelConfig, RLOOConfig, RLOOTrainer, get_peft_config
 from data_prep.conversations import check_context, load_conversations
 from data_prep.files import InputError, existing, run_main, write_results
 from data_prep.generation import split_last_answer
-from recipes.trainers.arguments import check_output_dir, last_checkpoint, load_function, parse_arguments
+from data_prep.rewards import load_function
+from recipes.trainers.arguments import check_output_dir, last_checkpoint, parse_arguments
 from recipes.trainers.callbacks import StopAfter, logged, save_curves
 from recipes.trainers.left_padding import count_positions_from_first_token, reward_at_last_token
 

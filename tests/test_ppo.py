@@ -45,10 +45,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers import GPT2ForSequenceClassification as Classifier
 
 from data_prep.files import InputError, read_jsonl, write_json
-from data_prep.rewards import chrf, exact_match
+from data_prep.rewards import chrf, exact_match, load_function
 from data_prep.scoring import score_answers
 from data_prep.train_tokenizer import END_OF_TURN, train_tokenizer
-from recipes.trainers.arguments import last_checkpoint, load_function
+from recipes.trainers.arguments import last_checkpoint
 from recipes.trainers.ppo_config import PPOConfig
 from recipes.trainers.ppo_trainer import (
     PPOTrainer,

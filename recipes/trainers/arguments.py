@@ -1,10 +1,7 @@
 """Arguments of a recipe: from its YAML and the command line, strict, and with the defaults this machine allows."""
 
-import importlib
-import importlib.util
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
@@ -50,26 +47,6 @@ def parse_arguments(*dataclass_types) -> tuple:
         allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         torch.set_num_threads(min(psutil.cpu_count(logical=False) or 1, allowed))
     return parsed
-
-
-def load_function(name: str) -> Callable:
-    """The function that `path/to/file.py:name` or `package.module.name` names; an InputError where there is none."""
-    module_name, _, function_name = name.rpartition(":" if ":" in name else ".")
-    try:
-        if ":" in name:
-            path = existing(module_name)
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(module_name)
-        function = getattr(module, function_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{name}: no such function ({error}); expected path/to/file.py:name or package.module.name"
-                         ) from None  # fmt: skip
-    if not callable(function):
-        raise InputError(f"{name}: found {type(function).__name__}; expected a function")
-    return function
 
 
 def checkpoint_or_hub_id(name: str, made_by: str) -> str:

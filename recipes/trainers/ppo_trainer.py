@@ -9,7 +9,6 @@ The method is that of Ziegler 2019 (arXiv:1909.08593) and Stiennon 2020 (arXiv:2
 the longest answer, L tokens of the longest conversation.
 """
 
-import inspect
 import math
 import os
 import shutil
@@ -41,6 +40,7 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from data_prep.files import InputError, read_json, read_jsonl, write_json, write_jsonl
 from data_prep.generation import encode_prompts
+from data_prep.rewards import ask
 from data_prep.scoring import score_answers
 from recipes.trainers.ppo_config import PPOConfig
 
@@ -451,22 +451,7 @@ class PPOTrainer(TRLPPOTrainer):
     def ask(self, function: Callable, rows: list[dict], texts: list[str]) -> torch.Tensor:
         """What a reward function says of answers, (N,)."""
         columns = {key: [row[key] for row in rows] for key in rows[0] if key != "prompt_ids"}
-        chat = not isinstance(rows[0]["prompt"], str)
-        completions = [[{"role": "assistant", "content": text}] for text in texts] if chat else texts
-        given = {"prompts": columns.pop("prompt"), "completions": completions, **columns}
-        try:
-            inspect.signature(function).bind(**given)
-        except TypeError as error:
-            raise InputError(f"{function.__name__}: {error}; expected f(prompts, completions, **columns)") from None
-        values = function(**given)
-        try:
-            rewards = [float(value) for value in values]
-        except TypeError:
-            kinds = sorted({type(value).__name__ for value in values})
-            raise InputError(f"{function.__name__}: found {', '.join(kinds)}; expected a number per answer") from None
-        if len(rewards) != len(rows):
-            raise InputError(f"{function.__name__}: {len(rewards)} rewards for {len(rows)} answers; expected one each")
-        return torch.tensor(rewards, device=self.args.device)
+        return torch.tensor(ask(function, columns.pop("prompt"), texts, columns), device=self.args.device)
 
     @torch.no_grad()
     def score(self, rollout: Rollout) -> None:
