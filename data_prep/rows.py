@@ -1,0 +1,337 @@
+"""Raw rows out of any file, and what one run does with those that are bad.
+
+Every format of conversations, preferences and corpora is read from the rows given here: JSON lists, JSON Lines, CSV,
+Parquet, each of the text ones also as .gz, .xz or .zst, folders of them, and data sets of the Hub.
+"""
+
+import contextlib
+import csv
+import glob
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from data_prep.files import InputError, atomic_write, existing
+from data_prep.json_rows import LIMIT, TRAILING_COMMA, Problem, json_rows, rest, shorten
+from data_prep.text_window import COMPRESSED, Window
+
+ON_BAD = ("error", "repair", "quarantine")
+TEXT_ENDINGS = (".json", ".jsonl", ".csv")
+ENDINGS = (*TEXT_ENDINGS, ".parquet")
+HUB = "hf://"
+BYTE_ORDER_MARK = "byte order mark"
+REPAIRED_BY_READING = (TRAILING_COMMA, BYTE_ORDER_MARK)  # the value is what the repaired text says
+# CSV columns whose cells hold a list, written as JSON; elsewhere a cell is text, whatever it looks like.
+LIST_COLUMNS = ("conversations", "messages", "history", "completions", "scores", "ranks", "tools")
+
+
+class Row(NamedTuple):
+    """A row of a file as it was found."""
+
+    path: str  # the file, or "owner/name/config/split" of the Hub
+    number: int  # the row in it, from 1
+    line: int | None  # the line on which it begins, from 1; None for Parquet and the Hub
+    raw: str  # its untouched text (of Parquet and the Hub: its JSON); bytes that are no UTF-8 as surrogateescape
+    value: object  # what was parsed; None where it could not be
+    problems: list[Problem]  # what reading it found
+
+
+def counted(number: int, noun: str) -> str:
+    """`number` with its noun: "1 row", "2,000 rows"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def kind_of_file(path: str | Path) -> str:
+    """The ending that says how a file is read (".json"), that of a compression left aside; "" where it has none."""
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
+    if suffixes and suffixes[-1] in COMPRESSED:
+        return suffixes[-2] if len(suffixes) > 1 and suffixes[-2] in TEXT_ENDINGS else ""
+    return suffixes[-1] if suffixes else ""
+
+
+def data_files(paths: str | Path | Iterable[str | Path]) -> list[str]:
+    """The files that `paths` stand for: files as given, folders and globs as the readable files in them, sorted.
+
+    Data sets of the Hub ("hf://owner/name", "hf://owner/name:config:split") are kept as they are. Raises InputError
+    where a path names nothing, or a file of an unknown kind.
+    """
+    listed = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not listed:
+        raise InputError("no data file given: name at least one")
+    files: list[str] = []
+    for path in map(str, listed):
+        if path.startswith(HUB):
+            files.append(path)
+            continue
+        if any(char in path for char in "*?[") and not Path(path).exists():
+            found = sorted(glob.glob(path, recursive=True))
+        elif Path(path).is_dir():
+            found = sorted(str(file) for file in Path(path).rglob("*") if not file.name.startswith("."))
+        else:
+            if kind_of_file(existing(path)) not in ENDINGS:
+                raise InputError(f"{path}: found the ending {Path(path).suffix!r}; expected {', '.join(ENDINGS)} or, "
+                                 f"compressed, such as .jsonl.gz ({', '.join(COMPRESSED)})")  # fmt: skip
+            files.append(path)
+            continue
+        readable = [file for file in found if kind_of_file(file) in ENDINGS and Path(file).is_file()]
+        if not readable:
+            raise InputError(f"{path}: found no file that ends in {', '.join(ENDINGS)} there; expected at least one")
+        files += readable
+    return files
+
+
+def read_rows(path: str | Path) -> Iterator[Row]:
+    """The rows of one file (see `data_files`), one at a time: the memory used does not grow with the file.
+
+    Every byte of a text file belongs to exactly one row, or stands between rows. Nothing in a file raises: what is wrong
+    with a row is in its problems. Raises InputError for a data set of the Hub that cannot be had.
+    """
+    path = str(path)
+    if path.startswith(HUB):
+        yield from _hub_rows(path)
+    elif kind_of_file(path) == ".parquet":
+        yield from _parquet_rows(path)
+    else:
+        yield from _text_rows(path)
+
+
+def _text_rows(path: str) -> Iterator[Row]:
+    window = Window(path)
+    kind = kind_of_file(path)
+    if window.encoding:
+        problem = Problem("wrong encoding", window.encoding, "UTF-8: save the file as UTF-8")
+        parsed = rest(window, problem)
+    elif kind == ".csv":
+        parsed = _csv_rows(window)
+    else:
+        parsed = json_rows(window, lines=kind == ".jsonl")
+    number = 0
+    for number, (line, raw, value, problems) in enumerate(parsed, start=1):
+        if (start := not_utf8(raw)) is not None and not window.encoding:
+            found = f"the byte {ord(raw[start]) - 0xDC00:#x} as character {start + 1:,} of the row"
+            problems = [*problems, Problem("not UTF-8", found, "UTF-8: save the file as UTF-8")]
+        if number == 1 and window.byte_order_mark:
+            problem = Problem(BYTE_ORDER_MARK, "bytes EF BB BF at the start of the file", "UTF-8 without them")
+            problems = [problem, *problems]
+        yield Row(path, number, line, raw, value, problems)
+    if window.failure:
+        problem = Problem("unreadable file", window.failure, "a whole file")
+        yield Row(path, number + 1, window.line, "", None, [problem])
+
+
+def not_utf8(text: str) -> int | None:
+    """Where `text` holds half a surrogate pair, which UTF-8 cannot write; None: nowhere."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
+
+
+def _csv_rows(window: Window) -> Iterator[tuple]:
+    """The rows of a CSV file as (line, text, {column: cell}, problems); its first row names the columns."""
+    csv.field_size_limit(LIMIT)
+    lines: list[str] = []
+
+    def physical_lines() -> Iterator[str]:
+        size = 0
+        while True:
+            while (end := window.text.find("\n", window.position)) < 0:
+                if not window.more() or len(window.text) - window.position > LIMIT:
+                    end = len(window.text) - 1
+                    break
+            line = window.text[window.position : end + 1]
+            size = size + len(line) if lines else len(line)
+            if not line or size > LIMIT:  # an unclosed quote takes all that follows
+                return
+            window.move(end + 1)
+            lines.append(line)
+            yield line
+
+    header: list[str] | None = None
+    while window.position < len(window.text) or window.more():
+        begin = window.line
+        lines.clear()
+        problems: list[Problem] = []
+        try:
+            cells = next(csv.reader(physical_lines(), strict=True), [])
+        except csv.Error as error:
+            cells, problems = [], [Problem("broken CSV", f"{error}, in the row on line {begin:,}", "CSV (RFC 4180)")]
+        raw = "".join(lines)
+        if not raw:
+            yield from rest(window, Problem("broken CSV", f"a line longer than {LIMIT:,} characters", "shorter lines"))
+            return
+        if not raw.strip():
+            continue
+        if header is None and not problems:
+            header = cells
+            continue
+        value = None
+        if header is None:
+            problems = [Problem("broken CSV", f"the names of the columns: {problems[0].found}", "a row of names")]
+            yield begin, raw, None, problems
+            yield from rest(window, problems[0])
+            return
+        if not problems and len(cells) != len(header):
+            found, expected = counted(len(cells), "cell"), f"{len(header):,}, as many as columns have names"
+            problems = [Problem("ragged row", f"{found} in the row on line {begin:,}", expected)]
+        elif not problems:
+            value = {name: _cell(name, cell) for name, cell in zip(header, cells, strict=True)}
+            if len(value) != len(header):
+                name, count = Counter(header).most_common(1)[0]
+                problems = [Problem("duplicate key", f"{count} columns named {shorten(name)}", "each name once")]
+        yield begin, raw.rstrip("\r\n"), value, problems
+
+
+def _cell(name: str, cell: str):
+    """A cell, as a list where its column holds lists or where it is a list of turns."""
+    if not cell.lstrip().startswith("["):
+        return cell
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell
+    turns = bool(value) and all(isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in value)
+    return value if turns or name in LIST_COLUMNS else cell
+
+
+def _parquet_rows(path: str) -> Iterator[Row]:
+    import pyarrow  # slow to import
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1000):
+                for index in range(len(batch)):
+                    number += 1
+                    yield _arrow_row(path, number, batch.slice(index, 1))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        problem = Problem("unreadable file", f"{shorten(str(error))}", "a whole Parquet file")
+        yield Row(path, number + 1, None, "", None, [problem])
+
+
+def _arrow_row(path: str, number: int, table) -> Row:
+    try:
+        (value,) = table.to_pylist()
+    except UnicodeDecodeError as error:
+        return Row(path, number, None, "", None, [Problem("not UTF-8", str(error), "text as UTF-8")])
+    return Row(path, number, None, _as_json(value), value, [])
+
+
+def _as_json(value) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _hub_rows(path: str) -> Iterator[Row]:
+    """The rows of "hf://owner/name[:config[:split]]"; the split is "train" where none is named."""
+    from datasets import load_dataset  # slow to import
+
+    name, config, split = [*path.removeprefix(HUB).split(":"), "", ""][:3]
+    shown = "/".join((name, config or "default", split or "train"))
+    try:
+        dataset = load_dataset(name, config or None, split=split or "train", streaming=True)
+        for number, value in enumerate(dataset, start=1):
+            yield Row(shown, number, None, _as_json(value), value, [])
+    except (OSError, ValueError, RuntimeError) as error:  # no network, no such data set, configuration or split
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: cannot be read from the Hub ({first}); expected hf://owner/name, and after it "
+                         ":configuration:split where there are several") from None  # fmt: skip
+
+
+class Defects:
+    """What is wrong with the rows of the user's files, collected so that one run shows all of it."""
+
+    SHOWN = 5  # rows shown per file; the counts by kind cover the others
+
+    def __init__(self) -> None:
+        # {file: (rows, {kind: count}, messages about the first rows)}
+        self.files: dict[str, tuple[Counter, Counter, list[str]]] = {}
+
+    def add(self, row: Row) -> None:
+        """Note the problems of a row."""
+        rows, kinds, shown = self.files.setdefault(row.path, (Counter(), Counter(), []))
+        rows["bad"] += 1
+        kinds.update(problem.kind for problem in row.problems)
+        if rows["bad"] <= self.SHOWN:
+            identifier = row.value.get("id") if isinstance(row.value, dict) else None
+            name = f"row {row.number:,}" + ("" if identifier is None else f" (id {shorten(str(identifier))})")
+            name += "" if row.line is None else f", line {row.line:,}"
+            shown += [f"  {name}: found {problem.found}; expected {problem.expected}" for problem in row.problems]
+
+    def raise_if_any(self, repairable: Iterable[str]) -> None:
+        """Raise one `InputError`: per file the count of every kind and its first rows, then what to do."""
+        if not self.files:
+            return
+        lines = []
+        for path, (rows, kinds, shown) in self.files.items():
+            listed = ", ".join(f"{count:,} × {kind}" for kind, count in kinds.most_common())
+            lines += [f"{path}: {counted(rows['bad'], 'row')} cannot be used: {listed}", *shown]
+            if rows["bad"] > self.SHOWN:
+                lines.append(f"  and {counted(rows['bad'] - self.SHOWN, 'row')} more")
+        found = {kind for _, kinds, _ in self.files.values() for kind in kinds}
+        if certain := [kind for kind in repairable if kind in found]:
+            lines.append(f"on_bad: repair mends, and counts: {', '.join(certain)}.")
+        lines.append(
+            "on_bad: quarantine sets such rows aside, untouched. Or mend them, then run the same command again."
+        )
+        raise InputError("\n".join(lines))
+
+
+class Intake:
+    """What one run does with bad rows, and its books.
+
+    error       all of them are collected; `close` raises one InputError that names them
+    repair      rows whose problems are all repairable go on, counted by kind in `repaired`; the others as under error
+    quarantine  bad rows go untouched, with file, line and reasons, to the JSONL file `quarantine`, which appears at
+                `close`, whole; an older one is replaced
+    """
+
+    def __init__(self, on_bad: str, quarantine: str | Path | None = None) -> None:
+        if on_bad not in ON_BAD:
+            raise InputError(f"on_bad is {on_bad!r}; expected {', '.join(ON_BAD)}")
+        if on_bad == "quarantine" and quarantine is None:
+            raise InputError("on_bad is 'quarantine', but there is no file for the bad rows; expected error or repair")
+        self.on_bad, self.quarantine = on_bad, quarantine
+        self.repaired: Counter = Counter()
+        self.rows_in = self.rows_out = self.quarantined = 0
+        self._defects = Defects()
+        self._repairable: dict[str, None] = {}  # in the order in which they were named
+        self._stack = contextlib.ExitStack()
+        self._file = self._stack.enter_context(atomic_write(quarantine)) if on_bad == "quarantine" else None
+
+    def take(self, row: Row, repairable: Iterable[str] = ()) -> bool:
+        """Enter a row into the books; whether it goes on.
+
+        Args:
+            row: with all its problems, those that reading it found and those of its content.
+            repairable: the kinds of problem that the caller mends, or has mended, with certainty.
+        """
+        self.rows_in += 1
+        self._repairable.update(dict.fromkeys(repairable))
+        if row.problems:
+            if self.on_bad == "quarantine":
+                self._set_aside(row)
+                return False
+            if self.on_bad == "error" or any(problem.kind not in self._repairable for problem in row.problems):
+                self._defects.add(row)
+                return False
+            self.repaired.update(problem.kind for problem in row.problems)
+        self.rows_out += 1
+        return True
+
+    def _set_aside(self, row: Row) -> None:
+        self.quarantined += 1
+        reasons = [problem._asdict() for problem in row.problems]
+        kept = {"file": row.path, "line": row.line, "row": row.number, "reasons": reasons, "raw": row.raw}
+        # In ASCII: half a surrogate pair, which stands for a byte that is no UTF-8, has no UTF-8 form.
+        self._file.write(json.dumps(kept) + "\n")
+
+    def close(self) -> None:
+        """Raise the one InputError under error and repair; under quarantine let its file appear."""
+        self._defects.raise_if_any(self._repairable)
+        self._stack.close()
+        if self.rows_in != self.rows_out + self.quarantined:
+            raise RuntimeError(f"{self.rows_in} rows in, {self.rows_out} out, {self.quarantined} quarantined")

@@ -1,0 +1,112 @@
+"""Text files of any size, plain or compressed, a piece at a time: the memory used does not grow with the file."""
+
+import codecs
+import gzip
+import lzma
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import zstandard
+
+CHUNK = 1 << 20  # bytes read at once
+COMPRESSED = {".gz": ("gzip", b"\x1f\x8b"), ".xz": ("xz", b"\xfd7zXZ\x00"), ".zst": ("Zstandard", b"\x28\xb5\x2f\xfd")}
+ERRORS = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+WIDE = re.compile(rb"\xff\xfe|\xfe\xff|\x00[^\x00]|[^\x00]\x00|\x00\x00\xfe\xff")
+BLANKS = re.compile(r"[ \t\r\n]*")
+
+
+class Window:
+    """The part of a text file that is being read: `text` from `position` on, on line `line` (from 1).
+
+    Bytes that are no UTF-8 come as lone surrogates (PEP 383, surrogateescape), so that nothing gets lost. What ends the
+    reading before its time is left in `failure`, what the file is instead of UTF-8 in `encoding`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.text, self.position, self.line = "", 0, 1
+        self.failure: str | None = None
+        self._before = 0  # characters of the current line that lie before `text`
+        self._ended = False
+        self._chunks = self._read(Path(path))
+        self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+        head = next(self._chunks, b"")
+        self.encoding = "UTF-16 or UTF-32" if WIDE.match(head) else None
+        self.byte_order_mark = head.startswith(codecs.BOM_UTF8)
+        self.text = self._decode(head.removeprefix(codecs.BOM_UTF8))
+
+    def _read(self, path: Path) -> Iterator[bytes]:
+        """The bytes of the file, decompressed by its ending; a failure ends them."""
+        with path.open("rb") as file:
+            magic = file.read(6)
+            file.seek(0)
+            name, start = COMPRESSED.get(path.suffix.lower(), (None, b""))
+            actual = next((other for other, begin in COMPRESSED.values() if magic.startswith(begin)), None)
+            if actual and actual != name:
+                self.failure = f"{actual} data; the name should end in {_ending(actual)}"
+                return
+            if name and magic and not magic.startswith(start):
+                self.failure = f"no {name} data: it begins with the bytes {magic!r}"
+                return
+            stream = _decompressed(file, name)
+            done = 0
+            try:
+                while chunk := stream.read(CHUNK) if name in (None, "Zstandard") else stream.read1(CHUNK):
+                    done += len(chunk)
+                    yield chunk
+            except ERRORS as error:
+                self.failure = f"{name or 'the file'} breaks off after {done:,} bytes ({error})"
+
+    def more(self) -> bool:
+        """Read on, and let go of what lies before `position`; False at the end of the file.
+
+        What is read doubles with what is kept, so that a row that needs many calls is looked at a few times only.
+        """
+        if self._ended:
+            return False
+        newline = self.text.rfind("\n", 0, self.position)
+        self._before = self._before + self.position if newline < 0 else self.position - newline - 1
+        pieces, wanted = [self.text[self.position :]], len(self.text) - self.position
+        read = 0
+        while read <= wanted and not self._ended:
+            chunk = next(self._chunks, None)
+            self._ended = chunk is None
+            pieces.append(self._decode(chunk or b"", self._ended))
+            read += len(pieces[-1])
+        self.text, self.position = "".join(pieces), 0
+        return read > 0
+
+    def skip_blanks(self) -> str:
+        """Move on to the next character that is no blank, and return it; "" at the end of the file."""
+        while True:
+            self.move(BLANKS.match(self.text, self.position).end())
+            if self.position < len(self.text):
+                return self.text[self.position]
+            if not self.more():
+                return ""
+
+    def move(self, position: int) -> None:
+        """Move on to `position` in `text`."""
+        self.line += self.text.count("\n", self.position, position)
+        self.position = position
+
+    def place(self, position: int) -> str:
+        """ "line 3, column 9" of a position that is not before the present one."""
+        line = self.line + self.text.count("\n", self.position, position)
+        newline = self.text.rfind("\n", 0, position)
+        return f"line {line:,}, column {position - newline if newline >= 0 else self._before + position + 1:,}"
+
+
+def _ending(name: str) -> str:
+    return next(ending for ending, (other, _) in COMPRESSED.items() if other == name)
+
+
+def _decompressed(file, name: str | None):
+    if name == "gzip":
+        return gzip.GzipFile(fileobj=file)
+    if name == "xz":
+        return lzma.LZMAFile(file)
+    if name == "Zstandard":
+        return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+    return file
