@@ -1,185 +1,141 @@
-"""The one reader for rankings: prompts with two or more completions, of which some are better than others.
+"""The one reader for preferences: prompts with two or more completions, of which some are better than others.
 
-Two formats, as JSONL (.jsonl) or as a JSON list (.json); a file may mix them:
-
-    {"prompt": str or messages, "completions": [str, ...], "ranks": [int, ...]}    the lowest number is the best
-    {"prompt": str or messages, "chosen": str, "rejected": str}
-
-Messages are `{"role", "content"}` or `{"from", "value"}` and end on the user. In the pair format the prompt may also
-stand under "question" or "conversations", a completion may be a turn `{"from": "gpt", "value"}`, and the completions
-may be called "response_chosen" and "response_rejected" (MedicalGPT, LLaMA-Factory). In both, a text prompt may come
-with "system" (str) and "history" (a list of [question, answer]). Other fields are passed over.
+Takes pairs, rankings, scored lists and single answers labelled good or bad, as data_prep/preference_formats.py describes
+them, from any file that data_prep/rows.py reads; a file may mix them.
 """
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from data_prep.conversations import (
-    ROLES,
-    Defects,
-    Problem,
-    as_paths,
-    counted,
-    read_list,
-    shorten,
-    text_problem,
-    to_messages,
-)
-from data_prep.files import InputError, read_jsonl
+from data_prep.files import InputError
+from data_prep.preference_formats import REPAIRABLE, pairs, preference_of
+from data_prep.rows import REPAIRED_BY_READING, Intake, Problem, counted, data_files, read_rows, shorten
 
-PROMPT_FIELDS = ("prompt", "question", "conversations")
-CHOSEN_FIELDS = ("chosen", "response_chosen")
-REJECTED_FIELDS = ("rejected", "response_rejected")
-TIED, IDENTICAL = "all completions tied", "identical completions ranked differently"
+TIED = "with all completions tied"
+ALONE = "labelled answers without one of the other label to their prompt"
+BOTH = "labelled answers of one text labelled both ways"
 
 
-def read_rankings(paths: str | Path | Iterable[str | Path]) -> tuple[list[dict], dict[str, int]]:
-    """Rows `{"prompt": messages, "completions": [str, ...], "ranks": [int, ...]}`, and counts.
+def read_rankings(
+    paths: str | Path | Iterable[str | Path], on_bad: str = "error", quarantine: str | Path | None = None
+) -> tuple[list[dict], dict[str, int]]:
+    """Rows `{"prompt": messages, "completions": [str, …], "ranks": [int, …]}`, and counts.
 
-    The lowest rank is the best; a chosen and a rejected completion get the ranks 0 and 1. Rows that teach nothing are
-    left out and counted: those whose completions are all tied, and those that rank one text above itself.
+    The lowest rank is the best; a chosen and a rejected completion get the ranks 0 and 1. Where a row of the files has
+    scores, every ranking has "scores" too, [float, …] or None. Single labelled answers become one ranking per prompt, the
+    good ones above the bad ones. What teaches nothing is left out and counted: rankings whose completions are all tied, a
+    labelled answer without one of the other label, a text labelled both ways.
 
-    Raises one `InputError` that covers all defective rows of all files, and one where no row is left.
+    Args:
+        on_bad: what becomes of a bad row: error, repair or quarantine (see `data_prep.rows.Intake`). Repair merges two
+            turns of one speaker in a prompt, takes off a byte order mark and passes over a trailing comma.
+        quarantine: the JSONL file that bad rows go to under `on_bad="quarantine"`.
+
+    Raises one `InputError` that covers all bad rows of all files, and one where no ranking is left.
     """
-    rows, defects = [], Defects()
-    counts = {"rankings": 0, "pairs": 0, TIED: 0, IDENTICAL: 0}
-    listed = as_paths(paths)
-    for path in listed:
-        for number, row in enumerate(_file_rows(path), start=1):
-            if not isinstance(row, dict):
-                problem = Problem("not an object", shorten(row), "{'prompt', 'completions', 'ranks'}")
-                defects.add(path, number, None, [problem])
+    files, intake = data_files(paths), Intake(on_bad, quarantine)
+    rankings: list[dict] = []
+    left_out: Counter = Counter()
+    labelled: dict[str, dict] = {}  # {prompt: its ranking, which `_add_label` fills in}
+    for file in files:
+        before = intake.rows_in
+        for row in read_rows(file):
+            preference = _read(row.value, row.problems)
+            if not intake.take(row, (*REPAIRED_BY_READING, *sorted(REPAIRABLE))):
                 continue
-            ranking, problems = _ranking(row)
-            defects.add(path, number, None if row.get("id") is None else str(row["id"]), problems)
-            if problems:
-                continue
-            better_worse = pairs(ranking["ranks"])
-            completions = ranking["completions"]
-            if not better_worse:
-                counts[TIED] += 1
-            elif any(completions[better] == completions[worse] for better, worse in better_worse):
-                counts[IDENTICAL] += 1
+            if "label" in preference:
+                _add_label(preference, labelled, rankings)
+            elif pairs(preference["ranks"]):
+                rankings.append(preference)
             else:
-                counts["rankings"] += 1
-                counts["pairs"] += len(better_worse)
-                rows.append(ranking)
-    defects.raise_if_any()
-    if not rows:
+                left_out[TIED] += 1
+        if intake.rows_in == before:
+            raise InputError(f"{file}: found no rows; expected at least one")
+    intake.close()
+    for ranking in labelled.values():
+        _settle_labels(ranking, left_out)
+    rankings = [ranking for ranking in rankings if ranking["ranks"]]
+    if not rankings:
+        found = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "none"
+        aside = f", {intake.quarantined:,} quarantined (see {quarantine})" if intake.quarantined else ""
         raise InputError(
-            f"{', '.join(map(str, listed))}: no ranking is left: {counts[TIED]:,} with {TIED}, "
-            f"{counts[IDENTICAL]:,} with {IDENTICAL}; expected a row in which one completion is better than another. "
-            "Check the field that the ranks come from"
+            f"{', '.join(files)}: no ranking is left: found {found}{aside}; expected a row in which one completion is "
+            "better than another. Check the field that the ranks come from"
         )
-    return rows, counts
+    if all(ranking["scores"] is None for ranking in rankings):
+        for ranking in rankings:
+            del ranking["scores"]
+    counts = {"rows": intake.rows_in, "rankings": len(rankings)}
+    counts["pairs"] = sum(len(pairs(ranking["ranks"])) for ranking in rankings)
+    counts |= left_out | {f"repaired: {kind}": count for kind, count in intake.repaired.items()}
+    return rankings, counts | {"quarantined": intake.quarantined}
 
 
-def _file_rows(path: Path) -> list:
-    """The rows of a .jsonl or .json file; `InputError` for another ending and for a file without rows."""
-    if path.suffix == ".json":
-        return read_list(path)
-    if path.suffix != ".jsonl":
-        raise InputError(f"{path}: found the ending {path.suffix!r}; expected .jsonl or .json")
-    rows = list(read_jsonl(path))
-    if not rows:
-        raise InputError(f"{path}: found an empty file; expected at least one row")
-    return rows
+def _read(value, problems: list[Problem]) -> dict:
+    """The preference in what was parsed of a row; what is wrong with it is added to `problems`."""
+    if value is None and problems:
+        return {}
+    if not isinstance(value, dict):
+        problems.append(Problem("not an object", shorten(value), "{'prompt', 'completions', 'ranks'}"))
+        return {}
+    preference, found = preference_of(value)
+    problems += found
+    return preference
 
 
-def _ranking(row: dict) -> tuple[dict, list[Problem]]:
-    """A row of either format as `{"prompt", "completions", "ranks"}`, and what is wrong with it."""
-    prompts, chosen, rejected = (
-        [field for field in fields if field in row] for fields in (PROMPT_FIELDS, CHOSEN_FIELDS, REJECTED_FIELDS)
-    )
-    ranked = "completions" in row and "ranks" in row
-    paired = len(chosen) == len(rejected) == 1
-    if len(prompts) != 1 or ranked == paired:
-        expected = "'prompt' and either 'completions' and 'ranks' or 'chosen' and 'rejected', each under one name"
-        return {}, [Problem("unknown fields", f"keys {sorted(row)}", expected)]
-    messages, problems = _prompt(row[prompts[0]], prompts[0], row.get("system"), row.get("history"))
-    if ranked:
-        completions, ranks = row["completions"], row["ranks"]
-        shape = _ranks_problems(completions, ranks)
-        problems += shape
-        names = [] if shape else [f"completion {number}" for number in range(1, len(completions) + 1)]
-    else:
-        completions, ranks = [_unwrapped(row[chosen[0]]), _unwrapped(row[rejected[0]])], [0, 1]
-        names = [repr(chosen[0]), repr(rejected[0])]
-    for name, completion in zip(names, completions, strict=False):
-        problems += text_problem(completion, "empty completion", name)
-    return {"prompt": messages, "completions": completions, "ranks": ranks}, problems
+def _add_label(preference: dict, labelled: dict[str, dict], rankings: list[dict]) -> None:
+    """Add one labelled answer to its prompt's ranking, which stands where the first of them stood."""
+    key = _key(preference["prompt"])
+    if key not in labelled:
+        labelled[key] = {"prompt": preference["prompt"], "completions": [], "ranks": [], "scores": None}
+        rankings.append(labelled[key])
+    labelled[key]["completions"] += preference["completions"]
+    labelled[key]["ranks"].append(0 if preference["label"] else 1)
 
 
-def _ranks_problems(completions, ranks) -> list[Problem]:
-    """What is wrong with the shape of completions and ranks."""
-    if not isinstance(completions, list) or len(completions) < 2:
-        return [
-            Problem("too few completions", f"{shorten(completions)} under 'completions'", "a list of at least two")
-        ]
-    # bool is an int to Python, but true and false do not say which is the better one.
-    if not isinstance(ranks, list) or any(not isinstance(rank, int) or isinstance(rank, bool) for rank in ranks):
-        return [Problem("ranks are not integers", f"{shorten(ranks)} under 'ranks'", "a list of integers, 0 the best")]
-    if len(completions) != len(ranks):
-        found = f"{counted(len(completions), 'completion')} and {counted(len(ranks), 'rank')}"
-        return [Problem("lengths differ", found, "one rank per completion")]
-    return []
+def _settle_labels(ranking: dict, left_out: Counter) -> None:
+    """Take out the texts that are labelled both ways, and all where only one label is left; counted in `left_out`."""
+    answers = list(zip(ranking["completions"], ranking["ranks"], strict=True))
+    ranks_of: dict[str, set[int]] = {}
+    for text, rank in answers:
+        ranks_of.setdefault(text, set()).add(rank)
+    kept = [(text, rank) for text, rank in answers if len(ranks_of[text]) == 1]
+    left_out[BOTH] += len(answers) - len(kept)
+    if len({rank for _, rank in kept}) < 2:
+        left_out[ALONE] += len(kept)
+        kept = []
+    ranking["completions"], ranking["ranks"] = [text for text, _ in kept], [rank for _, rank in kept]
 
 
-def _unwrapped(completion):
-    """The text of a turn of the assistant; anything else as it is."""
-    if isinstance(completion, dict) and ROLES.get(str(completion.get("from"))) == "assistant":
-        return completion.get("value")
-    return completion
+def _key(prompt: list[dict]) -> str:
+    """A prompt as text: equal for equal prompts."""
+    return json.dumps([[message["role"], message["content"]] for message in prompt])
 
 
-def _prompt(prompt, field: str, system, history) -> tuple[list[dict], list[Problem]]:
-    """System text, earlier turns and prompt as messages that end on the user, and what is wrong with them."""
-    turns = [] if system in (None, "") else [{"from": "system", "value": system}]
-    if not isinstance(history or [], list):
-        found = f"{shorten(history)} under 'history'"
-        return [], [Problem("history not in pairs", found, "a list of [question, answer]")]
-    for pair in history or []:
-        if not isinstance(pair, list) or len(pair) != 2:
-            return [], [Problem("history not in pairs", f"{shorten(pair)} under 'history'", "[question, answer]")]
-        turns += [{"from": "human", "value": pair[0]}, {"from": "gpt", "value": pair[1]}]
-    if isinstance(prompt, str):
-        turns.append({"from": "human", "value": prompt})
-    elif isinstance(prompt, list):
-        for turn in prompt:
-            chat = isinstance(turn, dict) and "role" in turn
-            turns.append({"from": turn["role"], "value": turn.get("content")} if chat else turn)
-    else:
-        return [], [Problem("prompt is no text", f"{shorten(prompt)} under {field!r}", "a string or a list of turns")]
-    messages, problems = to_messages(turns)
-    if not problems and (not messages or messages[-1]["role"] != "user"):
-        found = f"{messages[-1]['role']} as its last turn" if messages else f"no turn under {field!r}"
-        problems = [
-            Problem("prompt does not end on a human turn", found, "a human turn for the completions to answer")
-        ]
-    return messages, problems
+def load_rankings(
+    paths: str | Path | Iterable[str | Path], on_bad: str = "error", quarantine: str | Path | None = None
+):
+    """The rankings as a `datasets.Dataset` with columns prompt, completions, ranks and, where there are any, scores;
+    prints what was left out, repaired and set aside.
 
-
-def pairs(ranks: list[int]) -> list[tuple[int, int]]:
-    """Every (better, worse) pair of positions with unequal ranks; the lower rank is the better one."""
-    return [(better, worse) for better, r in enumerate(ranks) for worse, s in enumerate(ranks) if r < s]
-
-
-def load_rankings(paths: str | Path | Iterable[str | Path]):
-    """The rankings as a `datasets.Dataset` with columns prompt, completions and ranks; prints what was left out.
-
-    Raises what `read_rankings` raises.
+    Takes and raises what `read_rankings` does.
     """
     from datasets import Dataset  # slow to import, and the readers do without it
 
-    listed = as_paths(paths)
-    rows, counts = read_rankings(listed)
+    files = data_files(paths)
+    rows, counts = read_rankings(files, on_bad, quarantine)
     line = f"{counted(counts['rankings'], 'ranking')}, {counted(counts['pairs'], 'pair')}"
-    left_out = [f"{counts[reason]:,} with {reason}" for reason in (TIED, IDENTICAL) if counts[reason]]
-    if left_out:
+    if left_out := [f"{counts[reason]:,} {reason}" for reason in (TIED, ALONE, BOTH) if counts.get(reason)]:
         line += "; left out: " + ", ".join(left_out)
-    print(f"{', '.join(path.name for path in listed)}: {line}")
+    if repaired := [f"{count:,} × {name[10:]}" for name, count in counts.items() if name.startswith("repaired: ")]:
+        line += "; repaired: " + ", ".join(repaired)
+    if counts["quarantined"]:
+        kept = counts["rows"] - counts["quarantined"]
+        line += f"; {counts['rows']:,} rows in = {kept:,} out + {counts['quarantined']:,} quarantined, in {quarantine}"
+    print(f"{', '.join(Path(file).name for file in files)}: {line}")
     return Dataset.from_list(rows)
 
 
@@ -193,8 +149,7 @@ def split_by_prompt(rows: Iterable[dict], fraction: float, seed: int) -> tuple[l
         raise InputError(f"fraction to hold out: found {fraction}; expected a number between 0 and 1, such as 0.1")
     sides: tuple[list, list] = ([], [])
     for row in rows:
-        prompt = json.dumps([[message["role"], message["content"]] for message in row["prompt"]])
-        digest = hashlib.sha256(f"{seed} {prompt}".encode()).digest()
+        digest = hashlib.sha256(f"{seed} {_key(row['prompt'])}".encode()).digest()
         sides[int.from_bytes(digest[:8], "big") < fraction * 2**64].append(row)
     if not all(sides):
         found = "no row was held out" if sides[0] else "no row is left to train on"
