@@ -1,106 +1,43 @@
-"""Mix corpus files by weights in tokens, tokenize them, and write one file of token ids that pretraining reads.
+"""Mix corpus files by weights in tokens, tokenize them, and write shards of token ids that pretraining reads.
 
+    python -m data_prep.mix_corpus --config recipes/configs/quickstart/mix.yaml --dry_run
     python -m data_prep.mix_corpus --config recipes/configs/quickstart/mix.yaml
 
 The mixture LLaMA was trained on is the pattern (arXiv:2302.13971, table 1): CommonCrawl 67 %, C4 15 %, GitHub 4.5 %,
 Wikipedia 4.5 %, books 4.5 %, arXiv 2.5 %, StackExchange 2 % of the *tokens*, whatever the sizes of the sources: a small
-good source is read several times, a large one in part. Documents are joined with the end-of-text token. It streams:
-documents pass through a shuffle buffer of fixed size, so the memory does not grow with the corpus. In the output
-folder: `tokens.bin` (little-endian uint16, or uint32 for vocabularies beyond 65,536), and `mixture.json` that says what
-is in it, the bytes included, so that a loss per token can be turned into bits per byte.
+good source is read several times, a large one in part. `max_epochs` says how often a source is read at most (four times
+are nearly as good as new text, Muennighoff 2023, arXiv:2305.16264): then it stops, and the others share what is left.
+
+`--dry_run` prints the plan and does nothing. Without it each source is tokenized once, and the mixture is put together
+from its ids: documents in an order given by the seed, joined with the end-of-text token. Output: data_prep/token_shards.py.
+A killed run leaves a folder `.NAME.unfinished` beside the output; the same command goes on from there.
 """
 
 import argparse
-import itertools
-import random
-from collections.abc import Iterator
+import math
+import os
+import shutil
 from pathlib import Path
 
-import numpy as np
 import yaml
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from data_prep.corpus import read_documents
-from data_prep.files import InputError, atomic_folder, existing, read_json, run_main, vacant, write_json
+from data_prep.corpus import corpus_files, is_glob
+from data_prep.files import InputError, atomic_folder, existing, run_main, vacant
+from data_prep.mixture import Source, mix
+from data_prep.mixture_plan import Estimate, estimate, plan_table, realised_table
+from data_prep.rows import HUB, ON_BAD
+from data_prep.source_tokens import CorpusTokenizer, load_tokenizer, tokenize_source
+from data_prep.token_shards import SHARD_TOKENS, ShardWriter, token_dtype, write_index
 
-KEYS = {"tokenizer", "sources", "total_tokens", "passes", "shuffle_buffer", "seed", "output_dir"}
-
-
-def shuffled(items: Iterator, buffer_size: int, rng: random.Random) -> Iterator:
-    """`items` in an order that is random within a window of `buffer_size` (1: the order they came in)."""
-    buffer = list(itertools.islice(items, buffer_size))
-    for item in items:
-        index = rng.randrange(len(buffer))
-        yield buffer[index]
-        buffer[index] = item
-    if buffer_size > 1:
-        rng.shuffle(buffer)
-    yield from buffer
-
-
-class Source:
-    """One source of the mixture, read again from the start, in another order, whenever it ends.
-
-    Attributes: `tokens`, `documents` and `bytes` drawn so far.
-    """
-
-    def __init__(self, name: str, files: list[str], weight: float, tokenizer, buffer_size: int, seed: int) -> None:
-        self.name, self.files, self.weight = name, files, weight
-        self.tokens = self.documents = self.bytes = 0
-        self._drawn = self._draw(tokenizer, buffer_size, seed)
-
-    def _draw(self, tokenizer, buffer_size: int, seed: int) -> Iterator[tuple[list[int], int]]:
-        for number in itertools.count():
-            texts = itertools.chain.from_iterable(map(read_documents, self.files))
-            texts = shuffled(texts, buffer_size, random.Random(f"{seed} {self.name} {number}"))
-            while batch := list(itertools.islice(texts, 64)):
-                for text, ids in zip(batch, tokenizer(batch, add_special_tokens=False)["input_ids"], strict=True):
-                    yield [*ids, tokenizer.eos_token_id], len(text.encode("utf-8"))
-
-    def next_document(self) -> list[int]:
-        """The ids of the next document, end of text included."""
-        ids, size = next(self._drawn)
-        self.tokens, self.documents, self.bytes = self.tokens + len(ids), self.documents + 1, self.bytes + size
-        return ids
-
-
-def count_tokens(files: list[str], tokenizer) -> int:
-    """Tokens in one pass over `files`, the end-of-text tokens included."""
-    texts, total = itertools.chain.from_iterable(map(read_documents, files)), 0
-    while batch := list(itertools.islice(texts, 256)):
-        total += sum(len(ids) + 1 for ids in tokenizer(batch, add_special_tokens=False)["input_ids"])
-    return total
-
-
-def mix(sources: list[Source], total_tokens: int) -> Iterator[list[int]]:
-    """Documents (token ids, end of text included) until `total_tokens` are drawn, shares in tokens as the weights ask.
-
-    The next document always comes from the source furthest behind its share, so the realised shares differ from the
-    asked ones by less than one document per source.
-    """
-    weight_sum = sum(source.weight for source in sources)
-    drawn = 0
-    while drawn < total_tokens:
-        behind = max(sources, key=lambda source: source.weight / weight_sum * (drawn + 1) - source.tokens)
-        ids = behind.next_document()
-        drawn += len(ids)
-        yield ids
-
-
-def table(sources: list[Source], tokens_per_pass: dict[str, int]) -> str:
-    """Asked against realised share of the tokens, and passes, one source a line."""
-    weight_sum, total = sum(source.weight for source in sources), sum(source.tokens for source in sources)
-    lines = [f"{'source':20} {'asked':>7} {'realised':>9} {'tokens':>13} {'documents':>10} {'passes':>7}"]
-    for source in sources:
-        lines.append(
-            f"{source.name:20} {source.weight / weight_sum:7.2%} {source.tokens / total:9.2%} {source.tokens:13,} "
-            f"{source.documents:10,} {source.tokens / tokens_per_pass[source.name]:7.2f}"
-        )
-    return "\n".join(lines)
+KEYS = {"tokenizer", "sources", "total_tokens", "passes", "shuffle_buffer", "seed", "output_dir", "on_bad",
+        "num_workers", "shard_tokens"}  # fmt: skip
+SOURCE_KEYS = {"files", "weight", "max_epochs", "text_column"}
 
 
 def read_config(path: str | Path) -> dict:
-    """The mixture's YAML, checked: every key known, every weight positive, every file there."""
+    """The mixture's YAML, checked: every key known, every number positive, every file there."""
     try:
         config = yaml.safe_load(existing(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -113,63 +50,143 @@ def read_config(path: str | Path) -> dict:
         raise InputError(f"{path}: missing key {sorted(missing)}")
     if ("total_tokens" in config) == ("passes" in config):
         raise InputError(f"{path}: give either total_tokens or passes (over the whole corpus)")
+    for key in ("total_tokens", "passes", "shuffle_buffer", "num_workers", "shard_tokens"):
+        check_positive(path, key, config.get(key, 1))
+    if config.get("on_bad", "error") not in ON_BAD:
+        raise InputError(f"{path}: on_bad is {config['on_bad']!r}; expected {', '.join(ON_BAD)}")
+    if not isinstance(config["sources"], dict) or not config["sources"]:
+        raise InputError(f"{path}: expected sources: {{name: {{files: [...], weight: ...}}}}")
     for name, source in config["sources"].items():
-        if set(source) - {"files", "weight"} or "files" not in source:
-            raise InputError(f"{path}: source {name}: expected 'files' and 'weight', found {sorted(source)}")
-        if source.get("weight", 1) <= 0:
-            raise InputError(f"{path}: source {name}: the weight must be positive, found {source['weight']}")
+        if not isinstance(name, str) or name != Path(name).name:  # it names a folder
+            raise InputError(f"{path}: the source name {name!r}: expected a word")
+        if not isinstance(source, dict) or set(source) - SOURCE_KEYS or not isinstance(source.get("files"), list):
+            found = sorted(source) if isinstance(source, dict) else source
+            expected = "a list under 'files' and, if wanted, 'weight', 'max_epochs', 'text_column'"
+            raise InputError(f"{path}: source {name}: expected {expected}, found {found}")
+        for key in ("weight", "max_epochs"):
+            check_positive(path, f"source {name}: the {key}", source.get(key, 1))
         for file in source["files"]:
-            existing(file)
+            if not (str(file).startswith(HUB) or is_glob(str(file))):
+                existing(file)
     existing(config["tokenizer"], "python -m data_prep.train_tokenizer")
     return config
 
 
-def read_tokens(folder: str | Path) -> tuple[np.ndarray, dict]:
-    """(token ids, mapped and not read; mixture.json) of a folder that this script wrote."""
-    meta = read_json(existing(folder, "python -m data_prep.mix_corpus") / "mixture.json")
-    return np.memmap(Path(folder) / "tokens.bin", dtype=meta["dtype"], mode="r"), meta
+def check_positive(path: str | Path, name: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f"{path}: {name} must be positive, found {value!r}")
+
+
+def plan(config: dict, files: dict[str, list[str]], tokenizer: CorpusTokenizer) -> dict[str, Estimate]:
+    """Print what will be read and drawn, by the estimates that are returned."""
+    found = {
+        name: estimate(files[name], source.get("text_column", "text"), tokenizer)
+        for name, source in config["sources"].items()
+    }
+    print(plan_table(config, files, found))
+    return found
+
+
+def collect_quarantine(work: Path, names, folder: Path) -> int:
+    """Join the quarantined rows of all sources in `folder`/quarantine.jsonl, if there are any; returns how many."""
+    count = 0
+    for name in names:
+        path = work / name / "quarantine.jsonl"
+        if path.exists() and path.stat().st_size:
+            with path.open("rb") as rows, (folder / path.name).open("ab") as file:
+                for row in rows:
+                    file.write(row)
+                    count += 1
+    return count
+
+
+def tokenized_sources(
+    config: dict, files: dict[str, list[str]], tokenizer: CorpusTokenizer, work: Path, estimates: dict[str, Estimate]
+) -> list[Source]:
+    """Every source as shards in `work`, made or gone on with."""
+    buffer, shard_tokens = config.get("shuffle_buffer", 10_000), config.get("shard_tokens", SHARD_TOKENS)
+    # How much of a source is enough is known beforehand only where its share does not hang on its length.
+    weighted = len(files) == 1 or all("weight" in source for source in config["sources"].values())
+    most = (config["total_tokens"], buffer) if "total_tokens" in config and weighted else None
+    sources = []
+    for name, source in config["sources"].items():
+        shards = tokenize_source(
+            work / name,
+            files[name],
+            tokenizer,
+            text_column=source.get("text_column", "text"),
+            on_bad=config.get("on_bad", "error"),
+            most=most,
+            shard_tokens=shard_tokens,
+            expected_bytes=estimates[name].bytes,
+        )
+        # A source without a weight is as heavy as it is long: all of them together then read every file equally often.
+        weight = source.get("weight", len(shards))
+        sources.append(Source(name, shards, weight, source.get("max_epochs"), buffer, config.get("seed", 42)))
+    return sources
+
+
+def write_mixture(folder: Path, sources: list[Source], total_tokens: int, config: dict, tokenizer) -> dict:
+    """Draw the mixture and write its shards and their index into `folder`; returns the index."""
+    dtype = token_dtype(tokenizer.vocab_size)
+    writer = ShardWriter(folder, dtype, config.get("shard_tokens", SHARD_TOKENS))
+    with tqdm(total=total_tokens, unit="tok", unit_scale=True, desc="mixing") as bar:
+        for ids, size in mix(sources, total_tokens):
+            writer.add(ids, size)
+            bar.update(len(ids))
+    writer.close()
+    drawn = {
+        source.name: {
+            "asked_weight": source.weight,
+            "tokens": source.tokens,
+            "documents": source.documents,
+            "bytes": source.bytes,
+            "passes": source.tokens / len(source.shards),
+        }
+        for source in sources
+    }
+    return write_index(folder, writer.shards, dtype, tokenizer.vocab_size, tokenizer.hash,
+                       seed=config.get("seed", 42), sources=drawn)  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True)
-    config = read_config(parser.parse_args().config)
-    vacant(config["output_dir"])
-    from transformers import AutoTokenizer  # slow to import: after the arguments have been checked
+    parser.add_argument("--config", required=True, help="YAML: see recipes/configs/*/mix.yaml")
+    parser.add_argument("--dry_run", action="store_true", help="print the plan and end")
+    arguments = parser.parse_args()
+    config = read_config(arguments.config)
+    output = vacant(config["output_dir"])
+    if "num_workers" in config:
+        os.environ["RAYON_NUM_THREADS"] = str(config["num_workers"])  # read when the first batch is tokenized
+    tokenizer = load_tokenizer(config["tokenizer"])
+    files = {name: corpus_files(source["files"]) for name, source in config["sources"].items()}
+    estimates = plan(config, files, tokenizer)
+    if arguments.dry_run:
+        return
 
-    tokenizer = AutoTokenizer.from_pretrained(config["tokenizer"])
-    per_pass = {name: count_tokens(source["files"], tokenizer) for name, source in config["sources"].items()}
-    total_tokens = config.get("total_tokens") or int(config["passes"] * sum(per_pass.values()))
-    sources = [
-        # A source without a weight is as heavy as it is long: all of them together then read every file equally often.
-        Source(name, source["files"], source.get("weight", per_pass[name]), tokenizer,
-               config.get("shuffle_buffer", 10_000), config.get("seed", 42))
-        for name, source in config["sources"].items()
-    ]  # fmt: skip
-    dtype = "<u2" if len(tokenizer) <= 2**16 else "<u4"
-    with atomic_folder(config["output_dir"]) as folder:
-        with (folder / "tokens.bin").open("wb") as file, tqdm(total=total_tokens, unit="tok", desc="mixing") as bar:
-            for ids in mix(sources, total_tokens):
-                file.write(np.asarray(ids, dtype=dtype).tobytes())
-                bar.update(len(ids))
-        meta = {
-            "dtype": dtype,
-            "vocab_size": len(tokenizer),
-            "tokens": sum(source.tokens for source in sources),
-            "bytes": sum(source.bytes for source in sources),
-            "sources": {
-                source.name: {
-                    "asked_weight": source.weight,
-                    "tokens": source.tokens,
-                    "documents": source.documents,
-                    "passes": source.tokens / per_pass[source.name],
-                }
-                for source in sources
-            },
-        }
-        write_json(folder / "mixture.json", meta)
-    print(table(sources, per_pass))
-    print(f"mixed {meta['tokens']:,} tokens ({meta['bytes']:,} bytes); they are in {config['output_dir']}")
+    work = output.parent / f".{output.name}.unfinished"
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(work / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{work}: another run is at work there; wait for it, or stop it") from None
+    with lock:
+        sources = tokenized_sources(config, files, tokenizer, work, estimates)
+        total_tokens = config.get("total_tokens") or int(
+            config["passes"] * sum(len(source.shards) for source in sources)
+        )
+        with atomic_folder(output) as folder:
+            index = write_mixture(folder, sources, total_tokens, config, tokenizer)
+            quarantined = collect_quarantine(work, config["sources"], folder)
+        shutil.rmtree(work)
+    print(realised_table(sources))
+    if index["tokens"] < total_tokens:
+        print(
+            f"every source has reached its max_epochs: {total_tokens - index['tokens']:,} tokens fewer than asked for"
+        )
+    if quarantined:
+        print(f"{quarantined:,} bad rows are in {output}/quarantine.jsonl")
+    print(f"mixed {index['tokens']:,} tokens ({index['bytes']:,} bytes); they are in {output}")
 
 
 if __name__ == "__main__":

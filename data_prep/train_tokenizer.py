@@ -9,6 +9,7 @@ would be the loss on stopping.
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,19 +17,24 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from data_prep.corpus import read_documents
-from data_prep.files import InputError, atomic_folder, existing, run_main, vacant
+from data_prep.corpus import batched, corpus_files, read_documents, taken_out
+from data_prep.files import InputError, atomic_folder, run_main, vacant
+from data_prep.rows import ON_BAD, Intake
 
 END_OF_TEXT, PAD, END_OF_TURN = "<|endoftext|>", "<|pad|>", "<|end|>"
 SPECIAL_TOKENS = [END_OF_TEXT, PAD, END_OF_TURN, "<|system|>", "<|user|>", "<|assistant|>"]
+BATCH = 1 << 20  # characters handed over at once
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 # GPT-4's split (tiktoken, cl100k_base) with numbers in groups of two: a small vocabulary cannot spare 1,110 of its
 # entries for numbers. Contractions, words with one leading blank, punctuation, and runs of blanks stay apart.
 SPLIT = r"""(?i:'(?:[sdmt]|ll|ve|re))|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"""
 
 
-def train_tokenizer(documents: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of `vocab_size` entries, the special tokens and the 256 bytes among them."""
+def train_tokenizer(documents: Iterator[str] | Iterator[list[str]], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of `vocab_size` entries, the special tokens and the 256 bytes among them.
+
+    Many short documents go faster as lists of them.
+    """
     least = 256 + len(SPECIAL_TOKENS)
     if vocab_size < least:
         raise InputError(f"--vocab_size {vocab_size}: at least {least} are needed (256 bytes and the special tokens)")
@@ -62,32 +68,39 @@ def train_tokenizer(documents: Iterator[str], vocab_size: int) -> PreTrainedToke
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", nargs="+", required=True, help="JSONL ({'text'}), plain text or Baichuan JSON")
+    parser.add_argument(
+        "--corpus", nargs="+", required=True, help="files, folders, globs or hf:// names: see corpus.py"
+    )
+    parser.add_argument("--text_column", default="text", help="where rows have their text")
+    parser.add_argument("--on_bad", "--on-bad", choices=ON_BAD, default="error", help="bad rows")
     parser.add_argument("--vocab_size", type=int, required=True)
     parser.add_argument("--output_dir", type=Path, required=True)
     arguments = parser.parse_args()
     vacant(arguments.output_dir)
-    for file in arguments.corpus:
-        existing(file)
-    counted = {"documents": 0, "bytes": 0}
+    files = corpus_files(arguments.corpus)
+    intake, counts = Intake(arguments.on_bad, f"{arguments.output_dir}.quarantine.jsonl"), Counter()
 
-    def documents() -> Iterator[str]:
-        for file in arguments.corpus:
-            for text in tqdm(read_documents(file), desc=f"reading {Path(file).name}", unit="doc"):
-                counted["documents"] += 1
-                counted["bytes"] += len(text.encode("utf-8"))
-                yield text
+    def batches() -> Iterator[list[str]]:
+        texts = read_documents(files, text_column=arguments.text_column, intake=intake, counts=counts)
+        with tqdm(desc="reading", unit="B", unit_scale=True) as bar:
+            for batch in batched(texts, BATCH):
+                size = sum(len(text.encode("utf-8")) for text in batch)
+                counts["bytes"] += size
+                bar.update(size)
+                yield batch
 
-    tokenizer = train_tokenizer(documents(), arguments.vocab_size)
+    tokenizer = train_tokenizer(batches(), arguments.vocab_size)
     if len(tokenizer) < arguments.vocab_size:
         print(
             f"note: the corpus is too small for {arguments.vocab_size:,} entries; the tokenizer has {len(tokenizer):,}"
         )
     with atomic_folder(arguments.output_dir) as folder:
         tokenizer.save_pretrained(folder)
+    for line in taken_out(intake, counts):
+        print(line)
     print(
-        f"trained a tokenizer of {len(tokenizer):,} entries on {counted['documents']:,} documents "
-        f"({counted['bytes']:,} bytes); it is in {arguments.output_dir}"
+        f"trained a tokenizer of {len(tokenizer):,} entries on {counts['documents']:,} documents "
+        f"({counts['bytes']:,} bytes); it is in {arguments.output_dir}"
     )
 
 

@@ -223,7 +223,7 @@ def commit() -> str | None:
 
 def data_files(run: Path) -> list[dict]:
     """Name, rows and size of the run's data files."""
-    files = sorted(path for path in run.glob("data/**/*.json*") if path.name != "mixture.json")
+    files = sorted(path for path in run.glob("data/**/*.json*") if path.parent.name != "tokens")
     rows = []
     for path in files:
         size, count = path.stat().st_size, None
@@ -508,7 +508,7 @@ def main() -> None:
     accuracies = [("at the end of training", held_out, {})] if held_out else []
     accuracies += evaluations(results, "reward_accuracy_", "accuracy")
     rates = evaluations(results, "win_rate_", "win_rate")
-    mixture = run / "data" / "tokens" / "mixture.json"
+    mixture = run / "data" / "tokens" / "index.json"
     sections, methods = stage_sections(run, results), comparison(results)
     without_curves = {
         name: {key: value for key, value in result.items() if key != "curves"} for name, result in results.items()

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, Trainer, Tr
 from data_prep.files import InputError, existing, run_main, write_results
 from data_prep.heldout import heldout_batches
 from data_prep.machine import matrix_rate
-from data_prep.mix_corpus import read_tokens
+from data_prep.token_shards import TokenShards
 from recipes.trainers.arguments import check_output_dir, last_checkpoint, parse_arguments
 from recipes.trainers.callbacks import PretrainingMonitor, logged, save_curves
 from recipes.trainers.muon import MuonWithAdamW
@@ -38,21 +38,30 @@ class ScriptArguments:
     n_positions: int = 1024
     activation_function: str = "gelu_pytorch_tanh"  # GPT-2's gelu_new as one kernel instead of eight
     muon_lr: float = field(default=0.02, metadata={"help": "Muon's; learning_rate is AdamW's."})
+    document_attention: bool = field(default=False, metadata={"help": "Keep documents from attending to each other."})
     prompts: list[str] = field(default_factory=lambda: ["The"], metadata={"help": "What samples start from."})
 
 
 class Blocks(Dataset):
-    """Consecutive blocks of `length` ids; the last ids that do not fill a block are left out."""
+    """Consecutive blocks of `length` ids; the last ids that do not fill a block are left out.
 
-    def __init__(self, ids, length: int) -> None:
-        self.ids, self.length = ids, length
+    Given the id of `end_of_text`, positions start anew at each: transformers then keeps a document from attending to
+    those before it. The end of text opens a document, which its first token is predicted from, as in heldout.py.
+    """
+
+    def __init__(self, ids, length: int, end_of_text: int | None = None) -> None:
+        self.ids, self.length, self.end_of_text = ids, length, end_of_text
 
     def __len__(self) -> int:
         return len(self.ids) // self.length
 
     def __getitem__(self, index: int) -> dict:
         block = torch.from_numpy(self.ids[index * self.length : (index + 1) * self.length].astype("int64"))
-        return {"input_ids": block, "labels": block}
+        if self.end_of_text is None:
+            return {"input_ids": block, "labels": block}
+        places = torch.arange(self.length)
+        starts = torch.where(block == self.end_of_text, places, 0).cummax(0).values
+        return {"input_ids": block, "labels": block, "position_ids": places - starts}
 
 
 def main() -> None:
@@ -60,18 +69,14 @@ def main() -> None:
     check_output_dir(args.output_dir, bool(args.resume_from_checkpoint))
 
     # Dataset
-    ids, mixture = read_tokens(script.tokens)
-    dataset = Blocks(ids, script.n_positions)
+    ids = TokenShards(script.tokens)
+    tokenizer = AutoTokenizer.from_pretrained(existing(script.tokenizer, "python -m data_prep.train_tokenizer"))
+    ids.check_tokenizer(script.tokenizer, len(tokenizer))
+    dataset = Blocks(ids, script.n_positions, tokenizer.eos_token_id if script.document_attention else None)
     if not len(dataset):
         raise InputError(f"{script.tokens}: its {len(ids):,} tokens do not fill one block of {script.n_positions}")
 
-    # Tokenizer and model
-    tokenizer = AutoTokenizer.from_pretrained(existing(script.tokenizer, "python -m data_prep.train_tokenizer"))
-    if mixture["vocab_size"] != len(tokenizer):
-        raise InputError(
-            f"{script.tokens}: tokenized with {mixture['vocab_size']:,} entries, but {script.tokenizer} has "
-            f"{len(tokenizer):,}; run data_prep.mix_corpus again with this tokenizer"
-        )
+    # Model
     set_seed(args.seed)
     shape = {
         key: getattr(script, key) for key in ("n_layer", "n_head", "n_embd", "n_positions", "activation_function")

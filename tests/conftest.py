@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import json  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from transformers import (  # noqa: E402
@@ -17,6 +18,7 @@ from transformers import (  # noqa: E402
     GPT2LMHeadModel,
 )
 
+from data_prep.token_shards import ShardWriter, tokenizer_hash, write_index  # noqa: E402
 from data_prep.train_tokenizer import END_OF_TURN, train_tokenizer  # noqa: E402
 
 POSITIONS = 64
@@ -33,6 +35,14 @@ def save(model, tokenizer, folder: Path) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def write_shards(folder: Path, ids: list[int], tokenizer_dir: str | Path) -> None:
+    """One document of these ids as the shards that data_prep/mix_corpus.py writes, by the tokenizer of 262 entries."""
+    writer = ShardWriter(folder, "<u2")
+    writer.add(np.array(ids), len(ids))
+    writer.close()
+    write_index(folder, writer.shards, "<u2", 262, tokenizer_hash(tokenizer_dir))
 
 
 @pytest.fixture(scope="session")

@@ -1,30 +1,25 @@
-"""Tokenizer, mixture and the embedded domain, from files to files."""
+"""Documents, tokenizer and the embedded domain, from files to files."""
 
+import gzip
 import json
+import lzma
 import subprocess
 import sys
+from collections import Counter
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-import yaml
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import mix_corpus, python_docs
+from data_prep import python_docs
 from data_prep.corpus import read_documents
-from data_prep.files import InputError, write_jsonl
-from data_prep.mix_corpus import Source, mix, read_tokens, shuffled
+from data_prep.files import InputError
 from data_prep.python_docs import first_sentence
+from data_prep.rows import Intake
 from data_prep.train_tokenizer import train_tokenizer
-
-
-class Characters:
-    """A tokenizer whose tokens are characters, so that counts can be worked out by hand."""
-
-    eos_token_id = 0
-
-    def __call__(self, texts, add_special_tokens):
-        return {"input_ids": [[ord(c) for c in text] for text in texts]}
 
 
 @pytest.fixture(scope="module")
@@ -49,91 +44,117 @@ def test_a_vocabulary_without_room_for_the_bytes_is_refused():
         train_tokenizer(iter(["a"]), 261)
 
 
-def test_shuffled_keeps_every_item():
-    import random
-
-    assert sorted(shuffled(iter(range(100)), 10, random.Random(0))) == list(range(100))
-    assert list(shuffled(iter(range(100)), 1, random.Random(0))) == list(range(100))
-
-
-def test_shares_are_in_tokens_and_a_small_source_is_read_again(tmp_path):
-    write_jsonl(tmp_path / "big.jsonl", [{"text": "b" * 9}] * 200)  # 10 tokens each with the end of text
-    write_jsonl(tmp_path / "small.jsonl", [{"text": "s" * 4}] * 10)  # 5 tokens each: 50 in a pass
-    big = Source("big", [tmp_path / "big.jsonl"], 3, Characters(), 16, 0)
-    small = Source("small", [tmp_path / "small.jsonl"], 1, Characters(), 16, 0)
-    documents = list(mix([big, small], 800))
-    # 3 : 1 of 800 tokens is 600 and 200; 200 tokens of `small` are four passes over it
-    assert (big.tokens, small.tokens) == (600, 200)
-    assert (big.documents, small.documents) == (60, 40)
-    assert sum(map(len, documents)) == 800
-    assert all(ids[-1] == 0 for ids in documents)
-
-
-def write_mixture(tmp_path, tokenizer, **changes):
-    write_jsonl(tmp_path / "a.jsonl", [{"text": f"return a copy {n}"} for n in range(30)])
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
-    config = {
-        "tokenizer": str(tmp_path / "tokenizer"),
-        "sources": {"a": {"files": [str(tmp_path / "a.jsonl")], "weight": 1}},
-        "passes": 2,
-        "output_dir": str(tmp_path / "tokens"),
-        **changes,
-    }
-    (tmp_path / "mix.yaml").write_text(yaml.safe_dump(config))
-    return tmp_path / "mix.yaml"
-
-
-def test_the_command_writes_tokens_that_decode_to_the_documents(tmp_path, tokenizer, monkeypatch, capsys):
-    path = write_mixture(tmp_path, tokenizer)
-    monkeypatch.setattr(sys, "argv", ["mix_corpus", "--config", str(path)])
-    mix_corpus.main()
-    ids, meta = read_tokens(tmp_path / "tokens")
-    texts = tokenizer.decode(ids.tolist()).split("<|endoftext|>")[:-1]
-    assert sorted(texts) == sorted([f"return a copy {n}" for n in range(30)] * 2)
-    assert meta["tokens"] == len(ids) and meta["bytes"] == sum(map(len, texts))
-    assert ids.dtype == np.dtype("<u2")
-    assert "100.00%   100.00%" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"sorces": {}}, r"unknown key \['sorces'\]"),
-        ({"total_tokens": 5}, "either total_tokens or passes"),
-        ({"sources": {"a": {"files": ["no.jsonl"]}}}, "no.jsonl: no such file"),
-        ({"sources": {"a": {"files": [], "weight": -1}}}, "must be positive"),
-    ],
-)
-def test_bad_mixtures_are_refused(tmp_path, tokenizer, changes, message):
-    with pytest.raises(InputError, match=message):
-        mix_corpus.read_config(write_mixture(tmp_path, tokenizer, **changes))
-
-
 def test_documents_by_ending(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n\n{"text": "two"}\n')
     (tmp_path / "verse.txt").write_text("to be\nor not to be\n")
     (tmp_path / "wiki.txt").write_text("x" * 900 + "\n" + "y" * 900 + "\n")
     (tmp_path / "c.json").write_text('[{"conversations": [{"value": "q"}, {"value": "a"}]}]')
+    (tmp_path / "d.json").write_text('[{"messages": [{"content": "q"}, {"content": "a"}]}, {"text": "t"}]')
+    (tmp_path / "e.csv").write_text("text,n\none,1\n")
+    pq.write_table(pa.table({"text": ["one", "two"], "n": [1, 2]}), tmp_path / "f.parquet")
     assert list(read_documents(tmp_path / "a.jsonl")) == ["one", "two"]
     assert list(read_documents(tmp_path / "verse.txt")) == ["to be\nor not to be\n"]
     assert list(read_documents(tmp_path / "wiki.txt")) == ["x" * 900, "y" * 900]
     assert list(read_documents(tmp_path / "c.json")) == ["q\n\na"]
+    assert list(read_documents(tmp_path / "d.json")) == ["q\n\na", "t"]
+    assert list(read_documents(tmp_path / "e.csv")) == ["one"]
+    assert list(read_documents(tmp_path / "f.parquet")) == ["one", "two"]
+    everything = ["one", "two", "q\n\na", "q\n\na", "t", "one", "one", "two", "to be\nor not to be\n"]
+    assert list(read_documents(tmp_path)) == [*everything, "x" * 900, "y" * 900], "a folder's files are sorted"
+    assert list(read_documents(str(tmp_path / "[af].*"))) == ["one", "two", "one", "two"]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".xz", ".zst"])
+def test_compressed_documents(tmp_path, ending):
+    compress = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.ZstdCompressor().compress}[ending]
+    (tmp_path / f"a.txt{ending}").write_bytes(compress(b"to be\nor not"))
+    (tmp_path / f"b.jsonl{ending}").write_bytes(compress('{"text": "你好"}\n'.encode()))
+    assert list(read_documents(tmp_path)) == ["to be\nor not", "你好"]
+
+
+def test_a_column_of_another_name(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "no", "content": "yes"}\n')
+    assert list(read_documents(tmp_path, text_column="content")) == ["yes"]
+
+
+def test_long_running_text_is_cut_at_line_ends_after_each_mebibyte(tmp_path):
+    line = "x" * 99 + "\n"
+    (tmp_path / "a.txt").write_text(line * 30_000)
+    texts = list(read_documents(tmp_path))
+    # 2**20 / 100 is 10,485.76: the document ends with line 10,486, and the third holds what is left
+    assert [len(text) // 100 for text in texts] == [10_486, 10_486, 30_000 - 2 * 10_486]
+    assert "".join(texts) == line * 30_000
+
+
+def test_documents_without_text_are_left_out_and_counted(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": " \\n"}\n{"text": ""}\n')
+    counts = Counter()
+    assert list(read_documents(tmp_path, counts=counts)) == ["one"]
+    assert counts == {"documents": 1, "empty": 2}
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"txt": 1}\n', "row 1: expected a string under 'text'"),
-        ("a.jsonl", '{"text": "x"}\n{oops\n', "line 2, column 2: not JSON"),
-        ("a.jsonl", "\n", "no text in it"),
-        ("a.csv", "x", "unknown ending"),
-        ("a.json", "{}", "expected a list"),
+        ("a.jsonl", b'{"txt": 1}\n', "row 1, line 1: found keys ['txt']; expected a string under 'text'"),
+        ("a.jsonl", b'{"text": 5}\n', "row 1, line 1: found 5 under 'text'; expected a string"),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', "half a surrogate pair"),
+        ("a.jsonl", b'{"text": "x"}\n{oops\n', "row 2, line 2"),
+        ("a.jsonl", b"\n", "no text in it"),
+        ("a.doc", b"x", "unknown ending"),
+        ("a.json", b'[{"conversations": [1]}]', "row 1, line 1: found [1] under 'conversations'"),
+        ("a.txt", b"one\ntwo \xff\n", "row 1, line 1: found the byte 0xff on line 2; expected UTF-8"),
+        ("a.txt", "a\n".encode("utf-16"), "found UTF-16 or UTF-32"),
+        ("a.txt", b"\xef\xbb\xbfa", "on_bad: repair mends, and counts: byte order mark"),
+        ("a.txt.gz", gzip.compress(b"a" * 1000)[:-9], "breaks off"),
+        ("a.txt.gz", b"no", "no gzip data"),
     ],
 )
 def test_bad_documents_are_named(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match=message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
         list(read_documents(tmp_path / name))
+    assert str(tmp_path / name) in str(caught.value) and message in str(caught.value)
+
+
+def test_an_error_names_all_bad_rows_of_its_file_and_no_document_follows_the_first(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{}\n{"text": "two"}\n{"text": null}\n')
+    found = []
+    with pytest.raises(InputError, match="2 rows cannot be used: 2 × no text"):
+        found.extend(read_documents(tmp_path))
+    assert found == ["one"]
+
+
+def test_bad_rows_are_quarantined_untouched(tmp_path):
+    rows = ['{"text": "one"}', '{"text": 5,}', "{oops", '{"text": "two"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    intake = Intake("quarantine", tmp_path / "bad.jsonl")
+    assert list(read_documents(tmp_path / "a.jsonl", intake=intake)) == ["one", "two"]
+    bad = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert [(row["line"], row["raw"]) for row in bad] == [(2, rows[1]), (3, rows[2])]
+    assert (intake.rows_in, intake.rows_out, intake.quarantined) == (4, 2, 2)
+
+
+def test_the_command_trains_on_everything_given_and_says_what_it_left_out(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "one one one"}\n{"text": ""}\n{}\n')
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"two two two"))
+    command = [sys.executable, "-m", "data_prep.train_tokenizer", "--corpus", str(tmp_path), "--vocab_size", "264"]
+    command += ["--output_dir", str(tmp_path / "tokenizer")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "row 3, line 3" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "tokenizer").exists()
+    done = subprocess.run([*command, "--on-bad", "quarantine"], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "4 rows in = 3 out + 1 quarantined"
+    assert lines[1] == "1 document without text left out"
+    assert lines[2].startswith("trained a tokenizer of 264 entries on 2 documents (22 bytes); it is in ")
+    assert '"raw": "{}"' in (tmp_path / "tokenizer.quarantine.jsonl").read_text()
+
+
+def test_batches_make_no_difference_to_a_tokenizer():
+    texts = [f"words and {n} more words of all kinds" for n in range(50)]
+    one, other = train_tokenizer(iter(texts), 300), train_tokenizer(iter([texts[:20], texts[20:]]), 300)
+    assert one.backend_tokenizer.to_str() == other.backend_tokenizer.to_str()
 
 
 def test_errors_end_a_command_with_one_line_and_code_1(tmp_path):

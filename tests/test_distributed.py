@@ -10,9 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from conftest import POSITIONS
+from conftest import POSITIONS, write_shards
 from test_recipes import ENVIRONMENT, ROOT, Done, again, conversation, loaded, ready_to_end, results, succeeded, words
 
 from data_prep.files import write_json
@@ -43,8 +42,8 @@ def run(launcher: list[str], recipe: str, **settings) -> Done:
 
 
 def test_pretraining_on_two_processes_by_torchrun(tiny_tokenizer, tmp_path):
-    np.array(tiny_tokenizer("abcdefgh" * 64)["input_ids"], "<u2").tofile(tmp_path / "tokens.bin")  # 8 blocks of 64
-    write_json(tmp_path / "mixture.json", {"dtype": "<u2", "vocab_size": len(tiny_tokenizer)})
+    ids = tiny_tokenizer("abcdefgh" * 64)["input_ids"]  # 8 blocks of 64
+    write_shards(tmp_path, ids, tiny_tokenizer.name_or_path)
     (tmp_path / "heldout.txt").write_text("abcdefgh" * 8)
     files = {"tokenizer": tiny_tokenizer.name_or_path, "tokens": tmp_path, "heldout": tmp_path / "heldout.txt"}
     shape = {"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": POSITIONS}

@@ -137,10 +137,10 @@ def test_a_mixture_of_c4_and_wikipedia_has_the_shares_asked_for(checkout):
     printed = checkout.stage("c4_wiki/mix.yaml")
     assert re.search(r"source +asked +realised +tokens +documents +passes\n", printed)
     assert re.search(r"c4 +76\.92% +7\d\.\d\d% ", printed) and re.search(r"wikipedia +23\.08% +2\d\.\d\d% ", printed)
-    mixture = checkout.json("runs/c4_wiki/data/tokens/mixture.json")
+    mixture = checkout.json("runs/c4_wiki/data/tokens/index.json")
     tokens = {name: source["tokens"] for name, source in mixture["sources"].items()}
     assert 580_000 <= sum(tokens.values()) == mixture["tokens"]
     assert tokens["c4"] / mixture["tokens"] == pytest.approx(15 / 19.5, abs=0.01)
     assert tokens["wikipedia"] / mixture["tokens"] == pytest.approx(4.5 / 19.5, abs=0.01)
-    size = (checkout.root / "runs/c4_wiki/data/tokens/tokens.bin").stat().st_size
+    size = (checkout.root / "runs/c4_wiki/data/tokens/shard-00000.bin").stat().st_size
     assert size == 2 * mixture["tokens"]  # uint16: the vocabulary has 8,192 entries

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import POSITIONS, save, tiny_config
+from conftest import POSITIONS, save, tiny_config, write_shards
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -155,8 +155,7 @@ def tokens(tiny_tokenizer, tmp_path_factory) -> Path:
     """24 blocks of the first eight letters over and over, as data_prep/mix_corpus.py writes token ids."""
     folder = tmp_path_factory.mktemp("tokens")
     ids = tiny_tokenizer(LETTERS * (24 * POSITIONS // 8))["input_ids"]
-    np.array(ids, "<u2").tofile(folder / "tokens.bin")
-    write_json(folder / "mixture.json", {"dtype": "<u2", "vocab_size": TOKENS})
+    write_shards(folder, ids, tiny_tokenizer.name_or_path)
     (folder / "heldout.txt").write_text(LETTERS * 8)
     return folder
 
@@ -783,8 +782,7 @@ def test_held_out_rankings_about_prompts_of_the_training_are_refused(reward_sett
 
 
 def test_tokens_that_do_not_fill_a_block_are_refused(pretrain_settings, tmp_path):
-    np.zeros(POSITIONS - 1, "<u2").tofile(tmp_path / "tokens.bin")
-    write_json(tmp_path / "mixture.json", {"dtype": "<u2", "vocab_size": TOKENS})
+    write_shards(tmp_path, [0] * (POSITIONS - 1), pretrain_settings["tokenizer"])
     given = {**pretrain_settings, "tokens": tmp_path, "output_dir": tmp_path / "out"}
     refused(again("pretrain", **given), f"{tmp_path}", "63", "64")
 

@@ -1,0 +1,338 @@
+"""Mixtures and their shards: shares, epochs, order, and the same bytes whatever happens on the way."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import tiny_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import GPT2LMHeadModel
+
+from data_prep import mix_corpus
+from data_prep.files import InputError, write_jsonl
+from data_prep.mixture import Source, mix, planned_tokens, shuffled
+from data_prep.source_tokens import enough, load_tokenizer, tokenize_source
+from data_prep.token_shards import ShardWriter, TokenShards, tokenizer_hash, write_index
+from data_prep.train_tokenizer import train_tokenizer
+from recipes.pretrain import Blocks
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """262 entries and no merge, so that a byte is a token and counts can be worked out by hand."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(iter(["a"]), 262).save_pretrained(folder)
+    return folder
+
+
+def make(folder: Path, texts: list[str], tokenizer: Path, **options) -> TokenShards:
+    write_jsonl(folder.with_suffix(".jsonl"), [{"text": text} for text in texts])
+    options = {"shard_tokens": 1000, **options}
+    return tokenize_source(folder, [str(folder.with_suffix(".jsonl"))], load_tokenizer(tokenizer), **options)
+
+
+def test_shuffled_keeps_every_item():
+    assert sorted(shuffled(iter(range(100)), 10, random.Random(0))) == list(range(100))
+    assert list(shuffled(iter(range(100)), 1, random.Random(0))) == list(range(100))
+
+
+def test_shares_are_in_tokens_and_a_small_source_is_read_again(tmp_path, tokenizer):
+    big = make(tmp_path / "big", ["b" * 9] * 200, tokenizer)  # 10 tokens each with the end of text
+    small = make(tmp_path / "small", ["s" * 4] * 10, tokenizer)  # 5 tokens each: 50 in a pass
+    sources = [Source("big", big, 3, None, 16, 0), Source("small", small, 1, None, 16, 0)]
+    documents = [ids for ids, _ in mix(sources, 800)]
+    # 3 : 1 of 800 tokens is 600 and 200; 200 tokens of `small` are four passes over it
+    assert [source.tokens for source in sources] == [600, 200]
+    assert [source.documents for source in sources] == [60, 40]
+    assert [source.bytes for source in sources] == [540, 160]
+    assert sum(map(len, documents)) == 800
+    assert all(ids[-1] == 0 for ids in documents)
+
+
+def test_a_source_at_its_cap_stops_and_the_others_share_what_is_left(tmp_path, tokenizer):
+    shards = [make(tmp_path / name, [name * 9] * 10, tokenizer) for name in "abc"]  # 100 tokens a pass
+    asked = [("a", 2, 1), ("b", 1, None), ("c", 1, None)]
+    sources = [Source(name, each, w, most, 1, 0) for each, (name, w, most) in zip(shards, asked, strict=True)]
+    drawn = [int(ids[0]) for ids, _ in mix(sources, 400)]
+    # Up to 200 tokens a has half; it stops at 100, and b and c halve the 300 that are left.
+    assert [source.tokens for source in sources] == [100, 150, 150]
+    assert len(drawn) == 40 and drawn[20:] == drawn[20:22] * 10, "b and c take turns"
+    planned = planned_tokens({"a": 2, "b": 1, "c": 1}, {"a": 100, "b": float("inf"), "c": float("inf")}, 400)
+    assert planned == {"a": 100, "b": 150, "c": 150}
+
+
+def test_a_mixture_whose_sources_all_stop_ends_short(tmp_path, tokenizer):
+    source = Source("a", make(tmp_path / "a", ["a" * 9] * 10, tokenizer), 1, 1.5, 1, 0)
+    assert sum(len(ids) for ids, _ in mix([source], 1000)) == 150
+    assert planned_tokens({"a": 1.0}, {"a": 150}, 1000) == {"a": 150}
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"])).filter(str.strip), min_size=1, max_size=20),
+    shard_tokens=st.integers(1, 40),
+)
+def test_any_documents_survive_shards(tokenizer, texts, shard_tokens):
+    loaded = load_tokenizer(tokenizer)
+    with tempfile.TemporaryDirectory() as folder:
+        shards = make(Path(folder) / "source", texts, tokenizer, shard_tokens=shard_tokens)
+        assert shards.documents == len(texts)
+        for number, text in enumerate(texts):
+            ids, size = shards.document(number)
+            assert ids[-1] == loaded.end_of_text and size == len(text.encode())
+            assert loaded.tokenizer.decode(ids[:-1].tolist(), skip_special_tokens=False) == text
+        joined = np.concatenate([shards.document(number)[0] for number in range(len(texts))])
+        assert len(shards) == len(joined) and (shards[:] == joined).all()
+        assert all((shards[start : start + 7] == joined[start : start + 7]).all() for start in range(len(joined)))
+
+
+def test_special_token_text_in_a_document_stays_text(tmp_path, tokenizer, capsys):
+    shards = make(tmp_path / "a", ["a<|endoftext|>b", "c"], tokenizer)
+    assert shards.documents == 2 and (shards[:] == 0).sum() == 2, "two ends of text, of two documents"
+    assert "a: 1 document with the text of a special token, encoded as characters" in capsys.readouterr().out
+
+
+def test_a_source_is_read_no_further_than_a_mixture_can_ask_for(tmp_path, tokenizer):
+    # 10 tokens a document: 30 beyond a buffer of 5 documents are in the first 8
+    assert not enough(70, 7, 30, 5) and enough(80, 8, 30, 5)
+    assert make(tmp_path / "a", ["a" * 9] * 1000, tokenizer, most=(30, 5)).documents == 8
+
+
+def test_a_folder_of_shards_names_what_is_wrong_with_it(tmp_path, tokenizer):
+    shards = make(tmp_path / "a", ["abc"], tokenizer)
+    shards.check_tokenizer(tokenizer, 262)
+    with pytest.raises(InputError, match="tokenized with 262 entries, but elsewhere has 300"):
+        shards.check_tokenizer("elsewhere", 300)
+    changed = json.loads((tokenizer / "tokenizer.json").read_text())
+    changed["model"]["vocab"]["\u0121"], changed["model"]["vocab"]["\u0122"] = 261, 260
+    (tmp_path / "tokenizer.json").write_text(json.dumps(changed))
+    with pytest.raises(InputError, match="tokenized with another tokenizer than"):
+        shards.check_tokenizer(tmp_path, 262)
+    with (tmp_path / "a" / "shard-00000.bin").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(InputError, match="found 9 bytes, its index says 8"):
+        TokenShards(tmp_path / "a")
+    with pytest.raises(
+        InputError, match=r"index.json: no such file or folder; it is made by: python -m data_prep.mix"
+    ):
+        TokenShards(tmp_path)
+
+
+# The command
+
+
+def write_mixture(folder: Path, tokenizer: Path, **changes) -> Path:
+    write_jsonl(folder / "a.jsonl", [{"text": f"return a copy {n}"} for n in range(30)])
+    config = {
+        "tokenizer": str(tokenizer),
+        "sources": {"a": {"files": [str(folder / "a.jsonl")], "weight": 1}},
+        "passes": 2,
+        "output_dir": str(folder / "tokens"),
+        **changes,
+    }
+    (folder / "mix.yaml").write_text(yaml.safe_dump(config))
+    return folder / "mix.yaml"
+
+
+def run(monkeypatch, config: Path, *more: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["mix_corpus", "--config", str(config), *more])
+    mix_corpus.main()
+
+
+def test_the_command_writes_tokens_that_decode_to_the_documents(tmp_path, tokenizer, monkeypatch, capsys):
+    run(monkeypatch, write_mixture(tmp_path, tokenizer, shard_tokens=300))
+    shards = TokenShards(tmp_path / "tokens")
+    decoded = load_tokenizer(tokenizer).tokenizer.decode(shards[:].tolist(), skip_special_tokens=False)
+    texts = decoded.split("<|endoftext|>")[:-1]
+    assert sorted(texts) == sorted([f"return a copy {n}" for n in range(30)] * 2)
+    # 10 of 15 letters, 20 of 16, each and its end of text, twice over: a shard closes at the document that fills it
+    assert shards.index["tokens"] == len(shards) == 2 * (10 * 16 + 20 * 17) == 1000
+    assert shards.index["bytes"] == sum(map(len, texts))
+    assert len(shards.index["shards"]) == 4 and shards[:].dtype == np.dtype("<u2")
+    assert shards.index["sources"]["a"] == {
+        "asked_weight": 1, "tokens": 1000, "documents": 60, "bytes": 940, "passes": 2.0,
+    }  # fmt: skip
+    assert not (tmp_path / ".tokens.unfinished").exists()
+    out = capsys.readouterr().out
+    assert "100.00%   100.00%" in out and out.endswith(f"they are in {tmp_path / 'tokens'}\n")
+
+
+def test_the_plan_is_printed_before_and_alone_in_a_dry_run(tmp_path, tokenizer, monkeypatch, capsys):
+    write_jsonl(tmp_path / "b.jsonl", [{"text": "b" * 99}] * 10)  # 1,000 tokens
+    sources = {
+        "a": {"files": [str(tmp_path / "a.jsonl")], "weight": 3, "max_epochs": 2},  # 500 tokens in 470 bytes
+        "b": {"files": [str(tmp_path / "*b.jsonl")], "weight": 1},
+    }
+    path = write_mixture(tmp_path, tokenizer, sources=sources, passes=2)
+    run(monkeypatch, path, "--dry_run")
+    out = capsys.readouterr().out
+    # 2 × 1,500 tokens, 3/4 of them from a are 2,250, but two epochs are 1,000; b has the other 2,000, in two passes
+    assert out.splitlines()[1].split() == ["a", "1", "~470", "~500", "75.00%", "~1,000", "2.00"]
+    assert out.splitlines()[2].split() == ["b", "1", "~990", "~1,000", "25.00%", "~2,000", "2.00"]
+    assert out.splitlines()[3] == "stopping at max_epochs: a; the others share what is left by their weights"
+    assert len(out.splitlines()) == 4 and not list(tmp_path.glob("*tokens*"))
+    run(monkeypatch, path)
+    assert [source["tokens"] for source in TokenShards(tmp_path / "tokens").index["sources"].values()] == [1000, 2000]
+
+
+def test_bad_rows_are_quarantined_beside_the_tokens_or_end_the_run(tmp_path, tokenizer, monkeypatch, capsys):
+    path = write_mixture(tmp_path, tokenizer)
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write("{oops\n")
+    with pytest.raises(InputError, match="row 31, line 31"):
+        run(monkeypatch, path)
+    assert not (tmp_path / "tokens").exists()
+    path.write_text(path.read_text() + "on_bad: quarantine\n")
+    capsys.readouterr()
+    run(monkeypatch, path)
+    out = capsys.readouterr().out
+    assert (
+        "a: 31 rows in = 30 out + 1 quarantined" in out
+        and f"1 bad rows are in {tmp_path}/tokens/quarantine.jsonl" in out
+    )
+    assert json.loads((tmp_path / "tokens" / "quarantine.jsonl").read_text())["raw"] == "{oops"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sorces": {}}, r"unknown key \['sorces'\]"),
+        ({"total_tokens": 5}, "either total_tokens or passes"),
+        ({"sources": {"a": {"files": ["no.jsonl"]}}}, "no.jsonl: no such file"),
+        ({"sources": {"a": {"files": [], "weight": -1}}}, "must be positive"),
+        ({"sources": {"a": {"files": [], "max_epochs": 0}}}, "max_epochs must be positive"),
+        ({"sources": {"a": {"files": "a.jsonl"}}}, "expected a list under 'files'"),
+        ({"sources": {"../a": {"files": []}}}, "source name '../a'"),
+        ({"sources": []}, "expected sources:"),
+        ({"shuffle_buffer": "many"}, "shuffle_buffer must be positive, found 'many'"),
+        ({"on_bad": "ignore"}, "expected error, repair, quarantine"),
+    ],
+)
+def test_bad_mixtures_are_refused(tmp_path, tokenizer, changes, message):
+    with pytest.raises(InputError, match=message):
+        mix_corpus.read_config(write_mixture(tmp_path, tokenizer, **changes))
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory, tokenizer):
+    """A mixture of two sources of 3 MB, its bytes, and the environment to run it in."""
+    folder = tmp_path_factory.mktemp("larger")
+    for name, letters in (("a", "abcdef"), ("b", "uvwxyz")):
+        rng = random.Random(name)
+        rows = [{"text": "".join(rng.choices(letters, k=rng.randrange(1, 4000)))} for _ in range(1500)]
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    return folder
+
+
+def mixture_of(larger: Path, folder: Path, tokenizer: Path, **changes) -> Path:
+    sources = {
+        name: {"files": [str(larger / f"{name}.jsonl")], "weight": weight} for name, weight in (("a", 2), ("b", 1))
+    }
+    given = {"sources": sources, "passes": 1.2, "shard_tokens": 250_000, "shuffle_buffer": 100, **changes}
+    return write_mixture(folder, tokenizer, **given)
+
+
+def command(config: Path) -> list[str]:
+    return [sys.executable, "-m", "data_prep.mix_corpus", "--config", str(config)]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(larger, tokenizer, tmp_path_factory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("one")
+    subprocess.run(command(mixture_of(larger, folder, tokenizer, num_workers=1)), check=True, capture_output=True)
+    return content(folder / "tokens")
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_workers(larger, tokenizer, undisturbed, tmp_path):
+    subprocess.run(command(mixture_of(larger, tmp_path, tokenizer, num_workers=2)), check=True, capture_output=True)
+    assert content(tmp_path / "tokens") == undisturbed
+    assert len(undisturbed) > 20, "index.json and many shards"
+
+
+@pytest.mark.parametrize("shards", [1, 9, 20])
+def test_a_killed_run_goes_on_to_the_same_bytes(larger, tokenizer, undisturbed, tmp_path, shards):
+    """Killed once that many shards are there: in the first source, at its end, in the second."""
+    config = mixture_of(larger, tmp_path, tokenizer)
+    work = tmp_path / ".tokens.unfinished"
+    process = subprocess.Popen(command(config), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list(work.glob("*/*.idx"))) < shards and process.poll() is None:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "it was done before it could be killed"
+    assert not (tmp_path / "tokens").exists()
+    before = {path: path.stat().st_mtime_ns for path in work.glob("*/*.idx")}
+    assert before
+    done = subprocess.run(command(config), capture_output=True, text=True, check=True)
+    assert "by the interrupted run" in done.stdout
+    assert content(tmp_path / "tokens") == undisturbed
+
+
+def test_shards_of_other_inputs_are_not_gone_on_with(tmp_path, tokenizer, capsys):
+    make(tmp_path / "a", ["abc"], tokenizer)
+    shards = make(tmp_path / "a", ["other"], tokenizer)
+    assert "not those of the interrupted run" in capsys.readouterr().out
+    assert bytes(shards[:-1].astype("u1").tolist()) != b"abc" and len(shards) == 6
+
+
+# Pretraining on them
+
+
+def folder_of(folder: Path, ids: list[int], tokenizer: Path) -> TokenShards:
+    writer = ShardWriter(folder, "<u2", 10)
+    for start in range(0, len(ids), 7):
+        writer.add(np.array(ids[start : start + 7]), 7)
+    writer.close()
+    write_index(folder, writer.shards, "<u2", 262, tokenizer_hash(tokenizer))
+    return TokenShards(folder)
+
+
+def test_blocks_over_shards(tmp_path, tokenizer):
+    blocks = Blocks(folder_of(tmp_path / "tokens", list(range(40)), tokenizer), 12)
+    assert len(blocks) == 3
+    assert [block["input_ids"].tolist() for block in (blocks[n] for n in range(3))] == [
+        list(range(12)), list(range(12, 24)), list(range(24, 36)),
+    ]  # fmt: skip
+    assert set(blocks[0]) == {"input_ids", "labels"}
+
+
+def test_positions_start_anew_at_each_end_of_text(tmp_path, tokenizer):
+    ids = [5, 6, 0, 7, 8, 9, 0, 0, 10, 11]
+    block = Blocks(folder_of(tmp_path / "tokens", ids, tokenizer), 10, end_of_text=0)[0]
+    assert block["position_ids"].tolist() == [0, 1, 0, 1, 2, 3, 0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_with_document_attention_nothing_before_a_document_reaches_it(tmp_path, tiny_tokenizer, attention):
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(tiny_config(tiny_tokenizer, use_cache=False, attn_implementation=attention)).eval()
+    end, document = tiny_tokenizer.eos_token_id, [20, 21, 22, 23, 24, 25]
+
+    def logits(before: list[int], documents_apart: bool) -> torch.Tensor:
+        ids = [*before, end, *document, end, 30]
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        shards = folder_of(folder, ids, tiny_tokenizer.name_or_path)
+        block = Blocks(shards, len(ids), end if documents_apart else None)[0]
+        with torch.no_grad():
+            outputs = model(**{key: value[None] for key, value in block.items() if key != "labels"})
+        return outputs.logits[0, len(before) : len(before) + 7]
+
+    alone = logits([], True)
+    for before in ([40, 41, 42], [50], [60, end, 61, 62, 63, 64]):
+        torch.testing.assert_close(logits(before, True), alone, atol=1e-5, rtol=0)
+        assert (logits(before, False) - alone).abs().max() > 1e-3, "without it, what stands before is seen"
