@@ -1,69 +1,186 @@
-"""Rank the answers to each prompt.
+"""Rank the answers to each prompt: by a person, a reward model, a function, or agreement with a reference.
 
     python -m data_prep.rank_completions --completions runs/quickstart/data/completions.jsonl \
         --output runs/quickstart/data/rankings.jsonl
+    python -m data_prep.rank_completions --by person --rater Ada --completions … --output …
+    python -m data_prep.rank_completions --by reward_model --reward_model runs/quickstart/reward --completions … --output …
+    python -m data_prep.rank_completions --by function --function my_rewards.py:brevity --completions … --output …
 
-The ranks are those of a stand-in for a human rater: agreement with the reference answer. Rank 0 is the reference word
-for word (blanks aside); the others follow by character F-score (chrF, Popović 2015, as sacrebleu computes it), and tie
-within the same quarter of its scale of 0 to 100, as a person would not tell two equally wrong answers apart. One JSONL
-row per prompt, `{"id", "prompt": messages, "completions": […], "ranks": […], "ranked_by"}`.
+By reference, the default, the ranks are those of a stand-in for a human rater: rank 0 is the reference word for word
+(blanks aside); the others follow by character F-score (chrF, Popović 2015, as sacrebleu computes it), and tie within the
+same quarter of its scale of 0 to 100, as a person would not tell two equally wrong answers apart. With `--measure
+exact_match` all others tie. Reward models and functions (see data_prep/rewards.py) give scores, which are kept.
+
+It can be stopped at any time, by Ctrl-C or a kill, and the same command goes on: judgements are kept in a journal beside
+the output, which appears whole at the end. One JSONL row per prompt, `{"id", "prompt": messages, "completions": […],
+"ranks": […], "ranked_by", "ranked_at"}`, with the "scores", the "rater" (the person), and "counts" and "drawn" (how often
+each answer was drawn; the model and the settings of the draws) as data_prep.sample_completions wrote them.
 """
 
 import argparse
-import math
+import contextlib
+import hashlib
+from collections import Counter
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from data_prep.files import InputError, read_jsonl, run_main, vacant, write_jsonl
+from data_prep.journal import Journal
+from data_prep.preference_formats import pairs
+from data_prep.rank_in_terminal import rank_in_terminal
+from data_prep.raters import Rater, by_chrf, by_exact_match, by_function, by_reward_model
+from data_prep.rows import counted
 
-RANKED_BY = "a stand-in for a human rater: agreement with the reference (exact, then chrF in steps of {})"
+STAND_IN = "a stand-in for a human rater: agreement with the reference"
+KEPT = ("id", "prompt", "completions", "counts", "drawn")
+ANSWERS_AT_ONCE = 128  # judged in one call, and written to the journal together
 
 
-def ranks_by_reference(completions: list[str], reference: str, tie_width: float = 25.0) -> list[int]:
-    """Dense ranks, 0 the best: the reference word for word, then descending steps of `tie_width` chrF points."""
-    from sacrebleu.metrics import CHRF
+def read_completions(path: str, by_reference: bool) -> list[dict]:
+    """The rows of `path`, prompts as messages; `InputError` for the first that is of another shape."""
+    rows = list(read_jsonl(path))
+    if not rows:
+        raise InputError(f"{path}: found an empty file; expected what data_prep.sample_completions writes")
+    needed = {"prompt", "completions", *(["reference"] if by_reference else [])}
+    for number, row in enumerate(rows, start=1):
+        where = f"{path}: row {number}"
+        if missing := needed - set(row):
+            raise InputError(f"{where}: no {sorted(missing)}; expected what data_prep.sample_completions writes")
+        if isinstance(row["prompt"], str):
+            row["prompt"] = [{"role": "user", "content": row["prompt"]}]
+        turns, texts = row["prompt"], row["completions"]
+        if not isinstance(turns, list) or not all(
+            isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+            for turn in turns
+        ):
+            raise InputError(f"{where}: found no text and no messages under 'prompt'")
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise InputError(f"{where}: found no list of texts under 'completions'")
+        if not all(map(str.strip, texts)) or len(set(texts)) < len(texts):
+            raise InputError(
+                f"{where}: found an empty answer, or one twice; expected different texts under 'completions'"
+            )
+        if by_reference and not isinstance(row["reference"], str):
+            raise InputError(f"{where}: found no text under 'reference'")
+    return rows
 
-    chrf = CHRF()
-    levels = []
-    for completion in completions:
-        exact = completion.split() == reference.split()
-        # A score on the border of two steps belongs to the upper one; a perfect score that is not the reference
-        # (chrF ignores order beyond six characters) stays below it.
-        score = min(chrf.sentence_score(completion, [reference]).score, 99.99)
-        levels.append(math.inf if exact else math.floor(score / tie_width))
-    order = sorted(set(levels), reverse=True)
-    return [order.index(level) for level in levels]
+
+def parts(rows: list[dict]) -> list[list[int]]:
+    """The positions of the rows with something to rank, in parts of at most `ANSWERS_AT_ONCE` answers or of one row.
+
+    The parts do not depend on what is judged already: padding moves a model's scores in their last digits, and a run
+    that was stopped has to give those of one that was not.
+    """
+    found: list[list[int]] = []
+    room = 0
+    for index, row in enumerate(rows):
+        if (answers := len(row["completions"])) < 2:
+            continue
+        if answers > room:
+            found.append([])
+            room = ANSWERS_AT_ONCE
+        found[-1].append(index)
+        room -= answers
+    return found
+
+
+def rank_by_machine(rows: list[dict], journal: Journal, rater: Rater, about: dict) -> None:
+    """Add the judgements that the journal lacks."""
+    groups = parts(rows)
+    total, judged = sum(map(len, groups)), len(journal.judgements)
+    with tqdm(total=total, initial=judged, desc="ranking", unit="prompt") as bar:
+        for part in groups:
+            if missing := [index for index in part if index not in journal.judgements]:
+                judgements = dict(zip(part, rater([rows[index] for index in part]), strict=True))
+                journal.add([{"row": index, **judgements[index], **about} for index in missing])
+                bar.update(len(missing))
+
+
+def ranked_by(arguments) -> tuple[str, dict]:
+    """(who ranks, in words; the settings that the ranks depend on). `InputError` where an option lacks or is idle."""
+    for option, by in (("rater", "person"), ("reward_model", "reward_model"), ("function", "function")):
+        given = getattr(arguments, option) is not None
+        if given != (arguments.by == by):
+            raise InputError(f"--by {arguments.by} {'goes without' if given else 'needs'} --{option}")
+    if arguments.by == "person":
+        return "a person", {"seed": arguments.seed}
+    if arguments.by == "reward_model":
+        return f"the reward model {arguments.reward_model}", {"reward_model": arguments.reward_model}
+    if arguments.by == "function":
+        return f"the function {arguments.function}", {"function": arguments.function}
+    if arguments.measure == "exact_match":
+        return f"{STAND_IN} (exact)", {"measure": "exact_match"}
+    if not arguments.tie_width > 0:
+        raise InputError(f"--tie_width: found {arguments.tie_width}; expected more than 0")
+    tie_width = arguments.tie_width
+    return f"{STAND_IN} (exact, then chrF in steps of {tie_width})", {"measure": "chrf", "tie_width": tie_width}
+
+
+def rankings(rows: list[dict], judgements: dict[int, dict], keep_ties: bool) -> tuple[list[dict], Counter]:
+    """(the rows of the output, how many are left out by reason).
+
+    Ties of all answers are kept where a person found them: readers of rankings count them. Those of a measure only say
+    that it does not tell the answers apart.
+    """
+    output, left_out = [], Counter()
+    for index, row in enumerate(rows):
+        judgement = judgements.get(index, {})
+        ranks = judgement.get("ranks", [])
+        if len(row["completions"]) < 2:
+            left_out["with one answer"] += 1
+        elif ranks and len(set(ranks)) < 2 and not keep_ties:
+            left_out["with all answers tied"] += 1
+        elif not ranks:
+            left_out["skipped" if judgement else "not judged"] += 1
+        else:
+            kept = {key: row[key] for key in KEPT if key in row}
+            output.append(kept | {key: value for key, value in judgement.items() if key != "row"})
+    return output, left_out
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--completions", required=True, help="what data_prep.sample_completions wrote")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--tie_width", type=float, default=25.0, help="chrF points within which answers tie")
+    parser.add_argument("--by", choices=("person", "reward_model", "function", "reference"), default="reference")
+    parser.add_argument("--rater", help="by person: who ranks, kept with every judgement")
+    parser.add_argument("--seed", type=int, default=42, help="by person: of the order in which answers are shown")
+    parser.add_argument("--reward_model", help="by reward_model: its folder")
+    parser.add_argument("--function", help="by function: path/to/file.py:name or package.module.name")
+    parser.add_argument("--measure", choices=("chrf", "exact_match"), default="chrf", help="by reference")
+    parser.add_argument("--tie_width", type=float, default=25.0, help="by chrf: points within which answers tie")
     arguments = parser.parse_args()
+    who, settings = ranked_by(arguments)
     vacant(arguments.output)
-    rows = list(read_jsonl(arguments.completions))
-    for number, row in enumerate(rows, start=1):
-        if missing := {"prompt", "completions", "reference"} - set(row):
-            raise InputError(
-                f"{arguments.completions}: row {number}: no {sorted(missing)}; expected what data_prep.sample_completions "
-                "writes"
-            )
-    output, tied = [], 0
-    for row in tqdm(rows, desc="ranking", unit="prompt"):
-        ranks = ranks_by_reference(row["completions"], row["reference"], arguments.tie_width)
-        if len(set(ranks)) < 2:
-            tied += 1
-            continue
-        kept = {key: row[key] for key in ("id", "prompt", "completions") if key in row}
-        output.append({**kept, "ranks": ranks, "ranked_by": RANKED_BY.format(arguments.tie_width)})
+    rows = read_completions(arguments.completions, arguments.by == "reference")
+    person = arguments.by == "person"
+    if arguments.by == "reward_model":
+        rater = by_reward_model(arguments.reward_model, rows)
+    elif arguments.by == "function":
+        rater = by_function(arguments.function)
+    else:
+        rater = by_exact_match() if arguments.measure == "exact_match" else by_chrf(arguments.tie_width)
+
+    digest = hashlib.sha256(Path(arguments.completions).read_bytes()).hexdigest()
+    settings = {"by": arguments.by, **settings, "sha256 of the completions": digest}
+    path = arguments.output.with_name(f"{arguments.output.name}.journal")
+    with contextlib.closing(Journal(path, settings, durable=person)) as journal:
+        if journal.judgements:
+            print(f"{path}: {counted(len(journal.judgements), 'judgement')} of an earlier run; going on from there")
+        if not person:
+            rank_by_machine(rows, journal, rater, {"ranked_by": who})
+        elif not rank_in_terminal(rows, journal, {"ranked_by": who, "rater": arguments.rater}, arguments.seed):
+            print(f"{counted(len(journal.judgements), 'judgement')} kept in {path}; the same command goes on")
+            return
+        output, left_out = rankings(rows, journal.judgements, keep_ties=person)
     write_jsonl(arguments.output, output)
-    pairs = sum(a < b for row in output for a in row["ranks"] for b in row["ranks"])
-    print(
-        f"ranked the answers to {len(rows):,} prompts by {RANKED_BY.format(arguments.tie_width)}: {pairs:,} pairs; "
-        f"{tied:,} prompts have one answer or all answers tied and are left out; the rankings are in {arguments.output}"
-    )
+    path.unlink()
+    line = f"ranked the answers to {len(output):,} of {counted(len(rows), 'prompt')} by {who}: "
+    line += counted(sum(len(pairs(row["ranks"])) for row in output), "pair")
+    if left_out:
+        line += "; left out: " + ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+    print(f"{line}; the rankings are in {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -74,7 +74,16 @@ def main() -> None:
         arguments.seed,
         desc="drawing answers",
     )
-    settings = {"model": arguments.model, "temperature": arguments.temperature, "seed": arguments.seed}
+    names = (
+        "model",
+        "temperature",
+        "max_new_tokens",
+        "num_return_sequences",
+        "include_reference",
+        "include_others",
+        "seed",
+    )
+    settings = {name: getattr(arguments, name) for name in names}
     output, references, rng = [], [reference for _, reference in split], random.Random(arguments.seed)
     for position, (row, (prompt, reference), answers) in enumerate(zip(rows, split, drawn, strict=True)):
         texts = [answer["text"] for answer in answers]

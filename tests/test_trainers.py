@@ -17,7 +17,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
 
 from data_prep.intervals import bootstrap_interval
-from data_prep.rank_completions import ranks_by_reference
+from data_prep.raters import ranks_by_reference
 from data_prep.sample_completions import near_references
 from recipes.trainers.arguments import parse_arguments
 from recipes.trainers.muon import MuonWithAdamW, orthogonalize
