@@ -1,0 +1,244 @@
+"""The filters of a corpus, each on both sides of its border, and the command that keeps their books."""
+
+import importlib.util
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+
+from data_prep import clean_corpus, document_filters
+from data_prep.decontamination import EvaluationTexts
+from data_prep.document_filters import quality_finding, repeated_characters, units
+from data_prep.files import InputError, run_main, write_json, write_jsonl
+
+
+def words(count: int, seed: int = 0) -> list[str]:
+    """Different words of five letters."""
+    rng = random.Random(seed)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=5))] = None
+    return list(found)
+
+
+def taken_by(text: str, language: str = "de") -> str | None:
+    found = quality_finding(text, language)
+    return found and found.filter
+
+
+def test_units_are_words_and_the_characters_of_scripts_without_blanks():
+    assert units("the cat, 猫は x2") == ["the", "cat,", "猫", "は", "x2"]
+
+
+def test_length():
+    assert taken_by(" ".join(words(49))) == "too short"
+    assert taken_by(" ".join(words(50))) is None
+    assert quality_finding(" ".join(words(50)), "de", most=49).filter == "too long"
+
+
+def test_two_chinese_characters_are_a_word():
+    text = "".join(chr(0x4E00 + number) for number in range(100))
+    assert taken_by(text) is None
+    assert quality_finding(text[:99], "zh") == ("too short", "49.5 words, at least 50 wanted")
+
+
+@pytest.mark.parametrize("symbol", ["#", "...", "…"])
+def test_symbols_a_word(symbol):
+    # 60 words: 6 symbols are a tenth of them, and 7 are more
+    plain = words(60)
+    for count, expected in ((6, None), (7, "symbols")):
+        text = " ".join(word + symbol if number < count else word for number, word in enumerate(plain))
+        assert taken_by(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("bullet", "end", "most", "name"), [("- ", "", 18, "bullet lines"), ("", " …", 6, "unfinished lines")]
+)
+def test_bullets_and_unfinished_lines(bullet, end, most, name):
+    lines = [" ".join(words(20, seed)) for seed in range(20)]
+    for count, expected in ((most, None), (most + 1, name)):
+        marked = [f"{bullet}{line}{end}" if number < count else line for number, line in enumerate(lines)]
+        assert taken_by("\n".join(marked)) == expected
+
+
+def test_words_without_letters():
+    numbers = [str(1000 + number) for number in range(21)]
+    assert taken_by(" ".join(words(80) + numbers[:20])) is None
+    assert taken_by(" ".join(words(80) + numbers)) == "few letters"
+
+
+def test_word_length():
+    assert taken_by(" ".join(word[:3] for word in words(200)[:60])) is None
+    assert taken_by(" ".join(word[:2] for word in words(60))) == "word length"
+    assert taken_by(" ".join(a + b for a, b in zip(words(60), words(60, 1), strict=True))) is None  # 10 letters each
+    assert taken_by(" ".join(a + b for a, b in zip(words(60), words(60, 1), strict=True)) + "a") == "word length"
+
+
+def test_english_has_stop_words():
+    assert taken_by(" ".join([*words(60), "The"]), "en") == "no stop words"
+    assert taken_by(" ".join([*words(60), "The", "of"]), "en") is None
+    assert taken_by(" ".join(words(60)), "de") is None
+
+
+def test_repeated_lines_and_paragraphs():
+    different = [" ".join(words(30, seed)) for seed in range(10)]
+    for between in ("\n", "\n\n"):
+        assert taken_by(between.join([*different, "stop"] + ["stop"] * 4)) is None  # 4 of 15 repeat an earlier one
+        assert taken_by(between.join([*different, "stop"] + ["stop"] * 5)) == "repetition"  # 5 of 16
+    lines = [" ".join(words(4, seed)) for seed in range(20)]  # of 23 characters; backwards, no longer run repeats
+    assert taken_by("\n".join([*lines, *lines[4::-1]])) is None  # 5 × 23 of 25 × 24 - 1 characters: 0.19
+    found = quality_finding("\n".join([*lines, *lines[5::-1]]), "de")  # 6 × 23 of 26 × 24 - 1: 0.22
+    assert found == ("repetition", "0.22 of characters in lines repeat earlier ones, at most 0.20 wanted")
+
+
+def test_the_most_frequent_ngrams():
+    # 180 words and their blanks are 1,079 characters; "alpha beta" has 10, and 11 with its blank
+    def text(count: int) -> str:
+        return " ".join(word + " alpha beta" * (number < count) for number, word in enumerate(words(180)))
+
+    assert len(text(27)) == 1079 + 27 * 11 == 1376 and 270 / 1376 < 0.20 < 280 / 1387
+    assert taken_by(text(27)) is None
+    found = quality_finding(text(28), "de")
+    assert found.measured == "0.20 of characters in the 2-gram 'alpha beta', at most 0.20 wanted"
+
+
+def test_repeated_ngrams_count_each_character_once():
+    # the run a b c d e stands three times: the second and the third repeat it, five letters each
+    assert repeated_characters(list("abcdexabcdeyabcde"), 5) == 10
+    assert repeated_characters(list("abcdefghij"), 5) == 0
+    # a a a a a a: from the second place on everything was seen; of overlapping runs one counts
+    assert repeated_characters(list("aaaaaaaaaaa"), 5) == 10
+    base = words(100)
+    assert taken_by(" ".join(base + base[:12])) is None  # 60 of 671 characters in repeated 10-grams = 0.09
+    assert taken_by(" ".join(base + base[:24])) == "repetition"  # 100 of 743 = 0.13 in 10-grams
+
+
+@pytest.mark.skipif(importlib.util.find_spec("datatrove") is None, reason="the extra datatrove is not installed")
+def test_datatrove_judges_the_same_way_without_a_network(monkeypatch):
+    def refuse(*_):
+        raise OSError("the network was asked for")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    finding = document_filters.datatrove_filter()
+    good = " ".join(["the", "of", *words(80)])
+    assert finding(good) is None and quality_finding(good, "en") is None
+    for bad in (" ".join(["the", "of", *words(40)]), good + " #" * 20, " ".join([good, *["alpha beta"] * 40])):
+        assert finding(bad).filter == "datatrove" and quality_finding(bad, "en")
+
+
+def test_without_the_extra_datatrove_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datatrove.data", None)
+    with pytest.raises(InputError, match="pip install"):
+        document_filters.datatrove_filter()
+
+
+# Decontamination
+
+
+def test_a_run_of_thirteen_words_is_found_whatever_its_case_and_punctuation(tmp_path):
+    question = words(20)
+    write_json(tmp_path / "eval.json", [{"prompt": " ".join(question), "choices": [{"text": "yes no"}]}])
+    texts = EvaluationTexts([str(tmp_path / "eval.json")])
+    assert (texts.texts, texts.short) == (2, 1)
+    run = [word.upper() + "," for word in question[3:16]]
+    assert texts.shared_run(" ".join(["before", *run, "after"])) == " ".join(question[3:16])
+    assert texts.shared_run(" ".join(["before", *run[:12], "after"])) is None
+
+
+def test_a_short_evaluation_text_is_looked_for_as_a_whole(tmp_path):
+    (tmp_path / "eval.txt").write_text("one two three four five six seven eight\n")
+    texts = EvaluationTexts([str(tmp_path / "eval.txt")])
+    assert texts.shared_run("Zero one two three four five six seven eight nine") is not None
+    assert texts.shared_run("one two three four five six seven nine") is None
+    (tmp_path / "eval.txt").write_text("one two three four five six seven\n")
+    with pytest.raises(InputError, match="no text of 8 words or more"):
+        EvaluationTexts([str(tmp_path / "eval.txt")])
+
+
+def test_chinese_is_looked_for_by_twenty_six_characters(tmp_path):
+    question = "".join(chr(0x4E00 + number) for number in range(40))
+    write_jsonl(tmp_path / "eval.jsonl", [{"q": question}])
+    texts = EvaluationTexts([str(tmp_path / "eval.jsonl")])
+    assert texts.shared_run("好" + question[5:31] + "好") == question[5:31]
+    assert texts.shared_run("好" + question[5:30] + "好") is None
+
+
+# The command
+
+
+def test_what_each_filter_took_is_counted_and_shown(tmp_path, monkeypatch, capsys):
+    good = [" ".join(words(60, seed)) for seed in range(4)]
+    evaluation = " ".join(words(20, 99))
+    texts = [
+        good[0],
+        "short",
+        good[1],
+        good[0],  # an exact duplicate
+        good[1] + " more",  # a near-duplicate
+        f"{good[2]} {evaluation}",
+        f"{good[3]} {'#' * 7}",
+        "",
+    ]
+    write_jsonl(tmp_path / "a.jsonl", [{"text": text} for text in texts])
+    write_jsonl(tmp_path / "eval.jsonl", [{"question": evaluation}])
+    command = ["clean_corpus", "--corpus", tmp_path / "a.jsonl", "--evaluation", tmp_path / "eval.jsonl"]
+    command += ["--output_dir", tmp_path / "clean"]
+    monkeypatch.setattr(sys, "argv", list(map(str, command)))
+    monkeypatch.setattr(clean_corpus, "language", lambda text: "de")
+    clean_corpus.main()
+
+    rows = [json.loads(line) for line in (tmp_path / "clean" / "documents.jsonl").read_text().splitlines()]
+    assert [(row["text"], row["row"]) for row in rows] == [(good[0], 1), (good[1], 3)]
+    report = json.loads((tmp_path / "clean" / "report.json").read_text())
+    assert {name: taken["documents"] for name, taken in report["taken"].items()} == {
+        "too short": 1, "evaluation text": 1, "symbols": 1, "exact duplicate": 1, "near-duplicate": 1,
+    }  # fmt: skip
+    assert (report["documents_in"], report["documents_out"]) == (7, 2)
+    assert report["bytes_in"] == report["bytes_out"] + sum(taken["bytes"] for taken in report["taken"].values())
+    (example,) = report["taken"]["near-duplicate"]["examples"]
+    assert example["row"] == 5 and example["source"] == str(tmp_path / "a.jsonl")
+    assert sorted(path.name for path in (tmp_path / "clean").iterdir()) == [
+        "documents.jsonl", "report.json", "report.txt",
+    ]  # fmt: skip
+    out = capsys.readouterr().out
+    assert "1 document without text left out" in out and "7 documents in = 2 out + 5 taken" in out
+    assert (
+        f"{tmp_path / 'a.jsonl'}, row 2: 1 words, at least 50 wanted: short"
+        in (tmp_path / "clean" / "report.txt").read_text()
+    )
+
+
+def test_exact_duplicates_alone_at_a_threshold_of_one(tmp_path, monkeypatch):
+    text = " ".join(words(60))
+    write_jsonl(tmp_path / "a.jsonl", [{"text": text}, {"text": text + " more"}, {"text": text}])
+    command = f"clean_corpus --corpus {tmp_path}/a.jsonl --threshold 1 --quality none --output_dir {tmp_path}/clean"
+    monkeypatch.setattr(sys, "argv", command.split())
+    clean_corpus.main()
+    assert len((tmp_path / "clean" / "documents.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--threshold 0", "--threshold 0.0: expected more than 0 and at most 1"),
+        ("--evaluation none.json", "none.json: no such file or folder"),
+        ("--languages en", "languages are told by script only"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_any_work(tmp_path, monkeypatch, capsys, more, message):
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}])
+    monkeypatch.setattr(clean_corpus, "method", lambda: "script only: pip install -e '.[data]' tells languages")
+    monkeypatch.setattr(sys, "argv", f"clean_corpus --corpus {tmp_path} --output_dir {tmp_path}/clean {more}".split())
+    with pytest.raises(SystemExit, match="1"):
+        run_main(clean_corpus.main)
+    assert message in capsys.readouterr().err and not (tmp_path / "clean").exists()
+
+
+def test_bad_rows_end_the_command_with_one_message(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"txt": 1}\n')
+    command = [sys.executable, "-m", "data_prep.clean_corpus", "--corpus", str(tmp_path), "--output_dir"]
+    done = subprocess.run([*command, str(tmp_path / "clean")], capture_output=True, text=True)
+    assert done.returncode == 1 and "row 2, line 2" in done.stderr and "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
