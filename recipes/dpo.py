@@ -27,10 +27,11 @@ from recipes.trainers.callbacks import StopAfter, logged, save_curves
 
 @dataclass
 class ScriptArguments:
-    rankings: list[str] = field(metadata={"help": "Files of rankings or pairs."})
+    rankings: list[str] = field(metadata={"help": "Files of rankings, pairs, scored lists or labelled answers."})
     heldout: list[str] | None = field(
         default=None, metadata={"help": "Rankings of prompts that training does not see."}
     )
+    on_bad: str = field(default="error", metadata={"help": "error, repair, or quarantine: bad rows into output_dir."})
     results_dir: str | None = field(default=None, metadata={"help": "Where the figures go; None: the output folder."})
     max_seconds: float | None = field(
         default=None, metadata={"help": "Stop training after so many seconds of wall time; None: run to the end."}
@@ -63,8 +64,10 @@ def main() -> None:
     check_output_dir(args.output_dir, bool(args.resume_from_checkpoint))
 
     # Dataset
-    dataset = load_rankings(script.rankings)
-    heldout = load_rankings(script.heldout) if script.heldout else None
+    dataset = load_rankings(script.rankings, script.on_bad, f"{args.output_dir}/quarantine.jsonl")
+    heldout = None
+    if script.heldout:
+        heldout = load_rankings(script.heldout, script.on_bad, f"{args.output_dir}/quarantine_heldout.jsonl")
     asked = {str(prompt) for prompt in dataset["prompt"]}
     if heldout and (shared := sum(str(prompt) in asked for prompt in heldout["prompt"])):
         raise InputError(

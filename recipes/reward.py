@@ -3,8 +3,8 @@
     accelerate launch recipes/reward.py --config recipes/configs/quickstart/reward.yaml
     accelerate launch recipes/reward.py --config recipes/configs/quickstart/reward.yaml --use_peft --lora_target_modules all-linear
 
-Takes rankings (`{"prompt", "completions", "ranks"}`, JSONL) or pairs (`chosen`/`rejected`). Every pair of unequal ranks
-is a comparison, and each prompt weighs the same however many pairs it gives. At the end: accuracy on held-out rankings
+Takes rankings, pairs, scored lists or labelled answers (data_prep/preference_formats.py). Every pair of unequal ranks is
+a comparison, and each prompt weighs the same however many pairs it gives. At the end: accuracy on held-out rankings
 with its 95 % interval, the margin, the correlation of reward with length, and a check that the saved model reloads to
 the same scores. With `--use_peft` LoRA adapters and the score head are trained, and merged before saving.
 """
@@ -29,9 +29,13 @@ from recipes.trainers.reward_trainer import RankingRewardTrainer
 
 @dataclass
 class ScriptArguments:
-    rankings: list[str] = field(metadata={"help": "Files of rankings or pairs."})
+    rankings: list[str] = field(metadata={"help": "Files of rankings, pairs, scored lists or labelled answers."})
     heldout: list[str] | None = field(
         default=None, metadata={"help": "Rankings of prompts that training does not see."}
+    )
+    on_bad: str = field(default="error", metadata={"help": "error, repair, or quarantine: bad rows into output_dir."})
+    margin_scale: float | None = field(
+        default=None, metadata={"help": "Rewards to differ by this times the scores; None: no margins."}
     )
     results_dir: str | None = field(default=None, metadata={"help": "Where the figures go; None: the output folder."})
     muon_lr: float | None = field(
@@ -44,8 +48,10 @@ def main() -> None:
     check_output_dir(args.output_dir, bool(args.resume_from_checkpoint))
 
     # Dataset
-    dataset = load_rankings(script.rankings)
-    heldout = load_rankings(script.heldout) if script.heldout else None
+    dataset = load_rankings(script.rankings, script.on_bad, f"{args.output_dir}/quarantine.jsonl")
+    heldout = None
+    if script.heldout:
+        heldout = load_rankings(script.heldout, script.on_bad, f"{args.output_dir}/quarantine_heldout.jsonl")
     asked = {str(prompt) for prompt in dataset["prompt"]}
     if heldout and (shared := sum(str(prompt) in asked for prompt in heldout["prompt"])):
         raise InputError(
@@ -75,6 +81,7 @@ def main() -> None:
         eval_dataset=heldout,
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
+        margin_scale=script.margin_scale,
         optimizers=(
             MuonWithAdamW(model, script.muon_lr, args.learning_rate, args.weight_decay)
             if script.muon_lr and not model_args.use_peft

@@ -71,6 +71,17 @@ def test_every_prompt_weighs_the_same_however_many_pairs_it_gives():
     assert sorted(batch["pair_weights"].tolist()) == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
 
 
+def test_margins_are_the_differences_of_scores_and_nothing_where_there_are_none():
+    rows = [
+        {"completion_ids": [[1], [2], [3]], "ranks": [0, 2, 1], "scores": [2.0, -1.0, 0.5]},
+        {"completion_ids": [[4], [5]], "ranks": [1, 0], "scores": None},
+    ]
+    batch = RankingCollator(pad_token_id=9, margin_scale=0.5)(rows)
+    margins = dict(zip(map(tuple, batch["pairs"].tolist()), batch["margins"].tolist(), strict=True))
+    assert margins == {(0, 1): 1.5, (0, 2): 0.75, (2, 1): 0.75, (4, 3): 0.0}
+    assert "margins" not in RankingCollator(pad_token_id=9)(rows)
+
+
 def test_ranks_by_agreement_with_the_reference():
     reference = "Return a copy of the string."
     completions = ["Return a copy  of the string.", "Return a copy of the strings.", "Something else", "zzz"]
