@@ -24,7 +24,7 @@ CHOSEN = ("chosen", "response_chosen")  # response_*: MedicalGPT
 REJECTED = ("rejected", "response_rejected")
 COMPLETIONS = ("completions", "answers", "responses")
 TEXTS = ("response", "answer", "completion", "text")  # of an answer that is an object
-# UltraFeedback's overall_score was wrong for some answers in its first release; fine-grained_score is the later one.
+# UltraFeedback's overall_score was wrong for 2,628 answers until it was mended by their fine-grained scores: those first.
 SCORES = ("score", "fine-grained_score", "overall_score", "rating", "reward")
 PAIR_SCORES = (
     ("score_chosen", "score_rejected"),
@@ -54,17 +54,23 @@ def ranks_of_scores(scores: list[float]) -> list[int]:
 def formats_of(row: dict) -> list[str]:
     """The formats whose fields `row` has, of "pair", "ranking" and "label": one for a row that can be read, none for a
     row that holds no preference."""
+    row = _given(row)
     found = []
     if any(field in row for field in CHOSEN) and any(field in row for field in REJECTED):
         found.append("pair")
     for field in COMPLETIONS:
-        own = row[field] if isinstance(row.get(field), list) else []
-        scored = any(isinstance(answer, dict) and {"rank", *SCORES} & set(answer) for answer in own)
+        answers = row[field] if isinstance(row.get(field), list) else []
+        scored = any({"rank", *SCORES} & set(_given(answer)) for answer in answers if isinstance(answer, dict))
         if field in row and (scored or "ranks" in row or "scores" in row):
             found.append("ranking")
     if "completion" in row and "label" in row:
         found.append("label")
     return found
+
+
+def _given(fields: dict) -> dict:
+    """The fields that are not None: Parquet gives every row the columns of all."""
+    return {field: value for field, value in fields.items() if value is not None}
 
 
 def preference_of(row: dict) -> tuple[dict, list[Problem]]:
@@ -73,7 +79,7 @@ def preference_of(row: dict) -> tuple[dict, list[Problem]]:
 
     Where every problem is in `REPAIRABLE` the ranking is whole, and repaired; with another it may lack anything.
     """
-    row = {field: value for field, value in row.items() if value is not None}  # Parquet gives absent fields as None
+    row = _given(row)
     formats, prompts = formats_of(row), [field for field in PROMPTS if field in row]
     names = {"pair": (*CHOSEN, *REJECTED), "ranking": COMPLETIONS, "label": ("completion",)}
     sides = [field for field in names[formats[0]] if field in row] if formats else []
@@ -264,10 +270,10 @@ def _ranks_and_scores(answers, field: str, row: dict) -> tuple[dict, list[Proble
     """{"ranks", "scores"} of the answers under `field`, from the row's own lists or from the answers; what is wrong."""
     if not isinstance(answers, list) or len(answers) < 2:
         return {}, [Problem("too few completions", f"{shorten(answers)} under {field!r}", "a list of at least two")]
-    objects = [answer for answer in answers if isinstance(answer, dict)]
-    score = next((name for name in SCORES if any(answer.get(name) is not None for answer in objects)), None)
+    objects = [_given(answer) for answer in answers if isinstance(answer, dict)]
+    score = next((name for name in SCORES if any(name in answer for answer in objects)), None)
     ranks, scores = row.get("ranks"), row.get("scores")
-    if ranks is None and any(answer.get("rank") is not None for answer in objects):
+    if ranks is None and any("rank" in answer for answer in objects):
         ranks = [answer.get("rank") if isinstance(answer, dict) else None for answer in answers]
     if scores is None and score is not None:
         scores = [answer.get(score) if isinstance(answer, dict) else None for answer in answers]

@@ -269,6 +269,10 @@ DEFECTIVE = {
     "not an object": (5, "found 5"),
     "unknown fields": ({"prompt": "Q", "chosen": "a"}, "found keys ['chosen', 'prompt']"),
     "unknown fields (answers twice)": ({"prompt": "Q", **PAIR, "answers": []}, "'answers', 'completions'"),
+    "unknown fields (no score)": (
+        {"prompt": "Q", "completions": [{"response": "a", "score": None}, {"response": "b"}]},
+        "found keys ['completions', 'prompt']",
+    ),
     "no prompt": ({"chosen": "a", "rejected": "b"}, "found 'chosen' and 'rejected' alone; expected one of prompt, "),
     "unknown fields (two prompts)": ({"prompt": "Q", "question": "Q", **PAIR}, "'prompt', 'question'"),
     "unknown fields (both)": ({"prompt": "Q", "chosen": "a", "rejected": "b", **PAIR}, "'chosen', 'completions'"),
