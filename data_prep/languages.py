@@ -10,7 +10,7 @@ from collections import Counter
 from functools import cache
 
 LOOKED_AT = 1000  # characters of a text; more of it says no more
-UNSURE = 0.3  # below this probability lid.176 guesses: "42" is English by 0.12
+UNSURE = 0.5  # below this probability lid.176 guesses: "42" is English by 0.12
 UNKNOWN = "unknown"
 SCRIPTS = {"CJK": "Han", "HIRAGANA": "Kana", "KATAKANA": "Kana", "FULLWIDTH": "Latin", "HANGUL": "Hangul"}
 
