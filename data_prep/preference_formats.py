@@ -23,6 +23,7 @@ PROMPTS = ("prompt", "question", "conversations", "instruction")
 CHOSEN = ("chosen", "response_chosen")  # response_*: MedicalGPT
 REJECTED = ("rejected", "response_rejected")
 COMPLETIONS = ("completions", "answers", "responses")
+FIELDS = {"pair": (*CHOSEN, *REJECTED), "ranking": COMPLETIONS, "label": ("completion",)}
 TEXTS = ("response", "answer", "completion", "text")  # of an answer that is an object
 # UltraFeedback's overall_score was wrong for 2,628 answers until it was mended by their fine-grained scores: those first.
 SCORES = ("score", "fine-grained_score", "overall_score", "rating", "reward")
@@ -81,32 +82,16 @@ def preference_of(row: dict) -> tuple[dict, list[Problem]]:
     """
     row = _given(row)
     formats, prompts = formats_of(row), [field for field in PROMPTS if field in row]
-    names = {"pair": (*CHOSEN, *REJECTED), "ranking": COMPLETIONS, "label": ("completion",)}
-    sides = [field for field in names[formats[0]] if field in row] if formats else []
-    if len(formats) != 1 or len(prompts) > 1 or len(sides) != {"pair": 2}.get(formats[0], 1):
+    sides = [field for field in FIELDS[formats[0]] if field in row] if len(formats) == 1 else []
+    if len(sides) != (2 if formats == ["pair"] else 1) or len(prompts) > 1:
         expected = (
             "'prompt' and one of: 'completions' and 'ranks', 'completions' and 'scores', 'chosen' and 'rejected', "
             "'completion' and 'label', each under one name"
         )
         return {}, [Problem("unknown fields", f"keys {sorted(row)}", expected)]
-    if formats == ["pair"]:
-        names, answers = [repr(field) for field in sides], [row[field] for field in sides]
-        scores, problems = _pair_scores(row)
-        judged = {"ranks": [0, 1], "scores": scores}
-    elif formats == ["ranking"]:
-        answers = row[sides[0]]
-        judged, problems = _ranks_and_scores(answers, sides[0], row)
-        names = [] if problems else [f"completion {number}" for number in range(1, len(answers) + 1)]
-    else:
-        names, answers = ["'completion'"], [row["completion"]]
-        label = LABELS.get(str(row["label"]).strip().lower())
-        judged, problems = {"label": label}, []
-        if label is None:
-            problems = [
-                Problem("label is not true or false", f"{shorten(row['label'])} under 'label'", "true or false")
-            ]
-    prompt, found = _prompt(row, prompts[0]) if prompts else (None, [])
-    problems = found + problems
+    prompt, problems = _prompt(row, prompts[0]) if prompts else (None, [])
+    names, answers, judged, found = _judged(row, formats[0], sides)
+    problems += found
     if not names:
         return {}, problems
     completions, own, found = _completions(names, answers)
@@ -118,6 +103,23 @@ def preference_of(row: dict) -> tuple[dict, list[Problem]]:
     if "ranks" in ranking and {problem.kind for problem in problems} <= REPAIRABLE:
         problems += _contradictions(names, ranking)
     return ranking, problems
+
+
+def _judged(row: dict, kind: str, sides: list[str]) -> tuple[list[str], list, dict, list[Problem]]:
+    """(the names of the answers in messages, the answers as they stand, their ranks and scores or label, what is wrong);
+    no name where they cannot be told apart."""
+    if kind == "pair":
+        scores, problems = _pair_scores(row)
+        return list(map(repr, sides)), [row[field] for field in sides], {"ranks": [0, 1], "scores": scores}, problems
+    answers = row[sides[0]]
+    if kind == "ranking":
+        judged, problems = _ranks_and_scores(answers, sides[0], row)
+        names = [] if problems else [f"completion {number}" for number in range(1, len(answers) + 1)]
+        return names, answers, judged, problems
+    label = LABELS.get(str(row["label"]).strip().lower())
+    expected, found = "true or false", f"{shorten(row['label'])} under 'label'"
+    problems = [] if label is not None else [Problem("label is not true or false", found, expected)]
+    return ["'completion'"], [answers], {"label": label}, problems
 
 
 def _completions(names: list[str], answers: list) -> tuple[list, list[list[dict] | None], list[Problem]]:
