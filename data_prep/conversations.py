@@ -1,219 +1,136 @@
 """The one reader for conversations, and the checks a stage makes on them before it trains.
 
-The Baichuan format (Baichuan2, fine-tune/data): a JSON list of
-`{"id": str, "conversations": [{"from": "human" | "gpt" | "system", "value": str}, ...]}`; "user" and "assistant" are
-accepted for "human" and "gpt". One system turn may open a conversation; after it human and gpt take turns, and the
-human begins. TRL keeps "human" and "gpt" as roles, which no chat template knows: hence the mapping to roles here.
+Any of the formats of `data_prep.conversation_formats`, in any file that `data_prep.rows` reads, becomes rows
+`{"id", "source", "row", "messages": [{"role", "content"}, ...]}`. One system turn may open a conversation; after it user
+and assistant take turns, and the user begins.
 """
 
+import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-from data_prep.files import InputError, read_json
+from tqdm.auto import tqdm
 
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-SAME_SPEAKER = "two turns of the same speaker in a row"
+from data_prep.arrow_files import write_dataset
+from data_prep.conversation_formats import PLAIN_ROLES, REPAIRABLE, TRAILING_HUMAN, parse_columns, to_conversation
+from data_prep.files import InputError
+from data_prep.rows import REPAIRED_BY_READING, Intake, Problem, Row, counted, data_files, not_utf8, read_rows
 
-
-class Problem(NamedTuple):
-    """One thing wrong with a row."""
-
-    kind: str
-    found: str
-    expected: str
+BATCH = 1000  # rows written to disk at once
 
 
-class Defects:
-    """What is wrong with the rows of the user's files, collected so that one run shows all of it."""
+def conversation_rows(
+    files: Iterable[str],
+    intake: Intake,
+    columns: dict[str, str] | str | None = None,
+    roles: Iterable[str] = PLAIN_ROLES,
+) -> Iterator[dict]:
+    """The sound rows of `files` (see `data_files`), one at a time; `intake` decides on the others.
 
-    SHOWN = 5  # rows shown per file; the counts by kind cover the others
+    The texts are left as they are. A row without an id gets "<file name>:<row number>". A human turn at the end has no
+    answer to learn from: under every policy it is trimmed, and counted in `intake.repaired`.
 
-    def __init__(self) -> None:
-        # {file: {(row number, id): its problems}}
-        self.files: dict[Path, dict[tuple[int, str | None], list[Problem]]] = {}
-
-    def add(self, path: Path, number: int, identifier: str | None, problems: list[Problem]) -> None:
-        """Note the problems of row `number`, counted from 1; an empty list notes nothing."""
-        if problems:
-            self.files.setdefault(path, {})[number, identifier] = problems
-
-    def raise_if_any(self) -> None:
-        """Raise one `InputError`: per file the count of every kind and its first rows, then what to do."""
-        if not self.files:
-            return
-        lines = []
-        for path, rows in self.files.items():
-            kinds = Counter(problem.kind for problems in rows.values() for problem in problems)
-            listed = ", ".join(f"{count:,} × {kind}" for kind, count in kinds.most_common())
-            lines.append(f"{path}: {counted(len(rows), 'row')} cannot be used: {listed}")
-            for (number, identifier), problems in list(rows.items())[: self.SHOWN]:
-                name = f"row {number}" + (f" (id {identifier!r})" if identifier is not None else "")
-                lines += [f"  {name}: found {problem.found}; expected {problem.expected}" for problem in problems]
-            if len(rows) > self.SHOWN:
-                lines.append(f"  and {counted(len(rows) - self.SHOWN, 'row')} more")
-        if any(
-            problem.kind == SAME_SPEAKER for rows in self.files.values() for row in rows.values() for problem in row
-        ):
-            lines.append("Two turns of one speaker in a row are merged into one, and counted, with on_bad: repair.")
-        lines.append("Mend these rows or take them out, then run the same command again.")
-        raise InputError("\n".join(lines))
-
-
-def counted(number: int, noun: str) -> str:
-    """`number` with its noun: "1 row", "2,000 rows"."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def shorten(value) -> str:
-    """A value as Python writes it, cut to 60 characters for a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def as_paths(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """One path or several as a list; `InputError` where there is none."""
-    listed = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
-    if not listed:
-        raise InputError("no data file given: name at least one")
-    return listed
-
-
-def read_list(path: Path) -> list:
-    """The rows of a JSON list; `InputError` where the file holds something else or nothing."""
-    rows = read_json(path)
-    if not isinstance(rows, list):
-        raise InputError(f"{path}: found {type(rows).__name__} at the top; expected a list of rows: [ ... ]")
-    if not rows:
-        raise InputError(f"{path}: found an empty list; expected at least one row")
-    return rows
-
-
-def text_problem(text, kind: str, where: str) -> list[Problem]:
-    """Nothing for a text that holds more than blanks; otherwise the problem, of `kind`, found at `where`."""
-    if not isinstance(text, str) or not text.strip():
-        return [Problem(kind, f"{shorten(text)} at {where}", "a string with more than blanks in it")]
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:  # JSON may hold half a surrogate pair, which no tokenizer takes
-        found = f"{text[error.start]!r} (half a surrogate pair) at {where}, character {error.start + 1}"
-        return [Problem("not Unicode", found, "whole characters")]
-    return []
-
-
-def to_messages(turns: list) -> tuple[list[dict], list[Problem]]:
-    """Turns `{"from", "value"}` as messages `{"role", "content"}`, and what is wrong with them.
-
-    The order of the turns is judged only where every turn by itself is sound.
+    Args:
+        columns: {field: column}, or "field=column,...", instead of looking for the format of each row.
+        roles: those that the chat template at hand can write; other turns are defects.
     """
-    messages, problems = [], []
-    for number, turn in enumerate(turns, start=1):
-        where = f"turn {number}"
-        if not isinstance(turn, dict):
-            problems.append(Problem("turn is not an object", f"{shorten(turn)} at {where}", "{'from', 'value'}"))
-            continue
-        speaker, text = turn.get("from"), turn.get("value")
-        if not isinstance(speaker, str) or speaker not in ROLES:
-            expected = "human, gpt (or user, assistant) or system"
-            problems.append(Problem("unknown role", f"{shorten(speaker)} under 'from' at {where}", expected))
-        else:
-            messages.append({"role": ROLES[speaker], "content": text})
-        problems += text_problem(text, "empty turn", where)
-    return messages, problems or order_problems(messages)
-
-
-def order_problems(messages: list[dict]) -> list[Problem]:
-    """What is wrong with the order of the speakers: system (once, if at all), user, assistant, user, ..."""
-    roles = [message["role"] for message in messages]
-    problems = []
-    for index, role in enumerate(roles):
-        where = f"turn {index + 1}"
-        if role == "system" and index > 0:
-            expected = "a system turn only at the start"
-            problems.append(Problem("system turn not at the start", f"system at {where}", expected))
-        elif role == "assistant" and (index == 0 or roles[:index] == ["system"]):
-            problems.append(Problem("first turn not human", f"gpt at {where}", "human"))
-        elif index > 0 and role == roles[index - 1]:
-            found, expected = ("human", "gpt") if role == "user" else ("gpt", "human")
-            problem = Problem(SAME_SPEAKER, f"{found} at {where} after {found}", expected)
-            problems.append(problem)
-    return problems
-
-
-def merge_same_speaker(messages: list[dict]) -> tuple[list[dict], int]:
-    """Consecutive turns of one speaker as one turn, a line break between them; and how many were merged away."""
-    merged: list[dict] = []
-    for message in messages:
-        if merged and merged[-1]["role"] == message["role"] != "system":
-            merged[-1] = {"role": message["role"], "content": merged[-1]["content"] + "\n" + message["content"]}
-        else:
-            merged.append(message)
-    return merged, len(messages) - len(merged)
+    columns, roles = parse_columns(columns), tuple(roles)
+    for path in files:
+        empty = Row(path, 1, 1, "", None, [Problem("empty file", "no row", "at least one row")])
+        rows = read_rows(path)
+        for row in itertools.chain([next(rows, empty)], rows):
+            messages, problems = [], list(row.problems)
+            if row.value is not None or not problems:
+                messages, found = to_conversation(row.value, columns, roles)
+                problems += found
+            identifier = row.value.get("id") if isinstance(row.value, dict) else None
+            identifier = f"{Path(row.path).name}:{row.number}" if identifier is None else str(identifier)
+            if not_utf8(identifier) is not None:
+                problems.append(Problem("not Unicode", f"{identifier!r} under 'id'", "whole characters"))
+            trimmed = [problem for problem in problems if problem.kind == TRAILING_HUMAN]
+            if trimmed:
+                problems = [problem for problem in problems if problem.kind != TRAILING_HUMAN]
+            if intake.take(row._replace(problems=problems), (*REPAIRED_BY_READING, *REPAIRABLE)):
+                intake.repaired[TRAILING_HUMAN] += len(trimmed)
+                yield {"id": identifier, "source": row.path, "row": row.number, "messages": messages}
 
 
 def read_conversations(
-    paths: str | Path | Iterable[str | Path], on_bad: str = "error"
-) -> tuple[list[dict], dict[str, int]]:
-    """Rows `{"id", "messages": [{"role", "content"}, ...]}` of files in the Baichuan format, and counts.
+    paths: str | Path | Iterable[str | Path],
+    on_bad: str = "error",
+    quarantine: str | Path | None = None,
+    columns: dict[str, str] | str | None = None,
+) -> tuple[list[dict], Counter]:
+    """All conversations of files, folders, globs or Hub data sets, and what was repaired, by kind.
 
-    The texts are left as they are. A row without an id gets "<file name>:<row number>". A human turn at the end has no
-    answer to learn from: it is trimmed, and counted under "trailing human turn trimmed". With `on_bad="repair"` two
-    turns of the same speaker in a row become one, counted under "turns merged"; nothing else is repaired.
-
-    Raises one `InputError` that covers all defective rows of all files: not an object, no list 'conversations', an
-    unknown role, an empty turn, no assistant turn, two turns of the same speaker in a row, first turn not human.
+    Raises one `InputError` that covers all defective rows of all files, and one where no row is left.
     """
-    if on_bad not in ("error", "repair"):
-        raise InputError(f"on_bad is {on_bad!r}; expected error or repair")
-    rows, defects, trimmed, merged = [], Defects(), 0, 0
-    for path in as_paths(paths):
-        for number, row in enumerate(read_list(path), start=1):
-            if not isinstance(row, dict):
-                problem = Problem("not an object", shorten(row), "{'id', 'conversations': [...]}")
-                defects.add(path, number, None, [problem])
-                continue
-            identifier = None if row.get("id") is None else str(row["id"])
-            turns = row.get("conversations")
-            if not isinstance(turns, list):
-                found = f"keys {sorted(row)}" if "conversations" not in row else f"{shorten(turns)} under it"
-                problem = Problem("no 'conversations' list", found, "'conversations': [{'from', 'value'}, ...]")
-                defects.add(path, number, identifier, [problem])
-                continue
-            messages, problems = to_messages(turns)
-            if on_bad == "repair" and {problem.kind for problem in problems} == {SAME_SPEAKER}:
-                messages, count = merge_same_speaker(messages)
-                merged, problems = merged + count, order_problems(messages)
-            if not problems and all(message["role"] != "assistant" for message in messages):
-                found = f"{counted(len(turns), 'turn')}, none of them gpt"
-                problems = [Problem("no assistant turn", found, "at least one gpt turn")]
-            defects.add(path, number, identifier, problems)
-            if problems:
-                continue
-            if messages[-1]["role"] == "user":
-                messages.pop()
-                trimmed += 1
-            rows.append({"id": f"{path.name}:{number}" if identifier is None else identifier, "messages": messages})
-    defects.raise_if_any()
-    return rows, {"conversations": len(rows), "trailing human turn trimmed": trimmed, "turns merged": merged}
+    intake, files = Intake(on_bad, quarantine), data_files(paths)
+    rows = list(conversation_rows(files, intake, columns))
+    intake.close()
+    if not rows:
+        raise InputError(f"{', '.join(files)}: no conversation is left; expected at least one")
+    return rows, +intake.repaired
 
 
-def load_conversations(paths: str | Path | Iterable[str | Path], on_bad: str = "error"):
-    """The conversations as a `datasets.Dataset` with columns id and messages; prints how many and what was trimmed.
+def load_conversations(
+    paths: str | Path | Iterable[str | Path],
+    on_bad: str = "error",
+    quarantine: str | Path | None = None,
+    columns: dict[str, str] | str | None = None,
+):
+    """The conversations as a `datasets.Dataset` with columns id, source, row and messages; prints what was done.
 
-    Raises what `read_conversations` raises.
+    They lie in a file (see `write_dataset`): the memory used does not grow with their number. Raises what
+    `read_conversations` raises.
     """
-    from datasets import Dataset  # slow to import, and the readers do without it
+    import pyarrow  # slow to import, and the readers do without it
 
-    listed = as_paths(paths)
-    rows, counts = read_conversations(listed, on_bad)
-    line = counted(counts["conversations"], "conversation")
-    if trimmed := counts["trailing human turn trimmed"]:
+    intake, files = Intake(on_bad, quarantine), data_files(paths)
+    schema = pyarrow.schema(conversation_fields())
+    rows = tqdm(conversation_rows(files, intake, columns), desc="reading", unit=" conversations", mininterval=1)
+    batches = (pyarrow.RecordBatch.from_pylist(batch, schema) for batch in batched(rows, BATCH))
+    dataset = write_dataset(schema, batches)
+    close_books(intake, files)
+    return dataset
+
+
+def conversation_fields() -> list:
+    """The columns of a file of conversations, for a `pyarrow.schema`."""
+    import pyarrow
+
+    message = pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())])
+    text, integer = pyarrow.string(), pyarrow.int64()
+    return [("id", text), ("source", text), ("row", integer), ("messages", pyarrow.list_(message))]
+
+
+def batched(rows: Iterable, size: int) -> Iterator[list]:
+    """`rows` in lists of `size`, the last one of what is left."""
+    rows = iter(rows)
+    while batch := list(itertools.islice(rows, size)):
+        yield batch
+
+
+def close_books(intake: Intake, files: list[str]) -> None:
+    """Close the intake and print its counts. Raises InputError for bad rows, and where no row is left."""
+    intake.close()
+    names = ", ".join(Path(file).name for file in files[:3])
+    names += f" and {counted(len(files) - 3, 'file')} more" if len(files) > 3 else ""
+    line = f"{names}: {counted(intake.rows_out, 'conversation')}"
+    repaired = Counter(intake.repaired)
+    if trimmed := repaired.pop(TRAILING_HUMAN, 0):
         line += f", {counted(trimmed, 'trailing human turn')} trimmed"
-    if merged := counts["turns merged"]:
-        line += f", {counted(merged, 'turn')} merged into the one before by the same speaker"
-    print(f"{', '.join(path.name for path in listed)}: {line}")
-    return Dataset.from_list(rows)
+    if repaired := +repaired:
+        line += ", repaired: " + ", ".join(f"{count:,} × {kind}" for kind, count in repaired.most_common())
+    if intake.on_bad == "quarantine":
+        line += (f"; rows in {intake.rows_in:,} = rows out {intake.rows_out:,} + quarantined {intake.quarantined:,}, "
+                 f"which are in {intake.quarantine}")  # fmt: skip
+    print(line)
+    if not intake.rows_out:
+        raise InputError(
+            f"{names}: no conversation is left of {counted(intake.rows_in, 'row')}; expected at least one"
+        )
 
 
 def check_context(tokenizer, config, max_length: int) -> None:
@@ -238,28 +155,3 @@ def check_context(tokenizer, config, max_length: int) -> None:
             f"max_length is {max_length:,}, but the model has {positions:,} positions: "
             f"set max_length to {positions:,} or less, or pretrain with a longer context"
         )
-
-
-def count_over_long(dataset: Iterable[dict], tokenizer, max_length: int) -> tuple[int, int]:
-    """(conversations longer than `max_length` tokens after the chat template, tokens beyond it in all of them)."""
-    over_long = cut = 0
-    for row in dataset:
-        length = len(tokenizer.apply_chat_template(row["messages"], tokenize=True, return_dict=True)["input_ids"])
-        over_long += length > max_length
-        cut += max(0, length - max_length)
-    return over_long, cut
-
-
-def report_over_long(dataset: Iterable[dict], tokenizer, max_length: int) -> None:
-    """Print how much of the conversations training will not see: TRL 1.12 cuts on the right without a word."""
-    if max_length is None:
-        return
-    over_long, cut = count_over_long(dataset, tokenizer, max_length)
-    if over_long:
-        are = "conversation is" if over_long == 1 else "conversations are"
-        print(
-            f"{over_long:,} {are} longer than max_length={max_length:,} tokens: "
-            f"training will not see the last {counted(cut, 'token')} of them"
-        )
-    else:
-        print(f"no conversation is longer than max_length={max_length:,} tokens")

@@ -16,7 +16,14 @@ Other fields are passed over.
 import math
 import re
 
-from data_prep.conversations import ROLES, SAME_SPEAKER, merge_same_speaker, order_problems, text_problem, to_messages
+from data_prep.conversation_formats import (
+    ROLES,
+    SAME_SPEAKER,
+    merge_same_speaker,
+    order_problems,
+    text_problem,
+    to_messages,
+)
 from data_prep.rows import Problem, counted, shorten
 
 PROMPTS = ("prompt", "question", "conversations", "instruction")

@@ -79,6 +79,8 @@ def data_files(paths: str | Path | Iterable[str | Path]) -> list[str]:
         if not readable:
             raise InputError(f"{path}: found no file that ends in {', '.join(ENDINGS)} there; expected at least one")
         files += readable
+    if strange := next((file for file in files if not_utf8(file) is not None), None):
+        raise InputError(f"{strange!r}: the name is not UTF-8; rename the file")
     return files
 
 

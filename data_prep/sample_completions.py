@@ -16,6 +16,7 @@ import argparse
 import random
 from pathlib import Path
 
+from data_prep.conversation_formats import TRAILING_HUMAN
 from data_prep.conversations import read_conversations
 from data_prep.files import existing, run_main, vacant, write_jsonl
 
@@ -49,8 +50,8 @@ def main() -> None:
     if Path(arguments.model).is_absolute() or arguments.model.startswith((".", "runs")):
         existing(arguments.model, "recipes/sft.py")
     vacant(arguments.output)
-    rows, counts = read_conversations(arguments.conversations)
-    if trimmed := counts["trailing human turn trimmed"]:
+    rows, repaired = read_conversations(arguments.conversations)
+    if trimmed := repaired[TRAILING_HUMAN]:
         print(f"{trimmed:,} trailing human turns trimmed")
     if arguments.limit and arguments.limit < len(rows):
         print(f"{arguments.limit:,} of {len(rows):,} prompts are used (--limit)")

@@ -11,8 +11,8 @@ the conversation, /exit or Ctrl-D leaves, Ctrl-C stops an answer. Reads question
 import argparse
 import sys
 
-from data_prep.conversations import counted
 from data_prep.files import InputError, run_main
+from data_prep.rows import counted
 
 
 def is_chat_model(model, tokenizer) -> bool:

@@ -46,7 +46,7 @@ def main() -> None:
     # Dataset
     dataset = load_conversations(script.prompts, script.on_bad).map(
         lambda row: dict(zip(("prompt", "reference"), split_last_answer(row["messages"]), strict=True)),
-        remove_columns=["id", "messages"],
+        remove_columns=["id", "source", "row", "messages"],
     )
     if len(dataset) < (prompts := args.generation_batch_size // args.num_generations):
         raise InputError(f"{len(dataset)} prompts do not fill one batch of {prompts} × {args.num_generations} answers")

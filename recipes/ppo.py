@@ -45,7 +45,7 @@ def prompts_of(path: list[str] | str, on_bad: str) -> Dataset:
     """Each conversation up to its last answer, and that answer as `reference`."""
     return load_conversations(path, on_bad).map(
         lambda row: dict(zip(("prompt", "reference"), split_last_answer(row["messages"]), strict=True)),
-        remove_columns=["id", "messages"],
+        remove_columns=["id", "source", "row", "messages"],
     )
 
 

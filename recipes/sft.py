@@ -3,7 +3,7 @@
     accelerate launch recipes/sft.py --config recipes/configs/quickstart/sft.yaml
     accelerate launch recipes/sft.py --config recipes/configs/quickstart/sft.yaml --use_peft --lora_target_modules all-linear
 
-Takes conversations in the Baichuan format as they are. The loss is on the assistant's turns only (their end-of-turn
+Takes conversations of any usual format as they are (data_prep/conversation_formats.py). The loss is on the assistant's turns only (their end-of-turn
 token included), short conversations are packed into rows of `max_length` tokens without seeing each other. With
 `--use_peft` only LoRA adapters are trained; they are merged before saving unless `--merge_adapter false`.
 Before training, one example is shown with its loss mask; at the end the model is checked to stop by itself.
@@ -12,12 +12,12 @@ Before training, one example is shown with its loss mask; at the end the model i
 import time
 from dataclasses import dataclass, field
 from itertools import groupby
-from operator import itemgetter
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from data_prep.conversations import check_context, load_conversations, report_over_long
+from data_prep.chat_tokens import load_tokenized
+from data_prep.conversations import check_context
 from data_prep.files import InputError, existing, run_main, write_results
 from data_prep.generation import generate_answers, split_last_answer
 from recipes.trainers.arguments import check_output_dir, checkpoint_or_hub_id, last_checkpoint, parse_arguments
@@ -27,11 +27,13 @@ from recipes.trainers.muon import MuonWithAdamW
 
 @dataclass
 class ScriptArguments:
-    conversations: list[str] = field(metadata={"help": "Files in the Baichuan format."})
+    conversations: list[str] = field(metadata={"help": "Files, folders or hf://owner/name[:config:split]."})
     heldout: str | None = field(
         default=None, metadata={"help": "Conversations for the evaluation loss and last check."}
     )
-    on_bad: str = field(default="error", metadata={"help": "error, or repair: merge two turns of one speaker."})
+    columns: str | None = field(default=None, metadata={"help": "field=column,... instead of finding the format."})
+    on_bad: str = field(default="error", metadata={"help": "error, repair or quarantine (see data_prep/rows.py)."})
+    long: str = field(default="truncate", metadata={"help": "Beyond max_length: drop, truncate or split at turns."})
     results_dir: str | None = field(default=None, metadata={"help": "Where the figures go; None: the output folder."})
     muon_lr: float | None = field(
         default=None, metadata={"help": "Muon's learning rate; None, or with LoRA: the optimizer `optim` names."}
@@ -40,11 +42,10 @@ class ScriptArguments:
     max_new_tokens: int = field(default=64, metadata={"help": "Within which the model should stop by itself."})
 
 
-def show_mask(tokenizer, messages: list[dict]) -> None:
+def show_mask(tokenizer, row: dict) -> None:
     """Print a conversation, the tokens that enter the loss in green and between brackets."""
-    encoded = tokenizer.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
     # Decoded in runs, not token by token: a Chinese character may be several tokens.
-    runs = groupby(zip(encoded["input_ids"], encoded["assistant_masks"], strict=True), key=itemgetter(1))
+    runs = groupby(zip(row["input_ids"], row["labels"], strict=True), key=lambda pair: pair[1] != -100)
     texts = [(counts, tokenizer.decode([token for token, _ in run])) for counts, run in runs]
     shown = "".join(f"\033[32m[{text}]\033[0m" if counts else text for counts, text in texts)
     print(f"an example; [what is between brackets] enters the loss:\n  {shown}")
@@ -54,28 +55,39 @@ def main() -> None:
     script, args, model_args = parse_arguments(ScriptArguments, SFTConfig, ModelConfig)
     check_output_dir(args.output_dir, bool(args.resume_from_checkpoint))
 
-    # Dataset
-    dataset = load_conversations(script.conversations, script.on_bad)
-    heldout = load_conversations(script.heldout, script.on_bad) if script.heldout else None
-
-    # Tokenizer and model
+    # Tokenizer
     name = checkpoint_or_hub_id(model_args.model_name_or_path, "recipes/pretrain.py")
     tokenizer = AutoTokenizer.from_pretrained(name)
-    if args.chat_template_path and args.chat_template_path.endswith((".jinja", ".j2")):  # shown and counted by it too
+    tokenizer.eos_token = args.eos_token or tokenizer.eos_token
+    if args.chat_template_path:
+        if not args.chat_template_path.endswith((".jinja", ".j2")):  # TRL would take a model's, with new tokens
+            raise InputError(f"chat_template_path is {args.chat_template_path!r}; expected a .jinja or .j2 file")
         tokenizer.chat_template = existing(args.chat_template_path).read_text(encoding="utf-8")
+    config = AutoConfig.from_pretrained(name)
+    check_context(tokenizer, config, args.max_length)
+    if script.max_new_tokens >= config.max_position_embeddings:
+        raise InputError(
+            f"max_new_tokens is {script.max_new_tokens}, but the model has {config.max_position_embeddings} positions"
+        )
+
+    # Dataset, with tokens and labels, so that TRL has nothing left to encode or to cut
+    dataset, heldout = (
+        load_tokenized(
+            paths, tokenizer, args.max_length, script.on_bad, script.long, script.columns,
+            quarantine=f"{args.output_dir}/{file}.jsonl", assistant_only=args.assistant_only_loss,
+        ).select_columns(["messages", "input_ids", "labels"])
+        if paths else None
+        for file, paths in (("quarantine", script.conversations), ("quarantine_heldout", script.heldout))
+    )  # fmt: skip
+    show_mask(tokenizer, dataset[0])
+
+    # Model
     model = AutoModelForCausalLM.from_pretrained(
         name,
         dtype=model_args.dtype or "float32",
         attn_implementation=model_args.attn_implementation,
         use_safetensors=True,
     )
-    check_context(tokenizer, model.config, args.max_length)
-    if script.max_new_tokens >= model.config.max_position_embeddings:
-        raise InputError(
-            f"max_new_tokens is {script.max_new_tokens}, but the model has {model.config.max_position_embeddings} positions"
-        )
-    report_over_long(dataset, tokenizer, args.max_length)
-    show_mask(tokenizer, dataset[0]["messages"])
 
     # Trainer
     optimizer = (
@@ -86,8 +98,8 @@ def main() -> None:
     trainer = SFTTrainer(
         model,
         args,
-        train_dataset=dataset.select_columns("messages"),
-        eval_dataset=heldout.select_columns("messages") if heldout else None,
+        train_dataset=dataset,
+        eval_dataset=heldout,
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
         optimizers=(optimizer, None),

@@ -1,7 +1,10 @@
-"""Conversations from files on disk to tokens and masks."""
+"""Conversations: from every usual format on disk to messages, with every defect named, and none lost."""
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,22 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config
 
-from data_prep.conversations import (
-    check_context,
-    count_over_long,
-    load_conversations,
-    read_conversations,
-    report_over_long,
-)
+from data_prep.conversations import check_context, conversation_rows, load_conversations, read_conversations
 from data_prep.files import InputError
-from data_prep.train_tokenizer import SPECIAL_TOKENS, train_tokenizer
+from data_prep.rows import Intake
+from data_prep.train_tokenizer import train_tokenizer
 
 BELLE = Path(__file__).parents[2] / "shared" / "data" / "belle_chat_800.json"
 needs_belle = pytest.mark.skipif(not BELLE.exists(), reason=f"the real data is absent: {BELLE}")
 # Everything UTF-8 can write; blanks alone are no turn.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(str.strip)
-# Texts that hold the special tokens' own spelling are the hard case for masks.
-HARD_TEXTS = TEXTS | st.tuples(TEXTS, st.sampled_from(SPECIAL_TOKENS), TEXTS).map("".join)
 FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -55,10 +51,17 @@ def write(folder: Path, rows, name="chat.json") -> Path:
     return path
 
 
-def refusal(path) -> str:
+def refusal(path, **policy) -> str:
     with pytest.raises(InputError) as caught:
-        read_conversations(path)
+        read_conversations(path, **policy)
     return str(caught.value)
+
+
+def messages(*texts: str) -> list[dict]:
+    """Messages of user and assistant in turn; "system: …" opens."""
+    system = [{"role": "system", "content": texts[0][8:]}] if texts[0].startswith("system: ") else []
+    roles = ("user", "assistant") * len(texts)
+    return system + [{"role": r, "content": t} for r, t in zip(roles, texts[len(system) :], strict=False)]
 
 
 @pytest.fixture(scope="module")
@@ -76,21 +79,15 @@ def test_roles_ids_system_and_trailing_turn(tmp_path):
         ],
     )
     second = write(tmp_path, [{"id": None, "conversations": [human("p"), gpt("q")]}], "more.json")
-    rows, counts = read_conversations([first, second])
+    rows, repaired = read_conversations([first, second])
+    one, other = str(first), str(second)
     assert rows == [
-        {
-            "id": "a",
-            "messages": [
-                {"role": "system", "content": "Be brief."},
-                {"role": "user", "content": " Hi\n"},
-                {"role": "assistant", "content": "Hello. "},
-            ],
-        },
-        {"id": "7", "messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]},
-        {"id": "chat.json:3", "messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]},
-        {"id": "more.json:1", "messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "q"}]},
+        {"id": "a", "source": one, "row": 1, "messages": messages("system: Be brief.", " Hi\n", "Hello. ")},
+        {"id": "7", "source": one, "row": 2, "messages": messages("1", "2")},
+        {"id": "chat.json:3", "source": one, "row": 3, "messages": messages("x", "y")},
+        {"id": "more.json:1", "source": other, "row": 1, "messages": messages("p", "q")},
     ]
-    assert counts == {"conversations": 4, "trailing human turn trimmed": 1, "turns merged": 0}
+    assert repaired == {"trailing human turn": 1}
 
 
 @FAST
@@ -98,22 +95,41 @@ def test_roles_ids_system_and_trailing_turn(tmp_path):
 def test_any_valid_messages_come_back_unchanged(tmp_path, conversations, trailing):
     names = {"system": "system", "user": "human", "assistant": "gpt"}
     rows = []
-    for number, messages in enumerate(conversations):
-        turns = [{"from": names[message["role"]], "value": message["content"]} for message in messages]
+    for number, conversation in enumerate(conversations):
+        turns = [{"from": names[message["role"]], "value": message["content"]} for message in conversation]
         rows.append({"id": str(number), "conversations": turns + [human()] * trailing})
-    read, counts = read_conversations(write(tmp_path, rows))
+    read, repaired = read_conversations(write(tmp_path, rows))
     assert [row["messages"] for row in read] == conversations
-    assert counts == {
-        "conversations": len(rows),
-        "trailing human turn trimmed": len(rows) * trailing,
-        "turns merged": 0,
-    }
+    assert repaired == ({"trailing human turn": len(rows)} if trailing else {})
 
 
 DEFECTIVE = {
     "not an object": ("hello", "found 'hello'"),
-    "no 'conversations' list": ({"id": "b", "messages": []}, "(id 'b'): found keys ['id', 'messages']"),
-    "no 'conversations' list (null)": ({"conversations": None}, "found None"),
+    "not an object (null)": (None, "found None"),
+    "no known format": ({"id": "b", "text": "x"}, "(id 'b'), line 1: found keys ['id', 'text']"),
+    "no known format (null)": ({"conversations": None}, "found keys ['conversations']; expected 'conversations', "),
+    "no known format (half)": ({"instruction": "x"}, "found keys ['instruction']"),
+    "two formats that contradict each other": (
+        {"messages": messages("a", "b"), "prompt": "a", "completion": "c"},
+        "found 'messages' and 'prompt and completion', which differ",
+    ),
+    "history not in pairs": ({"instruction": "x", "output": "y", "history": [["q"]]}, "found ['q'] under 'history'"),
+    "turn that is no text": (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, *messages("", "b")[1:]]},
+        "found 'image_url' at turn 1",
+    ),
+    "role without a place in the chat template": (
+        {"conversations": [human(), {"from": "function_call", "value": "f()"}, {"from": "tool", "value": "1"}, gpt()]},
+        "found turns of tool; expected system, user, assistant only",
+    ),
+    "wrong order (tool)": (
+        {"conversations": [human(), {"from": "tool", "value": "1"}, gpt()]},
+        "found tool at turn 2; expected gpt or function_call",
+    ),
+    "role alias": (
+        {"conversations": [{"from": "Human ", "value": "a"}, gpt()]},
+        "found 'Human ' under 'from' at turn 1",
+    ),
     "turn is not an object": ({"conversations": [human(), "yes"]}, "found 'yes' at turn 2"),
     "unknown role": (
         {"conversations": [human(), {"from": "bot", "value": "x"}]},
@@ -139,9 +155,9 @@ DEFECTIVE = {
         {"conversations": [human(), gpt(), human(), human()]},
         "found human at turn 4 after human; expected gpt",
     ),
-    "first turn not human": ({"conversations": [gpt(), human(), gpt()]}, "found gpt at turn 1; expected human"),
-    "first turn not human (system)": ({"conversations": [system(), gpt()]}, "found gpt at turn 2; expected human"),
-    "system turn not at the start": ({"conversations": [human(), system(), gpt()]}, "found system at turn 2"),
+    "wrong order": ({"conversations": [gpt(), human(), gpt()]}, "found gpt at turn 1; expected human"),
+    "wrong order (after system)": ({"conversations": [system(), gpt()]}, "found gpt at turn 2; expected human"),
+    "wrong order (system)": ({"conversations": [human(), system(), gpt()]}, "found system at turn 2"),
 }
 
 
@@ -150,7 +166,8 @@ def test_a_defective_row_is_named(tmp_path, kind):
     row, found = DEFECTIVE[kind]
     path = write(tmp_path, [{"conversations": [human(), gpt()]}, row])
     message = refusal(path)
-    assert message.startswith(f"{path}: 1 row cannot be used: 1 × {kind.split(' (')[0]}\n")
+    number = 2 if kind.startswith("role without") else 1  # function_call and tool
+    assert message.startswith(f"{path}: 1 row cannot be used: {number} × {kind.split(' (')[0]}\n")
     assert "  row 2" in message and found in message
     assert "; expected " in message and message.endswith("run the same command again.")
 
@@ -161,15 +178,15 @@ def test_all_defects_of_all_files_come_in_one_error(tmp_path):
     second = write(tmp_path, [{"conversations": [human(), gpt()]}, 3], "other.json")
     lines = refusal([first, second]).splitlines()
     assert lines[0] == f"{first}: 7 rows cannot be used: 14 × empty turn"
-    assert lines[1] == "  row 1 (id 'r1'): found '' at turn 1; expected a string with more than blanks in it"
+    assert lines[1] == "  row 1 (id 'r1'), line 1: found '' at turn 1; expected a string with more than blanks in it"
     assert len(lines) == 15 and lines[11] == "  and 2 rows more"
     assert lines[12] == f"{second}: 1 row cannot be used: 1 × not an object"
-    assert lines[13].startswith("  row 2: found 3; expected ")
+    assert lines[13].startswith("  row 2, line 1: found 3; expected ")
 
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [("{}", "found dict"), ("[]", "found an empty list"), ('[\n {"id": }]', "line 2, column 9: not JSON")],
+    [("{}", "found keys []"), ("[]", "1 × empty file"), ('[\n {"id": }]', "found line 2, column 9: Expecting value")],
 )
 def test_a_file_that_is_no_list_of_rows(tmp_path, content, found):
     path = tmp_path / "chat.json"
@@ -187,13 +204,173 @@ def test_load_prints_what_was_trimmed(tmp_path, capsys):
     rows = [{"id": "a", "conversations": [human("1"), gpt("2")]}, {"conversations": [human(), gpt(), human()]}]
     dataset = load_conversations(write(tmp_path, rows))
     assert capsys.readouterr().out == "chat.json: 2 conversations, 1 trailing human turn trimmed\n"
-    assert dataset.column_names == ["id", "messages"]
-    assert dataset[0] == {
-        "id": "a",
-        "messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}],
+    assert dataset[:] == {
+        "id": ["a", "chat.json:2"],
+        "source": [f"{tmp_path}/chat.json"] * 2,
+        "row": [1, 2],
+        "messages": [messages("1", "2"), messages("How many?", "Seven.")],
     }
     load_conversations(str(write(tmp_path, rows[:1])))
     assert capsys.readouterr().out == "chat.json: 1 conversation\n"
+
+
+# One and the same conversation in every format; "4." is the answer, "And 3?" / "6." the second exchange.
+SAME = messages("Twice 2?", "4.", "And 3?", "6.")
+FORMATS = {
+    "Baichuan": {"conversations": [human("Twice 2?"), gpt("4."), human("And 3?"), gpt("6.")]},
+    "ShareGPT": {"conversations": [{"from": "user", "value": "Twice 2?"}, {"from": "chatgpt", "value": "4."},
+                                   {"from": "human", "value": "And 3?"}, {"from": "bing", "value": "6."}]},
+    "OpenAI": {"messages": SAME},
+    "OpenAI in parts": {"messages": [
+        {"role": m["role"], "content": [{"type": "text", "text": m["content"][:2]}, {"type": "text", "text": m["content"][2:]}]}
+        for m in SAME]},
+    "roles under conversations": {"conversations": SAME},
+    "Alpaca": {"instruction": "And 3?", "input": "", "output": "6.", "history": [["Twice 2?", "4."]]},
+    "prompt and completion": {"prompt": "And 3?", "completion": "6.", "history": [["Twice 2?", "4."]], "system": None},
+    "messages in prompt and completion": {"prompt": SAME[:3], "completion": SAME[3:]},
+    "prompt and response": {"prompt": SAME[:3], "response": "6."},
+    "Belle": {"instruction": "Human:Twice 2?\nAssistant:4.\nHuman:And 3?\nAssistant:", "input": "", "output": "6."},
+    "one string": {"text": "Human: Twice 2?\n\nAssistant: 4.\n\nHuman: And 3?\n\nAssistant: 6."},
+    "one string under conversations": {"conversations": "\n\nHuman：Twice 2?\nAssistant: 4.\nHuman: And 3?\nAssistant: 6."},
+    "the same twice": {"messages": SAME, "conversations": [human("Twice 2?"), gpt("4."), human("And 3?"), gpt("6.")]},
+    "prompt beside messages": {"prompt": "Twice 2?", "prompt_id": "f00", "messages": SAME},
+}  # fmt: skip
+
+
+def test_every_format_is_known_by_its_own_row(tmp_path):
+    rows, repaired = read_conversations(write(tmp_path, list(FORMATS.values())))
+    assert {name: row["messages"] for name, row in zip(FORMATS, rows, strict=True)} == dict.fromkeys(FORMATS, SAME)
+    assert not repaired
+
+
+def test_alpaca_puts_the_input_below_the_instruction_and_the_system_text_first(tmp_path):
+    rows = [
+        {"instruction": "Add.", "input": "1, 2", "output": "3", "system": "You count."},
+        {"instruction": "", "input": "Hi", "output": "Ho"},
+        {"question": "Why?", "answer": "So."},
+    ]
+    read, _ = read_conversations(write(tmp_path, rows))
+    assert [row["messages"] for row in read] == [
+        messages("system: You count.", "Add.\n1, 2", "3"),
+        messages("Hi", "Ho"),
+        messages("Why?", "So."),
+    ]
+
+
+def test_tool_turns_are_kept_where_they_have_a_place(tmp_path):
+    calls = [{"type": "function", "function": {"name": "twice", "arguments": '{"x": 2}'}}]
+    turns = [
+        {"role": "user", "content": "Twice 2?"},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "content": "4"},
+        {"role": "assistant", "content": "4."},
+    ]
+    path = write(tmp_path, [{"messages": turns}])
+    every = ("system", "user", "assistant", "function_call", "tool")
+    intake = Intake("error")
+    (row,) = conversation_rows([str(path)], intake, roles=every)
+    assert [message["role"] for message in row["messages"]] == ["user", "function_call", "tool", "assistant"]
+    assert json.loads(row["messages"][1]["content"]) == calls
+    assert "2 × role without a place in the chat template" in refusal(path)
+
+
+def test_columns_say_where_the_fields_are(tmp_path):
+    path = write(tmp_path, [{"q": "a", "a": "b", "messages": "no list"}, {"q": "c", "a": "d", "id": 7}])
+    rows, _ = read_conversations(path, columns="prompt=q,completion=a")
+    assert [(row["id"], row["messages"]) for row in rows] == [
+        ("chat.json:1", messages("a", "b")),
+        ("7", messages("c", "d")),
+    ]
+    path = write(tmp_path, [{"dialogue": [human("a"), gpt("b")]}, {"dialog": []}])
+    rows, _ = read_conversations(
+        write(tmp_path, [{"dialogue": [human("a"), gpt("b")]}], "one.json"), columns="messages=dialogue"
+    )
+    assert rows[0]["messages"] == messages("a", "b")
+    message = refusal(path, columns="messages=dialogue")
+    assert "row 2, line 1: found keys ['dialog']; expected the column 'dialogue', which columns names" in message
+    for wrong, found in (("messages", "'messages'"), ("a=", "'a='"), ("mesages=x", "the field 'mesages'"), ("", "''")):
+        assert f"columns: found {found}" in refusal(path, columns=wrong)
+
+
+def test_repair_mends_what_is_certain_and_counts_it(tmp_path, capsys):
+    text = """[
+ {"conversations": [{"from": "Human", "value": "a"}, {"from": "GPT ", "value": "b",},]},
+ {"conversations": [{"from": "human", "value": "a"}, {"from": "human", "value": "c"}, {"from": "gpt", "value": "b"},
+                    {"from": "human", "value": "d"}]},
+]"""
+    path = tmp_path / "chat.json"
+    path.write_text(text, encoding="utf-8-sig")
+    dataset = load_conversations(path, on_bad="repair")
+    assert dataset["messages"][:] == [messages("a", "b"), messages("a\nc", "b")]
+    assert capsys.readouterr().out == (
+        "chat.json: 2 conversations, 1 trailing human turn trimmed, repaired: 2 × trailing comma, 2 × role alias, "
+        "1 × byte order mark, 1 × two turns of the same speaker in a row\n"
+    )
+    assert "found a comma with nothing behind it, line 2, column 83; expected no comma after the last one" in refusal(
+        path
+    )
+
+
+def test_what_cannot_be_repaired_is_refused_under_repair(tmp_path):
+    path = write(tmp_path, [{"conversations": [human(), human(), gpt("")]}, {"conversations": [human(), gpt()]}])
+    assert "1 row cannot be used: 1 × empty turn\n" in refusal(path, on_bad="repair")
+    assert "on_bad is 'mend'; expected error, repair, quarantine" in refusal(path, on_bad="mend")
+
+
+def test_quarantine_sets_bad_rows_aside_untouched(tmp_path, capsys):
+    path, aside = tmp_path / "chat.jsonl", tmp_path / "out" / "quarantine.jsonl"
+    lines = [
+        json.dumps({"conversations": [human(), gpt()]}).encode(),
+        b'{"conversations": [{"from": "human", "value": "caf\xe9"}',
+        json.dumps({"id": "x", "conversations": [human(), gpt("")]}).encode(),
+    ]
+    path.write_bytes(b"\n".join(lines))
+    assert len(load_conversations(path, on_bad="quarantine", quarantine=aside)) == 1
+    assert capsys.readouterr().out == (
+        f"chat.jsonl: 1 conversation; rows in 3 = rows out 1 + quarantined 2, which are in {aside}\n"
+    )
+    kept = [json.loads(line) for line in aside.read_text("ascii").splitlines()]
+    assert [(row["file"], row["line"], row["row"]) for row in kept] == [(str(path), 2, 2), (str(path), 3, 3)]
+    assert [[reason["kind"] for reason in row["reasons"]] for row in kept] == [
+        ["broken JSON", "not UTF-8"],
+        ["empty turn"],
+    ]
+    assert [row["raw"].encode("utf-8", "surrogateescape") for row in kept] == lines[1:]
+    path.write_bytes(lines[1])
+    assert "no conversation is left of 1 row" in refused_to_load(path, on_bad="quarantine", quarantine=aside)
+    assert len(aside.read_text().splitlines()) == 1
+    assert "there is no file for the bad rows" in refusal(path, on_bad="quarantine")
+
+
+def refused_to_load(path, **policy) -> str:
+    with pytest.raises(InputError) as caught:
+        load_conversations(path, **policy)
+    return str(caught.value)
+
+
+KILLED = """
+import os, signal, sys
+from data_prep.conversations import conversation_rows
+from data_prep.rows import Intake
+intake = Intake("quarantine", sys.argv[2])
+for row in conversation_rows([sys.argv[1]], intake):
+    if row["row"] == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+intake.close()
+"""
+
+
+@pytest.mark.parametrize("moment", [2, 4998, 10_000])
+def test_killed_at_any_moment_a_run_leaves_the_whole_quarantine_or_none(tmp_path, moment):
+    rows = [
+        {"conversations": [human(), gpt("Seven." * (number % 2))]} for number in range(5000)
+    ]  # the odd ones are bad
+    path, aside = write(tmp_path, rows), tmp_path / "quarantine.jsonl"
+    done = subprocess.run([sys.executable, "-c", KILLED, path, aside, str(moment)], cwd=Path(__file__).parents[1])
+    if moment <= 5000:
+        assert done.returncode == -signal.SIGKILL and not aside.exists()
+    else:
+        assert done.returncode == 0 and len(aside.read_text().splitlines()) == 2500
 
 
 @needs_belle
@@ -201,12 +378,13 @@ def test_belle_is_refused_for_the_five_rows_in_which_a_speaker_goes_on():
     message = refusal(BELLE)
     assert "5 rows cannot be used: 5 × two turns of the same speaker in a row\n" in message
     assert [int(number) for number in re.findall(r"  row (\d+) ", message)] == [74, 456, 489, 655, 791]
+    assert "on_bad: repair mends, and counts: two turns of the same speaker in a row." in message
 
 
 @needs_belle
 def test_belle_is_read_whole_under_repair():
-    rows, counts = read_conversations(BELLE, on_bad="repair")
-    assert counts == {"conversations": 800, "trailing human turn trimmed": 0, "turns merged": 5}
+    rows, repaired = read_conversations(BELLE, on_bad="repair")
+    assert len(rows) == 800 and repaired == {"two turns of the same speaker in a row": 5}
     source = json.loads(BELLE.read_text("utf-8"))[73]["conversations"]
     assert rows[73]["messages"][1]["content"] == source[1]["value"] + "\n" + source[2]["value"]
 
@@ -214,67 +392,11 @@ def test_belle_is_read_whole_under_repair():
 @needs_belle
 def test_belle_without_those_rows_is_read(tmp_path):
     rows = [row for n, row in enumerate(json.loads(BELLE.read_text("utf-8")), 1) if n not in (74, 456, 489, 655, 791)]
-    read, counts = read_conversations(write(tmp_path, rows))
-    assert counts == {"conversations": 795, "trailing human turn trimmed": 0, "turns merged": 0}
+    read, repaired = read_conversations(write(tmp_path, rows))
+    assert len(read) == 795 and not repaired
     for row, source in zip(read, rows, strict=True):
         assert row["id"] == source["id"]
         assert [message["content"] for message in row["messages"]] == [t["value"] for t in source["conversations"]]
-
-
-def by_pieces(tokenizer, messages) -> tuple[list[int], list[int]]:
-    """Tokens and mask put together turn by turn, without the template: role, content, end of turn."""
-    ids, mask = [], []
-    for message in messages:
-        content = tokenizer(message["content"])["input_ids"]
-        ids += tokenizer.convert_tokens_to_ids([f"<|{message['role']}|>"]) + content
-        ids += tokenizer.convert_tokens_to_ids(["<|end|>"])
-        mask += [0] + [int(message["role"] == "assistant")] * (len(content) + 1)
-    return ids, mask
-
-
-@FAST
-@given(dialogues(HARD_TEXTS))
-def test_masks_cover_exactly_the_assistant_turns(tokenizer, messages):
-    encoded = tokenizer.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
-    ids, mask = by_pieces(tokenizer, messages)
-    assert encoded["input_ids"] == ids
-    assert encoded["assistant_masks"] == mask
-
-
-@FAST
-@given(dialogues(HARD_TEXTS))
-def test_the_template_of_a_prefix_is_a_prefix(tokenizer, messages):
-    whole = tokenizer.apply_chat_template(messages, tokenize=False)
-    for end in range(1, len(messages)):
-        asks = messages[end]["role"] == "assistant"
-        prefix = tokenizer.apply_chat_template(messages[:end], tokenize=False, add_generation_prompt=asks)
-        assert whole.startswith(prefix)
-    assert whole.endswith("<|end|>")
-
-
-@FAST
-@given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_any_text_survives_the_tokenizer(tokenizer, text):
-    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-
-
-def test_over_long_conversations_are_counted_and_reported(tokenizer, capsys):
-    # Bytes are single tokens where nothing was merged: a turn of n such bytes takes n + 2 tokens.
-    short = {"messages": [{"role": "user", "content": "Z"}, {"role": "assistant", "content": "Q"}]}
-    long = {"messages": [{"role": "user", "content": "ZQZQ"}, {"role": "assistant", "content": "QZQ"}]}
-    rows = [short, long, long]  # 6, 11 and 11 tokens
-    assert count_over_long(rows, tokenizer, 8) == (2, 6)
-    assert count_over_long(rows, tokenizer, 6) == (2, 10)
-    assert count_over_long(rows, tokenizer, 5) == (3, 13)
-    assert count_over_long(rows, tokenizer, 11) == (0, 0)
-    report_over_long(rows, tokenizer, 8)
-    report_over_long(rows[:2], tokenizer, 10)
-    report_over_long(rows, tokenizer, 1024)
-    assert capsys.readouterr().out.splitlines() == [
-        "2 conversations are longer than max_length=8 tokens: training will not see the last 6 tokens of them",
-        "1 conversation is longer than max_length=10 tokens: training will not see the last 1 token of them",
-        "no conversation is longer than max_length=1,024 tokens",
-    ]
 
 
 def test_what_does_not_fit_the_checkpoint_is_refused(tokenizer):

@@ -311,8 +311,8 @@ def test_what_fine_tuning_leaves_out_is_counted(tuned):
     assert "chats.json: 14 conversations, 1 trailing human turn trimmed\n" in done.out
     # The question of 70 letters between its two marks, and the answer of 3 between its two: 77 tokens.
     assert (
-        "1 conversation is longer than max_length=64 tokens: training will not see the last 13 tokens of them\n"
-        in done.out
+        "1 conversation is longer than max_length=64 tokens: training will not see the last 13 tokens of them; "
+        "1 of what was cut has no answer left and is left out\n" in done.out
     )
 
 
@@ -329,7 +329,7 @@ def test_the_assistant_answers_and_stops_by_itself(tuned):
         "stops by itself in 100% of 3 answers within 8 tokens\n" in done.out
     )  # 8 of the command line, not the YAML's 4
     found = results(folder / "figures", "sft")
-    assert found["metrics"]["stops_by_itself"] == 1 and found["conversations"] == 14
+    assert found["metrics"]["stops_by_itself"] == 1 and found["conversations"] == 13
     assert found["metrics"]["loss_last"] < found["metrics"]["loss_first"]
     assert found["metrics"]["eval_loss"] < 0.5
 
