@@ -70,7 +70,10 @@ def data_files(paths: str | Path | Iterable[str | Path]) -> list[str]:
         elif Path(path).is_dir():
             found = sorted(str(file) for file in Path(path).rglob("*") if not file.name.startswith("."))
         else:
-            if kind_of_file(existing(path)) not in ENDINGS:
+            known = kind_of_file(path) in ENDINGS
+            if known or not Path(path).suffix:
+                existing(path)
+            if not known:
                 raise InputError(f"{path}: found the ending {Path(path).suffix!r}; expected {', '.join(ENDINGS)} or, "
                                  f"compressed, such as .jsonl.gz ({', '.join(COMPRESSED)})")  # fmt: skip
             files.append(path)

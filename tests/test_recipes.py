@@ -760,18 +760,18 @@ def test_conversations_that_cannot_be_used_are_counted_by_kind(sft_settings, tin
     files = {name: tmp_path / f"{name}.json" for name in ("cut", "bad")}
     files["cut"].write_text('[{"id": "1", "conversations": [')
     rows = [conversation("good", "a", "b"), conversation("silent", "a", " "), conversation("asked", "a")]
-    rows += [{"id": name, "conversations": [{"from": name, "value": "a"}]} for name in ("bot", "tool")]
+    rows += [{"id": name, "conversations": [{"from": name, "value": "a"}]} for name in ("bot", "model")]
     twice = [{"from": speaker, "value": "a"} for speaker in ("human", "human", "gpt")]
     files["bad"].write_text(json.dumps([*rows, {"id": "twice", "conversations": twice}]))
     given = {**EXACT, "model_name_or_path": tiny_model_dir, "output_dir": tmp_path / "out"}
     done = again("sft", **{**sft_settings, "conversations": files["cut"]}, **given)
-    refused(done, f"error: {files['cut']}: line 1, column 32: not JSON")
+    refused(done, f"error: {files['cut']}: 1 row cannot be used: 1 × broken JSON\n", "found line 1, column 32: ")
     done = again("sft", **{**sft_settings, "conversations": files["bad"]}, **given)
     text = refused(done, f"error: {files['bad']}: 5 rows cannot be used: ")
     counts = "2 × unknown role, 1 × empty turn, 1 × no assistant turn, 1 × two turns of the same speaker in a row"
     assert text.splitlines()[0].endswith(counts)
-    assert "row 6 (id 'twice'): found human at turn 2 after human; expected gpt" in text
-    assert "row 4 (id 'bot'): found 'bot' under 'from' at turn 1" in text
+    assert "row 6 (id 'twice'), line 1: found human at turn 2 after human; expected gpt" in text
+    assert "row 4 (id 'bot'), line 1: found 'bot' under 'from' at turn 1" in text
 
 
 def test_held_out_rankings_about_prompts_of_the_training_are_refused(reward_settings, ranked, tmp_path):
