@@ -130,6 +130,7 @@ class TokenShards:
         self._ids = [np.memmap(self.folder / shard["file"], dtype=dtype, mode="r") for shard in shards]
         self._starts = np.cumsum([0] + [shard["tokens"] for shard in shards])
         self._ends: list[np.ndarray] = []
+        self._files: list = []
         self._document_starts = np.cumsum([0] + [shard["documents"] for shard in shards])
         self.documents = int(self._document_starts[-1])
 
@@ -156,14 +157,17 @@ class TokenShards:
     def document(self, number: int) -> tuple[np.ndarray, int]:
         """The ids of document `number`, from 0, end of text included, and the bytes of its text."""
         if not self._ends:
-            self._ends = [
-                read_ends((self.folder / shard["file"]).with_suffix(".idx")) for shard in self.index["shards"]
-            ]
+            files = [self.folder / shard["file"] for shard in self.index["shards"]]
+            self._ends = [read_ends(file.with_suffix(".idx")) for file in files]
+            # Read, not mapped: what is mapped counts as memory of the process, and a mixture goes through all of it.
+            self._files = [file.open("rb", buffering=0) for file in files]
         shard = int(np.searchsorted(self._document_starts, number, side="right")) - 1
         ends, inside = self._ends[shard], number - int(self._document_starts[shard])
-        start, start_byte = (int(end) for end in ends[inside - 1]) if inside else (0, 0)
-        end, end_byte = (int(end) for end in ends[inside])
-        return self._ids[shard][start:end], end_byte - start_byte
+        start, start_byte = ends[inside - 1].tolist() if inside else (0, 0)
+        end, end_byte = ends[inside].tolist()
+        file, dtype = self._files[shard], self._ids[shard].dtype
+        file.seek(start * dtype.itemsize)
+        return np.frombuffer(file.read((end - start) * dtype.itemsize), dtype), end_byte - start_byte
 
     def check_tokenizer(self, folder: str | Path, entries: int) -> None:
         """Raise InputError where the ids are not those of the tokenizer in `folder`, which has so many entries."""

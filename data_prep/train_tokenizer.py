@@ -30,14 +30,8 @@ CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 SPLIT = r"""(?i:'(?:[sdmt]|ll|ve|re))|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"""
 
 
-def train_tokenizer(documents: Iterator[str] | Iterator[list[str]], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of `vocab_size` entries, the special tokens and the 256 bytes among them.
-
-    Many short documents go faster as lists of them.
-    """
-    least = 256 + len(SPECIAL_TOKENS)
-    if vocab_size < least:
-        raise InputError(f"--vocab_size {vocab_size}: at least {least} are needed (256 bytes and the special tokens)")
+def untrained(vocab_size: int) -> tuple[Tokenizer, trainers.BpeTrainer]:
+    """A byte-level BPE tokenizer that has learned nothing yet, and what trains it to `vocab_size` entries."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -52,6 +46,18 @@ def train_tokenizer(documents: Iterator[str] | Iterator[list[str]], vocab_size: 
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
+    return bpe, trainer
+
+
+def train_tokenizer(documents: Iterator[str] | Iterator[list[str]], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of `vocab_size` entries, the special tokens and the 256 bytes among them.
+
+    Many short documents go faster as lists of them.
+    """
+    least = 256 + len(SPECIAL_TOKENS)
+    if vocab_size < least:
+        raise InputError(f"--vocab_size {vocab_size}: at least {least} are needed (256 bytes and the special tokens)")
+    bpe, trainer = untrained(vocab_size)
     bpe.train_from_iterator(documents, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,

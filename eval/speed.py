@@ -3,13 +3,14 @@
     python -m eval.speed matrix
     python -m eval.speed shakespeare --data ../shared/data/tinyshakespeare.txt
     python -m eval.speed ppo --run runs/quickstart
+    python -m eval.speed data --data ../shared/data/belle_chat_800.json
 
 `matrix` prints the rate of a 1024³ product. `shakespeare` trains nanoGPT's small CPU model (4 layers, 128 wide, context
 64, characters) by recipes/configs/shakespeare and takes the seconds of the whole process to nanoGPT's validation loss of
 1.8857, which nanoGPT's own CPU recipe reached in 102 s where the fp32 product ran at 190 GFLOP/s. `ppo` trains a run's
 assistant against its reward model by TRL 1.12's own PPO trainer and by recipes/trainers/ppo_trainer.py, each in a process
-of its own, and checks that both optimise the same objective. Run them on a quiet machine: they are benchmarks, and no
-test looks at their times.
+of its own, and checks that both optimise the same objective. `data` is eval/data_speed.py. Run them on a
+quiet machine: they are benchmarks, and no test looks at their times.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import torch
 from data_prep.conversations import check_context, read_conversations
 from data_prep.files import InputError, existing, read_json, run_main, write_results
 from data_prep.machine import bf16_is_fast, matrix_rate
+from eval import data_speed
 from eval.report import commit, machine
 
 NANOGPT_LOSS, NANOGPT_SECONDS, NANOGPT_RATE = 1.8857, 102.0, 190e9
@@ -458,12 +460,14 @@ def compare_objectives(arguments) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, function in (("matrix", matrix), ("shakespeare", shakespeare), ("ppo", ppo)):
+    for name, function in (("matrix", matrix), ("shakespeare", shakespeare), ("ppo", ppo), ("data", data_speed.data)):
         command = commands.add_parser(name, help=function.__doc__)
         command.set_defaults(function=function)
         command.add_argument("--results_dir", help="where the figures go; without, they are printed only")
         if name == "shakespeare":
             command.add_argument("--data", default="../shared/data/tinyshakespeare.txt", help="tinyshakespeare.txt")
+        if name == "data":
+            data_speed.add_arguments(command)
         if name == "ppo":
             allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
             cores = min(psutil.cpu_count(logical=False) or 1, allowed)
