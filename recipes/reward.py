@@ -37,6 +37,9 @@ class ScriptArguments:
     margin_scale: float | None = field(
         default=None, metadata={"help": "Rewards to differ by this times the scores; None: no margins."}
     )
+    shared_prompt: bool = field(
+        default=False, metadata={"help": "Compute a prompt once for all its answers; needs sdpa or eager attention."}
+    )
     results_dir: str | None = field(default=None, metadata={"help": "Where the figures go; None: the output folder."})
     muon_lr: float | None = field(
         default=None, metadata={"help": "Muon's learning rate; None, or with LoRA: the optimizer `optim` names."}
@@ -82,6 +85,7 @@ def main() -> None:
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
         margin_scale=script.margin_scale,
+        shared_prompt=script.shared_prompt,
         optimizers=(
             MuonWithAdamW(model, script.muon_lr, args.learning_rate, args.weight_decay)
             if script.muon_lr and not model_args.use_peft

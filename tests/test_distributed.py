@@ -12,9 +12,21 @@ from pathlib import Path
 
 import pytest
 from conftest import POSITIONS, write_shards
-from test_recipes import ENVIRONMENT, ROOT, Done, again, conversation, loaded, ready_to_end, results, succeeded, words
+from test_recipes import (
+    ENVIRONMENT,
+    ROOT,
+    Done,
+    again,
+    conversation,
+    loaded,
+    ranking,
+    ready_to_end,
+    results,
+    succeeded,
+    words,
+)
 
-from data_prep.files import write_json
+from data_prep.files import write_json, write_jsonl
 
 COMMON = {"use_cpu": True, "bf16": False, "report_to": "none", "logging_steps": 1, "save_strategy": "no"}
 
@@ -72,6 +84,23 @@ def test_fine_tuning_on_two_processes_by_torchrun(tiny_model_dir, write_conversa
     two_at_a_time = {**one_each, "per_device_train_batch_size": 2}
     succeeded(again("sft", **two_at_a_time, output_dir=tmp_path / "alone"))
     alone = dict(results(tmp_path / "alone", "sft")["curves"]["loss"])
+    assert losses == pytest.approx(alone, abs=1e-3)
+    assert alone[1] - alone[4] > 0.1  # else standing still would do
+
+
+def test_a_reward_model_on_two_processes_with_shared_prompts(tiny_model_dir, tmp_path):
+    ranks = [{"yes": 0, "no": 1, "maybe": 2}, {"no": 1, "yes": 0}]
+    write_jsonl(
+        tmp_path / "ranked.jsonl", [ranking(letter, ranks[number % 2]) for number, letter in enumerate("abcdefgh")]
+    )
+    given = {"model_name_or_path": tiny_model_dir, "rankings": tmp_path / "ranked.jsonl", "max_length": POSITIONS}
+    one_each = {**COMMON, **given, "num_train_epochs": 1, "learning_rate": 0.01, "per_device_train_batch_size": 1}
+    run(torchrun(), "reward", **one_each, shared_prompt=True, output_dir=tmp_path / "two")
+    losses = dict(results(tmp_path / "two", "reward")["curves"]["loss"])
+    assert list(losses) == [1, 2, 3, 4]
+    # One process, two rankings at a time, every answer in a row of its own with the prompt before it.
+    succeeded(again("reward", **{**one_each, "per_device_train_batch_size": 2}, output_dir=tmp_path / "alone"))
+    alone = dict(results(tmp_path / "alone", "reward")["curves"]["loss"])
     assert losses == pytest.approx(alone, abs=1e-3)
     assert alone[1] - alone[4] > 0.1  # else standing still would do
 

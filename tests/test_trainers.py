@@ -5,16 +5,18 @@ import os
 import random
 import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import huggingface_hub
 import psutil
 import pytest
 import torch
+from accelerate import Accelerator
 from huggingface_hub.utils import _telemetry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
+from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, TrainingArguments
 
 from data_prep.intervals import bootstrap_interval
 from data_prep.raters import ranks_by_reference
@@ -22,7 +24,7 @@ from data_prep.sample_completions import near_references
 from recipes.trainers.arguments import parse_arguments
 from recipes.trainers.muon import MuonWithAdamW, orthogonalize
 from recipes.trainers.ppo_trainer import PolicyAndValue, advantages_and_returns, answer_logprobs
-from recipes.trainers.reward_trainer import RankingCollator
+from recipes.trainers.reward_trainer import RankingCollator, RankingRewardTrainer
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 4, 16), (2, 16, 4)])
@@ -69,6 +71,50 @@ def test_every_prompt_weighs_the_same_however_many_pairs_it_gives():
     assert batch["attention_mask"].tolist() == [[1, 0], [1, 1], [1, 0], [1, 0], [1, 0]]
     assert sorted(batch["pairs"].tolist()) == [[0, 1], [0, 2], [1, 2], [4, 3]]
     assert sorted(batch["pair_weights"].tolist()) == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
+
+
+def test_a_shared_prompt_is_read_once_and_answers_do_not_see_each_other():
+    rows = [
+        {"completion_ids": [[1, 2, 3, 4], [1, 2, 5]], "ranks": [0, 1]},
+        {"completion_ids": [[6], [6, 7]], "ranks": [1, 0]},  # the second goes on behind the first: each keeps an end
+    ]
+    batch = RankingCollator(pad_token_id=9, shared_prompt=True)(rows)
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5], [6, 6, 7, 9, 9]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 2], [0, 0, 1, 0, 0]]
+    assert batch["ends"].tolist() == [[0, 3], [0, 4], [1, 0], [1, 2]]
+    assert batch["pairs"].tolist() == [[0, 1], [3, 2]]
+    assert batch["attention_mask"].shape == (2, 1, 5, 5)
+    assert batch["attention_mask"][0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 0, 0, 1],  # the prompt's two tokens and itself, not the other answer
+    ]
+    assert batch["attention_mask"][1, 0, :3, :3].int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+
+
+@given(st.data())
+@settings(max_examples=20, deadline=None)
+def test_rewards_with_a_shared_prompt_are_those_of_answers_by_themselves(data):
+    token = st.integers(0, 8)
+    rows = []
+    for _ in range(data.draw(st.integers(1, 3))):
+        prompt = data.draw(st.lists(token, min_size=0, max_size=5))
+        answers = data.draw(st.lists(st.lists(token, min_size=1, max_size=4), min_size=2, max_size=4))
+        rows.append({"completion_ids": [prompt + answer for answer in answers], "ranks": list(range(len(answers)))})
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=10, n_positions=9, n_embd=8, n_layer=2, n_head=2, num_labels=1, pad_token_id=9)
+    model = GPT2ForSequenceClassification(config).eval()
+    accelerator = Accelerator(cpu=True)
+
+    def rewards(shared_prompt: bool) -> torch.Tensor:
+        trainer = SimpleNamespace(shared_prompt=shared_prompt, accelerator=accelerator)
+        with torch.no_grad():
+            batch = RankingCollator(9, shared_prompt=shared_prompt)(rows)
+            return RankingRewardTrainer.rewards_of(trainer, model, batch)
+
+    torch.testing.assert_close(rewards(True), rewards(False), atol=1e-5, rtol=1e-5)
 
 
 def test_margins_are_the_differences_of_scores_and_nothing_where_there_are_none():

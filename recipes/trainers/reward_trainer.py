@@ -1,5 +1,6 @@
 """TRL's RewardTrainer on rankings: all pairs of a prompt from one forward pass per answer, each prompt weighing the same."""
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +20,13 @@ class RankingCollator:
 
     Returns {"input_ids", "attention_mask": (answers, length), padded on the right, "pairs": (pairs, 2), the rows of the
     better and the worse answer, "pair_weights": (pairs,), summing to 1}. With `margin_scale` also "margins": (pairs,),
-    that many times the difference of the row's "scores" (K); 0 for a row without.
+    that many times the difference of the row's "scores" (K); 0 for a row without. With `shared_prompt` the first two
+    are those of `shared_prompt_rows`, "position_ids" and "ends" with them.
     """
 
     pad_token_id: int
     margin_scale: float | None = None
+    shared_prompt: bool = False
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         ids, indices, weights, margins = [], [], [], []
@@ -34,15 +37,47 @@ class RankingCollator:
             ids += [torch.tensor(answer) for answer in row["completion_ids"]]
             scores = row.get("scores") or [0.0] * len(row["ranks"])
             margins += [scores[better] - scores[worse] for better, worse in of_prompt]
-        batch = {
-            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
-            "attention_mask": pad_sequence([torch.ones_like(answer) for answer in ids], batch_first=True),
-            "pairs": torch.tensor(indices),
-            "pair_weights": torch.tensor(weights),
-        }
+        batch = {"pairs": torch.tensor(indices), "pair_weights": torch.tensor(weights)}
+        if self.shared_prompt:
+            batch |= shared_prompt_rows([row["completion_ids"] for row in rows], self.pad_token_id)
+        else:
+            batch["input_ids"] = pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id)
+            batch["attention_mask"] = pad_sequence([torch.ones_like(answer) for answer in ids], batch_first=True)
         if self.margin_scale is not None:
             batch["margins"] = self.margin_scale * torch.tensor(margins)
         return batch
+
+
+def length_of_shared(answers: list[list[int]]) -> int:
+    """How many ids all answers, prompts included, begin with; a last one is left to each."""
+    return min(len(os.path.commonprefix(answers)), min(map(len, answers)) - 1)
+
+
+def shared_prompt_rows(rankings: list[list[list[int]]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """A row for every ranking: its prompt once, then its answers one after another, each of which sees the prompt and
+    itself alone. The rewards are those of answers in rows of their own.
+
+    Returns {"input_ids", "position_ids": (rankings, L), L that of the longest row, "attention_mask": (rankings, 1, L, L),
+    True where a token may look, "ends": (answers, 2), row and column of the last token of each answer}.
+    """
+    rows, ends = [], []
+    for number, answers in enumerate(rankings):
+        shared = length_of_shared(answers)
+        row = [(token, position, 0) for position, token in enumerate(answers[0][:shared])]
+        for part, answer in enumerate(answers, start=1):
+            row += [(token, shared + offset, part) for offset, token in enumerate(answer[shared:])]
+            ends.append((number, len(row) - 1))
+        rows.append(torch.tensor(row))
+    padded = pad_sequence(rows, batch_first=True, padding_value=-1)
+    tokens, positions, part = padded.unbind(-1)
+    causal = torch.ones(part.shape[1], part.shape[1], dtype=torch.bool).tril()
+    seen = (part[:, None, :] == 0) | (part[:, None, :] == part[:, :, None])  # padding sees padding: no row without any
+    return {
+        "input_ids": tokens.masked_fill(part < 0, pad_token_id),
+        "position_ids": positions.clamp(min=0),
+        "attention_mask": (seen & causal)[:, None],
+        "ends": torch.tensor(ends),
+    }
 
 
 class RankingRewardTrainer(RewardTrainer):
@@ -54,9 +89,12 @@ class RankingRewardTrainer(RewardTrainer):
 
     With `margin_scale` the better answer's reward has to be ahead by that many times the difference of the scores that
     the ranks come from (Llama 2, arXiv:2307.09288, equation 2): what was judged far better is pushed further apart.
+
+    With `shared_prompt` a prompt is computed once for all its answers, for the same rewards: about half the tokens where
+    three short answers follow a prompt of their length. It needs an attention that takes any mask.
     """
 
-    def __init__(self, *args, margin_scale: float | None = None, **kwargs) -> None:
+    def __init__(self, *args, margin_scale: float | None = None, shared_prompt: bool = False, **kwargs) -> None:
         if margin_scale is not None:
             rows = kwargs["train_dataset"]
             scored = len(rows) - rows["scores"][:].count(None) if "scores" in rows.column_names else 0
@@ -66,8 +104,12 @@ class RankingRewardTrainer(RewardTrainer):
             print(
                 f"margins from the scores of {scored:,} of {len(rows):,} rankings, times {margin_scale}; none elsewhere"
             )
-        collator = RankingCollator(kwargs["processing_class"].pad_token_id, margin_scale)
+        collator = RankingCollator(kwargs["processing_class"].pad_token_id, margin_scale, shared_prompt)
+        self.shared_prompt = shared_prompt  # read while the datasets are prepared
         super().__init__(*args, data_collator=collator, **kwargs)
+        attention = self.model.config._attn_implementation
+        if shared_prompt and attention not in ("sdpa", "eager"):
+            raise InputError(f"shared_prompt needs attn_implementation sdpa or eager; found {attention}")
 
     def _prepare_dataset(self, dataset: Dataset, processing_class, args, dataset_name: str) -> Dataset:
         """Tokenize; rankings with an answer beyond `max_length` are left out, with a count on the screen."""
@@ -76,15 +118,15 @@ class RankingRewardTrainer(RewardTrainer):
 
         def tokenize(row: dict) -> dict:
             ids = encode_answers(processing_class, row["prompt"], row["completions"])
-            return {
-                "completion_ids": ids,
-                "length": max(map(len, ids)),
-            }  # for train_sampling_strategy: group_by_length
+            longest, shared = max(map(len, ids)), length_of_shared(ids)
+            row = shared + sum(len(answer) - shared for answer in ids)
+            # "length" is for train_sampling_strategy: group_by_length
+            return {"completion_ids": ids, "longest": longest, "length": row if self.shared_prompt else longest}
 
         tokenized = dataset.map(tokenize, desc=f"Tokenizing {dataset_name} dataset")
         if args.max_length is None:
             return tokenized
-        short = [length <= args.max_length for length in tokenized["length"]]
+        short = [length <= args.max_length for length in tokenized["longest"]]
         if left_out := len(short) - sum(short):
             print(f"{dataset_name}: {left_out:,} of {len(short):,} rankings hold an answer beyond {args.max_length} tokens "
                   "(max_length) and are left out")  # fmt: skip
@@ -97,8 +139,7 @@ class RankingRewardTrainer(RewardTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         mode = "train" if self.model.training else "eval"
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
-        rewards = outputs.logits.squeeze(-1).float()
+        rewards = self.rewards_of(model, inputs).float()
         better, worse = rewards[inputs["pairs"]].unbind(1)
         weights = inputs["pair_weights"]
         ahead = better - worse - inputs["margins"] if "margins" in inputs else better - worse
@@ -115,4 +156,21 @@ class RankingRewardTrainer(RewardTrainer):
             }
             for name, value in figures.items():
                 self._metrics[mode][name].append(self.accelerator.gather_for_metrics(value).mean().item())
-        return (loss, {"logits": outputs.logits}) if return_outputs else loss
+        return (loss, {"logits": rewards}) if return_outputs else loss
+
+    def rewards_of(self, model, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(answers,) rewards of a batch."""
+        if not self.shared_prompt:
+            ids, mask = inputs["input_ids"], inputs["attention_mask"]
+            return model(input_ids=ids, attention_mask=mask, use_cache=False).logits.squeeze(-1)
+        # The model gives one reward a row, but its head has computed one a token. Taken within its forward pass, so that
+        # what wraps the model (DDP, FSDP) knows of it.
+        every: list[torch.Tensor] = []
+        modules = self.accelerator.unwrap_model(model).named_modules()
+        head = next(module for name, module in modules if name.split(".")[-1] == "score")
+        hook = head.register_forward_hook(lambda module, given, output: every.append(output))
+        try:
+            model(**{key: inputs[key] for key in ("input_ids", "position_ids", "attention_mask")}, use_cache=False)
+        finally:
+            hook.remove()
+        return every[0][tuple(inputs["ends"].T)].squeeze(-1)
