@@ -17,11 +17,12 @@ import math
 import re
 
 from data_prep.conversation_formats import (
-    ROLES,
+    NO_PLACE,
+    PLAIN_ROLES,
+    ROLE_ALIAS,
     SAME_SPEAKER,
     merge_same_speaker,
     order_problems,
-    text_problem,
     to_messages,
 )
 from data_prep.rows import Problem, counted, shorten
@@ -42,10 +43,11 @@ PAIR_SCORES = (
 )
 LABELS = {"true": True, "1": True, "false": False, "0": False}
 HUMAN = "\n\nHuman:"
+QUESTION = {"role": "user", "content": "?"}
 
 MISMATCH, EMPTY, IDENTICAL = "prompt mismatch", "empty completion", "identical completions ranked differently"
 # What can be set right without a guess, and is in the ranking that `preference_of` returns beside the problem.
-REPAIRABLE = frozenset({SAME_SPEAKER})
+REPAIRABLE = (SAME_SPEAKER, ROLE_ALIAS)
 
 
 def pairs(ranks: list[int]) -> list[tuple[int, int]]:
@@ -103,11 +105,11 @@ def preference_of(row: dict) -> tuple[dict, list[Problem]]:
         return {}, problems
     completions, own, found = _completions(names, answers)
     problems += found
-    if {problem.kind for problem in problems} <= REPAIRABLE:
+    if all(problem.kind in REPAIRABLE for problem in problems):
         prompt, found = _shared_prompt(names, prompt, own)
         problems += found
     ranking = {"prompt": prompt, "completions": completions, **judged}
-    if "ranks" in ranking and {problem.kind for problem in problems} <= REPAIRABLE:
+    if "ranks" in ranking and all(problem.kind in REPAIRABLE for problem in problems):
         problems += _contradictions(names, ranking)
     return ranking, problems
 
@@ -134,49 +136,44 @@ def _completions(names: list[str], answers: list) -> tuple[list, list[list[dict]
     completions, own, problems = [], [], []
     for name, answer in zip(names, answers, strict=True):
         turns = _turns(answer)
-        last = turns[-1] if turns else None
-        role = last.get("from") if isinstance(last, dict) else None
-        if not isinstance(role, str) or ROLES.get(role) != "assistant":
-            found = f"{shorten(answer if len(turns) < 2 else last)} at {name}"
+        # Read behind a question, as any answer stands: alone it would be in the wrong order.
+        said, found = to_messages([QUESTION, *turns[-1:]])
+        if len(said) != 2 or said[1]["role"] != "assistant":
+            found = f"{shorten(answer if len(turns) < 2 else turns[-1])} at {name}"
             problems.append(Problem("completion is no answer", found, "a text, or turns that end on the assistant's"))
             continue
-        problems += text_problem(last.get("value"), EMPTY, name)
+        for kind, where, expected in found:
+            kind = EMPTY if kind == "empty turn" else kind
+            problems.append(Problem(kind, where.replace("at turn 2", f"at {name}"), expected))
         messages, found = _messages(turns[:-1])
         problems += [problem._replace(found=f"{problem.found} of {name}") for problem in found]
-        completions.append(last.get("value"))
+        completions.append(said[1]["content"])
         own.append(messages or None)
     return completions, own, problems
 
 
 def _turns(answer) -> list:
-    """An answer as turns `{"from", "value"}`; what is no answer at all stays as it is, alone in the list."""
+    """An answer as turns; what is no answer at all stays as it is, alone in the list."""
     if isinstance(answer, str):
-        return _hh_turns(answer) if answer.startswith(HUMAN) else [{"from": "gpt", "value": answer}]
+        return _hh_turns(answer) if answer.startswith(HUMAN) else [{"role": "assistant", "content": answer}]
     if isinstance(answer, dict):
         texts = [answer[field] for field in TEXTS if field in answer]
-        return [{"from": "gpt", "value": texts[0]}] if texts else [_turn(answer)]
-    return [_turn(turn) for turn in answer] if isinstance(answer, list) else [answer]
-
-
-def _turn(turn):
-    """`{"role", "content"}` as `{"from", "value"}`; anything else as it is."""
-    if isinstance(turn, dict) and "role" in turn:
-        return {"from": turn["role"], "value": turn.get("content")}
-    return turn
+        return [{"role": "assistant", "content": texts[0]}] if texts else [answer]
+    return answer if isinstance(answer, list) else [answer]
 
 
 def _hh_turns(text: str) -> list[dict]:
     """hh-rlhf's text as turns. One blank after the colon belongs to the mark; the texts are left as they are."""
     _, *parts = re.split(r"\n\n(Human|Assistant):", text)
-    roles = {"Human": "human", "Assistant": "gpt"}
+    roles = {"Human": "user", "Assistant": "assistant"}
     spoken = zip(parts[::2], parts[1::2], strict=True)
-    return [{"from": roles[speaker], "value": value.removeprefix(" ")} for speaker, value in spoken]
+    return [{"role": roles[speaker], "content": value.removeprefix(" ")} for speaker, value in spoken]
 
 
 def _messages(turns: list) -> tuple[list[dict], list[Problem]]:
     """Turns as messages, two turns of one speaker merged, and what was wrong with them."""
     messages, problems = to_messages(turns)
-    if {problem.kind for problem in problems} == {SAME_SPEAKER}:
+    if all(problem.kind in REPAIRABLE for problem in problems):
         messages, _ = merge_same_speaker(messages)
         problems += order_problems(messages)
     return messages, problems
@@ -185,22 +182,23 @@ def _messages(turns: list) -> tuple[list[dict], list[Problem]]:
 def _prompt(row: dict, field: str) -> tuple[list[dict], list[Problem]]:
     """System text, earlier turns and the prompt under `field` as messages, and what is wrong with them."""
     prompt, system, history = row[field], row.get("system"), row.get("history")
-    turns = [] if system in (None, "") else [{"from": "system", "value": system}]
+    turns = [] if system in (None, "") else [{"role": "system", "content": system}]
     if not isinstance(history or [], list):
         found = f"{shorten(history)} under 'history'"
         return [], [Problem("history not in pairs", found, "a list of [question, answer]")]
     for pair in history or []:
         if not isinstance(pair, list) or len(pair) != 2:
             return [], [Problem("history not in pairs", f"{shorten(pair)} under 'history'", "[question, answer]")]
-        turns += [{"from": "human", "value": pair[0]}, {"from": "gpt", "value": pair[1]}]
+        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     if isinstance(prompt, list):
-        turns += [_turn(turn) for turn in prompt]
+        turns += prompt
     elif isinstance(prompt, str) and prompt.startswith(HUMAN):
         own = _hh_turns(prompt)
-        turns += own[:-1] if own[-1]["from"] == "gpt" and not own[-1]["value"].strip() else own  # "Assistant:" the cue
+        cue = own[-1]["role"] == "assistant" and not own[-1]["content"].strip()  # "Assistant:" alone at the end
+        turns += own[:-1] if cue else own
     elif isinstance(prompt, str):
         text = row.get("input") if field == "instruction" else None
-        turns.append({"from": "human", "value": f"{prompt}\n{text}" if isinstance(text, str) and text else prompt})
+        turns.append({"role": "user", "content": f"{prompt}\n{text}" if isinstance(text, str) and text else prompt})
     else:
         return [], [Problem("prompt is no text", f"{shorten(prompt)} under {field!r}", "a string or a list of turns")]
     messages, problems = _messages(turns)
@@ -241,9 +239,11 @@ def _shared_prompt(
             found = f"{shorten(prompt[-1]['content'])} as the prompt, {shorten(shared[-1]['content'])} in {name}"
             return None, [Problem(MISMATCH, found, expected)]
         prompt = max(shared, prompt or [], key=len)
-    if prompt[-1]["role"] != "user":
-        return prompt, [_no_human_end(f"{prompt[-1]['role']} as its last turn")]
-    return prompt, []
+    strange = [role for role in dict.fromkeys(turn["role"] for turn in prompt) if role not in PLAIN_ROLES]
+    problems = [Problem(NO_PLACE, f"turns of {role}", f"{', '.join(PLAIN_ROLES)} only") for role in strange]
+    if not problems and prompt[-1]["role"] != "user":
+        problems = [_no_human_end(f"{prompt[-1]['role']} as its last turn")]
+    return prompt, problems
 
 
 def _number(value) -> float | None:

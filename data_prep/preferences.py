@@ -31,7 +31,8 @@ def read_rankings(
 
     Args:
         on_bad: what becomes of a bad row: error, repair or quarantine (see `data_prep.rows.Intake`). Repair merges two
-            turns of one speaker in a prompt, takes off a byte order mark and passes over a trailing comma.
+            turns of one speaker in a prompt, mends the writing of roles ("User "), takes off a byte order mark and
+            passes over a trailing comma.
         quarantine: the JSONL file that bad rows go to under `on_bad="quarantine"`.
 
     Raises one `InputError` that covers all bad rows of all files, and one where no ranking is left.
@@ -44,7 +45,7 @@ def read_rankings(
         before = intake.rows_in
         for row in read_rows(file):
             preference = _read(row.value, row.problems)
-            if not intake.take(row, (*REPAIRED_BY_READING, *sorted(REPAIRABLE))):
+            if not intake.take(row, (*REPAIRED_BY_READING, *REPAIRABLE)):
                 continue
             if "label" in preference:
                 _add_label(preference, labelled, rankings)

@@ -27,7 +27,7 @@ from recipes.trainers.left_padding import count_positions_from_first_token, rewa
 @dataclass
 class ScriptArguments:
     prompts: list[str] = field(metadata={"help": "Conversations whose questions are the prompts."})
-    on_bad: str = field(default="error", metadata={"help": "error, or repair: merge two turns of one speaker."})
+    on_bad: str = field(default="error", metadata={"help": "error, repair, or quarantine: bad rows into output_dir."})
     reward_model_path: str | None = field(default=None, metadata={"help": "A sequence classifier with one label."})
     reward_funcs: list[str] | None = field(
         default=None, metadata={"help": "path/to/file.py:name or package.module.name; see data_prep/rewards.py."}
@@ -44,7 +44,7 @@ def main() -> None:
     check_output_dir(args.output_dir, bool(args.resume_from_checkpoint))
 
     # Dataset
-    dataset = load_conversations(script.prompts, script.on_bad).map(
+    dataset = load_conversations(script.prompts, script.on_bad, f"{args.output_dir}/quarantine.jsonl").map(
         lambda row: dict(zip(("prompt", "reference"), split_last_answer(row["messages"]), strict=True)),
         remove_columns=["id", "source", "row", "messages"],
     )

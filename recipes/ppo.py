@@ -33,7 +33,7 @@ from recipes.trainers.ppo_trainer import PolicyAndValue, PPOTrainer
 class ScriptArguments:
     prompts: list[str] = field(metadata={"help": "Conversations whose questions are the prompts."})
     heldout: str | None = field(default=None, metadata={"help": "Conversations to evaluate on."})
-    on_bad: str = field(default="error", metadata={"help": "error, or repair: merge two turns of one speaker."})
+    on_bad: str = field(default="error", metadata={"help": "error, repair, or quarantine: bad rows into output_dir."})
     results_dir: str | None = field(default=None, metadata={"help": "Where the figures go; None: the output folder."})
     muon_lr: float | None = field(
         default=None, metadata={"help": "Muon's learning rate; None, or with LoRA: the optimizer `optim` names."}
@@ -41,9 +41,9 @@ class ScriptArguments:
     max_prompts: int | None = field(default=None, metadata={"help": "Prompts kept of --heldout; None: all."})
 
 
-def prompts_of(path: list[str] | str, on_bad: str) -> Dataset:
+def prompts_of(path: list[str] | str, on_bad: str, quarantine: str) -> Dataset:
     """Each conversation up to its last answer, and that answer as `reference`."""
-    return load_conversations(path, on_bad).map(
+    return load_conversations(path, on_bad, quarantine).map(
         lambda row: dict(zip(("prompt", "reference"), split_last_answer(row["messages"]), strict=True)),
         remove_columns=["id", "source", "row", "messages"],
     )
@@ -54,8 +54,11 @@ def main() -> None:
     check_output_dir(args.output_dir, bool(args.resume_from_checkpoint))
 
     # Dataset
-    dataset = prompts_of(script.prompts, script.on_bad)
-    heldout = prompts_of(script.heldout, script.on_bad).shuffle(seed=args.seed) if script.heldout else None
+    dataset = prompts_of(script.prompts, script.on_bad, f"{args.output_dir}/quarantine.jsonl")
+    heldout = None
+    if script.heldout:
+        heldout = prompts_of(script.heldout, script.on_bad, f"{args.output_dir}/quarantine_heldout.jsonl")
+        heldout = heldout.shuffle(seed=args.seed)
     if heldout and script.max_prompts:
         heldout = heldout.select(range(min(script.max_prompts, len(heldout))))
     asked = {str(prompt) for prompt in dataset["prompt"]}

@@ -115,6 +115,16 @@ READABLE = {
         ["good", "bad"],
         [0, 1],
     ),
+    "content in parts": (
+        {
+            "prompt": [{"role": "user", "content": [{"type": "text", "text": "Q"}]}],
+            "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "good"}]}],
+            "rejected": "bad",
+        },
+        USER,
+        ["good", "bad"],
+        [0, 1],
+    ),
     "one answer whole, one alone": (
         {"prompt": "Q", "chosen": whole("good"), "rejected": "bad"},
         USER,
@@ -278,7 +288,7 @@ DEFECTIVE = {
     "unknown fields (both)": ({"prompt": "Q", "chosen": "a", "rejected": "b", **PAIR}, "'chosen', 'completions'"),
     "prompt is no text": ({"prompt": 3, **PAIR}, "found 3 under 'prompt'"),
     "empty turn": ({"prompt": " ", **PAIR}, "found ' ' at turn 1"),
-    "unknown role": ({"prompt": [{"role": "bot", "content": "Q"}], **PAIR}, "found 'bot' under 'from' at turn 1"),
+    "unknown role": ({"prompt": [{"role": "bot", "content": "Q"}], **PAIR}, "found 'bot' under 'role' at turn 1"),
     "prompt does not end on a human turn": ({"prompt": ASSISTANT_LAST, **PAIR}, "found assistant as its last turn"),
     "prompt does not end on a human turn (empty)": ({"prompt": [], **PAIR}, "found no turn under 'prompt'"),
     "history not in pairs": ({"question": "Q", "history": ["q1"], **PAIR}, "found 'q1' under 'history'"),
@@ -321,6 +331,17 @@ DEFECTIVE = {
         "found {'reply': 'a', 'score': 1} at completion 1",
     ),
     "completion is no answer (none)": ({"prompt": "Q", "chosen": [], "rejected": "b"}, "found [] at 'chosen'"),
+    "completion is no answer (call)": (
+        {"prompt": "Q", "chosen": "a", "rejected": [{"role": "assistant", "content": "b", "tool_calls": [{"id": 1}]}]},
+        "at 'rejected'; expected a text, or turns that end on the assistant's",
+    ),
+    "role without a place in the chat template": (
+        {
+            "prompt": [*ASSISTANT_LAST[:1], {"from": "function_call", "value": "f"}],
+            **PAIR,
+        },
+        "found turns of function_call; expected system, user, assistant only",
+    ),
     "prompt mismatch": (
         {"chosen": [SYSTEM, *whole("good")], "rejected": whole("bad")},
         "found 'chosen' and 'rejected' part at turn 1, before the last",
@@ -419,6 +440,15 @@ def test_repair_merges_turns_of_one_speaker_and_counts(tmp_path, capsys):
     assert "3 × two turns of the same speaker in a row" in out
     message = refusal(path)
     assert "2 rows cannot be used: 3 × two turns of the same speaker in a row, 1 × trailing comma\n" in message
+    # Roles that are only written otherwise are mended too.
+    aliases = {
+        "prompt": [{"role": "User ", "content": "Q"}],
+        "chosen": [{"role": "ASSISTANT", "content": "a"}],
+        "rejected": "b",
+    }
+    dataset = load_rankings(write(tmp_path, [aliases]), "repair")
+    assert (dataset[0]["prompt"], dataset[0]["completions"]) == (USER, ["a", "b"])
+    assert "repaired: 2 × role alias" in capsys.readouterr().out
     # What repair cannot mend stays an error.
     rows.append({"prompt": "Q", "chosen": "same", "rejected": "same"})
     with pytest.raises(InputError, match="1 row cannot be used: 1 × identical completions ranked differently"):
