@@ -20,7 +20,7 @@ BROKEN = "broken JSON"
 STRING = r'"(?:[^"\\\n]|\\[^\n])*+(?:"|(?=\n)|\\?\Z)'
 BRACKETS = re.compile(rf"{STRING}|[\[\]{{}}]")
 COMMAS = re.compile(rf"({STRING})|,(?=\s*(?:[\]}}]|\Z))")
-FIRST_KEY = re.compile(r'\s*\{\s*("(?:[^"\\\n]|\\.)*+")\s*:')
+FIRST_KEY = re.compile(r'[\s{\[]*("(?:[^"\\\n]|\\.)*+")\s*:')
 WRAPPED = re.compile(r'\{\s*"(?:data|rows)"\s*:\s*\[')
 CLOSES = {"]": "[", "}": "{"}
 
@@ -84,6 +84,8 @@ def json_rows(window: Window, lines: bool) -> Iterator[Parsed]:
     first = window.skip_blanks()
     if not first:
         return
+    while len(window.text) - window.position < 1 << 16 and window.more():
+        pass  # enough to tell the shape by
     wrapper = WRAPPED.match(window.text, window.position)
     if first == "[" and not (lines and _line_is_whole(window)):
         window.move(window.position + 1)
@@ -116,11 +118,13 @@ def _line_is_whole(window: Window, and_more: bool = False) -> bool:
 
 def _spans_lines(window: Window) -> bool:
     """Whether the value at `position` is whole JSON that ends on a later line: objects laid out for the eye."""
-    try:
-        _, end = Decoder().at(window.text, window.position)
-    except (ValueError, RecursionError):
-        return False
-    return "\n" in window.text[window.position : end]
+    while True:
+        try:
+            _, end = Decoder().at(window.text, window.position)
+            return "\n" in window.text[window.position : end]
+        except (ValueError, RecursionError):
+            if len(window.text) - window.position > PATIENCE or not window.more():
+                return False
 
 
 def _line_rows(window: Window) -> Iterator[Parsed]:
@@ -142,7 +146,7 @@ def _line_rows(window: Window) -> Iterator[Parsed]:
 
 def _list_rows(window: Window, closing: str) -> Iterator[Parsed]:
     """The elements up to the bracket (and brace) `closing`; "": objects one after another up to the end of the file."""
-    decoder, missing, broken_off = Decoder(), False, False
+    decoder, missing, broken_off, key = Decoder(), False, False, None
     while (char := window.skip_blanks()) and not (closing and char == "]"):
         if char == ",":
             problem = Problem(
@@ -150,7 +154,10 @@ def _list_rows(window: Window, closing: str) -> Iterator[Parsed]:
             )
             parsed = Parsed(window.line, "", None, [problem])
         else:
-            parsed = _element(window, decoder)
+            parsed = _element(window, decoder, key)
+            if isinstance(parsed.value, dict) and not parsed.problems:
+                found = FIRST_KEY.match(parsed.raw)
+                key = found[1] if found else None
         problems = parsed.problems
         if missing:
             found = f"no comma before the row on line {parsed.line:,}"
@@ -181,21 +188,27 @@ def _list_rows(window: Window, closing: str) -> Iterator[Parsed]:
         yield from rest(window, Problem(BROKEN, found, "the end of the file: one list in a file"))
 
 
-def _element(window: Window, decoder: Decoder) -> Parsed:
-    """The element at `position`, which is moved to its end."""
+def _element(window: Window, decoder: Decoder, key: str | None) -> Parsed:
+    """The element at `position`, which is moved to its end; `key`: with which the objects before it began, if any."""
     while True:
         try:
             value, end = decoder.at(window.text, window.position)
             if end == len(window.text) and not isinstance(value, dict | list | str) and window.more():
                 continue  # a number may go on in what was not read yet
+            if (
+                key
+                and not isinstance(value, dict | list)
+                and window.text[end:].lstrip(" \t\r\n")[:1] not in (",", "]", "")
+            ):
+                raise json.JSONDecodeError("Expecting an object", window.text, window.position)
             problems, error = decoder.notes, None
             break
         except (ValueError, RecursionError) as caught:
-            error, end = caught, _end_of_broken(window.text, window.position)
+            error, end = caught, _end_of_broken(window.text, window.position, key)
             if end is None:
                 if len(window.text) - window.position < LIMIT and window.more():
                     continue
-                end = _resume(window.text, window.position) or min(len(window.text), window.position + LIMIT)
+                end = _resume(window.text, window.position, key) or min(len(window.text), window.position + LIMIT)
             break
     line, raw = window.line, window.text[window.position : end]
     if error is not None:
@@ -204,8 +217,10 @@ def _element(window: Window, decoder: Decoder) -> Parsed:
     return Parsed(line, raw, value, problems)
 
 
-def _end_of_broken(text: str, start: int) -> int | None:
+def _end_of_broken(text: str, start: int, key: str | None) -> int | None:
     """Where the broken element at `start` ends, or None where `text` does not tell: it may go on."""
+    if text[start] not in "{[" and key:
+        return _resume(text, start, key)
     if text[start] not in "{[":
         found = re.compile(r"[,\]}\n]").search(text, start + 1)
         return found.start() if found else None
@@ -217,22 +232,24 @@ def _end_of_broken(text: str, start: int) -> int | None:
             open_brackets.append(bracket)
         elif bracket in "]}":
             if open_brackets.pop() != CLOSES[bracket]:
-                return _resume(text, start)
+                return _resume(text, start, key)
             if not open_brackets:
                 return token.end()
         elif token.start() - start > PATIENCE:
-            resume = resume or _resume(text, start)
+            resume = resume or _resume(text, start, key)
             if resume:
                 return resume
     return None
 
 
-def _resume(text: str, start: int) -> int | None:
-    """Where, behind `start`, an object begins with the key that the element at `start` begins with; None: nowhere."""
-    key = FIRST_KEY.match(text, start)
+def _resume(text: str, start: int, key: str | None) -> int | None:
+    """Where, behind `start`, an object begins as the element at `start` does, or else with `key`; None: nowhere."""
+    own = FIRST_KEY.match(text, start)
+    key = own[1] if own else key
     if not key:
         return None
-    found = re.compile(rf"(?:,|(?<=[}}\]]))\s*(?=\{{\s*{re.escape(key[1])}\s*:)").search(text, key.end())
+    next_object = re.compile(rf"(?:,|(?<=[}}\]]))\s*(?=\{{\s*{re.escape(key)}\s*:)")
+    found = next_object.search(text, own.end() if own else start + 1)
     return found.start() if found else None
 
 

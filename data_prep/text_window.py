@@ -31,7 +31,11 @@ class Window:
         self._ended = False
         self._chunks = self._read(Path(path))
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
-        head = next(self._chunks, b"")
+        head = b""
+        while len(head) < 4 and (
+            chunk := next(self._chunks, b"")
+        ):  # a decompressor may give less than it is asked for
+            head += chunk
         self.encoding = "UTF-16 or UTF-32" if WIDE.match(head) else None
         self.byte_order_mark = head.startswith(codecs.BOM_UTF8)
         self.text = self._decode(head.removeprefix(codecs.BOM_UTF8))
