@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.conversation_formats import PLAIN_ROLES, REPAIRABLE, TRAILING_HUMAN, to_conversation
+from data_prep.conversation_formats import PLAIN_ROLES, REPAIRABLE, TRAILING_HUMAN, UNKNOWN_FORMAT, to_conversation
 from data_prep.files import InputError, existing
 from data_prep.preference_formats import REPAIRABLE as REPAIRABLE_PREFERENCES
 from data_prep.preference_formats import formats_of, pairs, preference_of
@@ -20,6 +20,7 @@ TIED = "all completions tied"
 LONG = "over-long for the context"
 DUPLICATES = ("duplicate conversation", "near-duplicate conversation", "duplicate preference", "near-duplicate preference")  # fmt: skip
 WARNINGS = (ECHO, CONTROL, SPECIAL, TIED, LONG, *DUPLICATES)  # a row with no other problem is usable
+PREFERENCES = "'chosen' and 'rejected', 'completions' and 'ranks' or 'scores', 'completion' and 'label'"
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffd\ufffe\uffff]")
 # Without a tokenizer: how the usual families spell their control tokens. <s> is left to HTML.
 SPECIAL_TOKENS = re.compile(r"<\|\w{1,40}\|>|<(?:start|end)_of_turn>|\[/?INST\]")
@@ -63,12 +64,22 @@ def checked_rows(
             else:
                 messages, problems = to_conversation(row.value, columns, roles)
                 kind, said = "conversations", {"messages": messages}
+                if columns is None and [problem.kind for problem in problems] == [UNKNOWN_FORMAT]:
+                    kind, problems = "", [unknown(row.value, problems[0])]
             identifier = row.value.get("id")
             identifier = f"{Path(row.path).name}:{row.number}" if identifier is None else str(identifier)
             if not_utf8(identifier) is not None:
                 problems = [*problems, Problem("not Unicode", f"{identifier!r} under 'id'", "whole characters")]
             record = {"id": identifier, "source": row.path, "row": row.number, **said}
             yield Checked(row._replace(problems=[*row.problems, *problems]), kind, record)
+
+
+def unknown(value: dict, problem: Problem) -> Problem:
+    """The problem of a row that is no conversation and no preference; documents get a name of their own."""
+    if isinstance(value.get("text"), str):
+        expected = "conversations or preferences; documents are for data_prep.clean_corpus and data_prep.mix_corpus"
+        return Problem("a document", f"keys {shorten(sorted(value))}", expected)
+    return problem._replace(expected=f"{problem.expected}; or of preferences: {PREFERENCES}")
 
 
 def treatment(problems: list[Problem], on_bad: str, warnings: Iterable[str] = WARNINGS) -> str:

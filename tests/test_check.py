@@ -65,6 +65,7 @@ DEFECTS = {
     "special-token text inside a turn": (row(user("what is <|endoftext|>?"), assistant("u")), "kept"),
     "not an object": ("[1, 2]", "quarantined"),
     "no known format": ('{"question": "v"}', "quarantined"),
+    "a document": ('{"text": "Once upon a time."}', "quarantined"),
     "identical completions ranked differently": (pair("w", "same", "same"), "quarantined"),
     "empty completion": (pair("x", "", "y"), "quarantined"),
     "prompt mismatch": (json.dumps({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"}), "quarantined"),
@@ -123,18 +124,19 @@ def test_every_defect_once(defective, tmp_path, monkeypatch, capsys):
     report = read_json(tmp_path / "out" / "check.json")
     assert found(report) == expected_findings("quarantined")
     assert all(entry["rows"] == len(entry["first"]) for entry in report["findings"])
-    assert report["rows"] == {"in": 24, "out": 10, "quarantined": 14, "repaired": 1, "mendable": 2}
+    assert report["rows"] == {"in": 25, "out": 10, "quarantined": 15, "repaired": 1, "mendable": 2}
     (file,) = report["files"]
     assert file == {
         "file": str(defective),
-        "rows": 24,
-        "conversations": 17,  # all but the broken row, the list and the five preferences
+        "rows": 25,
+        "conversations": 16,  # not: the broken row, the list, the unknown, the document and the five preferences
         "preferences": 5,
-        "quarantined": 14,
+        "quarantined": 15,
     }
     assert out.splitlines()[-1] == (
-        f"24 rows in = 10 rows out + 14 quarantined (1 of the rows out repaired); they are in {tmp_path / 'out'}"
+        f"25 rows in = 10 rows out + 15 quarantined (1 of the rows out repaired); they are in {tmp_path / 'out'}"
     )
+    assert "or of preferences: 'chosen' and 'rejected'" in " ".join(out.split())
     assert "special-token text inside a turn 1 kept defective.jsonl:17" in " ".join(out.split())
     place = f"broken JSON: {defective}:2: found line 2, column 31: Expecting ',' delimiter; expected JSON"
     assert place.replace(" ", "") in "".join(out.split())
@@ -150,8 +152,8 @@ def test_rows_that_go_on_and_rows_that_do_not(defective, tmp_path, monkeypatch, 
     assert conversations[1]["messages"] == [user("n"), assistant("o")]  # the human turn at the end is trimmed
     assert conversations[2]["id"] == "again"
     preferences = list(read_jsonl(tmp_path / "out" / "preferences.jsonl"))
-    assert [each["row"] for each in preferences] == [23, 24]
-    about = {"id": "defective.jsonl:24", "source": str(defective), "row": 24}
+    assert [each["row"] for each in preferences] == [24, 25]
+    about = {"id": "defective.jsonl:25", "source": str(defective), "row": 25}
     assert preferences[1] == {**about, "prompt": [user("good")], "completions": ["yes", "no"], "ranks": [0, 1]}
     aside = list(read_jsonl(tmp_path / "out" / "quarantine.jsonl"))
     lines = [line for line, what in DEFECTS.values() if what in ("quarantined", "mendable")]
@@ -164,7 +166,7 @@ def test_repair_mends_what_is_certain(defective, tmp_path, monkeypatch, capsys):
     doctor(monkeypatch, capsys, defective, "--on-bad", "repair", "--output", tmp_path / "out")
     report = read_json(tmp_path / "out" / "check.json")
     assert found(report) == expected_findings("repaired")
-    assert report["rows"] == {"in": 24, "out": 12, "quarantined": 12, "repaired": 3, "mendable": 0}
+    assert report["rows"] == {"in": 25, "out": 12, "quarantined": 13, "repaired": 3, "mendable": 0}
     rows = {each["row"]: each["messages"] for each in read_jsonl(tmp_path / "out" / "conversations.jsonl")}
     assert rows[3] == [user("a"), assistant("b")] and rows[8] == [user("i\nj"), assistant("k")]
 
@@ -175,7 +177,7 @@ def test_error_reports_and_then_stops(defective, tmp_path, monkeypatch, capsys):
         run_main(check.main)
     out, error = capsys.readouterr()
     assert stopped.value.code == 1 and error.count("error:") == 1
-    assert f"error: {defective}: 14 rows cannot be used" in error and "repair mends" in error
+    assert f"error: {defective}: 15 rows cannot be used" in error and "repair mends" in error
     assert "an error" in out and not (tmp_path / "out").exists()
 
 
@@ -184,7 +186,7 @@ def test_what_was_written_is_sound(defective, tmp_path, monkeypatch, capsys):
     first = read_json(tmp_path / "one" / "check.json")
     assert ("duplicate conversation", "quarantined") in found(first)
     assert ("near-duplicate conversation", "quarantined") in found(first)
-    assert first["rows"] == {"in": 24, "out": 10, "quarantined": 14, "repaired": 3, "mendable": 0}
+    assert first["rows"] == {"in": 25, "out": 10, "quarantined": 15, "repaired": 3, "mendable": 0}
     duplicate = next(each for each in read_jsonl(tmp_path / "one" / "quarantine.jsonl") if each["row"] == 12)
     assert duplicate["reasons"] == [
         {"kind": "duplicate conversation", "found": f"the turns of {defective}:1 again", "expected": "each once"}
