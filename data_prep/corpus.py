@@ -123,8 +123,9 @@ def documents(
         if failed:
             break
     intake.close()
-    if not counts["documents"] and not intake.quarantined:
-        raise InputError(f"{', '.join(files[:3])}{', ...' * (len(files) > 3)}: no text in it")
+    if not counts["documents"]:
+        aside = f" ({counted(intake.quarantined, 'row')} quarantined)" if intake.quarantined else ""
+        raise InputError(f"{', '.join(files[:3])}{', ...' * (len(files) > 3)}: no text in it{aside}")
 
 
 def batched(texts: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -13,6 +13,7 @@ from data_prep.corpus import texts
 from data_prep.mixture import Source, planned_tokens
 from data_prep.rows import HUB, kind_of_file
 from data_prep.source_tokens import CorpusTokenizer
+from data_prep.text_window import ERRORS
 
 SAMPLE = 200_000  # bytes that the tokens of a source are estimated from
 OPEN = {".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard.open}
@@ -42,8 +43,18 @@ def estimate(files: list[str], text_column: str, tokenizer: CorpusTokenizer) -> 
 
 
 def text_size(path: str, text_column: str, share: float) -> float:
-    """The bytes of text in a file, of which `share` of its decompressed bytes are text; Parquet says it by itself."""
+    """The bytes of text in a file, of which `share` of its decompressed bytes are text; Parquet says it by itself.
+
+    Of a file that cannot be read it is anything: reading it for the mixture says what is wrong.
+    """
     size = Path(path).stat().st_size
+    try:
+        return _text_size(path, size, text_column, share)
+    except (*ERRORS, ValueError):
+        return size * share
+
+
+def _text_size(path: str, size: int, text_column: str, share: float) -> float:
     if kind_of_file(path) == ".parquet":
         import pyarrow.parquet  # slow to import
 
@@ -54,7 +65,7 @@ def text_size(path: str, text_column: str, share: float) -> float:
             for column in range(metadata.num_columns)
         )
         return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == text_column)
-    if opened := OPEN.get(Path(path).suffix.lower()):
+    if size and (opened := OPEN.get(Path(path).suffix.lower())):
         with open(path, "rb") as file, opened(file, "rb") as stream:
             size *= len(stream.read(1 << 23)) / file.tell()
     return size * share

@@ -142,11 +142,13 @@ def tokenize_source(
     with tqdm(total=expected_bytes, initial=size, unit="B", unit_scale=True, desc=f"tokenizing {name}") as bar:
         for ids, length in encode(itertools.islice(texts(), documents, None), tokenizer):
             if most and enough(tokens, documents, *most):
+                print(f"{name}: not read to its end: no mixture of {most[0]:,} tokens asks for more than this")
                 break
             writer.add(ids, length)
             documents, tokens = documents + 1, tokens + len(ids)
             bar.update(length)
     writer.close()
+    intake.close()  # again, where it was not read to its end
     for line in taken_out(intake, counts):
         print(f"{name}: {line}")
     if counts["special"]:

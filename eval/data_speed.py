@@ -182,8 +182,9 @@ def data(arguments: argparse.Namespace) -> dict:
 
 def load(path: str, tokenizer: str) -> float:
     """Seconds of `load_tokenized`."""
-    from data_prep.chat_tokens import load_tokenized
     from transformers import AutoTokenizer
+
+    from data_prep.chat_tokens import load_tokenized
 
     loaded = AutoTokenizer.from_pretrained(tokenizer)
     start = time.perf_counter()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from data_prep import python_docs
 from data_prep.corpus import read_documents
-from data_prep.files import InputError
+from data_prep.files import InputError, write_jsonl
 from data_prep.python_docs import first_sentence
 from data_prep.rows import Intake
 from data_prep.train_tokenizer import train_tokenizer
@@ -70,6 +70,13 @@ def test_compressed_documents(tmp_path, ending):
     (tmp_path / f"a.txt{ending}").write_bytes(compress(b"to be\nor not"))
     (tmp_path / f"b.jsonl{ending}").write_bytes(compress('{"text": "你好"}\n'.encode()))
     assert list(read_documents(tmp_path)) == ["to be\nor not", "你好"]
+
+
+def test_a_data_set_as_the_hub_has_them_is_streamed(tmp_path):
+    for split in ("train", "test"):
+        write_jsonl(tmp_path / f"{split}.jsonl", [{"text": f"{split} {number}"} for number in range(2)])
+    assert list(read_documents(f"hf://{tmp_path}")) == ["train 0", "train 1"]
+    assert list(read_documents(f"hf://{tmp_path}:default:test")) == ["test 0", "test 1"]
 
 
 def test_a_column_of_another_name(tmp_path):

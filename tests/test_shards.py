@@ -1,5 +1,6 @@
 """Mixtures and their shards: shares, epochs, order, and the same bytes whatever happens on the way."""
 
+import gzip
 import json
 import os
 import random
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -22,6 +25,7 @@ from transformers import GPT2LMHeadModel
 from data_prep import mix_corpus
 from data_prep.files import InputError, write_jsonl
 from data_prep.mixture import Source, mix, planned_tokens, shuffled
+from data_prep.mixture_plan import Estimate, estimate
 from data_prep.source_tokens import enough, load_tokenizer, tokenize_source
 from data_prep.token_shards import ShardWriter, TokenShards, tokenizer_hash, write_index
 from data_prep.train_tokenizer import train_tokenizer
@@ -202,6 +206,46 @@ def test_bad_rows_are_quarantined_beside_the_tokens_or_end_the_run(tmp_path, tok
         and f"1 bad rows are in {tmp_path}/tokens/quarantine.jsonl" in out
     )
     assert json.loads((tmp_path / "tokens" / "quarantine.jsonl").read_text())["raw"] == "{oops"
+
+
+def test_a_source_of_bad_rows_alone_is_refused(tmp_path, tokenizer, monkeypatch):
+    path = write_mixture(tmp_path, tokenizer, on_bad="quarantine")
+    (tmp_path / "a.jsonl").write_text("{oops\n")
+    with pytest.raises(InputError, match=r"a.jsonl: no text in it \(1 row quarantined\)"):
+        run(monkeypatch, path)
+
+
+def test_a_source_that_is_not_read_to_its_end_has_its_bad_rows_too(tmp_path, tokenizer, monkeypatch, capsys):
+    path = write_mixture(tmp_path, tokenizer, on_bad="quarantine", shuffle_buffer=1)
+    config = yaml.safe_load(path.read_text())
+    del config["passes"]
+    path.write_text(yaml.safe_dump({**config, "total_tokens": 100}))
+    rows = [json.dumps({"text": "a" * 99})] * 3000
+    (tmp_path / "a.jsonl").write_text("\n".join(["{oops", *rows]))
+    run(monkeypatch, path)
+    assert "a: not read to its end: no mixture of 100 tokens asks for more than this" in capsys.readouterr().out
+    assert len((tmp_path / "tokens" / "quarantine.jsonl").read_text().splitlines()) == 1
+    assert TokenShards(tmp_path / "tokens").index["tokens"] == 100
+
+
+def test_the_plan_of_compressed_and_broken_files(tmp_path, tokenizer):
+    rows = "".join(json.dumps({"text": "a" * 99}) + "\n" for _ in range(1000))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(rows.encode()))
+    (tmp_path / "b.jsonl").write_text(rows)
+    pq.write_table(pa.table({"text": ["a" * 99 + str(n) for n in range(1000)]}), tmp_path / "c.parquet")
+    loaded = load_tokenizer(tokenizer)
+
+    def estimated(*names: str) -> Estimate:
+        return estimate([str(tmp_path / name) for name in names], "text", loaded)
+
+    assert estimated("b.jsonl") == estimated("a.jsonl.gz") == (99_000, 100_000)
+    assert estimated("b.jsonl", "a.jsonl.gz") == (198_000, 200_000)
+    assert estimated("c.parquet").tokens == pytest.approx(103_000, rel=0.1)
+    (tmp_path / "d.jsonl.gz").write_bytes(b"no gzip")
+    assert estimated("d.jsonl.gz") == (None, None)
+    for name, content in (("d.jsonl.gz", b"no gzip"), ("e.txt.gz", b""), ("f.parquet", b"none")):
+        (tmp_path / name).write_bytes(content)
+        assert estimated("b.jsonl", name).tokens >= 100_000, "what is wrong is said when it is read"
 
 
 @pytest.mark.parametrize(
