@@ -119,7 +119,7 @@ def spread(figures: dict) -> str:
 def balance(report: dict) -> str:
     """The line that says that no row was lost."""
     rows = report["rows"]
-    kept = f"{rows['in']:,} rows in = {rows['out']:,} rows out + {rows['quarantined']:,} quarantined"
+    kept = f"rows in {rows['in']:,} = rows out {rows['out']:,} + quarantined {rows['quarantined']:,}"
     return kept + (f" ({rows['repaired']:,} of the rows out repaired)" if rows["repaired"] else "")
 
 
@@ -167,7 +167,7 @@ def show(report: dict, console) -> None:
 
 def bars(bins: list[dict]) -> Iterator[str]:
     """A histogram as lines of text; several empty bins in a row are one line."""
-    most, empty = max((row["count"] for row in bins), default=0), False
+    most, empty = max((row["count"] for row in bins), default=0), True
     for row in bins:
         if row["count"]:
             yield f"{interval(row):>18} {'█' * round(BAR * row['count'] / most) or '▏'} {row['count']:,}"

@@ -134,7 +134,7 @@ def test_every_defect_once(defective, tmp_path, monkeypatch, capsys):
         "quarantined": 15,
     }
     assert out.splitlines()[-1] == (
-        f"25 rows in = 10 rows out + 15 quarantined (1 of the rows out repaired); they are in {tmp_path / 'out'}"
+        f"rows in 25 = rows out 10 + quarantined 15 (1 of the rows out repaired); they are in {tmp_path / 'out'}"
     )
     assert "or of preferences: 'chosen' and 'rejected'" in " ".join(out.split())
     assert "special-token text inside a turn 1 kept defective.jsonl:17" in " ".join(out.split())
