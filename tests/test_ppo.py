@@ -647,7 +647,7 @@ def test_a_function_is_found_by_its_path_or_its_package(reward_file):
     assert load_function(f"{reward_file}:share_of_a")([], [[{"content": "aabb"}], [{"content": ""}]]) == [0.5, 0.0]
     assert load_function("data_prep.rewards.exact_match") is exact_match
     with pytest.raises(InputError, match="found dict; expected a function"):
-        load_function("data_prep.conversations.ROLES")
+        load_function("data_prep.conversation_formats.ROLES")
 
 
 def test_two_functions_of_one_name_both_count_or_are_refused(run_settings, reward_file, tmp_path):
