@@ -15,7 +15,15 @@ from dataclasses import dataclass, field
 
 import torch
 from torch.utils.data import Dataset
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments, set_seed
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+    set_seed,
+)
 
 from data_prep.files import InputError, existing, run_main, write_results
 from data_prep.heldout import heldout_batches
@@ -105,6 +113,7 @@ def main() -> None:
         model,
         args,
         train_dataset=dataset,
+        data_collator=default_data_collator,  # the tokenizer's adds an attention mask, which lets documents attend again
         processing_class=tokenizer,
         optimizers=(optimizer, None),
         callbacks=[monitor],

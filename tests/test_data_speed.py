@@ -53,7 +53,6 @@ def test_corpora_are_measured_and_the_figures_written_down(conversations):
 
 
 def test_conversations_are_measured_and_the_figures_written_down(conversations):
-    pytest.importorskip("data_prep.chat_tokens")
     metrics, printed = speed(conversations, "conversations", "memory")
     assert list(metrics) == [
         "conversations ready", "their peak memory", "peak memory of ten times as many", "over the first",

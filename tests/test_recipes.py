@@ -781,6 +781,20 @@ def test_held_out_rankings_about_prompts_of_the_training_are_refused(reward_sett
     refused(again("reward", **given), "1 of its prompts stand in the training rankings too; split by prompt")
 
 
+def test_documents_kept_apart_do_not_learn_from_each_other(pretrain_settings, tiny_tokenizer, tmp_path):
+    """abcd and efgh take turns: which of them comes next is told by the one before, where it can be seen."""
+    ids = tiny_tokenizer("abcd<|endoftext|>efgh<|endoftext|>" * 6 * POSITIONS)["input_ids"]
+    write_shards(tmp_path / "tokens", ids, tiny_tokenizer.name_or_path)
+    given = {**pretrain_settings, "tokens": tmp_path / "tokens", "max_steps": 150, "logging_steps": 10}
+    losses = []
+    for apart in (False, True):
+        folder = tmp_path / str(apart)
+        succeeded(again("pretrain", **given, document_attention=apart, output_dir=folder))
+        losses.append(json.loads((folder / "pretrain.json").read_text())["curves"]["loss"][-1][1])
+    # By the end of text alone a and e are equally likely, in one of five places; what came before tells them apart.
+    assert losses[0] < 0.02 and losses[1] == pytest.approx(math.log(2) / 5, rel=0.05)
+
+
 def test_tokens_that_do_not_fill_a_block_are_refused(pretrain_settings, tmp_path):
     write_shards(tmp_path, [0] * (POSITIONS - 1), pretrain_settings["tokenizer"])
     given = {**pretrain_settings, "tokens": tmp_path, "output_dir": tmp_path / "out"}
