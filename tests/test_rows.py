@@ -213,6 +213,12 @@ def test_a_data_set_of_the_hub_is_streamed_with_its_configuration_and_split(monk
     assert asked[1] == ("who/what", None, "train", True)
 
 
+def test_a_data_set_that_cannot_be_had_is_named():
+    with pytest.raises(InputError) as caught:  # the tests are offline
+        list(read_rows("hf://nobody/nothing:some:train"))
+    assert str(caught.value).startswith("hf://nobody/nothing:some:train: cannot be read from the Hub (")
+
+
 def test_the_books_of_each_policy(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"id": 7}\n{"id": 8},\n{\n[1]\n')
     rows = list(read_rows(tmp_path / "a.jsonl"))
