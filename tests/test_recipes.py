@@ -774,6 +774,28 @@ def test_conversations_that_cannot_be_used_are_counted_by_kind(sft_settings, tin
     assert "row 4 (id 'bot'), line 1: found 'bot' under 'from' at turn 1" in text
 
 
+def test_bad_rows_are_set_aside_and_long_ones_split_where_asked(sft_settings, tiny_model_dir, tmp_path):
+    bad = {"id": "bad", "conversations": [{"from": "bot", "value": "a"}]}
+    several = {
+        "messages": [{"role": role, "content": "a" * 20} for role in ("user", "assistant") * 2]
+    }  # 4 × 22 tokens
+    (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (bad, several)))
+    given = {
+        **sft_settings,
+        **EXACT,
+        "model_name_or_path": tiny_model_dir,
+        "output_dir": tmp_path / "out",
+        "max_steps": 1,
+    }
+    given |= {"conversations": tmp_path / "mixed.jsonl", "on_bad": "quarantine", "long": "split"}
+    done = succeeded(again("sft", **given))
+    aside = tmp_path / "out" / "quarantine.jsonl"
+    assert f"rows in 2 = rows out 1 + quarantined 1, which are in {aside}\n" in done.out
+    assert "1 conversation is longer than max_length=64 tokens: split at turns into 2 (long: split)\n" in done.out
+    assert json.loads(aside.read_text())["raw"] == json.dumps(bad)
+    assert results(tmp_path / "out", "sft")["conversations"] == 2
+
+
 def test_held_out_rankings_about_prompts_of_the_training_are_refused(reward_settings, ranked, tmp_path):
     rows = [ranking("o", {"yes": 0, "no": 1}), ranking("a", {"yes": 0, "nothing": 1})]  # other answers, same question
     write_jsonl(tmp_path / "heldout.jsonl", rows)
