@@ -35,9 +35,7 @@ class ScriptArguments:
     heldout: str | None = field(default=None, metadata={"help": "Conversations to evaluate on."})
     on_bad: str = field(default="error", metadata={"help": "error, repair, or quarantine: bad rows into output_dir."})
     results_dir: str | None = field(default=None, metadata={"help": "Where the figures go; None: the output folder."})
-    muon_lr: float | None = field(
-        default=None, metadata={"help": "Muon's learning rate; None, or with LoRA: the optimizer `optim` names."}
-    )
+    muon_lr: float | None = field(default=None, metadata={"help": "Muon's rate; None, or with LoRA: that of `optim`."})
     max_prompts: int | None = field(default=None, metadata={"help": "Prompts kept of --heldout; None: all."})
 
 
@@ -55,10 +53,8 @@ def main() -> None:
 
     # Dataset
     dataset = prompts_of(script.prompts, script.on_bad, f"{args.output_dir}/quarantine.jsonl")
-    heldout = None
-    if script.heldout:
-        heldout = prompts_of(script.heldout, script.on_bad, f"{args.output_dir}/quarantine_heldout.jsonl")
-        heldout = heldout.shuffle(seed=args.seed)
+    aside = f"{args.output_dir}/quarantine_heldout.jsonl"
+    heldout = prompts_of(script.heldout, script.on_bad, aside).shuffle(seed=args.seed) if script.heldout else None
     if heldout and script.max_prompts:
         heldout = heldout.select(range(min(script.max_prompts, len(heldout))))
     asked = {str(prompt) for prompt in dataset["prompt"]}

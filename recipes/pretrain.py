@@ -14,7 +14,6 @@ import time
 from dataclasses import dataclass, field
 
 import torch
-from torch.utils.data import Dataset
 from transformers import (
     AutoTokenizer,
     GPT2Config,
@@ -30,6 +29,7 @@ from data_prep.heldout import heldout_batches
 from data_prep.machine import matrix_rate
 from data_prep.token_shards import TokenShards
 from recipes.trainers.arguments import check_output_dir, last_checkpoint, parse_arguments
+from recipes.trainers.blocks import Blocks
 from recipes.trainers.callbacks import PretrainingMonitor, logged, save_curves
 from recipes.trainers.muon import MuonWithAdamW
 
@@ -48,28 +48,6 @@ class ScriptArguments:
     muon_lr: float = field(default=0.02, metadata={"help": "Muon's; learning_rate is AdamW's."})
     document_attention: bool = field(default=False, metadata={"help": "Keep documents from attending to each other."})
     prompts: list[str] = field(default_factory=lambda: ["The"], metadata={"help": "What samples start from."})
-
-
-class Blocks(Dataset):
-    """Consecutive blocks of `length` ids; the last ids that do not fill a block are left out.
-
-    Given the id of `end_of_text`, positions start anew at each: transformers then keeps a document from attending to
-    those before it. The end of text opens a document, which its first token is predicted from, as in heldout.py.
-    """
-
-    def __init__(self, ids, length: int, end_of_text: int | None = None) -> None:
-        self.ids, self.length, self.end_of_text = ids, length, end_of_text
-
-    def __len__(self) -> int:
-        return len(self.ids) // self.length
-
-    def __getitem__(self, index: int) -> dict:
-        block = torch.from_numpy(self.ids[index * self.length : (index + 1) * self.length].astype("int64"))
-        if self.end_of_text is None:
-            return {"input_ids": block, "labels": block}
-        places = torch.arange(self.length)
-        starts = torch.where(block == self.end_of_text, places, 0).cummax(0).values
-        return {"input_ids": block, "labels": block, "position_ids": places - starts}
 
 
 def main() -> None:

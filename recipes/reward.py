@@ -41,9 +41,7 @@ class ScriptArguments:
         default=False, metadata={"help": "Compute a prompt once for all its answers; needs sdpa or eager attention."}
     )
     results_dir: str | None = field(default=None, metadata={"help": "Where the figures go; None: the output folder."})
-    muon_lr: float | None = field(
-        default=None, metadata={"help": "Muon's learning rate; None, or with LoRA: the optimizer `optim` names."}
-    )
+    muon_lr: float | None = field(default=None, metadata={"help": "Muon's rate; None, or with LoRA: that of `optim`."})
 
 
 def main() -> None:
@@ -52,9 +50,8 @@ def main() -> None:
 
     # Dataset
     dataset = load_rankings(script.rankings, script.on_bad, f"{args.output_dir}/quarantine.jsonl")
-    heldout = None
-    if script.heldout:
-        heldout = load_rankings(script.heldout, script.on_bad, f"{args.output_dir}/quarantine_heldout.jsonl")
+    aside = f"{args.output_dir}/quarantine_heldout.jsonl"
+    heldout = load_rankings(script.heldout, script.on_bad, aside) if script.heldout else None
     asked = {str(prompt) for prompt in dataset["prompt"]}
     if heldout and (shared := sum(str(prompt) in asked for prompt in heldout["prompt"])):
         raise InputError(

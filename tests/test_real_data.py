@@ -111,7 +111,7 @@ def test_a_chinese_tokenizer_gives_every_text_back(belle, checkout):
 def test_chinese_pretraining_and_sft_run_and_merged_turns_are_counted(belle, checkout):
     figures = checkout.json("runs/belle/base/pretrain.json")["metrics"]
     assert figures["loss_last"] < figures["loss_first"]
-    assert "800 conversations, 5 turns merged into the one before by the same speaker" in belle["sft"]
+    assert "800 conversations, repaired: 5 × two turns of the same speaker in a row" in belle["sft"]
     example = belle["sft"].split("enters the loss:\n")[1].split("stops by itself")[0]
     assert "\ufffd" not in example and "\033[32m[" in example  # characters of several tokens are shown whole
     results = checkout.json("runs/belle/sft/sft.json")

@@ -29,7 +29,7 @@ from data_prep.mixture_plan import Estimate, estimate
 from data_prep.source_tokens import enough, load_tokenizer, tokenize_source
 from data_prep.token_shards import ShardWriter, TokenShards, tokenizer_hash, write_index
 from data_prep.train_tokenizer import train_tokenizer
-from recipes.pretrain import Blocks
+from recipes.trainers.blocks import Blocks
 
 
 @pytest.fixture(scope="module")
