@@ -5,8 +5,8 @@ blanks between them. In scripts without (Chinese, Japanese, Thai) every characte
 for a word: a Chinese word has about two characters.
 
 With the extra `datatrove` installed (`pip install -e '.[datatrove]'`) its filters of the same paper can take their place.
-They run offline, at a fifth of the speed here, and only on languages that spaCy cuts into words without a download;
-for Chinese they do not. Its other parts are not used: language and perplexity models are downloaded.
+They run offline, and only on languages that spaCy cuts into words without a download; for Chinese they do not. Its other
+parts are not used: language and perplexity models are downloaded.
 """
 
 import re

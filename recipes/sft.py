@@ -3,10 +3,10 @@
     accelerate launch recipes/sft.py --config recipes/configs/quickstart/sft.yaml
     accelerate launch recipes/sft.py --config recipes/configs/quickstart/sft.yaml --use_peft --lora_target_modules all-linear
 
-Takes conversations of any usual format as they are (data_prep/conversation_formats.py). The loss is on the assistant's turns only (their end-of-turn
-token included), short conversations are packed into rows of `max_length` tokens without seeing each other. With
-`--use_peft` only LoRA adapters are trained; they are merged before saving unless `--merge_adapter false`.
-Before training, one example is shown with its loss mask; at the end the model is checked to stop by itself.
+Takes conversations of any usual format as they are (data_prep/conversation_formats.py). The loss is on the assistant's
+turns only (their end-of-turn token included), short conversations are packed into rows of `max_length` tokens without
+seeing each other. With `--use_peft` only LoRA adapters are trained, and merged before saving unless `--merge_adapter
+false`. Before training, one example is shown with its loss mask; at the end the model is checked to stop by itself.
 """
 
 import time
