@@ -26,7 +26,8 @@ from recipes.trainers.arguments import check_output_dir, last_checkpoint, parse_
 from recipes.trainers.callbacks import StopAfter, logged, save_curves
 from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.ppo_config import PPOConfig
-from recipes.trainers.ppo_trainer import PolicyAndValue, PPOTrainer
+from recipes.trainers.ppo_objective import PolicyAndValue
+from recipes.trainers.ppo_trainer import PPOTrainer
 
 
 @dataclass

@@ -22,7 +22,7 @@ from datasets import Dataset
 from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from test_distributed import accelerate_launch, run, torchrun
 from test_recipes import (
@@ -50,14 +50,9 @@ from data_prep.scoring import score_answers
 from data_prep.train_tokenizer import END_OF_TURN, train_tokenizer
 from recipes.trainers.arguments import last_checkpoint
 from recipes.trainers.ppo_config import PPOConfig
-from recipes.trainers.ppo_trainer import (
-    PPOTrainer,
-    Rollout,
-    SeededSampling,
-    clipped_losses,
-    groups_by_length,
-    repetition,
-)
+from recipes.trainers.ppo_objective import clipped_losses, groups_by_length
+from recipes.trainers.ppo_rollout import Rollout, SeededSampling, repetition
+from recipes.trainers.ppo_trainer import PPOTrainer
 
 QUESTIONS = [letter * (1 + number % 4) for number, letter in enumerate("abcdefghijklmnopqrstuvwxyzABCDEF")]
 HELD_OUT = ["0", "11", "222", "3", "44"]
@@ -1023,6 +1018,20 @@ def test_what_is_saved_is_the_policy_that_was_evaluated(uninterrupted, build, ki
     for name in ("score", "length", "eos_rate", "entropy", "repetition"):
         assert found[f"eval_{name}"] == pytest.approx(figures[f"after_{name}"], abs=1e-4)
     assert found["eval_kl"] == pytest.approx(0, abs=1e-5) and abs(figures["after_kl"]) > 0.01
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_weights_that_were_gathered_for_saving_are_what_is_saved(build, kind, tmp_path):
+    """In parts on several processes (ZeRO-3, FSDP), a model's own weights are not whole: the Trainer hands them over."""
+    trainer = build()
+    if kind == "lora":
+        trainer.model.policy = get_peft_model(trainer.model.policy, LoraConfig(task_type="CAUSAL_LM", r=2))
+    gathered = {name: torch.full_like(weight, 2.0) for name, weight in trainer.model.state_dict().items()}
+    trainer._save(str(tmp_path / "saved"), state_dict=gathered)
+    policy = "adapter_model.safetensors" if kind == "lora" else "model.safetensors"
+    for file in (policy, "value_model/model.safetensors"):
+        weights = load_file(tmp_path / "saved" / file)
+        assert weights and all((weight == 2.0).all() for weight in weights.values())
 
 
 # The value model's own settings

@@ -23,7 +23,7 @@ from data_prep.raters import ranks_by_reference
 from data_prep.sample_completions import near_references
 from recipes.trainers.arguments import parse_arguments
 from recipes.trainers.muon import MuonWithAdamW, orthogonalize
-from recipes.trainers.ppo_trainer import PolicyAndValue, advantages_and_returns, answer_logprobs
+from recipes.trainers.ppo_objective import PolicyAndValue, advantages_and_returns, answer_logprobs
 from recipes.trainers.reward_trainer import RankingCollator, RankingRewardTrainer
 
 

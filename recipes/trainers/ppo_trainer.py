@@ -14,7 +14,6 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -23,16 +22,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    Trainer,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
 from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
@@ -43,180 +33,17 @@ from data_prep.generation import encode_prompts
 from data_prep.rewards import ask
 from data_prep.scoring import score_answers
 from recipes.trainers.ppo_config import PPOConfig
+from recipes.trainers.ppo_objective import (
+    PolicyAndValue,
+    advantages_and_returns,
+    answer_logprobs,
+    clipped_losses,
+    groups_by_length,
+)
+from recipes.trainers.ppo_rollout import Rollout, draw_answers, repetition
 
 FIGURES = ("score", "kl", "rlhf_reward", "length", "eos_rate", "entropy", "repetition")  # of every rollout
 SHOWN_ANSWERS = 4  # rows of the table on the screen; completions.jsonl holds all
-
-
-@dataclass
-class Rollout:
-    """What one batch of prompts gave.
-
-    rows: N rows of the dataset, `prompt` among them.
-    input_ids: (N, L) prompt and answer, padded on the right, which causal attention never looks back at.
-    positions: (N, R) where in a row of `input_ids` the token stands that predicts each answer token.
-    answers: (N, R) the answer's tokens, the stop token included.
-    mask: (N, R) True on the answer's tokens, False after them.
-    last: (N,) where the answer's last token stands in `input_ids`.
-    stopped: (N,) True where the answer ends on the stop token.
-    logprobs, ref_logprobs, values: (N, R) under policy, reference and value model, 0 where `mask` is False.
-    scores: (N,) the weighted reward of each answer; rewards: its parts, {name: (N,)}.
-    advantages, returns: (N, R).
-    """
-
-    rows: list[dict]
-    input_ids: torch.Tensor
-    positions: torch.Tensor
-    answers: torch.Tensor
-    mask: torch.Tensor
-    last: torch.Tensor
-    stopped: torch.Tensor
-    logprobs: torch.Tensor | None = None
-    ref_logprobs: torch.Tensor | None = None
-    values: torch.Tensor | None = None
-    scores: torch.Tensor | None = None
-    rewards: dict[str, torch.Tensor] = field(default_factory=dict)
-    advantages: torch.Tensor | None = None
-    returns: torch.Tensor | None = None
-
-
-class PolicyAndValue(nn.Module):
-    """Policy and value model under one `forward`, so that one wrapper (DDP, autocast) covers both."""
-
-    def __init__(self, policy: nn.Module, value_model: nn.Module) -> None:
-        super().__init__()
-        self.policy, self.value_model = policy, value_model
-        self.config = policy.config
-
-    def activation_checkpointing_enable(self, **kwargs) -> None:
-        self.policy.activation_checkpointing_enable(**kwargs)
-        self.value_model.activation_checkpointing_enable(**kwargs)
-
-    def forward(self, input_ids, positions, answers, mask, temperature: float) -> tuple[torch.Tensor, ...]:
-        logprobs, entropy = answer_logprobs(self.policy, input_ids, positions, answers, mask, temperature)
-        model = self.value_model.get_base_model() if hasattr(self.value_model, "peft_config") else self.value_model
-        hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        values = model.score(hidden[answer_tokens(mask, positions)]).squeeze(-1).float()[: mask.sum()]
-        return logprobs, entropy, torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
-
-
-def answer_tokens(mask: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """(rows, columns) of `positions` where `mask` is True, with zeros behind them up to a multiple of 64.
-
-    oneDNN prepares and keeps a kernel for every shape it meets, and tensor cores want round ones.
-    """
-    rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(positions)
-    spare = -int(mask.sum()) % 64
-    return tuple(nn.functional.pad(index[mask], (0, spare)) for index in (rows, positions))
-
-
-def answer_logprobs(
-    model, input_ids, positions, answers, mask, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(log-probability, entropy) of each answer token under `model`, (N, R) each, 0 where `mask` is False.
-
-    The head runs on the answers' positions alone: logits of prompts and padding would be most of the memory.
-    """
-    model = model.get_base_model() if hasattr(model, "peft_config") else model
-    hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-    logits = model.get_output_embeddings()(hidden[answer_tokens(mask, positions)])[: mask.sum()].float() / temperature
-    logs = logits.log_softmax(-1)
-    chosen = logs.gather(-1, answers[mask][:, None]).squeeze(-1)
-    with torch.no_grad():
-        spread = -(logs.exp() * logs).sum(-1)
-    empty = torch.zeros(mask.shape, device=logs.device)
-    return empty.masked_scatter(mask, chosen), empty.masked_scatter(mask, spread)
-
-
-def groups_by_length(lengths: torch.Tensor, size: int) -> list[torch.Tensor]:
-    """The rows in groups of at most `size`, in eights, each with lengths down to three quarters of its longest.
-
-    Answers end early: in one batch, more than half of the positions would be padding to the longest. Eights, and eight
-    rows at least, because few shapes are fast, for the reason `answer_tokens` gives.
-    """
-    order, groups = lengths.argsort(descending=True, stable=True), []
-    while len(order):
-        alike = int((lengths[order] >= 0.75 * lengths[order[0]]).sum())
-        taken = min(max(alike // 8 * 8, 8), size)
-        groups.append(order[:taken])
-        order = order[taken:]
-    return groups
-
-
-class SeededSampling(LogitsProcessor):
-    """Draw each row's next token by random numbers of its own, and leave only that one to a greedy search.
-
-    `generate` draws a batch's tokens from one stream, so that an answer would depend on the rows beside it: on the batch
-    size and on the number of processes. By inverse transform from one uniform number per row and position it does not.
-
-    Args:
-        uniforms: (rows, positions) in [0, 1).
-        prompt_length: columns before the first drawn token.
-        temperature: the logits are divided by it.
-    """
-
-    def __init__(self, uniforms: torch.Tensor, prompt_length: int, temperature: float) -> None:
-        self.uniforms, self.prompt_length, self.temperature = uniforms, prompt_length, temperature
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        cumulative = (scores.float() / self.temperature).softmax(-1).cumsum(-1)
-        # Below the sum, which rounding leaves near 1: a token of probability 0 is never reached, not even the last.
-        wanted = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None].clamp(max=1 - 1e-6)
-        token = torch.searchsorted(cumulative, wanted * cumulative[:, -1:], right=True)
-        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
-
-
-class FewOpen(StoppingCriteria):
-    """End the call for every row as soon as at most `count` answers are without their stop token.
-
-    `generate` carries finished rows along to the end of the longest; the open ones go on in a call of their own.
-    """
-
-    def __init__(self, stop_token_id: int, prompt_length: int, count: int) -> None:
-        self.stop_token_id, self.prompt_length, self.count = stop_token_id, prompt_length, count
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.BoolTensor:
-        ended = (input_ids[:, self.prompt_length :] == self.stop_token_id).any(1)
-        return torch.full_like(ended, bool((~ended).sum() <= self.count))
-
-
-def advantages_and_returns(
-    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Generalized advantage estimates (Schulman 2016, arXiv:1506.02438, eq. 16) and their returns, (N, R) each.
-
-    The value after the last token of an answer is 0: the episode is over, whether it stopped or was cut.
-    """
-    advantages, running = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])
-    for step in reversed(range(rewards.shape[1])):
-        following = values[:, step + 1] * mask[:, step + 1] if step + 1 < rewards.shape[1] else 0.0
-        delta = rewards[:, step] + gamma * following - values[:, step]
-        running = (delta + gamma * lam * running) * mask[:, step]
-        advantages[:, step] = running
-    return advantages, (advantages + values) * mask
-
-
-def clipped_losses(
-    logprobs, old_logprobs, advantages, values, old_values, returns, cliprange: float, cliprange_value: float
-) -> tuple[torch.Tensor, ...]:
-    """PPO's policy and value loss of every token, the ratio of probabilities, and where clipping took hold.
-
-    Schulman 2017 (arXiv:1707.06347), eq. 7, as a loss; the value clipped likewise (Huang 2024, section 4).
-    """
-    ratio = (logprobs - old_logprobs).exp()
-    unclipped, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)
-    near = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value)
-    value_losses = 0.5 * torch.max((values - returns) ** 2, (near - returns) ** 2)
-    return torch.max(unclipped, clipped), value_losses, ratio, clipped > unclipped
-
-
-def repetition(answers: torch.Tensor, mask: torch.Tensor, n: int = 3) -> torch.Tensor:
-    """(N,) share of an answer's n-grams of tokens that stand in it earlier; 0 for an answer without n-grams."""
-    shares = []
-    for answer, length in zip(answers.tolist(), mask.sum(1).tolist(), strict=True):
-        grams = [tuple(answer[start : start + n]) for start in range(length - n + 1)]
-        shares.append(1 - len(set(grams)) / len(grams) if grams else 0.0)
-    return torch.tensor(shares, device=answers.device)
 
 
 def with_prompt_ids(dataset: Dataset, tokenizer, room: float, num_proc: int | None = None) -> Dataset:
@@ -382,46 +209,17 @@ class PPOTrainer(TRLPPOTrainer):
         generators = (torch.Generator().manual_seed(self.args.seed * 1_000_000_007 + episode) for episode in episodes)
         uniforms = torch.stack([torch.rand(longest, generator=generator) for generator in generators]).to(device)
         batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(device)
-        width = batch["input_ids"].shape[1]
-        settings = GenerationConfig(
-            use_cache=True,  # else the policy's generation config decides, and one saved in training says no
-            return_dict_in_generate=True,
-            do_sample=False,  # the draw is SeededSampling's
-            eos_token_id=self.stop_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            suppress_tokens=[tokenizer.pad_token_id],  # a drawn pad would read as the end of the answer
-        )
-        answers = torch.full((len(rows), longest), tokenizer.pad_token_id, device=device)
         policy.eval()
-        # `generate` fills what the settings leave open from the policy's own: a repetition penalty there would change
-        # what is drawn, but not the probabilities that are trained on.
-        owner = policy.get_base_model() if hasattr(policy, "peft_config") else policy
-        own, owner.generation_config = owner.generation_config, GenerationConfig()
-        drawn, still_open, given = 0, torch.arange(len(rows), device=device), dict(batch)
-        try:
-            while drawn < longest and len(still_open):
-                settings.max_new_tokens = longest - drawn
-                # Below 9 a call costs more than it saves; under FSDP every process must make the same calls.
-                few = len(still_open) // 2 if len(still_open) > 8 and not self.is_fsdp_enabled else 0
-                with self.accelerator.autocast():
-                    output = policy.generate(
-                        **given,
-                        generation_config=settings,
-                        logits_processor=LogitsProcessorList(
-                            [SeededSampling(uniforms[still_open], width, self.args.temperature)]
-                        ),
-                        stopping_criteria=StoppingCriteriaList([FewOpen(self.stop_token_id, width, few)]),
-                    )
-                new = output.sequences[:, width:]
-                drawn = new.shape[1]
-                answers[still_open, :drawn] = new
-                kept = (new != self.stop_token_id).all(1).nonzero().squeeze(1)
-                still_open, cache = still_open[kept], output.past_key_values
-                cache.batch_select_indices(kept)
-                seen = nn.functional.pad(batch["attention_mask"][still_open], (0, drawn), value=1)
-                given = {"input_ids": output.sequences[kept], "attention_mask": seen, "past_key_values": cache}
-        finally:
-            owner.generation_config = own
+        with self.accelerator.autocast():
+            answers = draw_answers(
+                policy,
+                batch,
+                uniforms,
+                self.args.temperature,
+                self.stop_token_id,
+                tokenizer.pad_token_id,
+                shrink=not self.is_fsdp_enabled,
+            )
         policy.train()
         ends = answers == self.stop_token_id
         stopped = ends.any(1)
@@ -721,8 +519,11 @@ class PPOTrainer(TRLPPOTrainer):
         partial = output_dir / "partial-model"
         shutil.rmtree(partial, ignore_errors=True)
         wrapper = self.accelerator.unwrap_model(self.model)
-        wrapper.policy.save_pretrained(partial)
-        wrapper.value_model.save_pretrained(partial / "value_model")
+        for name, folder in (("policy", partial), ("value_model", partial / "value_model")):
+            own = None  # what the Trainer gathered, where weights are in parts on several processes
+            if state_dict is not None:
+                own = {key[len(name) + 1 :]: value for key, value in state_dict.items() if key.startswith(f"{name}.")}
+            getattr(wrapper, name).save_pretrained(folder, state_dict=own)
         self.processing_class.save_pretrained(partial)
         shutil.rmtree(output_dir / "value_model", ignore_errors=True)
         for path in sorted(partial.iterdir(), key=lambda path: path.name in ("config.json", "adapter_config.json")):
