@@ -61,12 +61,13 @@ class ChatEncoder:
             copy.no_padding()
         self._tokenizer.encode_special_tokens = False
         self._literal.encode_special_tokens = True  # control tokens are text to this one
-        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-        # The longest first: one may begin with another.
-        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
+        self._special = special_token_text(tokenizer)
 
-    def render(self, conversations: list[list[dict]]) -> list[Rendered]:
-        """The conversations as texts. Raises what the template raises; not to be called from two threads at once."""
+    def render(self, conversations: list[list[dict]], add_generation_prompt: bool = False) -> list[Rendered]:
+        """The conversations as texts, or with `add_generation_prompt` up to where the assistant's next turn begins.
+
+        Raises what the template raises; not to be called from two threads at once.
+        """
         hidden, meant = [], []
         for messages in conversations:
             names = list(dict.fromkeys(self.special_text(messages)))
@@ -82,6 +83,7 @@ class ChatEncoder:
             conversations=hidden,
             chat_template=self.template,
             return_assistant_tokens_mask=self.assistant_only,
+            add_generation_prompt=add_generation_prompt,
             **self._names,
         )
         if not self.assistant_only:
@@ -117,6 +119,13 @@ class ChatEncoder:
                 pieces.append(_encode_piece(self._tokenizer, piece, inside, start > 0))
             start = end
         return Encoded(*map(np.concatenate, zip(*pieces, strict=True)))
+
+
+def special_token_text(tokenizer) -> re.Pattern:
+    """What finds the tokenizer's control tokens where a text spells them out."""
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    # The longest first: one may begin with another.
+    return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
 
 
 def _encode_piece(tokenizer: Tokenizer, piece: str, spans: list[tuple[int, int]], inner: bool) -> Encoded:

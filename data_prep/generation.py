@@ -4,6 +4,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
+from data_prep.chat_tokens import ChatEncoder, special_token_text
 from data_prep.machine import bf16_is_fast
 
 
@@ -76,11 +77,39 @@ def generate_answers(
 
 
 def encode_prompts(tokenizer, prompts: list[list[dict]]) -> list[list[int]]:
-    """The ids of each conversation, up to where the assistant's turn begins."""
+    """The ids of each conversation, up to where the assistant's turn begins; see `encode_conversations`."""
+    return encode_conversations(tokenizer, prompts, add_generation_prompt=True)
+
+
+def encode_conversations(
+    tokenizer, conversations: list[list[dict]], add_generation_prompt: bool = False
+) -> list[list[int]]:
+    """The ids that the chat template makes of each conversation.
+
+    As in training (data_prep/chat_tokens.py) what is typed stays text: "<|endoftext|>" in a turn is characters.
+    """
     rendered = [
-        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False) for prompt in prompts
+        tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False)
+        for messages in conversations
     ]
-    return tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    encoded = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    special = special_token_text(tokenizer)
+    spelled = [
+        index
+        for index, messages in enumerate(conversations)
+        if any(special.search(message["content"]) for message in messages)
+    ]
+    if spelled:  # the encoder has copies of the tokenizer: where nobody spells out a token, they are not made
+        encoder = ChatEncoder(tokenizer, assistant_only=False)
+        again = encoder.render([conversations[index] for index in spelled], add_generation_prompt)
+        for index, (ids, _) in zip(spelled, encoder.encode(again), strict=True):
+            encoded[index] = ids.tolist()
+    return encoded
+
+
+def encode_text(tokenizer, text: str) -> list[int]:
+    """The ids of a text that is no conversation, control tokens that it spells out as characters."""
+    return tokenizer(text, split_special_tokens=True)["input_ids"]
 
 
 def end_of_turn_ids(model, tokenizer) -> list[int]:

@@ -76,8 +76,9 @@ def by_reward_model(path: str, rows: list[dict]) -> Rater:
         raise InputError(f"{path}: cannot be loaded: {str(error).splitlines()[0]}") from None
     check_context(tokenizer, config, None)
     positions = getattr(config, "max_position_embeddings", math.inf)
-    for number, row in enumerate(rows, start=1):
-        longest = max(map(len, encode_answers(tokenizer, row["prompt"], row["completions"])), default=0)
+    encoded = encode_answers(tokenizer, [row["prompt"] for row in rows], [row["completions"] for row in rows])
+    for number, own in enumerate(encoded, start=1):
+        longest = max(map(len, own), default=0)
         if longest > positions:
             raise InputError(
                 f"row {number} of the completions: an answer has {longest} tokens with its prompt, {path} {positions} "

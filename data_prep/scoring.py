@@ -7,18 +7,33 @@ import torch
 from tqdm.auto import tqdm
 
 from data_prep.files import InputError
-from data_prep.generation import encode_prompts
+from data_prep.generation import encode_conversations, encode_prompts, encode_text
 from data_prep.intervals import bootstrap_interval
 from data_prep.preferences import pairs
 
 
-def encode_answers(tokenizer, prompt: list[dict] | str, answers: list[str]) -> list[list[int]]:
-    """The ids of the conversation that each answer makes of `prompt`; of a text, with the end of sequence behind it."""
-    if isinstance(prompt, str):
-        return tokenizer([prompt + answer + tokenizer.eos_token for answer in answers])["input_ids"]
-    conversations = [[*prompt, {"role": "assistant", "content": answer}] for answer in answers]
-    texts = [tokenizer.apply_chat_template(conversation, tokenize=False) for conversation in conversations]
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+def encode_answers(tokenizer, prompts: list[list[dict] | str], answers: list[list[str]]) -> list[list[list[int]]]:
+    """For each prompt the ids of the conversation that each of its answers makes of it.
+
+    To a prompt that is a text the answer is a text too, with the end of sequence behind it. What is typed, in the prompt
+    or the answer, stays text (see `encode_conversations`).
+    """
+    conversations = [
+        [*prompt, {"role": "assistant", "content": answer}]
+        for prompt, own in zip(prompts, answers, strict=True)
+        if not isinstance(prompt, str)
+        for answer in own
+    ]
+    encoded = iter(encode_conversations(tokenizer, conversations) if conversations else [])
+    return [
+        [
+            [*encode_text(tokenizer, prompt + answer), tokenizer.eos_token_id]
+            if isinstance(prompt, str)
+            else next(encoded)
+            for answer in own
+        ]
+        for prompt, own in zip(prompts, answers, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -31,7 +46,7 @@ def score_answers(
     the same row).
     """
     model.eval()
-    encoded = [encode_answers(tokenizer, prompt, [answer])[0] for prompt, answer in zip(prompts, answers, strict=True)]
+    encoded = [ids for (ids,) in encode_answers(tokenizer, prompts, [[answer] for answer in answers])]
     longest, positions = max(map(len, encoded), default=0), getattr(model.config, "max_position_embeddings", math.inf)
     if longest > positions:
         raise InputError(f"a prompt with its answer has {longest} tokens, the reward model {positions} positions: take a "
@@ -96,11 +111,8 @@ def ranking_agreement(model, tokenizer, rows: list[dict], max_length: int | None
     "pairs": their number}.
     """
     max_length = max_length or model.config.max_position_embeddings
-    kept = [
-        row
-        for row in rows
-        if all(len(ids) <= max_length for ids in encode_answers(tokenizer, row["prompt"], row["completions"]))
-    ]
+    encoded = encode_answers(tokenizer, [row["prompt"] for row in rows], [row["completions"] for row in rows])
+    kept = [row for row, own in zip(rows, encoded, strict=True) if all(len(ids) <= max_length for ids in own)]
     if left_out := len(rows) - len(kept):
         print(f"{left_out:,} of {len(rows):,} rankings hold an answer beyond {max_length} tokens and are left out")
     if not kept:

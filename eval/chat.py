@@ -6,6 +6,7 @@
 A model whose end-of-sequence token is the end of a turn in its chat template is talked with, and remembers the
 conversation; any other (a base model), and every model under `--raw`, continues the text it is given. /reset forgets
 the conversation, /exit or Ctrl-D leaves, Ctrl-C stops an answer. Reads questions from a pipe too, one a line.
+What is typed stays text: "<|endoftext|>" reaches the model as characters, as it did in training.
 """
 
 import argparse
@@ -32,11 +33,12 @@ def fitting(tokenizer, history: list[dict], room: int) -> tuple[list[dict], list
 
     Question and answer go together; a system turn stays. What does not fit of the last question is cut on the left.
     """
+    from data_prep.generation import encode_prompts
+
     first = 1 if history[0]["role"] == "system" else 0
     dropped = 0
     while True:
-        text = tokenizer.apply_chat_template(history, add_generation_prompt=True, tokenize=False)
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        (ids,) = encode_prompts(tokenizer, [history])
         if len(ids) <= room or len(history) <= first + 1:
             break
         history = history[:first] + history[first + 2 :]
@@ -59,7 +61,7 @@ def main() -> None:
     import torch  # slow to import: after the arguments have been checked
     from transformers import GenerationConfig, TextStreamer
 
-    from data_prep.generation import end_of_turn_ids
+    from data_prep.generation import encode_text, end_of_turn_ids
     from eval.loading import load_checkpoint
 
     model, tokenizer = load_checkpoint(arguments.model)
@@ -105,7 +107,7 @@ def main() -> None:
                 asked = [*history, {"role": "user", "content": question}]
                 history, ids, note = fitting(tokenizer, asked, room)
             else:
-                ids = tokenizer(question)["input_ids"]
+                ids = encode_text(tokenizer, question)
                 note = f"the first {len(ids) - room} tokens do not fit and are cut" if len(ids) > room else ""
                 ids = ids[-room:]
             if note:

@@ -201,6 +201,7 @@ def ppo_trainer(arguments, which: str, output_dir: str, batches: int, bf16: bool
     from transformers import PrinterCallback, set_seed
     from trl.experimental import ppo as trl_ppo
 
+    from data_prep.generation import encode_prompts
     from eval.loading import load_checkpoint, read_questions
     from recipes.trainers import ppo_trainer as our_ppo
 
@@ -212,8 +213,7 @@ def ppo_trainer(arguments, which: str, output_dir: str, batches: int, bf16: bool
     if other.get_vocab() != tokenizer.get_vocab():
         raise InputError(f"{run}/reward and {run}/sft have different tokenizers: rewards would be noise")
     check_context(tokenizer, policy.config, None)
-    texts = [tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False) for prompt in prompts]
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    ids = encode_prompts(tokenizer, prompts)
 
     module = trl_ppo if which == "stock" else our_ppo
     args = module.PPOConfig(

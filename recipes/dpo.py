@@ -17,6 +17,7 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer, set_seed
 from trl import DPOConfig, DPOTrainer, ModelConfig, get_peft_config
 
+from data_prep.chat_tokens import special_token_text
 from data_prep.conversations import check_context
 from data_prep.files import InputError, existing, run_main, write_results
 from data_prep.preferences import load_rankings, pairs
@@ -44,14 +45,19 @@ def as_pairs(rankings: Dataset, tokenizer, max_length: int) -> Dataset:
     Pairs with an answer beyond `max_length` tokens are left out, with a count on the screen: TRL would cut the answer,
     end of turn and all, without a word.
     """
-    rows, number = [], 0
-    for row in rankings:
+    rows, number, special = [], 0, special_token_text(tokenizer)
+    encoded = encode_answers(tokenizer, list(rankings["prompt"]), list(rankings["completions"]))
+    for row, ids in zip(rankings, encoded, strict=True):
         turns = [[{"role": "assistant", "content": completion}] for completion in row["completions"]]
-        lengths = list(map(len, encode_answers(tokenizer, row["prompt"], row["completions"])))
+        lengths = list(map(len, ids))
+        # TRL encodes by this: "<|endoftext|>" that somebody typed stays text.
+        texts = [message["content"] for message in row["prompt"]] + row["completions"]
+        spelled = any(special.search(text) for text in texts)
         for better, worse in pairs(row["ranks"]):
             number += 1
             if max(lengths[better], lengths[worse]) <= max_length:
-                rows.append({"prompt": row["prompt"], "chosen": turns[better], "rejected": turns[worse]})
+                rows.append({"prompt": row["prompt"], "chosen": turns[better], "rejected": turns[worse],
+                             "chat_template_kwargs": {"sanitize_control_tokens": spelled}})  # fmt: skip
     left_out = f"; {number - len(rows):,} with an answer beyond {max_length} tokens (max_length) are left out"
     print(f"{len(rows):,} pairs of a chosen and a rejected answer{left_out if len(rows) < number else ''}")
     if not rows:

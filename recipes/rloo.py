@@ -21,7 +21,7 @@ from data_prep.generation import split_last_answer
 from data_prep.rewards import load_function
 from recipes.trainers.arguments import check_output_dir, last_checkpoint, parse_arguments
 from recipes.trainers.callbacks import StopAfter, logged, save_curves
-from recipes.trainers.left_padding import count_positions_from_first_token, reward_at_last_token
+from recipes.trainers.left_padding import count_positions_from_first_token, reward_at_last_token, reward_of_text
 
 
 @dataclass
@@ -55,7 +55,11 @@ def main() -> None:
     name = str(existing(model_args.model_name_or_path or "model_name_or_path", "recipes/sft.py"))
     tokenizer, config = AutoTokenizer.from_pretrained(name), AutoConfig.from_pretrained(name)
     check_context(tokenizer, config, None)
-    asked = tokenizer.apply_chat_template(list(dataset["prompt"]), add_generation_prompt=True)["input_ids"]
+    # TRL encodes prompts by these: "<|endoftext|>" that somebody typed stays text.
+    args.chat_template_kwargs = {**(args.chat_template_kwargs or {}), "sanitize_control_tokens": True}
+    asked = tokenizer.apply_chat_template(
+        list(dataset["prompt"]), add_generation_prompt=True, **args.chat_template_kwargs
+    )["input_ids"]
     check_context(tokenizer, config, longest := max(map(len, asked)) + args.max_completion_length)
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         raise InputError(f"{name}: pads with what ends an answer: answers could not be told from padding")
@@ -71,12 +75,13 @@ def main() -> None:
         if kind.num_labels != 1 or "ForSequenceClassification" not in " ".join(kind.architectures or []):
             raise InputError(f"{script.reward_model_path}: no reward model; it is made by: recipes/reward.py")
         reward_model = AutoModelForSequenceClassification.from_pretrained(script.reward_model_path, **load)
-        if AutoTokenizer.from_pretrained(script.reward_model_path).get_vocab() == tokenizer.get_vocab():
+        reward_tokenizer = AutoTokenizer.from_pretrained(script.reward_model_path)
+        if reward_tokenizer.get_vocab() == tokenizer.get_vocab():
             check_context(tokenizer, kind, longest)
             rewards.insert(0, reward_at_last_token(reward_model.to(args.device), tokenizer, args.bf16))
         else:
             print(f"{script.reward_model_path} has another tokenizer: answers are encoded again, as text, for it")
-            rewards.insert(0, reward_model)
+            rewards.insert(0, reward_of_text(reward_model.to(args.device), reward_tokenizer))
     weights = args.reward_weights or [1.0] * len(rewards)
     if not rewards or len(weights) != len(rewards):
         raise InputError(f"found {len(rewards)} rewards (reward_model_path, reward_funcs) and {len(weights)} "

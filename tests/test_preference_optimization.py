@@ -102,7 +102,7 @@ def trained(settings, tmp_path_factory) -> dict[str, tuple[Path, Done]]:
 
 def log_probability(model, tokenizer, question: str, answer: str) -> float:
     """Of an answer with its end of turn, in nats."""
-    (ids,) = encode_answers(tokenizer, [{"role": "user", "content": question}], [answer])
+    ((ids,),) = encode_answers(tokenizer, [[{"role": "user", "content": question}]], [[answer]])
     with torch.no_grad():
         logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
     start = len(ids) - len(answer) - 1  # a letter is a token

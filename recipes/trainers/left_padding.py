@@ -12,6 +12,9 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
+from data_prep.generation import encode_prompts
+from data_prep.scoring import score_answers
+
 
 def count_positions_from_first_token(model: PreTrainedModel) -> None:
     """Make `model` derive `position_ids` from its attention mask wherever a caller passes none.
@@ -42,10 +45,23 @@ def reward_at_last_token(reward_model: PreTrainedModel, tokenizer, bf16: bool) -
 
     @torch.no_grad()
     def reward_model_score(prompts: list[list[dict]], completion_ids: list[list[int]], **columns) -> list[float]:
-        starts = tokenizer.apply_chat_template(prompts, add_generation_prompt=True)["input_ids"]
+        starts = encode_prompts(tokenizer, prompts)
         ids = [start + completion for start, completion in zip(starts, completion_ids, strict=True)]
         batch = tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return reward_model(**batch, use_cache=False).logits.squeeze(-1).float().tolist()
+
+    return reward_model_score
+
+
+def reward_of_text(reward_model: PreTrainedModel, tokenizer) -> Callable:
+    """A reward function of TRL's form that encodes answers again, as text, for a `reward_model` with its own `tokenizer`.
+
+    TRL's own call with a model would make control tokens of what a prompt or an answer spells out.
+    """
+
+    def reward_model_score(prompts: list[list[dict]], completions: list[list[dict]], **columns) -> list[float]:
+        answers = [completion[-1]["content"] for completion in completions]
+        return score_answers(reward_model, tokenizer, prompts, answers)
 
     return reward_model_score

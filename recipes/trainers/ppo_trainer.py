@@ -29,7 +29,7 @@ from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
 from data_prep.files import InputError, read_json, read_jsonl, write_json, write_jsonl
-from data_prep.generation import encode_prompts
+from data_prep.generation import encode_prompts, encode_text
 from data_prep.rewards import ask
 from data_prep.scoring import score_answers
 from recipes.trainers.ppo_config import PPOConfig
@@ -49,15 +49,18 @@ SHOWN_ANSWERS = 4  # rows of the table on the screen; completions.jsonl holds al
 def with_prompt_ids(dataset: Dataset, tokenizer, room: float, num_proc: int | None = None) -> Dataset:
     """`dataset` with the ids of each `prompt`, text as it stands, messages up to where the assistant's turn begins.
 
+    Control tokens that a prompt spells out are encoded as characters.
+
     Raises InputError for a prompt without tokens or with more than `room`.
     """
 
-    def encode(row: dict) -> dict[str, list[int]]:
-        prompt = row["prompt"]
-        text = isinstance(prompt, str)
-        return {"prompt_ids": tokenizer(prompt)["input_ids"] if text else encode_prompts(tokenizer, [prompt])[0]}
+    def encode(rows: dict[str, list]) -> dict[str, list[list[int]]]:
+        prompts = rows["prompt"]
+        if isinstance(prompts[0], str):  # a column is of one type
+            return {"prompt_ids": [encode_text(tokenizer, prompt) for prompt in prompts]}
+        return {"prompt_ids": encode_prompts(tokenizer, prompts)}
 
-    encoded = dataset.map(encode, num_proc=num_proc, desc="Tokenizing")
+    encoded = dataset.map(encode, batched=True, num_proc=num_proc, desc="Tokenizing")
     for number, length in enumerate(map(len, encoded["prompt_ids"]), start=1):
         if not 0 < length <= room:
             raise InputError(f"prompt {number} has {length} tokens; expected 1 to {room}, what an answer (response_length) "

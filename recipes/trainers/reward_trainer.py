@@ -116,14 +116,20 @@ class RankingRewardTrainer(RewardTrainer):
         if "completion_ids" in dataset.column_names:
             return dataset
 
-        def tokenize(row: dict) -> dict:
-            ids = encode_answers(processing_class, row["prompt"], row["completions"])
-            longest, shared = max(map(len, ids)), length_of_shared(ids)
-            row = shared + sum(len(answer) - shared for answer in ids)
+        def tokenize(rows: dict[str, list]) -> dict[str, list]:
+            encoded = encode_answers(processing_class, rows["prompt"], rows["completions"])
+            longest = [max(map(len, ids)) for ids in encoded]
+            lengths = longest
+            if self.shared_prompt:
+                shared = list(map(length_of_shared, encoded))
+                lengths = [
+                    first + sum(len(answer) - first for answer in ids)
+                    for first, ids in zip(shared, encoded, strict=True)
+                ]
             # "length" is for train_sampling_strategy: group_by_length
-            return {"completion_ids": ids, "longest": longest, "length": row if self.shared_prompt else longest}
+            return {"completion_ids": encoded, "longest": longest, "length": lengths}
 
-        tokenized = dataset.map(tokenize, desc=f"Tokenizing {dataset_name} dataset")
+        tokenized = dataset.map(tokenize, batched=True, desc=f"Tokenizing {dataset_name} dataset")
         if args.max_length is None:
             return tokenized
         short = [length <= args.max_length for length in tokenized["longest"]]
