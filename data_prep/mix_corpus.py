@@ -10,7 +10,8 @@ are nearly as good as new text, Muennighoff 2023, arXiv:2305.16264): then it sto
 
 `--dry_run` prints the plan and does nothing. Without it each source is tokenized once, and the mixture is put together
 from its ids: documents in an order given by the seed, joined with the end-of-text token. Output: data_prep/token_shards.py.
-A killed run leaves a folder `.NAME.unfinished` beside the output; the same command goes on from there.
+A killed run leaves a folder `.NAME.unfinished` beside the output; the same command goes on from there, behind the last
+whole shard of a source, or with the mixture from its beginning where all sources were tokenized.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from data_prep.corpus import corpus_files, is_glob
-from data_prep.files import InputError, atomic_folder, existing, run_main, vacant
+from data_prep.files import InputError, existing, run_main, vacant
 from data_prep.mixture import Source, mix
 from data_prep.mixture_plan import Estimate, estimate, plan_table, realised_table
 from data_prep.rows import HUB, ON_BAD
@@ -33,6 +34,7 @@ from data_prep.token_shards import SHARD_TOKENS, ShardWriter, token_dtype, write
 
 KEYS = {"tokenizer", "sources", "total_tokens", "passes", "shuffle_buffer", "seed", "output_dir", "on_bad",
         "num_workers", "shard_tokens"}  # fmt: skip
+MIXTURE = ".mixture"  # beside the folders of the sources, until it is whole
 SOURCE_KEYS = {"files", "weight", "max_epochs", "text_column"}
 
 
@@ -175,9 +177,11 @@ def main() -> None:
         total_tokens = config.get("total_tokens") or int(
             config["passes"] * sum(len(source.shards) for source in sources)
         )
-        with atomic_folder(output) as folder:
-            index = write_mixture(folder, sources, total_tokens, config, tokenizer)
-            quarantined = collect_quarantine(work, config["sources"], folder)
+        mixture = work / MIXTURE
+        shutil.rmtree(mixture, ignore_errors=True)  # of a run that was killed while it mixed
+        index = write_mixture(mixture, sources, total_tokens, config, tokenizer)
+        quarantined = collect_quarantine(work, config["sources"], mixture)
+        os.replace(mixture, output)
         shutil.rmtree(work)
     print(realised_table(sources))
     if index["tokens"] < total_tokens:

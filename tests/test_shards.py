@@ -327,6 +327,23 @@ def test_a_killed_run_goes_on_to_the_same_bytes(larger, tokenizer, undisturbed, 
     assert content(tmp_path / "tokens") == undisturbed
 
 
+def test_a_run_killed_while_it_mixes_goes_on_to_the_same_bytes_and_leaves_nothing(
+    larger, tokenizer, undisturbed, tmp_path
+):
+    config, mixture = mixture_of(larger, tmp_path, tokenizer), tmp_path / ".tokens.unfinished" / mix_corpus.MIXTURE
+    process = subprocess.Popen(command(config), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list(mixture.glob("*.idx"))) < 3 and process.poll() is None:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "it was done before it could be killed"
+    assert not (tmp_path / "tokens").exists()
+    done = subprocess.run(command(config), capture_output=True, text=True, check=True)
+    assert "a: tokenized by the interrupted run\nb: tokenized by the interrupted run\n" in done.stdout
+    assert content(tmp_path / "tokens") == undisturbed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "mix.yaml", "tokens"]
+
+
 def test_shards_of_other_inputs_are_not_gone_on_with(tmp_path, tokenizer, capsys):
     make(tmp_path / "a", ["abc"], tokenizer)
     shards = make(tmp_path / "a", ["other"], tokenizer)
