@@ -5,6 +5,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
 from data_prep.chat_tokens import ChatEncoder, special_token_text
+from data_prep.decoding import decode
 from data_prep.machine import bf16_is_fast
 
 
@@ -46,7 +47,6 @@ def generate_answers(
         do_sample=temperature > 0,
         temperature=temperature or None,
         top_k=0 if temperature > 0 else None,  # the library's default of 50 would draw from another distribution
-        num_return_sequences=num_return_sequences,
         use_cache=True,
         eos_token_id=end,
         pad_token_id=tokenizer.pad_token_id,
@@ -60,13 +60,14 @@ def generate_answers(
         for start in range(0, len(order), rows):
             indices = order[start : start + rows]
             batch = tokenizer.pad(
-                {"input_ids": [encoded[i] for i in indices]}, padding_side="left", return_tensors="pt"
+                {"input_ids": [encoded[i] for i in indices for _ in range(num_return_sequences)]},
+                padding_side="left",
+                return_tensors="pt",
             )
             # Draws are noisy anyway: in bf16 where that is faster. A greedy answer is the model's own, in its precision.
             with torch.autocast(model.device.type, torch.bfloat16, enabled=temperature > 0 and bf16_is_fast()):
-                output = model.generate(**batch.to(model.device), generation_config=settings)
-            replies = output[:, batch["input_ids"].shape[1] :].tolist()
-            for number, reply in enumerate(replies):
+                replies = decode(model, batch.to(model.device), settings)
+            for number, reply in enumerate(replies.tolist()):
                 length = next((i for i, token in enumerate(reply) if token in end), None)
                 text = tokenizer.decode(reply[:length], skip_special_tokens=True)
                 tokens = len(reply) if length is None else length + 1

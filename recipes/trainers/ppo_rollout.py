@@ -1,4 +1,4 @@
-"""Answers drawn from a policy: by `generate`, a random number of its own for every token, as many rows as are still open.
+"""Answers drawn from a policy, a random number of its own for every token.
 
 Shapes as in `ppo_trainer.py`: N answers of a rollout, R tokens of the longest answer, L of the longest conversation.
 """
@@ -6,14 +6,9 @@ Shapes as in `ppo_trainer.py`: N answers of a rollout, R tokens of the longest a
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import GenerationConfig, LogitsProcessor
+
+from data_prep.decoding import decode
 
 
 @dataclass
@@ -71,20 +66,6 @@ class SeededSampling(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
 
-class FewOpen(StoppingCriteria):
-    """End the call for every row as soon as at most `count` answers are without their stop token.
-
-    `generate` carries finished rows along to the end of the longest; the open ones go on in a call of their own.
-    """
-
-    def __init__(self, stop_token_id: int, prompt_length: int, count: int) -> None:
-        self.stop_token_id, self.prompt_length, self.count = stop_token_id, prompt_length, count
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.BoolTensor:
-        ended = (input_ids[:, self.prompt_length :] == self.stop_token_id).any(1)
-        return torch.full_like(ended, bool((~ended).sum() <= self.count))
-
-
 def repetition(answers: torch.Tensor, mask: torch.Tensor, n: int = 3) -> torch.Tensor:
     """(N,) share of an answer's n-grams of tokens that stand in it earlier; 0 for an answer without n-grams."""
     shares = []
@@ -112,42 +93,26 @@ def draw_answers(
         uniforms: (N, R) random numbers in [0, 1), see `SeededSampling`.
         shrink: go on without the rows that have ended. Under FSDP every process must make the same calls: False there.
     """
-    longest, width = uniforms.shape[1], batch["input_ids"].shape[1]
     settings = GenerationConfig(
+        max_new_tokens=uniforms.shape[1],
         use_cache=True,  # else the policy's generation config decides, and one saved in training says no
-        return_dict_in_generate=True,
         do_sample=False,  # the draw is SeededSampling's
         eos_token_id=stop_token_id,
         pad_token_id=pad_token_id,
         suppress_tokens=[pad_token_id],  # a drawn pad would read as the end of the answer
     )
-    answers = torch.full_like(uniforms, pad_token_id, dtype=torch.long)
+    width = batch["input_ids"].shape[1]
     # `generate` fills what the settings leave open from the policy's own: a repetition penalty there would change
     # what is drawn, but not the probabilities that are trained on.
     owner = policy.get_base_model() if hasattr(policy, "peft_config") else policy
     own, owner.generation_config = owner.generation_config, GenerationConfig()
-    drawn, still_open, given = 0, torch.arange(len(uniforms), device=uniforms.device), dict(batch)
     try:
-        while drawn < longest and len(still_open):
-            settings.max_new_tokens = longest - drawn
-            few = (
-                len(still_open) // 2 if shrink and len(still_open) > 8 else 0
-            )  # below, a call costs more than it saves
-            sampling = SeededSampling(uniforms[still_open], width, temperature)
-            output = policy.generate(
-                **given,
-                generation_config=settings,
-                logits_processor=LogitsProcessorList([sampling]),
-                stopping_criteria=StoppingCriteriaList([FewOpen(stop_token_id, width, few)]),
-            )
-            new = output.sequences[:, width:]
-            drawn = new.shape[1]
-            answers[still_open, :drawn] = new
-            kept = (new != stop_token_id).all(1).nonzero().squeeze(1)
-            still_open, cache = still_open[kept], output.past_key_values
-            cache.batch_select_indices(kept)
-            seen = nn.functional.pad(batch["attention_mask"][still_open], (0, drawn), value=1)
-            given = {"input_ids": output.sequences[kept], "attention_mask": seen, "past_key_values": cache}
+        return decode(
+            policy,
+            batch,
+            settings,
+            processors=lambda rows: [SeededSampling(uniforms[rows], width, temperature)],
+            shrink=shrink,
+        )
     finally:
         owner.generation_config = own
-    return answers
