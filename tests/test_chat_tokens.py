@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from test_conversations import FAST, TEXTS, dialogues, human, messages, needs_belle, system, write
 from test_conversations import gpt as answer
 
+from data_prep import arrow_files
 from data_prep.chat_tokens import ChatEncoder, load_tokenized, template_roles
 from data_prep.files import InputError
 from data_prep.train_tokenizer import SPECIAL_TOKENS, train_tokenizer
@@ -149,6 +150,15 @@ def test_any_messages_survive_from_the_file_to_the_tokens(tokenizer, tmp_path, c
         assert row["input_ids"] == ids
         assert row["labels"] == [token if counts else -100 for token, counts in zip(ids, mask, strict=True)]
         assert tokenizer.decode(ids) == tokenizer.apply_chat_template(row["messages"], tokenize=False)
+
+
+def test_the_file_has_few_batches_however_many_rows(tokenizer, tmp_path, monkeypatch):
+    path = write(tmp_path, [{"messages": messages(f"Z{number}", "Q")} for number in range(600)])
+    dataset = load_tokenized(path, tokenizer, None)  # 256 rows are encoded at once
+    assert len(dataset.data.to_batches()) == 1 and dataset["row"][:] == list(range(1, 601))
+    monkeypatch.setattr(arrow_files, "BLOCK", 1)
+    apart = load_tokenized(path, tokenizer, None)
+    assert [len(batch) for batch in apart.data.to_batches()] == [256, 256, 88] and apart[:] == dataset[:]
 
 
 def test_without_assistant_only_every_token_enters_the_loss(tokenizer, tmp_path):
