@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -20,8 +21,12 @@ class InputError(ValueError):
 def run_main(main: Callable[[], None]) -> None:
     """Run a script's `main`; input errors and bad configuration become one line on stderr and exit code 1.
 
-    Only errors the user can act on are shortened: anything else keeps its traceback, because it is a bug.
+    Only errors the user can act on are shortened: anything else keeps its traceback, because it is a bug. A SIGTERM, as
+    schedulers send it, is an exit like any other: temporary files are removed.
     """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    if hasattr(os, "register_at_fork"):  # a worker that is told to end just ends, whatever it is at
+        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     try:
         main()
     except InputError as error:

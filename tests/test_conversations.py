@@ -1,6 +1,7 @@
 """Conversations: from every usual format on disk to messages, with every defect named, and none lost."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -371,6 +372,54 @@ def test_killed_at_any_moment_a_run_leaves_the_whole_quarantine_or_none(tmp_path
         assert done.returncode == -signal.SIGKILL and not aside.exists()
     else:
         assert done.returncode == 0 and len(aside.read_text().splitlines()) == 2500
+
+
+ENDING = """
+import multiprocessing, os, sys, time
+from data_prep.conversations import load_conversations
+from data_prep.files import InputError, run_main
+
+def main():
+    dataset = load_conversations(sys.argv[1])
+    mapped = dataset.map(lambda row: {"turns": len(row["messages"])}, num_proc=2)
+    if sys.argv[2] == "forked":  # a child that ends does not take what its parent reads
+        if child := os.fork():
+            os.waitpid(child, 0)
+        else:
+            sys.exit()
+    folder = os.path.dirname(dataset.cache_files[0]["filename"])
+    print(folder, *sorted(name.partition("-")[0].partition("_")[0] for name in os.listdir(folder)), flush=True)
+    if sys.argv[2] == "refused":
+        raise InputError("no")
+    if sys.argv[2] == "terminated":
+        time.sleep(100)
+
+if sys.argv[2] == "a child":
+    child = multiprocessing.get_context("fork").Process(target=main)
+    child.start()
+    child.join()
+else:
+    run_main(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [("by itself", 0), ("refused", 1), ("terminated", 143), ("a child", 0), ("forked", 0)]
+)
+def test_a_process_leaves_nothing_in_the_temporary_folder(tmp_path, how, code):
+    path, temporary = write(tmp_path, [{"conversations": [human(), gpt()]}] * 4), tmp_path / "temporary"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDING, path, how],
+        cwd=Path(__file__).parents[1], env={**os.environ, "TMPDIR": str(temporary)}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "chat.json: 4 conversations\n"
+    folder, *files = process.stdout.readline().split()
+    assert Path(folder).parent == temporary and files == ["cache", "cache", "data.arrow"]
+    if how == "terminated":
+        process.terminate()
+    process.communicate()
+    assert process.returncode == code and not list(temporary.rglob("*"))
 
 
 @needs_belle
