@@ -38,15 +38,28 @@ def encode_answers(tokenizer, prompts: list[list[dict] | str], answers: list[lis
 
 @torch.no_grad()
 def score_answers(
-    model, tokenizer, prompts: list[list[dict]], answers: list[str], batch_size: int = 128
+    model,
+    tokenizer,
+    prompts: list[list[dict] | str],
+    answers: list[str],
+    batch_size: int = 128,
+    stopped: list[bool] | None = None,
 ) -> list[float]:
     """The reward of each answer to the prompt beside it, read at the end-of-turn token.
+
+    `stopped` is False for an answer that was cut: it gets no end of turn and is read at its own last token.
 
     Padding is on the right: GPT-2 would shift its positions under padding on the left (0.068 against −0.167 for one and
     the same row).
     """
     model.eval()
     encoded = [ids for (ids,) in encode_answers(tokenizer, prompts, [[answer] for answer in answers])]
+    for index in (index for index, ended in enumerate(stopped or []) if not ended):
+        prompt = prompts[index]
+        before = encode_text(tokenizer, prompt) if isinstance(prompt, str) else encode_prompts(tokenizer, [prompt])[0]
+        encoded[index] = (
+            before + tokenizer(answers[index], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        )
     longest, positions = max(map(len, encoded), default=0), getattr(model.config, "max_position_embeddings", math.inf)
     if longest > positions:
         raise InputError(f"a prompt with its answer has {longest} tokens, the reward model {positions} positions: take a "

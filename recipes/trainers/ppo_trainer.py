@@ -281,7 +281,9 @@ class PPOTrainer(TRLPPOTrainer):
         texts = self.texts(rollout) if again or self.reward_funcs else []
         if again:
             prompts = [row["prompt"] for row in rollout.rows]
-            given = score_answers(self.reward_model, self.reward_processing_class, prompts, texts, size)
+            given = score_answers(
+                self.reward_model, self.reward_processing_class, prompts, texts, size, rollout.stopped.tolist()
+            )
             scores = torch.tensor(given, device=self.args.device)
         rollout.rewards = {"reward_model": scores} if self.reward_model is not None else {}
         for function in self.reward_funcs:
@@ -490,9 +492,10 @@ class PPOTrainer(TRLPPOTrainer):
             return
         path, step = Path(self.args.output_dir) / "completions.jsonl", self.state.global_step
         earlier = [row for row in read_jsonl(path) if row["step"] < step] if path.exists() else []
+        columns = (rollout.rows, self.texts(rollout), rollout.stopped.tolist(), rollout.scores.tolist())
         rows = [
-            {"step": step, "prompt": row["prompt"], "completion": text, "score": round(score, 4)}
-            for row, text, score in zip(rollout.rows, self.texts(rollout), rollout.scores.tolist(), strict=True)
+            {"step": step, "prompt": row["prompt"], "completion": text, "stopped": stopped, "score": round(score, 4)}
+            for row, text, stopped, score in zip(*columns, strict=True)
         ]
         write_jsonl(path, earlier + rows)
         from rich.console import Console
