@@ -8,7 +8,7 @@ preferences recognised row by row. Prints how many rows have which defect and wh
 tokens, lengths and languages. Without --output nothing is written; with it the folder has
 
     conversations.jsonl, preferences.jsonl   the rows that go on, in the one schema of each
-    quarantine.jsonl                         the others, untouched, with file, line and reasons
+    quarantine.jsonl                         the others, if any, untouched, with file, line and reasons
     check.json, check.html                   the report, as data and as a page
 
 What makes a row unusable is set aside (--on-bad quarantine), mended where that is certain and set aside elsewhere
@@ -40,11 +40,11 @@ from data_prep.check_rows import (
     checked_rows,
     content,
     goes_on,
+    kind_of_columns,
     over_long,
     treatment,
     warnings_of,
 )
-from data_prep.conversation_formats import parse_columns
 from data_prep.conversations import batched
 from data_prep.files import InputError, atomic_folder, atomic_write, run_main, vacant, write_json
 from data_prep.languages import language, method
@@ -150,11 +150,13 @@ def examine(
 
     The files are read once for the report, and before that once or twice for duplicates.
     """
-    on_bad, columns = arguments.on_bad, parse_columns(arguments.columns)
+    on_bad = arguments.on_bad
     warnings = tuple(kind for kind in WARNINGS if not (arguments.drop_duplicates and kind in DUPLICATES))
 
     def rows(doing: str) -> Iterator[Checked]:
-        return tqdm(checked_rows(files, columns, lengths.roles), desc=doing, unit=" rows", leave=False, mininterval=1)
+        return tqdm(
+            checked_rows(files, arguments.columns, lengths.roles), desc=doing, unit=" rows", leave=False, mininterval=1
+        )
 
     def texts() -> Iterator[str]:
         checked = (each for each in rows("looking for duplicates") if goes_on(treatment(each.row.problems, on_bad)))
@@ -193,7 +195,8 @@ def main() -> None:
     parser.add_argument("--tokenizer", help="folder of a tokenizer with a chat template, to count tokens with")
     parser.add_argument("--max_length", type=int, help="the context to fit, in tokens")
     parser.add_argument("--on-bad", "--on_bad", dest="on_bad", choices=ON_BAD, default="quarantine")
-    parser.add_argument("--columns", help="field=column,… instead of looking for the format: messages=dialogue")
+    parser.add_argument("--columns", help="field=column,… instead of looking for the format: messages=dialogue, or of "
+                        "preferences prompt=question,chosen=good,rejected=bad")  # fmt: skip
     parser.add_argument(
         "--similarity", type=float, default=0.8, help="of near-duplicates (Jaccard); 1: identical alone"
     )
@@ -204,6 +207,7 @@ def main() -> None:
         raise InputError(f"--similarity {arguments.similarity}: expected a number above 0 and up to 1")
     if arguments.drop_duplicates and arguments.on_bad == "error":
         raise InputError("--drop_duplicates sets rows aside: give --on-bad quarantine or repair with it")
+    kind_of_columns(arguments.columns)  # raises before any work
     files = data_files(arguments.files)
     if arguments.output:
         vacant(arguments.output)

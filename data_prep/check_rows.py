@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
-from pathlib import Path
 from typing import NamedTuple
 
+from data_prep.columns import parse_columns
+from data_prep.conversation_formats import FIELDS as CONVERSATION_FIELDS
 from data_prep.conversation_formats import PLAIN_ROLES, REPAIRABLE, TRAILING_HUMAN, UNKNOWN_FORMAT, to_conversation
 from data_prep.files import InputError, existing
+from data_prep.preference_formats import FIELDS as PREFERENCE_FIELDS
 from data_prep.preference_formats import REPAIRABLE as REPAIRABLE_PREFERENCES
 from data_prep.preference_formats import formats_of, pairs, preference_of
-from data_prep.rows import REPAIRED_BY_READING, Problem, Row, counted, not_utf8, read_rows, shorten
+from data_prep.rows import REPAIRED_BY_READING, Problem, Row, counted, identify, rows_of, shorten
 
 MENDED = (*REPAIRED_BY_READING, *REPAIRABLE, *sorted(REPAIRABLE_PREFERENCES))  # kinds that the readers have mended
 ECHO = "answer equal to prompt"
@@ -44,34 +45,38 @@ class Size(NamedTuple):
     cut: int = 0  # lie beyond the context
 
 
+def kind_of_columns(columns: str | None) -> tuple[str, dict[str, str] | None]:
+    """What rows are read as where `columns` names their fields, "conversations" or "preferences", and {field: column};
+    ("", None) where it is None: every row is looked at. Raises InputError."""
+    named = parse_columns(columns, dict.fromkeys((*CONVERSATION_FIELDS, *PREFERENCE_FIELDS))) or {}
+    if named.keys() <= set(CONVERSATION_FIELDS):
+        return ("conversations" if named else ""), parse_columns(columns, CONVERSATION_FIELDS)
+    return "preferences", parse_columns(columns, PREFERENCE_FIELDS)
+
+
 def checked_rows(
-    files: Iterable[str], columns: dict[str, str] | None = None, roles: Iterable[str] = PLAIN_ROLES
+    files: Iterable[str], columns: str | None = None, roles: Iterable[str] = PLAIN_ROLES
 ) -> Iterator[Checked]:
-    """All rows of `files`, those that have a preference's fields as such; with `columns` all are conversations."""
-    for path in files:
-        empty = Row(path, 1, 1, "", None, [Problem("empty file", "no row", "at least one row")])
-        rows = read_rows(path)
-        for row in chain([next(rows, empty)], rows):
-            if row.value is None and row.problems:
-                yield Checked(row, "", {})
-                continue
-            if not isinstance(row.value, dict):
-                problem = Problem("not an object", shorten(row.value), "an object, with the fields of a row: { ... }")
-                yield Checked(row._replace(problems=[*row.problems, problem]), "", {})
-                continue
-            if columns is None and formats_of(row.value):
-                kind, (said, problems) = "preferences", preference_of(row.value)
-            else:
-                messages, problems = to_conversation(row.value, columns, roles)
-                kind, said = "conversations", {"messages": messages}
-                if columns is None and [problem.kind for problem in problems] == [UNKNOWN_FORMAT]:
-                    kind, problems = "", [unknown(row.value, problems[0])]
-            identifier = row.value.get("id")
-            identifier = f"{Path(row.path).name}:{row.number}" if identifier is None else str(identifier)
-            if not_utf8(identifier) is not None:
-                problems = [*problems, Problem("not Unicode", f"{identifier!r} under 'id'", "whole characters")]
-            record = {"id": identifier, "source": row.path, "row": row.number, **said}
-            yield Checked(row._replace(problems=[*row.problems, *problems]), kind, record)
+    """All rows of `files`, those that have a preference's fields as such; with `columns` all are of one kind."""
+    named_kind, columns = kind_of_columns(columns)
+    for row in rows_of(files):
+        if row.value is None and row.problems:
+            yield Checked(row, "", {})
+            continue
+        if not isinstance(row.value, dict):
+            problem = Problem("not an object", shorten(row.value), "an object, with the fields of a row: { ... }")
+            yield Checked(row.with_found([problem]), "", {})
+            continue
+        kind = named_kind or ("preferences" if formats_of(row.value) else "conversations")
+        if kind == "preferences":
+            said, problems = preference_of(row.value, columns)
+        else:
+            messages, problems = to_conversation(row.value, columns, roles)
+            said = {"messages": messages}
+            if [problem.kind for problem in problems] == [UNKNOWN_FORMAT] and not named_kind:
+                kind, problems = "", [unknown(row.value, problems[0])]
+        identifier, row = identify(row.with_found(problems), (columns or {}).get("id", "id"))
+        yield Checked(row, kind, {"id": identifier, "source": row.path, "row": row.number, **said})
 
 
 def unknown(value: dict, problem: Problem) -> Problem:

@@ -13,8 +13,8 @@ import json
 import re
 from collections.abc import Iterable
 
-from data_prep.files import InputError
-from data_prep.rows import Problem, counted, not_utf8, shorten
+from data_prep.columns import renamed
+from data_prep.rows import NOT_UNICODE, Problem, counted, not_utf8, shorten
 
 ROLES = {
     **dict.fromkeys(("human", "user"), "user"),
@@ -38,8 +38,9 @@ QUESTION_AND_ANSWER = (
     ("question", "answer"),
 )
 EXPECTED = "'conversations', 'messages' or " + ", ".join(f"{q!r} and {a!r}" for q, a in QUESTION_AND_ANSWER)
-TARGETS = ("id", "conversations", "messages", "system", "history", "input", "text",
-           *dict.fromkeys(key for pair in QUESTION_AND_ANSWER for key in pair))  # fmt: skip
+# The fields that a row is read by.
+FIELDS = ("id", "conversations", "messages", "system", "history", "input", "text",
+          *dict.fromkeys(key for pair in QUESTION_AND_ANSWER for key in pair))  # fmt: skip
 SPOKEN = re.compile(r"(?:^|\n)[ \t]*(Human|Assistant)[ \t]*[:：]")
 # Who may speak after whom; "" is the start, or the system turn there.
 FOLLOWERS = {
@@ -50,19 +51,6 @@ FOLLOWERS = {
     "tool": ("tool", "assistant", "function_call"),
 }
 NAMES = {"user": "human", "assistant": "gpt"}  # as the format that most files have calls them
-
-
-def parse_columns(columns: str | dict[str, str] | None) -> dict[str, str] | None:
-    """{field: column} of "messages=dialogue" or "prompt=q,completion=a"; None stays None. Raises InputError."""
-    if columns is None or isinstance(columns, dict):
-        return columns
-    mapping = dict(part.split("=", 1) for part in columns.split(",") if part.count("=") == 1)
-    if len(mapping) != columns.count(",") + 1 or not all(mapping.values()):
-        raise InputError(f"columns: found {columns!r}; expected field=column, several with commas between them, "
-                         "such as messages=dialogue or prompt=q,completion=a")  # fmt: skip
-    if unknown := [field for field in mapping if field not in TARGETS]:
-        raise InputError(f"columns: found the field {unknown[0]!r}; expected one of {', '.join(TARGETS)}")
-    return mapping
 
 
 def to_conversation(
@@ -80,10 +68,9 @@ def to_conversation(
     if not isinstance(value, dict):
         return [], [Problem("not an object", shorten(value), "{'id', 'conversations': [...]}")]
     if columns is not None:
-        if missing := [column for column in columns.values() if column not in value]:
-            expected = f"the column {missing[0]!r}, which columns names"
-            return [], [Problem(UNKNOWN_FORMAT, f"keys {shorten(list(value))}", expected)]
-        value = {"id": value.get("id"), **{field: value[column] for field, column in columns.items()}}
+        value, missing = renamed(value, columns)
+        if missing:
+            return [], missing
     candidates = find_formats(value)
     if not candidates:
         return [], [Problem(UNKNOWN_FORMAT, f"keys {shorten(sorted(value))}", EXPECTED)]
@@ -229,7 +216,7 @@ def text_problem(text, kind: str, where: str) -> list[Problem]:
         return [Problem(kind, f"{shorten(text)} at {where}", "a string with more than blanks in it")]
     if (start := not_utf8(text)) is not None:  # JSON may hold half a surrogate pair, which no tokenizer takes
         found = f"{text[start]!r} (half a surrogate pair) at {where}, character {start + 1}"
-        return [Problem("not Unicode", found, "whole characters")]
+        return [Problem(NOT_UNICODE, found, "whole characters")]
     return []
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from data_prep.arrow_files import write_dataset
-from data_prep.conversation_formats import PLAIN_ROLES, REPAIRABLE, TRAILING_HUMAN, parse_columns, to_conversation
+from data_prep.columns import parse_columns
+from data_prep.conversation_formats import FIELDS, PLAIN_ROLES, REPAIRABLE, TRAILING_HUMAN, to_conversation
 from data_prep.files import InputError
-from data_prep.rows import REPAIRED_BY_READING, Intake, Problem, Row, counted, data_files, not_utf8, read_rows
+from data_prep.rows import REPAIRED_BY_READING, Intake, counted, data_files, identify, names_of, rows_of
 
 BATCH = 1000  # rows written to disk at once
 
@@ -35,25 +36,18 @@ def conversation_rows(
         columns: {field: column}, or "field=column,...", instead of looking for the format of each row.
         roles: those that the chat template at hand can write; other turns are defects.
     """
-    columns, roles = parse_columns(columns), tuple(roles)
-    for path in files:
-        empty = Row(path, 1, 1, "", None, [Problem("empty file", "no row", "at least one row")])
-        rows = read_rows(path)
-        for row in itertools.chain([next(rows, empty)], rows):
-            messages, problems = [], list(row.problems)
-            if row.value is not None or not problems:
-                messages, found = to_conversation(row.value, columns, roles)
-                problems += found
-            identifier = row.value.get("id") if isinstance(row.value, dict) else None
-            identifier = f"{Path(row.path).name}:{row.number}" if identifier is None else str(identifier)
-            if not_utf8(identifier) is not None:
-                problems.append(Problem("not Unicode", f"{identifier!r} under 'id'", "whole characters"))
-            trimmed = [problem for problem in problems if problem.kind == TRAILING_HUMAN]
-            if trimmed:
-                problems = [problem for problem in problems if problem.kind != TRAILING_HUMAN]
-            if intake.take(row._replace(problems=problems), (*REPAIRED_BY_READING, *REPAIRABLE)):
-                intake.repaired[TRAILING_HUMAN] += len(trimmed)
-                yield {"id": identifier, "source": row.path, "row": row.number, "messages": messages}
+    columns, roles = parse_columns(columns, FIELDS), tuple(roles)
+    for row in rows_of(files):
+        messages: list[dict] = []
+        if row.value is not None or not row.problems:
+            messages, found = to_conversation(row.value, columns, roles)
+            row = row.with_found(found)
+        identifier, row = identify(row, (columns or {}).get("id", "id"))
+        problems = [problem for problem in row.problems if problem.kind != TRAILING_HUMAN]
+        trimmed = len(row.problems) - len(problems)
+        if intake.take(row._replace(problems=problems), (*REPAIRED_BY_READING, *REPAIRABLE)):
+            intake.repaired[TRAILING_HUMAN] += trimmed
+            yield {"id": identifier, "source": row.path, "row": row.number, "messages": messages}
 
 
 def read_conversations(
@@ -70,7 +64,7 @@ def read_conversations(
     rows = list(conversation_rows(files, intake, columns))
     intake.close()
     if not rows:
-        raise InputError(f"{', '.join(files)}: no conversation is left; expected at least one")
+        raise intake.nothing_left(names_of(files), "conversation")
     return rows, +intake.repaired
 
 
@@ -115,8 +109,7 @@ def batched(rows: Iterable, size: int) -> Iterator[list]:
 def close_books(intake: Intake, files: list[str]) -> None:
     """Close the intake and print its counts. Raises InputError for bad rows, and where no row is left."""
     intake.close()
-    names = ", ".join(Path(file).name for file in files[:3])
-    names += f" and {counted(len(files) - 3, 'file')} more" if len(files) > 3 else ""
+    names = names_of(files)
     line = f"{names}: {counted(intake.rows_out, 'conversation')}"
     repaired = Counter(intake.repaired)
     if trimmed := repaired.pop(TRAILING_HUMAN, 0):
@@ -124,13 +117,10 @@ def close_books(intake: Intake, files: list[str]) -> None:
     if repaired := +repaired:
         line += ", repaired: " + ", ".join(f"{count:,} × {kind}" for kind, count in repaired.most_common())
     if intake.on_bad == "quarantine":
-        line += (f"; rows in {intake.rows_in:,} = rows out {intake.rows_out:,} + quarantined {intake.quarantined:,}, "
-                 f"which are in {intake.quarantine}")  # fmt: skip
+        line += f"; {intake.balance()}"
     print(line)
     if not intake.rows_out:
-        raise InputError(
-            f"{names}: no conversation is left of {counted(intake.rows_in, 'row')}; expected at least one"
-        )
+        raise intake.nothing_left(names, "conversation")
 
 
 def check_context(tokenizer, config, max_length: int) -> None:

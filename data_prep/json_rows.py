@@ -73,10 +73,10 @@ class Decoder:
         return value
 
 
-def shorten(value) -> str:
-    """A value as Python writes it, cut to 60 characters for a message."""
-    text = repr(value[:80] if isinstance(value, str) else value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def shorten(value, most: int = 60) -> str:
+    """A value as Python writes it, cut to `most` characters for a message."""
+    text = repr(value[: most + 20] if isinstance(value, str) else value)
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def json_rows(window: Window, lines: bool) -> Iterator[Parsed]:

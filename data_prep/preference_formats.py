@@ -16,6 +16,7 @@ Other fields are passed over.
 import math
 import re
 
+from data_prep.columns import renamed
 from data_prep.conversation_formats import (
     NO_PLACE,
     PLAIN_ROLES,
@@ -31,7 +32,7 @@ PROMPTS = ("prompt", "question", "conversations", "instruction")
 CHOSEN = ("chosen", "response_chosen")  # response_*: MedicalGPT
 REJECTED = ("rejected", "response_rejected")
 COMPLETIONS = ("completions", "answers", "responses")
-FIELDS = {"pair": (*CHOSEN, *REJECTED), "ranking": COMPLETIONS, "label": ("completion",)}
+ANSWERS = {"pair": (*CHOSEN, *REJECTED), "ranking": COMPLETIONS, "label": ("completion",)}
 TEXTS = ("response", "answer", "completion", "text")  # of an answer that is an object
 # UltraFeedback's overall_score was wrong for 2,628 answers until it was mended by their fine-grained scores: those first.
 SCORES = ("score", "fine-grained_score", "overall_score", "rating", "reward")
@@ -41,6 +42,9 @@ PAIR_SCORES = (
     ("chosen_rating", "rejected_rating"),
     ("chosen-rating", "rejected-rating"),
 )
+# The fields that a row is read by.
+FIELDS = ("id", "system", "history", "input", *PROMPTS, *CHOSEN, *REJECTED, *COMPLETIONS, "completion", "ranks", "scores",
+          "label", "margin", *(field for sides in PAIR_SCORES for field in sides))  # fmt: skip
 LABELS = {"true": True, "1": True, "false": False, "0": False}
 HUMAN = "\n\nHuman:"
 QUESTION = {"role": "user", "content": "?"}
@@ -83,15 +87,22 @@ def _given(fields: dict) -> dict:
     return {field: value for field, value in fields.items() if value is not None}
 
 
-def preference_of(row: dict) -> tuple[dict, list[Problem]]:
+def preference_of(row: dict, columns: dict[str, str] | None = None) -> tuple[dict, list[Problem]]:
     """The row as `{"prompt": messages, "completions": [str, …], "ranks": [int, …], "scores": [float, …] or None}`, or
     with "label" (bool) instead of ranks and scores; and what is wrong with it.
 
     Where every problem is in `REPAIRABLE` the ranking is whole, and repaired; with another it may lack anything.
+
+    Args:
+        columns: {field: column of the file} instead of looking for the fields.
     """
+    if columns is not None:
+        row, missing = renamed(row, columns)
+        if missing:
+            return {}, missing
     row = _given(row)
     formats, prompts = formats_of(row), [field for field in PROMPTS if field in row]
-    sides = [field for field in FIELDS[formats[0]] if field in row] if len(formats) == 1 else []
+    sides = [field for field in ANSWERS[formats[0]] if field in row] if len(formats) == 1 else []
     if len(sides) != (2 if formats == ["pair"] else 1) or len(prompts) > 1:
         expected = (
             "'prompt' and one of: 'completions' and 'ranks', 'completions' and 'scores', 'chosen' and 'rejected', "

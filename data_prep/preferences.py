@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from data_prep.columns import parse_columns
 from data_prep.files import InputError
-from data_prep.preference_formats import REPAIRABLE, pairs, preference_of
-from data_prep.rows import REPAIRED_BY_READING, Intake, Problem, counted, data_files, read_rows, shorten
+from data_prep.preference_formats import FIELDS, REPAIRABLE, pairs, preference_of
+from data_prep.rows import REPAIRED_BY_READING, Intake, Problem, Row, counted, data_files, names_of, rows_of, shorten
 
 TIED = "with all completions tied"
 ALONE = "labelled answers without one of the other label to their prompt"
@@ -20,7 +21,10 @@ BOTH = "labelled answers of one text labelled both ways"
 
 
 def read_rankings(
-    paths: str | Path | Iterable[str | Path], on_bad: str = "error", quarantine: str | Path | None = None
+    paths: str | Path | Iterable[str | Path],
+    on_bad: str = "error",
+    quarantine: str | Path | None = None,
+    columns: dict[str, str] | str | None = None,
 ) -> tuple[list[dict], dict[str, int]]:
     """Rows `{"prompt": messages, "completions": [str, …], "ranks": [int, …]}`, and counts.
 
@@ -34,57 +38,66 @@ def read_rankings(
             turns of one speaker in a prompt, mends the writing of roles ("User "), takes off a byte order mark and
             passes over a trailing comma.
         quarantine: the JSONL file that bad rows go to under `on_bad="quarantine"`.
+        columns: {field: column}, or "prompt=question,chosen=good,rejected=bad", instead of looking for the fields.
 
     Raises one `InputError` that covers all bad rows of all files, and one where no ranking is left.
     """
-    files, intake = data_files(paths), Intake(on_bad, quarantine)
+    intake = Intake(on_bad, quarantine)
+    rankings, left_out = _rankings(data_files(paths), intake, columns)
+    counts = {"rows": intake.rows_in, "rankings": len(rankings), "pairs": _count_pairs(rankings), **left_out}
+    counts |= {f"repaired: {kind}": count for kind, count in intake.repaired.items()}
+    return rankings, counts | {"quarantined": intake.quarantined}
+
+
+def _rankings(
+    files: list[str], intake: Intake, columns: dict[str, str] | str | None
+) -> tuple[list[dict], dict[str, int]]:
+    """The rankings of files, and how many rows are left out for which reason; closes the intake."""
+    columns = parse_columns(columns, FIELDS)
     rankings: list[dict] = []
     left_out: Counter = Counter()
     labelled: dict[str, dict] = {}  # {prompt: its ranking, which `_add_label` fills in}
-    for file in files:
-        before = intake.rows_in
-        for row in read_rows(file):
-            preference = _read(row.value, row.problems)
-            if not intake.take(row, (*REPAIRED_BY_READING, *REPAIRABLE)):
-                continue
-            if "label" in preference:
-                _add_label(preference, labelled, rankings)
-            elif pairs(preference["ranks"]):
-                rankings.append(preference)
-            else:
-                left_out[TIED] += 1
-        if intake.rows_in == before:
-            raise InputError(f"{file}: found no rows; expected at least one")
+    for row in rows_of(files):
+        preference, found = _read(row, columns)
+        if not intake.take(row.with_found(found), (*REPAIRED_BY_READING, *REPAIRABLE)):
+            continue
+        if "label" in preference:
+            _add_label(preference, labelled, rankings)
+        elif pairs(preference["ranks"]):
+            rankings.append(preference)
+        else:
+            left_out[TIED] += 1
     intake.close()
     for ranking in labelled.values():
         _settle_labels(ranking, left_out)
     rankings = [ranking for ranking in rankings if ranking["ranks"]]
-    if not rankings:
-        found = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "none"
-        aside = f", {intake.quarantined:,} quarantined (see {quarantine})" if intake.quarantined else ""
+    left_out = {reason: left_out[reason] for reason in (TIED, ALONE, BOTH) if left_out[reason]}
+    if left_out and not rankings:
+        found = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+        aside = f", {intake.quarantined:,} quarantined (see {intake.quarantine})" if intake.quarantined else ""
         raise InputError(
-            f"{', '.join(files)}: no ranking is left: found {found}{aside}; expected a row in which one completion is "
+            f"{names_of(files)}: no ranking is left: found {found}{aside}; expected a row in which one completion is "
             "better than another. Check the field that the ranks come from"
         )
+    if not rankings:
+        raise intake.nothing_left(names_of(files), "ranking")
     if all(ranking["scores"] is None for ranking in rankings):
         for ranking in rankings:
             del ranking["scores"]
-    counts = {"rows": intake.rows_in, "rankings": len(rankings)}
-    counts["pairs"] = sum(len(pairs(ranking["ranks"])) for ranking in rankings)
-    counts |= left_out | {f"repaired: {kind}": count for kind, count in intake.repaired.items()}
-    return rankings, counts | {"quarantined": intake.quarantined}
+    return rankings, left_out
 
 
-def _read(value, problems: list[Problem]) -> dict:
-    """The preference in what was parsed of a row; what is wrong with it is added to `problems`."""
-    if value is None and problems:
-        return {}
-    if not isinstance(value, dict):
-        problems.append(Problem("not an object", shorten(value), "{'prompt', 'completions', 'ranks'}"))
-        return {}
-    preference, found = preference_of(value)
-    problems += found
-    return preference
+def _count_pairs(rankings: list[dict]) -> int:
+    return sum(len(pairs(ranking["ranks"])) for ranking in rankings)
+
+
+def _read(row: Row, columns: dict[str, str] | None) -> tuple[dict, list[Problem]]:
+    """The preference in what was parsed of a row, and what is wrong with it beside what reading found."""
+    if row.value is None and row.problems:
+        return {}, []
+    if not isinstance(row.value, dict):
+        return {}, [Problem("not an object", shorten(row.value), "{'prompt', 'completions', 'ranks'}")]
+    return preference_of(row.value, columns)
 
 
 def _add_label(preference: dict, labelled: dict[str, dict], rankings: list[dict]) -> None:
@@ -117,7 +130,10 @@ def _key(prompt: list[dict]) -> str:
 
 
 def load_rankings(
-    paths: str | Path | Iterable[str | Path], on_bad: str = "error", quarantine: str | Path | None = None
+    paths: str | Path | Iterable[str | Path],
+    on_bad: str = "error",
+    quarantine: str | Path | None = None,
+    columns: dict[str, str] | str | None = None,
 ):
     """The rankings as a `datasets.Dataset` with columns prompt, completions, ranks and, where there are any, scores;
     prints what was left out, repaired and set aside.
@@ -126,17 +142,16 @@ def load_rankings(
     """
     from datasets import Dataset  # slow to import, and the readers do without it
 
-    files = data_files(paths)
-    rows, counts = read_rankings(files, on_bad, quarantine)
-    line = f"{counted(counts['rankings'], 'ranking')}, {counted(counts['pairs'], 'pair')}"
-    if left_out := [f"{counts[reason]:,} {reason}" for reason in (TIED, ALONE, BOTH) if counts.get(reason)]:
-        line += "; left out: " + ", ".join(left_out)
-    if repaired := [f"{count:,} × {name[10:]}" for name, count in counts.items() if name.startswith("repaired: ")]:
-        line += "; repaired: " + ", ".join(repaired)
-    if counts["quarantined"]:
-        kept = counts["rows"] - counts["quarantined"]
-        line += f"; {counts['rows']:,} rows in = {kept:,} out + {counts['quarantined']:,} quarantined, in {quarantine}"
-    print(f"{', '.join(Path(file).name for file in files)}: {line}")
+    intake, files = Intake(on_bad, quarantine), data_files(paths)
+    rows, left_out = _rankings(files, intake, columns)
+    line = f"{counted(len(rows), 'ranking')}, {counted(_count_pairs(rows), 'pair')}"
+    if left_out:
+        line += "; left out: " + ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+    if intake.repaired:
+        line += "; repaired: " + ", ".join(f"{count:,} × {kind}" for kind, count in intake.repaired.most_common())
+    if on_bad == "quarantine":
+        line += f"; {intake.balance()}"
+    print(f"{names_of(files)}: {line}")
     return Dataset.from_list(rows)
 
 

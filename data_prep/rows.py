@@ -7,6 +7,7 @@ Parquet, each of the text ones also as .gz, .xz or .zst, folders of them, and da
 import contextlib
 import csv
 import glob
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,9 +23,20 @@ TEXT_ENDINGS = (".json", ".jsonl", ".csv")
 ENDINGS = (*TEXT_ENDINGS, ".parquet")
 HUB = "hf://"
 BYTE_ORDER_MARK = "byte order mark"
+NOT_UTF8, NOT_UNICODE = "not UTF-8", "not Unicode"
 REPAIRED_BY_READING = (TRAILING_COMMA, BYTE_ORDER_MARK)  # the value is what the repaired text says
 # CSV columns whose cells hold a list, written as JSON; elsewhere a cell is text, whatever it looks like.
-LIST_COLUMNS = ("conversations", "messages", "history", "completions", "scores", "ranks", "tools")
+LIST_COLUMNS = (
+    "conversations",
+    "messages",
+    "history",
+    "completions",
+    "answers",
+    "responses",
+    "scores",
+    "ranks",
+    "tools",
+)
 
 
 class Row(NamedTuple):
@@ -35,7 +47,16 @@ class Row(NamedTuple):
     line: int | None  # the line on which it begins, from 1; None for Parquet and the Hub
     raw: str  # its untouched text (of Parquet and the Hub: its JSON); bytes that are no UTF-8 as surrogateescape
     value: object  # what was parsed; None where it could not be
-    problems: list[Problem]  # what reading it found
+    problems: list[Problem]  # what reading it found, and what was added since
+
+    def with_found(self, problems: list[Problem]) -> "Row":
+        """The row with what its content has wrong. A byte that is no UTF-8, named by reading, is not named again as the
+        half surrogate pair that stands for it."""
+        if not problems:
+            return self
+        named = any(problem.kind == NOT_UTF8 for problem in self.problems)
+        added = [problem for problem in problems if not (named and problem.kind == NOT_UNICODE)]
+        return self._replace(problems=[*self.problems, *added])
 
 
 def counted(number: int, noun: str) -> str:
@@ -87,6 +108,29 @@ def data_files(paths: str | Path | Iterable[str | Path]) -> list[str]:
     return files
 
 
+def names_of(files: list[str]) -> str:
+    """The names of the first files, for a line on the screen: "a.json, b.json, c.json and 2 files more"."""
+    more = f" and {counted(len(files) - 3, 'file')} more" if len(files) > 3 else ""
+    return ", ".join(Path(file).name for file in files[:3]) + more
+
+
+def rows_of(files: Iterable[str]) -> Iterator[Row]:
+    """The rows of files (see `data_files`), one at a time; an empty file is a row with that problem."""
+    for path in files:
+        rows = read_rows(path)
+        empty = Row(path, 1, 1, "", None, [Problem("empty file", "no row", "at least one row")])
+        yield from itertools.chain([next(rows, empty)], rows)
+
+
+def identify(row: Row, column: str = "id") -> tuple[str, Row]:
+    """A row's own id, or else "<file name>:<row number>"; and the row, with the problem of an id that is no text."""
+    value = row.value.get(column) if isinstance(row.value, dict) else None
+    identifier = f"{Path(row.path).name}:{row.number}" if value is None else str(value)
+    if not_utf8(identifier) is not None:
+        row = row.with_found([Problem(NOT_UNICODE, f"{identifier!r} under {column!r}", "whole characters")])
+    return identifier, row
+
+
 def read_rows(path: str | Path) -> Iterator[Row]:
     """The rows of one file (see `data_files`), one at a time: the memory used does not grow with the file.
 
@@ -116,7 +160,7 @@ def _text_rows(path: str) -> Iterator[Row]:
     for number, (line, raw, value, problems) in enumerate(parsed, start=1):
         if (start := not_utf8(raw)) is not None and not window.encoding:
             found = f"the byte {ord(raw[start]) - 0xDC00:#x} as character {start + 1:,} of the row"
-            problems = [*problems, Problem("not UTF-8", found, "UTF-8: save the file as UTF-8")]
+            problems = [*problems, Problem(NOT_UTF8, found, "UTF-8: save the file as UTF-8")]
         if number == 1 and window.byte_order_mark:
             problem = Problem(BYTE_ORDER_MARK, "bytes EF BB BF at the start of the file", "UTF-8 without them")
             problems = [problem, *problems]
@@ -163,12 +207,13 @@ def _csv_rows(window: Window) -> Iterator[tuple]:
         try:
             cells = next(csv.reader(physical_lines(), strict=True), [])
         except csv.Error as error:
-            cells, problems = [], [Problem("broken CSV", f"{error}, in the row on line {begin:,}", "CSV (RFC 4180)")]
+            what = "a carriage return outside of quotes" if "new-line character" in str(error) else error
+            cells, problems = [], [Problem("broken CSV", f"{what}, in the row on line {begin:,}", "CSV (RFC 4180)")]
         raw = "".join(lines)
         if not raw:
             yield from rest(window, Problem("broken CSV", f"a line longer than {LIMIT:,} characters", "shorter lines"))
             return
-        if not raw.strip():
+        if not raw.strip(" \t\r\n"):
             continue
         if header is None and not problems:
             header = cells
@@ -183,14 +228,14 @@ def _csv_rows(window: Window) -> Iterator[tuple]:
             found, expected = counted(len(cells), "cell"), f"{len(header):,}, as many as columns have names"
             problems = [Problem("ragged row", f"{found} in the row on line {begin:,}", expected)]
         elif not problems:
-            value = {name: _cell(name, cell) for name, cell in zip(header, cells, strict=True)}
+            value = {name: cell_value(name, cell) for name, cell in zip(header, cells, strict=True)}
             if len(value) != len(header):
                 name, count = Counter(header).most_common(1)[0]
                 problems = [Problem("duplicate key", f"{count} columns named {shorten(name)}", "each name once")]
         yield begin, raw.rstrip("\r\n"), value, problems
 
 
-def _cell(name: str, cell: str):
+def cell_value(name: str, cell: str):
     """A cell, as a list where its column holds lists or where it is a list of turns."""
     if not cell.lstrip().startswith("["):
         return cell
@@ -222,7 +267,7 @@ def _arrow_row(path: str, number: int, table) -> Row:
     try:
         (value,) = table.to_pylist()
     except UnicodeDecodeError as error:
-        return Row(path, number, None, "", None, [Problem("not UTF-8", str(error), "text as UTF-8")])
+        return Row(path, number, None, "", None, [Problem(NOT_UTF8, str(error), "text as UTF-8")])
     return Row(path, number, None, _as_json(value), value, [])
 
 
@@ -266,16 +311,21 @@ class Defects:
             name += "" if row.line is None else f", line {row.line:,}"
             shown += [f"  {name}: found {problem.found}; expected {problem.expected}" for problem in row.problems]
 
-    def raise_if_any(self, repairable: Iterable[str]) -> None:
-        """Raise one `InputError`: per file the count of every kind and its first rows, then what to do."""
-        if not self.files:
-            return
+    def lines(self) -> list[str]:
+        """Per file the count of every kind and its first rows."""
         lines = []
         for path, (rows, kinds, shown) in self.files.items():
             listed = ", ".join(f"{count:,} × {kind}" for kind, count in kinds.most_common())
             lines += [f"{path}: {counted(rows['bad'], 'row')} cannot be used: {listed}", *shown]
             if rows["bad"] > self.SHOWN:
                 lines.append(f"  and {counted(rows['bad'] - self.SHOWN, 'row')} more")
+        return lines
+
+    def raise_if_any(self, repairable: Iterable[str]) -> None:
+        """Raise one `InputError`: what is wrong, then what to do."""
+        if not self.files:
+            return
+        lines = self.lines()
         found = {kind for _, kinds, _ in self.files.values() for kind in kinds}
         if certain := [kind for kind in repairable if kind in found]:
             lines.append(f"on_bad: repair mends, and counts: {', '.join(certain)}.")
@@ -291,7 +341,10 @@ class Intake:
     error       all of them are collected; `close` raises one InputError that names them
     repair      rows whose problems are all repairable go on, counted by kind in `repaired`; the others as under error
     quarantine  bad rows go untouched, with file, line and reasons, to the JSONL file `quarantine`, which appears at
-                `close`, whole; an older one is replaced
+                `close`, whole, or not at all where no row is bad
+
+    The quarantine belongs to the output that it lies beside: an older one is replaced, and removed where no row is bad
+    any more, so that it never tells of rows that are in the output.
     """
 
     def __init__(self, on_bad: str, quarantine: str | Path | None = None) -> None:
@@ -305,7 +358,7 @@ class Intake:
         self._defects = Defects()
         self._repairable: dict[str, None] = {}  # in the order in which they were named
         self._stack = contextlib.ExitStack()
-        self._file = self._stack.enter_context(atomic_write(quarantine)) if on_bad == "quarantine" else None
+        self._file = None  # opened for the first bad row
 
     def take(self, row: Row, repairable: Iterable[str] = ()) -> bool:
         """Enter a row into the books; whether it goes on.
@@ -329,6 +382,9 @@ class Intake:
 
     def _set_aside(self, row: Row) -> None:
         self.quarantined += 1
+        self._defects.add(row)
+        if self._file is None:
+            self._file = self._stack.enter_context(atomic_write(self.quarantine))
         reasons = [problem._asdict() for problem in row.problems]
         kept = {"file": row.path, "line": row.line, "row": row.number, "reasons": reasons, "raw": row.raw}
         # In ASCII: half a surrogate pair, which stands for a byte that is no UTF-8, has no UTF-8 form.
@@ -336,7 +392,20 @@ class Intake:
 
     def close(self) -> None:
         """Raise the one InputError under error and repair; under quarantine let its file appear."""
-        self._defects.raise_if_any(self._repairable)
+        if self.on_bad != "quarantine":
+            self._defects.raise_if_any(self._repairable)
+        elif not self.quarantined:
+            Path(self.quarantine).unlink(missing_ok=True)
         self._stack.close()
         if self.rows_in != self.rows_out + self.quarantined:
             raise RuntimeError(f"{self.rows_in} rows in, {self.rows_out} out, {self.quarantined} quarantined")
+
+    def balance(self) -> str:
+        """That no row was lost: "rows in 3 = rows out 2 + quarantined 1, which are in bad.jsonl"."""
+        line = f"rows in {self.rows_in:,} = rows out {self.rows_out:,} + quarantined {self.quarantined:,}"
+        return line + (f", which are in {self.quarantine}" if self.quarantined else "")
+
+    def nothing_left(self, names: str, noun: str) -> InputError:
+        """The error of a run that no `noun` is left to, and why the rows were set aside."""
+        message = f"{names}: no {noun} is left of {counted(self.rows_in, 'row')}; expected at least one"
+        return InputError("\n".join([message, *self._defects.lines()]))

@@ -33,6 +33,7 @@ class ScriptArguments:
         default=None, metadata={"help": "Rankings of prompts that training does not see."}
     )
     on_bad: str = field(default="error", metadata={"help": "error, repair, or quarantine: bad rows into output_dir."})
+    columns: str | None = field(default=None, metadata={"help": "Their columns: prompt=q,chosen=good,rejected=bad."})
     results_dir: str | None = field(default=None, metadata={"help": "Where the figures go; None: the output folder."})
     max_seconds: float | None = field(
         default=None, metadata={"help": "Stop training after so many seconds of wall time; None: run to the end."}
@@ -70,10 +71,11 @@ def main() -> None:
     check_output_dir(args.output_dir, bool(args.resume_from_checkpoint))
 
     # Dataset
-    dataset = load_rankings(script.rankings, script.on_bad, f"{args.output_dir}/quarantine.jsonl")
+    dataset = load_rankings(script.rankings, script.on_bad, f"{args.output_dir}/quarantine.jsonl", script.columns)
     heldout = None
     if script.heldout:
-        heldout = load_rankings(script.heldout, script.on_bad, f"{args.output_dir}/quarantine_heldout.jsonl")
+        aside = f"{args.output_dir}/quarantine_heldout.jsonl"
+        heldout = load_rankings(script.heldout, script.on_bad, aside, script.columns)
     asked = {str(prompt) for prompt in dataset["prompt"]}
     if heldout and (shared := sum(str(prompt) in asked for prompt in heldout["prompt"])):
         raise InputError(

@@ -34,6 +34,7 @@ class ScriptArguments:
         default=None, metadata={"help": "Rankings of prompts that training does not see."}
     )
     on_bad: str = field(default="error", metadata={"help": "error, repair, or quarantine: bad rows into output_dir."})
+    columns: str | None = field(default=None, metadata={"help": "Their columns: prompt=q,chosen=good,rejected=bad."})
     margin_scale: float | None = field(
         default=None, metadata={"help": "Rewards to differ by this times the scores; None: no margins."}
     )
@@ -49,9 +50,9 @@ def main() -> None:
     check_output_dir(args.output_dir, bool(args.resume_from_checkpoint))
 
     # Dataset
-    dataset = load_rankings(script.rankings, script.on_bad, f"{args.output_dir}/quarantine.jsonl")
+    dataset = load_rankings(script.rankings, script.on_bad, f"{args.output_dir}/quarantine.jsonl", script.columns)
     aside = f"{args.output_dir}/quarantine_heldout.jsonl"
-    heldout = load_rankings(script.heldout, script.on_bad, aside) if script.heldout else None
+    heldout = load_rankings(script.heldout, script.on_bad, aside, script.columns) if script.heldout else None
     asked = {str(prompt) for prompt in dataset["prompt"]}
     if heldout and (shared := sum(str(prompt) in asked for prompt in heldout["prompt"])):
         raise InputError(

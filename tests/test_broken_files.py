@@ -101,6 +101,9 @@ BROKEN = [
     ("open_header.csv", b'"prompt,completion\na,b\n', "found the names of the columns: unexpected end of data"),
     ("no_answer.csv", b"prompt,completion\na,\n", "1 × empty turn"),
     ("latin.csv", b"prompt,completion\na,caf\xe9\n", "1 × not UTF-8"),
+    ("carriage_return.csv", b"prompt,completion\na,b\rc,d\n", "found a carriage return outside of quotes, in the row on line 2"),
+    ("old_mac.csv", b"prompt,completion\ra,b\r", "found the names of the columns: a carriage return outside of quotes"),
+    ("vertical_tab.csv", b"prompt,completion\na,b\n\x0b\n", "found 1 cell in the row on line 3"),
     ("list.csv", b'messages\n"[{\'role\': \'user\'}]"\n', "found keys ['messages']"),
     # Compressed files
     ("cut.json.gz", gzip.compress(TWO)[:-9], "1 × unreadable file"),
@@ -137,6 +140,15 @@ BROKEN = [
 ]  # fmt: skip
 REPAIRABLE = {"last_comma.json", "comma_between_turns.json", "comma_after_turns.json", "mark.json", "comma.jsonl",
               "alias.json", "twice.json"}  # fmt: skip
+
+
+def test_a_bad_byte_is_named_once(tmp_path):
+    for name in ("latin.json", "latin.csv"):
+        (content,) = [each for file, each, _ in BROKEN if file == name]
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=r"1 row cannot be used: 1 × not UTF-8\n") as caught:
+            read_conversations(tmp_path / name)
+        assert "not Unicode" not in str(caught.value) and "surrogate" not in str(caught.value)
 
 
 def test_there_are_enough_of_them():

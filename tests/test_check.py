@@ -73,7 +73,7 @@ DEFECTS = {
     "  ": (pair("good", "yes", "no"), ""),
 }  # fmt: skip
 # Found beside the kind that the row is for.
-ALSO = {"not Unicode": "not UTF-8", "no assistant turn": "duplicate key"}
+ALSO = {"no assistant turn": "duplicate key"}
 
 
 @pytest.fixture
@@ -237,6 +237,18 @@ def test_columns(tmp_path, monkeypatch, capsys):
     (read,) = read_jsonl(tmp_path / "out" / "conversations.jsonl")
     assert read["messages"] == [user("How?"), assistant("So.")]
     assert "columns" in refused(monkeypatch, capsys, path, "--columns", "prompt")
+    named = "prompt=q,chosen=a,rejected=b"
+    path.write_text(
+        json.dumps({"id": 5, "q": "How?", "a": "So.", "b": "No."}) + "\n" + json.dumps({"q": "Why?"}) + "\n"
+    )
+    doctor(monkeypatch, capsys, path, "--columns", named, "--output", tmp_path / "pairs")
+    (read,) = read_jsonl(tmp_path / "pairs" / "preferences.jsonl")
+    assert (read["id"], read["prompt"], read["completions"]) == ("5", [user("How?")], ["So.", "No."])
+    report = read_json(tmp_path / "pairs" / "check.json")
+    assert found(report) == {("missing column", "quarantined"): [(2, 2)]}
+    assert report["findings"][0]["first"][0]["found"] == "keys ['q']"
+    mixed = refused(monkeypatch, capsys, path, "--columns", "messages=q,chosen=a")
+    assert "columns: found the field 'messages'; expected one of id, system" in mixed
 
 
 def test_turns_and_lengths_in_characters(tmp_path, monkeypatch, capsys):
@@ -322,7 +334,10 @@ def test_no_row_is_lost_of_any_bytes(tmp_path, monkeypatch, capsys, content, end
     shutil.rmtree(output, ignore_errors=True)
     doctor(monkeypatch, capsys, path, "--on-bad", on_bad, "--output", output)
     rows = read_json(output / "check.json")["rows"]
-    written = [list(read_jsonl(output / f"{kind}.jsonl")) for kind in (*check.KINDS, "quarantine")]
+    written = [list(read_jsonl(output / f"{kind}.jsonl")) for kind in check.KINDS]
+    aside = output / "quarantine.jsonl"
+    assert aside.exists() == bool(rows["quarantined"])
+    written.append(list(read_jsonl(aside)) if rows["quarantined"] else [])
     assert rows["in"] == sum(map(len, written)) >= 1
     assert rows["out"] == len(written[0]) + len(written[1])
 
@@ -365,6 +380,8 @@ def test_killed_at_any_moment_it_leaves_all_or_nothing(tmp_path):
     path.write_text("\n".join(row(user(f"Question {n}? {LONG[: n % 300]}"), assistant(f"{n}")) for n in range(3000)))
     command = [sys.executable, "-m", "data_prep.check", str(path), "--output"]
     names = ["check.html", "check.json", "conversations.jsonl", "preferences.jsonl", "quarantine.jsonl"]
+    with path.open("a") as file:
+        file.write("\nbroken")
 
     def whole(folder: Path) -> bool:
         return sorted(os.listdir(folder)) == names and len(list(read_jsonl(folder / "conversations.jsonl"))) == 3000

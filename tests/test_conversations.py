@@ -340,6 +340,9 @@ def test_quarantine_sets_bad_rows_aside_untouched(tmp_path, capsys):
     path.write_bytes(lines[1])
     assert "no conversation is left of 1 row" in refused_to_load(path, on_bad="quarantine", quarantine=aside)
     assert len(aside.read_text().splitlines()) == 1
+    path.write_bytes(lines[0])  # mended: the older quarantine would tell of rows that are in
+    load_conversations(path, on_bad="quarantine", quarantine=aside)
+    assert capsys.readouterr().out.endswith("; rows in 1 = rows out 1 + quarantined 0\n") and not aside.exists()
     assert "there is no file for the bad rows" in refusal(path, on_bad="quarantine")
 
 

@@ -93,12 +93,28 @@ def test_bad_rows_are_named_or_set_aside_and_what_is_left_out_is_said(recipe, fi
         given["margin_scale"] = 2
     done = succeeded(again(recipe, **given, on_bad="quarantine"))
     aside = tmp_path / "out" / "quarantine.jsonl"
-    assert f"train.jsonl: 9 rankings, 9 pairs; 11 rows in = 9 out + 2 quarantined, in {aside}\n" in done.out
+    assert (
+        f"train.jsonl: 9 rankings, 9 pairs; rows in 11 = rows out 9 + quarantined 2, which are in {aside}\n"
+        in done.out
+    )
     assert [json.loads(line)["row"] for line in aside.read_text().splitlines()] == [10, 11]
     assert "heldout.jsonl: 2 rankings, 2 pairs; left out: 1 labelled answers without one of the other" in done.out
     if recipe == "reward":
         assert "margins from the scores of 6 of 9 rankings, times 2" in done.out
         assert results(tmp_path / "out", "reward")["metrics"]["pairs"] == 2
+
+
+@pytest.mark.parametrize("recipe", ["reward", "dpo"])
+def test_columns_of_other_names(recipe, tiny_model_dir, tmp_path):
+    write_jsonl(tmp_path / "own.jsonl", [{"q": letter, "good": "yes", "bad": "no", "prompt": 1} for letter in "abcd"])
+    given = {"rankings": tmp_path / "own.jsonl", "model_name_or_path": tiny_model_dir, "max_length": POSITIONS}
+    given |= {"output_dir": tmp_path / "out", "max_steps": 1, "save_strategy": "no"}
+    missing = "found keys ['q', 'good', 'bad', 'prompt']; expected the column 'worse', which columns names"
+    assert missing in refused(
+        again(recipe, **given, columns="prompt=q,chosen=good,rejected=worse"), "own.jsonl: 4 rows"
+    )
+    done = succeeded(again(recipe, **given, columns="prompt=q,chosen=good,rejected=bad"))
+    assert "own.jsonl: 4 rankings, 4 pairs\n" in done.out
 
 
 def test_margins_without_scores_are_refused(files, tiny_model_dir, tmp_path):

@@ -272,7 +272,9 @@ def test_rankings_that_are_tied_are_left_out_and_printed(tmp_path, capsys):
 
 def test_a_file_without_any_preference_is_refused(tmp_path):
     path = write(tmp_path, [{"prompt": "2", "completions": ["a", "b"], "ranks": [1, 1]}])
-    assert refusal(path).startswith(f"{path}: no ranking is left: found 1 with all completions tied; expected a row")
+    assert refusal(path).startswith(
+        f"{path.name}: no ranking is left: found 1 with all completions tied; expected a row"
+    )
 
 
 DEFECTIVE = {
@@ -408,8 +410,8 @@ def test_all_defects_come_in_one_error(tmp_path):
     ("name", "content", "found"),
     [
         ("r.txt", "a,b", "found the ending '.txt'; expected .json, .jsonl, .csv, .parquet"),
-        ("r.jsonl", "\n", "found no rows; expected at least one"),
-        ("r.csv", "prompt,chosen,rejected\n", "found no rows; expected at least one"),
+        ("r.jsonl", "\n", "1 × empty file\n  row 1, line 1: found no row; expected at least one row"),
+        ("r.csv", "prompt,chosen,rejected\n", "1 × empty file"),
         ("r.jsonl", '{"prompt": "Q"\n', "1 row cannot be used: 1 × broken JSON"),
         ("r.jsonl", "[1]\n", "1 × not an object"),
         ("r.json", "{}", "found keys []"),
@@ -462,7 +464,7 @@ def test_quarantine_keeps_the_untouched_row_its_place_and_reason(tmp_path, capsy
     aside = tmp_path / "run" / "quarantine.jsonl"
     assert len(load_rankings(path, "quarantine", aside)) == 1
     assert capsys.readouterr().out == (
-        f"ranked.jsonl: 1 ranking, 1 pair; 3 rows in = 1 out + 2 quarantined, in {aside}\n"
+        f"ranked.jsonl: 1 ranking, 1 pair; rows in 3 = rows out 1 + quarantined 2, which are in {aside}\n"
     )
     first, second = map(json.loads, aside.read_text().splitlines())
     assert first == {
@@ -479,6 +481,52 @@ def test_quarantine_keeps_the_untouched_row_its_place_and_reason(tmp_path, capsy
         "raw": bad,
     }
     assert (second["line"], second["row"], second["raw"]) == (4, 3, "{broken")
+    path.write_text(bad)
+    with pytest.raises(InputError) as caught:
+        load_rankings(path, "quarantine", aside)
+    assert str(caught.value).splitlines()[:2] == [
+        "ranked.jsonl: no ranking is left of 1 row; expected at least one",
+        f"{path}: 1 row cannot be used: 1 × identical completions ranked differently",
+    ]
+
+
+def test_columns_say_where_the_fields_are(tmp_path, capsys):
+    rows = [{"id": 1, "q": "Q", "good": "good", "bad": "bad", "prompt": 7, "margin": "x"}]
+    named = "prompt=q,chosen=good,rejected=bad"
+    (found,), _ = read_rankings(write(tmp_path, rows), columns=named)
+    assert found == {"prompt": USER, "completions": ["good", "bad"], "ranks": [0, 1]}
+    assert load_rankings(tmp_path / "ranked.jsonl", columns=named)[0] == found
+    table = 'q,texts,marks\nQ,"[""a"", ""b""]","[1, 2.5]"\n'
+    (tmp_path / "cells.csv").write_text(table)
+    (found,), _ = read_rankings(tmp_path / "cells.csv", columns="prompt=q,completions=texts,scores=marks")
+    assert found == {"prompt": USER, "completions": ["a", "b"], "ranks": [1, 0], "scores": [1.0, 2.5]}
+    ranked = write(tmp_path, [{"q": "Q", "texts": ["a", "b"], "order": [2, 1]}], "ranked.json")
+    (found,), _ = read_rankings(ranked, columns={"prompt": "q", "completions": "texts", "ranks": "order"})
+    assert found["ranks"] == [2, 1]
+    labelled = write(tmp_path, [{"q": "Q", "a": "a", "ok": True}, {"q": "Q", "a": "b", "ok": False}], "labelled.json")
+    (found,), _ = read_rankings(labelled, columns="prompt=q,completion=a,label=ok")
+    assert (found["completions"], found["ranks"]) == (["a", "b"], [0, 1])
+
+
+def test_columns_that_are_not_there_are_one_error_that_names_those_that_are(tmp_path):
+    path = write(tmp_path, [{"id": 1, "q": "Q", "good": "good", "bad": "bad"}] * 3)
+    with pytest.raises(InputError) as caught:
+        read_rankings(path, columns="prompt=question,chosen=good,rejected=bad")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"{path}: 3 rows cannot be used: 3 × missing column"
+    assert lines[1] == (
+        "  row 1 (id '1'), line 1: found keys ['id', 'q', 'good', 'bad']; expected the column 'question', which columns names"
+    )
+    with pytest.raises(InputError) as caught:
+        read_rankings(path, "quarantine", tmp_path / "aside.jsonl", columns="prompt=question")
+    assert "no ranking is left of 3 rows" in str(caught.value) and "found keys ['id', 'q', 'good'" in str(caught.value)
+    for wrong, found in (
+        ("prompt", "'prompt'; expected field=column"),
+        ("messages=q", "the field 'messages'; expected one"),
+    ):
+        with pytest.raises(InputError) as caught:
+            read_rankings(path, columns=wrong)
+        assert f"columns: found {found}" in str(caught.value)
 
 
 TEXT = st.sampled_from(["", " ", "a", "b", "\n\nHuman: Q\n\nAssistant: a", "好"])
@@ -511,7 +559,8 @@ def test_every_row_is_a_ranking_or_counted(tmp_path_factory, rows):
     except InputError as error:
         assert "no ranking is left" in str(error)
         return
-    set_aside = [json.loads(line) for line in aside.read_text().splitlines()]
+    set_aside = [json.loads(line) for line in aside.read_text().splitlines()] if counts["quarantined"] else []
+    assert aside.exists() == bool(set_aside)
     assert [json.loads(row["raw"]) for row in set_aside] == [rows[row["row"] - 1] for row in set_aside]
     labelled = isinstance(rows[0], dict) and "label" in rows[0]
     used = sum(len(row["completions"]) for row in rankings) if labelled else len(rankings)

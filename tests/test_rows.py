@@ -153,7 +153,9 @@ def test_rows_in_are_rows_out_and_quarantined_for_any_bytes(tmp_path, content, e
         intake.close()
     except InputError as error:
         bad = str(error)
-    kept = (tmp_path / "quarantine.jsonl").read_text("ascii").splitlines() if on_bad == "quarantine" else []
+    aside = tmp_path / "quarantine.jsonl"
+    assert on_bad != "quarantine" or aside.exists() == bool(intake.quarantined)
+    kept = aside.read_text("ascii").splitlines() if intake.quarantined else []
     assert intake.rows_in == read and intake.rows_out == len(rows)
     assert len(rows) + len(kept) == read or (bad and on_bad != "quarantine")
 
