@@ -7,23 +7,43 @@ A document goes through these filters in order, and the first that finds somethi
 repetition: document_filters.py), language, decontamination (decontamination.py), then exact and near-duplicates, of which
 the first stays (near_duplicates.py). In the output folder: `documents.jsonl` ({"text", "source", "row"}), which
 data_prep/mix_corpus.py reads, and `report.json` and `report.txt`, with each filter's count and examples of what it took.
+
+The bytes do not depend on --num_workers. A killed run leaves a folder `.NAME.unfinished` beside the output; the same
+command takes from there what the filters said of documents, most of the work, and does the rest again.
 """
 
 import argparse
+import json
+import os
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
-from data_prep.corpus import corpus_files, documents, taken_out
+from data_prep.corpus import batched, corpus_files, documents, stamps, taken_out
 from data_prep.decontamination import EvaluationTexts
 from data_prep.document_filters import Finding, datatrove_filter, quality_finding
-from data_prep.files import InputError, atomic_folder, read_jsonl, run_main, vacant, write_json, write_jsonl
+from data_prep.files import (
+    InputError,
+    atomic_write,
+    read_json,
+    read_jsonl,
+    run_main,
+    unfinished,
+    vacant,
+    write_json,
+    write_jsonl,
+)
 from data_prep.languages import language, method
 from data_prep.near_duplicates import near_duplicates
+from data_prep.parallel import WorkerLost, cores, in_order
 from data_prep.rows import ON_BAD, Intake, counted
 
+BATCH = 1 << 18  # characters that go to a worker at once
 EXAMPLES, SHOWN = 5, 300  # examples of each filter, and characters of their beginnings
 
 
@@ -48,26 +68,36 @@ class Taken:
         }
 
 
-def judge(arguments: argparse.Namespace) -> Callable[[str], Finding | None]:
+class Rules(NamedTuple):
+    """The settings of the filters that look at one document by itself."""
+
+    quality: str
+    min_words: int
+    max_words: int
+    languages: tuple[str, ...]
+    evaluation: tuple[str, ...]  # files
+
+
+@cache
+def evaluation_texts(files: tuple[str, ...]) -> EvaluationTexts:
+    return EvaluationTexts(files)
+
+
+@cache  # once in each process
+def judge(rules: Rules) -> Callable[[str], Finding | None]:
     """The filters that look at one document by itself, as one function of its text."""
-    evaluation = EvaluationTexts(corpus_files(arguments.evaluation)) if arguments.evaluation else None
-    if evaluation:
-        print(
-            f"{counted(evaluation.texts, 'evaluation text')}, {evaluation.short:,} of them too short to be looked for"
-        )
-    rules = quality_finding if arguments.quality == "gopher" else None
-    by_datatrove = datatrove_filter() if arguments.quality == "datatrove" else None
-    if arguments.languages and "script" in method():
-        raise InputError(f"--languages: languages are told by {method()}")
+    evaluation = evaluation_texts(rules.evaluation) if rules.evaluation else None
+    by_datatrove = datatrove_filter() if rules.quality == "datatrove" else None
+    by_gopher = rules.quality == "gopher"
 
     def finding(text: str) -> Finding | None:
-        spoken = language(text) if rules or arguments.languages else ""
+        spoken = language(text) if by_gopher or rules.languages else ""
         if by_datatrove and (found := by_datatrove(text)):
             return found
-        if rules and (found := rules(text, spoken, arguments.min_words, arguments.max_words)):
+        if by_gopher and (found := quality_finding(text, spoken, rules.min_words, rules.max_words)):
             return found
-        if arguments.languages and spoken not in arguments.languages:
-            return Finding("language", f"{spoken}, wanted: {', '.join(arguments.languages)}")
+        if rules.languages and spoken not in rules.languages:
+            return Finding("language", f"{spoken}, wanted: {', '.join(rules.languages)}")
         if evaluation and (run := evaluation.shared_run(text)):
             return Finding("evaluation text", f"shares: {run}")
         return None
@@ -75,11 +105,44 @@ def judge(arguments: argparse.Namespace) -> Callable[[str], Finding | None]:
     return finding
 
 
+def findings(rules: Rules, rows: list[dict]) -> list[Finding | None]:
+    return [judge(rules)(row["text"]) for row in rows]
+
+
+def judged(
+    rows: Iterable[dict], rules: Rules, journal: Path, num_workers: int
+) -> Iterator[tuple[dict, Finding | None]]:
+    """Each row with what takes it out.
+
+    The `journal` gets a line of findings for each batch of rows; those that are in it already are not looked for again.
+    """
+    batches, known = batched(rows, BATCH, lambda row: len(row["text"])), 0
+    with journal.open("a+b") as file:
+        for line, batch in zip(whole_lines(file), batches, strict=False):
+            found = [finding and Finding(*finding) for finding in json.loads(line)]
+            known += len(batch)
+            yield from zip(batch, found, strict=True)
+        if known:
+            print(f"{counted(known, 'document')} were judged by the interrupted run; going on behind them")
+        for batch, found in in_order(partial(findings, rules), batches, num_workers):
+            file.write(json.dumps(found).encode() + b"\n")
+            file.flush()
+            yield from zip(batch, found, strict=True)
+
+
+def whole_lines(file) -> Iterator[bytes]:
+    """The lines of a binary file from its beginning; a last one that was cut short is cut off it."""
+    file.seek(0)
+    while (line := file.readline()).endswith(b"\n"):
+        yield line
+    file.truncate(file.tell() - len(line))
+
+
 def rows_of(path: Path) -> Iterator[dict]:
     return read_jsonl(path) if path.stat().st_size else iter(())
 
 
-def without_duplicates(path: Path, threshold: float, taken: Taken) -> Iterator[dict]:
+def without_duplicates(path: Path, threshold: float, taken: Taken, num_workers: int) -> Iterator[dict]:
     """The rows of a JSONL file but for those whose text is that of an earlier one, or nearly so."""
     with tqdm(desc="comparing", unit="doc") as bar:
 
@@ -88,7 +151,7 @@ def without_duplicates(path: Path, threshold: float, taken: Taken) -> Iterator[d
                 bar.update()
                 yield row["text"]
 
-        found = near_duplicates(texts, threshold)
+        found = near_duplicates(texts, threshold, num_workers)
     for position, row in enumerate(rows_of(path)):
         if duplicate := found.get(position):
             kind = "exact duplicate" if duplicate.identical else "near-duplicate"
@@ -97,6 +160,46 @@ def without_duplicates(path: Path, threshold: float, taken: Taken) -> Iterator[d
             )
         else:
             yield row
+
+
+def clean(
+    files: list[str], arguments: argparse.Namespace, rules: Rules, settings: dict, journal: Path, folder: Path
+) -> dict:
+    """Write the documents that stay, and the report, which is returned, into `folder`."""
+    taken, size, counts = Taken(), Counter(), Counter()
+    intake = Intake(arguments.on_bad, folder / "quarantine.jsonl")
+
+    def read() -> Iterator[dict]:
+        reading = documents(files, arguments.text_column, intake, counts)
+        for text, source in tqdm(reading, desc="filtering", unit="doc"):
+            size["in"] += len(text.encode("utf-8"))
+            yield {"text": text, "source": source.path, "row": source.number}
+
+    def good() -> Iterator[dict]:
+        for row, found in judged(read(), rules, journal, arguments.num_workers):
+            if found:
+                taken.add(found, row)
+            else:
+                yield row
+
+    def kept() -> Iterator[dict]:
+        for row in without_duplicates(filtered, arguments.threshold, taken, arguments.num_workers):
+            size["out"] += len(row["text"].encode("utf-8"))
+            yield row
+
+    filtered = folder / "filtered.jsonl"
+    write_jsonl(filtered, good())
+    out = write_jsonl(folder / "documents.jsonl", kept())
+    filtered.unlink()
+    report = {"documents_in": counts["documents"], "bytes_in": size["in"], "documents_out": out,
+              "bytes_out": size["out"], "taken": taken.as_dict(), "reading": taken_out(intake, counts),
+              "settings": settings}  # fmt: skip
+    if counts["documents"] != out + taken.documents.total():
+        raise RuntimeError(f"{counts['documents']} documents in, {out} out, {taken.documents.total()} taken")
+    write_json(folder / "report.json", report)
+    with atomic_write(folder / "report.txt") as file:
+        file.write("\n".join((*report["reading"], counts_text(report), examples_text(report), "")))
+    return report
 
 
 def counts_text(report: dict) -> str:
@@ -140,48 +243,52 @@ def main() -> None:
         "--threshold", type=float, default=0.8, help="similarity of near-duplicates; 1: exact ones only"
     )
     parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--num_workers", type=int, default=cores(), help="processes; all cores without")
     arguments = parser.parse_args()
-    vacant(arguments.output_dir)
+    output = vacant(arguments.output_dir)
     if not 0 < arguments.threshold <= 1:
         raise InputError(f"--threshold {arguments.threshold}: expected more than 0 and at most 1")
-    files, finding, taken = corpus_files(arguments.corpus), judge(arguments), Taken()
-    size = Counter()
+    if arguments.num_workers < 1:
+        raise InputError(f"--num_workers {arguments.num_workers}: expected at least 1")
+    if arguments.languages and "script" in method():
+        raise InputError(f"--languages: languages are told by {method()}")
+    files = corpus_files(arguments.corpus)
+    evaluation = corpus_files(arguments.evaluation) if arguments.evaluation else []
+    rules = Rules(
+        arguments.quality,
+        arguments.min_words,
+        arguments.max_words,
+        tuple(arguments.languages or ()),
+        tuple(evaluation),
+    )
+    judge(rules)  # what is wrong with the rules is said before any work
+    if evaluation:
+        found = evaluation_texts(rules.evaluation)
+        print(f"{counted(found.texts, 'evaluation text')}, {found.short:,} of them too short to be looked for")
 
-    with atomic_folder(arguments.output_dir) as folder:
-        intake, counts = Intake(arguments.on_bad, folder / "quarantine.jsonl"), Counter()
-
-        def good() -> Iterator[dict]:
-            reading = documents(files, arguments.text_column, intake, counts)
-            for text, source in tqdm(reading, desc="filtering", unit="doc"):
-                row = {"text": text, "source": source.path, "row": source.number}
-                size["in"] += len(text.encode("utf-8"))
-                if found := finding(text):
-                    taken.add(found, row)
-                else:
-                    yield row
-
-        def kept() -> Iterator[dict]:
-            for row in without_duplicates(filtered, arguments.threshold, taken):
-                size["out"] += len(row["text"].encode("utf-8"))
-                yield row
-
-        filtered = folder / "filtered.jsonl"
-        write_jsonl(filtered, good())
-        out = write_jsonl(folder / "documents.jsonl", kept())
-        filtered.unlink()
-        settings = {key: value for key, value in vars(arguments).items() if key != "output_dir"}
-        report = {"documents_in": counts["documents"], "bytes_in": size["in"], "documents_out": out,
-                  "bytes_out": size["out"], "taken": taken.as_dict(), "reading": taken_out(intake, counts),
-                  "settings": {**settings, "language_by": method()}}  # fmt: skip
-        if counts["documents"] != out + taken.documents.total():
-            raise RuntimeError(f"{counts['documents']} documents in, {out} out, {taken.documents.total()} taken")
-        write_json(folder / "report.json", report)
-        (folder / "report.txt").write_text(
-            "\n".join((*report["reading"], counts_text(report), examples_text(report), "")), encoding="utf-8"
-        )
+    settings = {key: value for key, value in vars(arguments).items() if key not in ("output_dir", "num_workers")}
+    settings |= {"language_by": method()}
+    with unfinished(output) as work:
+        begun = {"settings": settings, "files": stamps(files), "evaluation": stamps(evaluation), "batch": BATCH}
+        state, journal = work / "run.json", work / "findings.jsonl"
+        if state.exists() and read_json(state) != begun:
+            print("files or settings are not those of the interrupted run: begun again")
+            journal.unlink(missing_ok=True)
+        write_json(state, begun)
+        folder = work / "output"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            report = clean(files, arguments, rules, settings, journal, folder)
+        except InputError as error:
+            if not isinstance(error, WorkerLost):
+                shutil.rmtree(work)  # when the input is mended, what was found in it says nothing any more
+            raise
+        os.replace(folder, output)
     print(*report["reading"], counts_text(report), sep="\n")
-    print(f"{counts['documents']:,} documents in = {out:,} out + {taken.documents.total():,} taken; "
-          f"they are in {arguments.output_dir}/documents.jsonl, examples of the others in report.txt")  # fmt: skip
+    taken = report["documents_in"] - report["documents_out"]
+    print(f"{report['documents_in']:,} documents in = {report['documents_out']:,} out + {taken:,} taken; "
+          f"they are in {output}/documents.jsonl, examples of the others in report.txt")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ and .zst, folders and globs of them, and data sets of the Hub, streamed ("hf://o
 
 import glob
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,6 +79,12 @@ def corpus_files(paths: str | Path | Iterable[str | Path]) -> list[str]:
     return files
 
 
+def stamps(files: list[str]) -> list[list]:
+    """Name, size and time of each file, by which a run that goes on knows that they are the same; of the Hub the name."""
+    stats = [None if file.startswith(HUB) else Path(file).stat() for file in files]
+    return [[file, stat and stat.st_size, stat and stat.st_mtime_ns] for file, stat in zip(files, stats, strict=True)]
+
+
 def is_glob(path: str) -> bool:
     return any(character in path for character in "*?[") and not Path(path).exists()
 
@@ -128,12 +134,12 @@ def documents(
         raise InputError(f"{', '.join(files[:3])}{', ...' * (len(files) > 3)}: no text in it{aside}")
 
 
-def batched(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Lists of texts of at least `size` characters together."""
+def batched(items: Iterable, size: int, length: Callable[..., int] = len) -> Iterator[list]:
+    """Lists of texts, or of what has a `length` in characters, of at least `size` characters together."""
     batch, characters = [], 0
-    for text in texts:
-        batch.append(text)
-        characters += len(text)
+    for item in items:
+        batch.append(item)
+        characters += length(item)
         if characters >= size:
             yield batch
             batch, characters = [], 0

@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 
 class InputError(ValueError):
     """The user's input cannot be used; the message names the file, the row, what was found and what to do."""
@@ -73,6 +75,23 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+@contextlib.contextmanager
+def unfinished(output: str | Path) -> Iterator[Path]:
+    """The folder `.NAME.unfinished` beside `output`, for work that is gone on with after a kill.
+
+    It is removed when the block ends well. Raises InputError while another process is in it.
+    """
+    work = Path(output).parent / f".{Path(output).name}.unfinished"
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(work / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{work}: another run is at work there; wait for it, or stop it") from None
+    with lock:
+        yield work
+        shutil.rmtree(work)
 
 
 def write_json(path: str | Path, value, indent: int | None = 1) -> None:

@@ -21,11 +21,10 @@ import shutil
 from pathlib import Path
 
 import yaml
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from data_prep.corpus import corpus_files, is_glob
-from data_prep.files import InputError, existing, run_main, vacant
+from data_prep.files import InputError, existing, run_main, unfinished, vacant
 from data_prep.mixture import Source, mix
 from data_prep.mixture_plan import Estimate, estimate, plan_table, realised_table
 from data_prep.rows import HUB, ON_BAD
@@ -166,13 +165,7 @@ def main() -> None:
     if arguments.dry_run:
         return
 
-    work = output.parent / f".{output.name}.unfinished"
-    work.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(work / ".lock").acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"{work}: another run is at work there; wait for it, or stop it") from None
-    with lock:
+    with unfinished(output) as work:
         sources = tokenized_sources(config, files, tokenizer, work, estimates)
         total_tokens = config.get("total_tokens") or int(
             config["passes"] * sum(len(source.shards) for source in sources)
@@ -182,7 +175,6 @@ def main() -> None:
         index = write_mixture(mixture, sources, total_tokens, config, tokenizer)
         quarantined = collect_quarantine(work, config["sources"], mixture)
         os.replace(mixture, output)
-        shutil.rmtree(work)
     print(realised_table(sources))
     if index["tokens"] < total_tokens:
         print(

@@ -12,12 +12,16 @@ of those that are kept and have a band in common with another.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
-from itertools import chain, islice
+from functools import cache, partial
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
+from data_prep.corpus import batched
+from data_prep.parallel import in_order
+
+BATCH = 1 << 18  # characters that go to a worker at once
 SHINGLE = 5  # units; what Lee et al. 2022 (arXiv:2107.06499, appendix A) use for documents
 NUM_PERM = 128
 RECALL = 0.99  # least probability with which a pair at the threshold shares a band
@@ -143,30 +147,36 @@ def jaccard(left: np.ndarray, right: np.ndarray) -> float:
     return common / union if (union := len(left) + len(right) - common) else 1.0
 
 
-def near_duplicates(texts: Callable[[], Iterable[str]], threshold: float = 0.8) -> dict[int, Duplicate]:
+def near_duplicates(
+    texts: Callable[[], Iterable[str]], threshold: float = 0.8, num_workers: int = 1
+) -> dict[int, Duplicate]:
     """{position of a text: what it is like}, of all texts that are like an earlier one that is no duplicate itself.
 
     `texts()` gives the same texts each time it is called. A text identical to an earlier one is always found (by a hash
     of 8 bytes); one at the threshold with probability `RECALL`, and one more alike more surely. Of several texts that
-    it is like, the first is named. With a threshold of 1 only identical texts count, and one reading is enough.
+    it is like, the first is named. With a threshold of 1 only identical texts count, and one reading is enough. The
+    signatures are made by `num_workers` processes; the result does not depend on their number.
     """
-    digests, keys = [], []
-    reading = iter(texts())
-    while batch := list(islice(reading, 4096)):
-        digests.append(np.array([_digest(text) for text in batch], np.uint64))
-        if threshold < 1:
-            keys.append(band_keys(signatures(batch), threshold))
-    if not digests:
+    batches = batched(texts(), BATCH)
+    found_keys = [keys for _, keys in in_order(partial(_keys, threshold), batches, num_workers)]
+    if not found_keys:
         return {}
-    duplicates = _identical(np.concatenate(digests))
+    digests, keys = map(np.concatenate, zip(*found_keys, strict=True))
+    duplicates = _identical(digests)
     if threshold < 1:
-        shared = _shared_keys(np.concatenate(keys), duplicates)
+        shared = _shared_keys(keys, duplicates)
         found = _alike(texts, shared, threshold) if shared else {}
         for position, duplicate in duplicates.items():  # what the first of identical texts is like, the others are too
             if duplicate.original in found:
                 duplicates[position] = found[duplicate.original]
         duplicates |= found
     return duplicates
+
+
+def _keys(threshold: float, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The digests of texts, (texts,) uint64, and the keys of their bands; no bands where only identical texts count."""
+    digests = np.array([_digest(text) for text in texts], np.uint64)
+    return digests, band_keys(signatures(texts), threshold) if threshold < 1 else np.empty((len(texts), 0), np.uint64)
 
 
 def _digest(text: str) -> int:

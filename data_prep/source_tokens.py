@@ -16,9 +16,9 @@ import numpy as np
 from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 
-from data_prep.corpus import batched, read_documents, taken_out
+from data_prep.corpus import batched, read_documents, stamps, taken_out
 from data_prep.files import InputError, existing, read_json, write_json
-from data_prep.rows import HUB, Intake, counted
+from data_prep.rows import Intake, counted
 from data_prep.token_shards import ShardWriter, TokenShards, token_dtype, tokenizer_hash, write_index
 
 BATCH_BYTES = 1_000_000  # of text: a batch under way takes about 25 bytes of memory for each
@@ -88,11 +88,7 @@ def enough(tokens: int, documents: int, total_tokens: int, shuffle_buffer: int) 
 
 def fingerprint(files: list[str], tokenizer: CorpusTokenizer, **settings) -> dict:
     """What the shards of a source depend on; a source from a killed run is gone on with only where it is the same."""
-    stats = [None if file.startswith(HUB) else Path(file).stat() for file in files]
-    listed = [
-        [file, stat and stat.st_size, stat and stat.st_mtime_ns] for file, stat in zip(files, stats, strict=True)
-    ]
-    return {"files": listed, "tokenizer": tokenizer.hash, **settings}
+    return {"files": stamps(files), "tokenizer": tokenizer.hash, **settings}
 
 
 def tokenize_source(

@@ -2,13 +2,18 @@
 
 import importlib.util
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
-from data_prep import clean_corpus, document_filters
+from data_prep import clean_corpus, document_filters, near_duplicates
+from data_prep.corpus import batched, read_documents
 from data_prep.decontamination import EvaluationTexts
 from data_prep.document_filters import quality_finding, repeated_characters, units
 from data_prep.files import InputError, run_main, write_json, write_jsonl
@@ -242,3 +247,110 @@ def test_bad_rows_end_the_command_with_one_message(tmp_path):
     done = subprocess.run([*command, str(tmp_path / "clean")], capture_output=True, text=True)
     assert done.returncode == 1 and "row 2, line 2" in done.stderr and "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+# Several processes, and runs that are killed
+
+
+def documents_of(folder, count: int) -> None:
+    """Documents of 200 words each: one in ten is too short, one in ten stands there already, one nearly so."""
+    vocabulary, rng = words(5000), random.Random(0)
+    texts: list[str] = []
+    for number in range(count):
+        text = " ".join(rng.choices(vocabulary, k=200))
+        texts.append(
+            {3: "short", 5: texts[-1] if texts else "", 7: f"{texts[-1] if texts else ''} more"}.get(number % 10, text)
+        )
+    write_jsonl(folder / "a.jsonl", [{"text": text} for text in texts])
+
+
+def content(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def clean(folder, monkeypatch, workers: int, *more: str) -> dict[str, bytes]:
+    command = [
+        "clean_corpus",
+        "--corpus",
+        folder / "a.jsonl",
+        "--output_dir",
+        folder / "clean",
+        "--num_workers",
+        workers,
+    ]
+    monkeypatch.setattr(sys, "argv", [*map(str, command), *more])
+    clean_corpus.main()
+    return content(folder / "clean")
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch):
+    documents_of(tmp_path, 100)
+    monkeypatch.setattr(clean_corpus, "BATCH", 10_000)  # 8 documents
+    monkeypatch.setattr(near_duplicates, "BATCH", 10_000)
+    alone = clean(tmp_path, monkeypatch, 1)
+    (tmp_path / "clean").rename(tmp_path / "alone")
+    assert clean(tmp_path, monkeypatch, 3) == alone
+    report = json.loads(alone["report.json"])
+    assert {name: taken["documents"] for name, taken in report["taken"].items()} == {
+        "too short": 10, "exact duplicate": 10, "near-duplicate": 10,
+    }  # fmt: skip
+    assert report["documents_out"] == len(alone["documents.jsonl"].splitlines()) == 70
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    documents_of(tmp_path, 3000)
+    batches = len(list(batched(read_documents(tmp_path / "a.jsonl"), clean_corpus.BATCH)))
+    undisturbed = clean(tmp_path, monkeypatch, 2)
+    (tmp_path / "clean").rename(tmp_path / "undisturbed")
+    command = [sys.executable, "-m", "data_prep.clean_corpus", "--corpus", tmp_path / "a.jsonl", "--output_dir"]
+    command += [tmp_path / "clean", "--num_workers", 2]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    journal = tmp_path / ".clean.unfinished" / "findings.jsonl"
+    while not (journal.exists() and journal.read_bytes().count(b"\n") >= 2) and process.poll() is None:
+        time.sleep(0.002)
+    workers = psutil.Process(process.pid).children()
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it was done before it could be killed"
+    assert len(workers) == 2 and not psutil.wait_procs(workers, timeout=60)[1], "workers live on without their parent"
+    assert not (tmp_path / "clean").exists()
+    with journal.open("ab") as file:
+        file.write(b'[["too sh')  # what a kill may leave of a line
+    known, judged, findings = journal.read_bytes().count(b"\n"), [], clean_corpus.findings
+    monkeypatch.setattr(clean_corpus, "findings", lambda *given: judged.append(1) or findings(*given))
+    assert clean(tmp_path, monkeypatch, 1) == undisturbed
+    assert len(judged) == batches - known
+    assert "documents were judged by the interrupted run; going on behind them\n" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "clean", "undisturbed"]
+
+
+def test_other_settings_do_not_go_on_with_what_was_found(tmp_path, monkeypatch, capsys):
+    documents_of(tmp_path, 20)
+    real = clean_corpus.write_json
+
+    def killed(path, *given):
+        if path.name == "report.json":
+            raise KeyboardInterrupt
+        real(path, *given)
+
+    monkeypatch.setattr(clean_corpus, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        clean(tmp_path, monkeypatch, 1)
+    monkeypatch.setattr(clean_corpus, "write_json", real)
+    rows = clean(tmp_path, monkeypatch, 1, "--min_words", "201")["documents.jsonl"].splitlines()
+    assert "files or settings are not those of the interrupted run: begun again" in capsys.readouterr().out
+    assert len(rows) == 2, "those of 200 words and one more"
+
+
+def test_a_worker_that_is_ended_from_outside_is_named(tmp_path, monkeypatch, capsys):
+    documents_of(tmp_path, 20)
+    monkeypatch.setattr(clean_corpus, "findings", lost)
+    with pytest.raises(SystemExit, match="1"):
+        run_main(lambda: clean(tmp_path, monkeypatch, 2))
+    assert "a worker process was ended from outside" in capsys.readouterr().err
+    assert (tmp_path / ".clean.unfinished").exists() and not (tmp_path / "clean").exists()
+    monkeypatch.undo()
+    assert clean(tmp_path, monkeypatch, 2)
+
+
+def lost(*given) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
