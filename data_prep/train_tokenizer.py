@@ -9,13 +9,14 @@ would be the loss on stopping.
 """
 
 import argparse
+import importlib
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerFast
 
 from data_prep.corpus import batched, corpus_files, read_documents, taken_out
 from data_prep.files import InputError, atomic_folder, run_main, vacant
@@ -30,8 +31,14 @@ CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 SPLIT = r"""(?i:'(?:[sdmt]|ll|ve|re))|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"""
 
 
-def untrained(vocab_size: int) -> tuple[Tokenizer, trainers.BpeTrainer]:
-    """A byte-level BPE tokenizer that has learned nothing yet, and what trains it to `vocab_size` entries."""
+def train_tokenizer(documents: Iterable[str] | Iterable[list[str]], vocab_size: int):
+    """A `PreTrainedTokenizerFast`: byte-level BPE of `vocab_size` entries, the special tokens and the 256 bytes among them.
+
+    Many short documents go faster as lists of them.
+    """
+    least = 256 + len(SPECIAL_TOKENS)
+    if vocab_size < least:
+        raise InputError(f"--vocab_size {vocab_size}: at least {least} are needed (256 bytes and the special tokens)")
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -46,19 +53,17 @@ def untrained(vocab_size: int) -> tuple[Tokenizer, trainers.BpeTrainer]:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    return bpe, trainer
+    # Half a second of imports, beside the merges: `tokenizers` learns them one after another, outside of Python's lock.
+    importing = threading.Thread(target=importlib.import_module, args=("transformers.tokenization_utils_tokenizers",))
 
+    def and_then_import() -> Iterator:
+        yield from documents
+        importing.start()
 
-def train_tokenizer(documents: Iterator[str] | Iterator[list[str]], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of `vocab_size` entries, the special tokens and the 256 bytes among them.
+    bpe.train_from_iterator(and_then_import(), trainer)
+    importing.join()
+    from transformers import PreTrainedTokenizerFast
 
-    Many short documents go faster as lists of them.
-    """
-    least = 256 + len(SPECIAL_TOKENS)
-    if vocab_size < least:
-        raise InputError(f"--vocab_size {vocab_size}: at least {least} are needed (256 bytes and the special tokens)")
-    bpe, trainer = untrained(vocab_size)
-    bpe.train_from_iterator(documents, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         eos_token=END_OF_TEXT,
