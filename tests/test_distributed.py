@@ -70,12 +70,15 @@ def test_pretraining_on_two_processes_by_torchrun(tiny_tokenizer, tmp_path):
     loaded(tmp_path / "base")
 
 
-def test_fine_tuning_on_two_processes_by_torchrun(tiny_model_dir, write_conversations, tmp_path):
+def test_fine_tuning_on_two_processes_by_torchrun(tiny_model_dir, write_conversations, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setitem(ENVIRONMENT, "TMPDIR", str(tmp_path / "temporary"))
     chats = write_conversations([(letter, letter, "yes") for letter in "abcdefgh"])
     given = {"model_name_or_path": tiny_model_dir, "conversations": chats, "eos_token": "<|end|>", "max_new_tokens": 8}
     given |= {"max_length": POSITIONS, "assistant_only_loss": True, "num_train_epochs": 1, "learning_rate": 0.01}
     one_each = {**COMMON, **given, "per_device_train_batch_size": 1}
     run(torchrun(), "sft", **one_each, output_dir=tmp_path / "sft")
+    assert not list((tmp_path / "temporary").rglob("*.arrow"))  # each process has taken its files along
     # 8 conversations one at a time are 8 steps; two processes take two at a time.
     losses = dict(results(tmp_path / "sft", "sft")["curves"]["loss"])
     assert list(losses) == [1, 2, 3, 4]

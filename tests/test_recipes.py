@@ -355,10 +355,13 @@ def test_a_model_of_the_hub_is_fine_tuned_by_its_name(tiny_model_dir, sft_settin
     (cached / "refs" / "main").write_text("0123abc")
     given = {**sft_settings, **EXACT, "model_name_or_path": "somebody/tiny", "max_steps": 1, "logging_steps": 1}
     monkeypatch.setitem(ENVIRONMENT, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setitem(ENVIRONMENT, "TMPDIR", str(tmp_path / "temporary"))
     succeeded(
         command("sft", **given, output_dir=tmp_path / "sft")
     )  # the library reads the cache's place at its import
     loaded(tmp_path / "sft")
+    assert not list((tmp_path / "temporary").rglob("*.arrow"))  # the data is not left on the user's disk
 
 
 def test_a_chat_template_that_is_given_is_the_one_that_is_shown_and_saved(tiny_model_dir, sft_settings, tmp_path):
