@@ -124,6 +124,12 @@ def _settle_labels(ranking: dict, left_out: Counter) -> None:
     ranking["completions"], ranking["ranks"] = [text for text, _ in kept], [rank for _, rank in kept]
 
 
+def drawn(prompt: list[dict], seed: int) -> float:
+    """A number in [0, 1) that depends on the prompt and the seed alone."""
+    digest = hashlib.sha256(f"{seed} {_key(prompt)}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
 def _key(prompt: list[dict]) -> str:
     """A prompt as text: equal for equal prompts."""
     return json.dumps([[message["role"], message["content"]] for message in prompt])
@@ -165,8 +171,7 @@ def split_by_prompt(rows: Iterable[dict], fraction: float, seed: int) -> tuple[l
         raise InputError(f"fraction to hold out: found {fraction}; expected a number between 0 and 1, such as 0.1")
     sides: tuple[list, list] = ([], [])
     for row in rows:
-        digest = hashlib.sha256(f"{seed} {_key(row['prompt'])}".encode()).digest()
-        sides[int.from_bytes(digest[:8], "big") < fraction * 2**64].append(row)
+        sides[drawn(row["prompt"], seed) < fraction].append(row)
     if not all(sides):
         found = "no row was held out" if sides[0] else "no row is left to train on"
         raise InputError(

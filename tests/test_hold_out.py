@@ -1,0 +1,96 @@
+"""Rows held out by prompt: all that is read is on one side, as it was, and no prompt is on both."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_prep import hold_out
+from data_prep.files import InputError, read_jsonl
+from data_prep.preferences import read_rankings, split_by_prompt
+
+
+def chat(*texts: str) -> dict:
+    roles = ("user", "assistant") * len(texts)
+    return {"messages": [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]}
+
+
+def held_out(monkeypatch, folder: Path, rows: list, **options) -> tuple[list, list]:
+    """What the command writes of these rows: (to train on, held out)."""
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    outputs = [folder / "made" / "train.jsonl", folder / "made" / "heldout.jsonl"]
+    options = {"fraction": 0.5, "train": outputs[0], "heldout": outputs[1], **options}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["hold_out", str(path), *words])
+    hold_out.main()
+    return tuple(list(read_jsonl(output)) for output in outputs)
+
+
+def test_pairs_are_on_the_side_of_their_prompt_as_they_were(monkeypatch, tmp_path, capsys):
+    rows = [
+        {"prompt": f"{number // 2}?", "chosen": "猫", "rejected": str(number), "extra": None} for number in range(40)
+    ]
+    train, held = held_out(monkeypatch, tmp_path, rows, fraction=0.3, seed=4)
+    assert sorted(train + held, key=rows.index) == rows
+    assert not {row["prompt"] for row in train} & {row["prompt"] for row in held}
+    asked = [ranking["prompt"] for ranking in read_rankings(tmp_path / "made" / "heldout.jsonl")[0]]
+    rankings = read_rankings(tmp_path / "rows.jsonl")[0]
+    assert asked == [ranking["prompt"] for ranking in split_by_prompt(rankings, 0.3, 4)[1]]
+    folder = tmp_path / "made"
+    assert capsys.readouterr().out == (
+        f"40 rows: {len(train)} to train on in {folder}/train.jsonl, {len(held)} held out in {folder}/heldout.jsonl, "
+        "0 on neither side\n"
+    )
+
+
+def test_conversations_that_begin_alike_stay_together(monkeypatch, tmp_path):
+    rows = [chat(f"{number}?", "a") for number in range(20)]
+    rows += [chat(f"{number}?", "b", "and?", "c", "more?") for number in range(20)]
+    train, held = held_out(monkeypatch, tmp_path, rows)
+    assert sorted(train + held, key=rows.index) == rows  # the human turn at the end too: who reads it next trims it
+    first = [{row["messages"][0]["content"] for row in side} for side in (train, held)]
+    assert not first[0] & first[1] and len(train) == 2 * len(first[0])
+
+
+def test_documents_and_rows_on_neither_side(monkeypatch, tmp_path, capsys):
+    rows = [{"text": f"document {number}", "url": "u"} for number in range(60)]
+    train, held = held_out(monkeypatch, tmp_path, rows, fraction=0.2, train_fraction=0.3)
+    rest = [row for row in rows if row not in train + held]
+    assert all((train, held, rest)) and len(train) + len(held) + len(rest) == 60
+    assert capsys.readouterr().out.endswith(f", {len(rest)} on neither side\n")
+
+
+def test_bad_rows_are_refused_or_set_aside(monkeypatch, tmp_path, capsys):
+    rows = [
+        *(chat(f"{number}?", "a") for number in range(20)),
+        {"text": " "},
+        {"prompt": "a", "chosen": "b", "rejected": ""},
+    ]
+    with pytest.raises(
+        InputError, match=r"2 rows cannot be used: .*\n  row 21, line 21: found ' ' at text"
+    ) as refused:
+        held_out(monkeypatch, tmp_path, rows)
+    assert "empty completion" in str(refused.value) and not list((tmp_path / "made").iterdir())
+    train, held = held_out(monkeypatch, tmp_path, rows, on_bad="quarantine")
+    aside = tmp_path / "made" / "train.jsonl.quarantine.jsonl"
+    assert sorted(train + held, key=rows.index) == rows[:20]
+    assert [json.loads(row["raw"]) for row in read_jsonl(aside)] == rows[20:]
+    assert f"22 rows in = 20 out + 2 quarantined, in {aside}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fraction": 0}, "fractions of 0.0 held out and 1.0 to train on"),
+        ({"fraction": 0.6, "train_fraction": 0.5}, "no more than 1 together"),
+        ({"fraction": 1e-12}, "found 0 rows to hold out and 3 to train on, of 3"),
+        ({"heldout": "{folder}/rows.jsonl"}, "rows.jsonl: is there already"),
+    ],
+)
+def test_what_cannot_be_split_leaves_nothing(monkeypatch, tmp_path, options, message):
+    options = {name: str(value).format(folder=tmp_path) for name, value in options.items()}
+    with pytest.raises(InputError, match=message):
+        held_out(monkeypatch, tmp_path, [chat(f"{number}?", "a") for number in range(3)], **options)
+    assert not list(tmp_path.glob("made/*"))
