@@ -158,13 +158,17 @@ def near_duplicates(
     signatures are made by `num_workers` processes; the result does not depend on their number.
     """
     batches = batched(texts(), BATCH)
-    found_keys = [keys for _, keys in in_order(partial(_keys, threshold), batches, num_workers)]
-    if not found_keys:
+    # Both grow in place: arrays that are put together at the end lie in memory twice.
+    digests, keys = bytearray(), bytearray()
+    for _, found_keys in in_order(partial(_keys, threshold), batches, num_workers):
+        for grown, values in zip((digests, keys), found_keys, strict=True):
+            grown += values.tobytes()
+    if not digests:
         return {}
-    digests, keys = map(np.concatenate, zip(*found_keys, strict=True))
-    duplicates = _identical(digests)
+    duplicates = _identical(np.frombuffer(digests, np.uint64))
     if threshold < 1:
-        shared = _shared_keys(keys, duplicates)
+        keys_of = np.frombuffer(keys, np.uint64).reshape(len(digests) // 8, -1)
+        shared = _shared_keys(keys_of, duplicates)
         found = _alike(texts, shared, threshold) if shared else {}
         for position, duplicate in duplicates.items():  # what the first of identical texts is like, the others are too
             if duplicate.original in found:
@@ -188,7 +192,9 @@ def _identical(digests: np.ndarray) -> dict[int, Duplicate]:
     _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
     originals = first[inverse]
     again = np.flatnonzero(originals != np.arange(len(digests)))
-    return {int(position): Duplicate(int(originals[position]), 1.0, True) for position in again}
+    named = originals[again].tolist()
+    likenesses = {original: Duplicate(original, 1.0, True) for original in named}  # one object for all that are alike
+    return {position: likenesses[original] for position, original in zip(again.tolist(), named, strict=True)}
 
 
 def _shared_keys(keys: np.ndarray, leave_out: Iterable[int]) -> dict[int, list[int]]:
