@@ -28,7 +28,8 @@ from data_prep.rows import (
 )
 from data_prep.text_window import COMPRESSED, Window
 
-PIECE = 1 << 20  # characters of running text that make a document
+HEAD = 1 << 20  # characters by which a text file is taken for running text, or for a document a line
+PIECE = 1 << 17  # characters of running text that make a document: about 24,000 English words
 LONGEST_LINE = 1 << 24  # characters; what a line goes on with after that is another document
 TURNS = {"conversations": "value", "messages": "content"}
 
@@ -195,7 +196,7 @@ def _text(row: Row, text_column: str) -> tuple[str, list[Problem]]:
 
 
 def _text_rows(path: str, counts: Counter) -> Iterator[Row]:
-    """A text file as rows: one a line where lines are long, as in wiki dumps; otherwise pieces of a megabyte.
+    """A text file as rows: one a line where lines are long, as in wiki dumps; otherwise pieces of 131,072 characters.
 
     Verse and code are running text: one document up to that size, cut at the end of a line.
     """
@@ -203,9 +204,9 @@ def _text_rows(path: str, counts: Counter) -> Iterator[Row]:
     if window.encoding:
         yield Row(path, 1, 1, "", None, [Problem("wrong encoding", window.encoding, "UTF-8: save the file as UTF-8")])
         return
-    while len(window.text) < PIECE and window.more():
+    while len(window.text) < HEAD and window.more():
         pass
-    head = window.text[:PIECE]
+    head = window.text[:HEAD]
     by_line = len(head) / (head.count("\n") + 1) > 500
     number = 0
     while window.position < len(window.text) or window.more():

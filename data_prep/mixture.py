@@ -25,7 +25,8 @@ def shuffled(items: Iterator, buffer_size: int, rng: random.Random) -> Iterator:
 class Source:
     """One source of the mixture, read again from the start, in another order, whenever it ends.
 
-    Attributes: `tokens`, `documents` and `bytes` drawn so far; `cap`, the tokens at which its last epoch ends.
+    Attributes: `tokens`, `documents` and `bytes` drawn so far; `longest`, the tokens of the longest document drawn; `cap`,
+    the tokens at which its last epoch ends.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class Source:
     ) -> None:
         self.name, self.shards, self.weight = name, shards, weight
         self.cap = math.inf if max_epochs is None else max_epochs * len(shards)
-        self.tokens = self.documents = self.bytes = 0
+        self.tokens = self.documents = self.bytes = self.longest = 0
         self._order = self._draw(buffer_size, seed)
 
     def _draw(self, buffer_size: int, seed: int) -> Iterator[int]:
@@ -45,6 +46,7 @@ class Source:
         """The ids of the next document, end of text included, and the bytes of its text."""
         ids, size = self.shards.document(next(self._order))
         self.tokens, self.documents, self.bytes = self.tokens + len(ids), self.documents + 1, self.bytes + size
+        self.longest = max(self.longest, len(ids))
         return ids, size
 
 

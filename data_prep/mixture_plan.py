@@ -115,4 +115,8 @@ def realised_table(sources: list[Source]) -> str:
             f"{source.name:20} {source.weight / weight_sum:8.2%} {source.tokens / total:9.2%} {source.tokens:15,} "
             f"{source.documents:12,} {source.tokens / len(source.shards):7.2f}"
         )
+    longest = max(sources, key=lambda source: source.longest)
+    if longest.longest > total / 100:
+        lines.append(f"documents are never cut: the shares are as exact as the longest allows, which is of {longest.name} "
+                     f"and has {longest.longest:,} tokens, {longest.longest / total:.0%} of all")  # fmt: skip
     return "\n".join(lines)

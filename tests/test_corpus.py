@@ -84,12 +84,12 @@ def test_a_column_of_another_name(tmp_path):
     assert list(read_documents(tmp_path, text_column="content")) == ["yes"]
 
 
-def test_long_running_text_is_cut_at_line_ends_after_each_mebibyte(tmp_path):
+def test_long_running_text_is_cut_at_line_ends(tmp_path):
     line = "x" * 99 + "\n"
     (tmp_path / "a.txt").write_text(line * 30_000)
     texts = list(read_documents(tmp_path))
-    # 2**20 / 100 is 10,485.76: the document ends with line 10,486, and the third holds what is left
-    assert [len(text) // 100 for text in texts] == [10_486, 10_486, 30_000 - 2 * 10_486]
+    # 2**17 / 100 is 1,310.72: a document ends with its line 1,311, and the last holds what is left of 22 × 1,311
+    assert [len(text) // 100 for text in texts] == [1311] * 22 + [30_000 - 22 * 1311]
     assert "".join(texts) == line * 30_000
 
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,6 +189,22 @@ def test_the_plan_is_printed_before_and_alone_in_a_dry_run(tmp_path, tokenizer, 
     assert len(out.splitlines()) == 4 and not list(tmp_path.glob("*tokens*"))
     run(monkeypatch, path)
     assert [source["tokens"] for source in TokenShards(tmp_path / "tokens").index["sources"].values()] == [1000, 2000]
+
+
+def test_a_document_that_spoils_the_shares_is_named(tmp_path, tokenizer, monkeypatch, capsys):
+    write_jsonl(tmp_path / "b.jsonl", [{"text": "b" * 499}])  # 500 tokens
+    sources = {name: {"files": [str(tmp_path / f"{name}.jsonl")], "weight": 1} for name in "ab"}
+    run(monkeypatch, write_mixture(tmp_path, tokenizer, sources=sources, passes=1))
+    # 500 tokens of each, 1,000 in all
+    note = "documents are never cut: the shares are as exact as the longest allows, which is of b and has 500 tokens, "
+    assert note + "50% of all\n" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "tokens")
+    small = {"a": sources["a"]}
+    write_jsonl(tmp_path / "a.jsonl", [{"text": f"return a copy {n}"} for n in range(100, 300)])
+    config = yaml.safe_load((tmp_path / "mix.yaml").read_text()) | {"sources": small}
+    (tmp_path / "mix.yaml").write_text(yaml.safe_dump(config))
+    run(monkeypatch, tmp_path / "mix.yaml")
+    assert "documents are never cut" not in capsys.readouterr().out, "18 of 3,600 tokens are less than a hundredth"
 
 
 def test_bad_rows_are_quarantined_beside_the_tokens_or_end_the_run(tmp_path, tokenizer, monkeypatch, capsys):
