@@ -53,7 +53,7 @@ def train_tokenizer(documents: Iterable[str] | Iterable[list[str]], vocab_size: 
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # Half a second of imports, beside the merges: `tokenizers` learns them one after another, outside of Python's lock.
+    # Half a second of imports, beside the merges: much of them is one thread at work, outside of Python's lock.
     importing = threading.Thread(target=importlib.import_module, args=("transformers.tokenization_utils_tokenizers",))
 
     def and_then_import() -> Iterator:
