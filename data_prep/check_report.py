@@ -195,7 +195,8 @@ def picture(bins: list[dict], xlabel: str, mark: int | None = None) -> str:
     panel.set_xlabel(xlabel + (" (last bar: and more)" if bins[-1]["to"] is None else ""), color=GREY)
     panel.set_ylabel("rows", color=GREY)
     panel.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
-    panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     panel.grid(axis="y", alpha=0.25, color=GREY)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)

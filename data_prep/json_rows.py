@@ -21,7 +21,7 @@ STRING = r'"(?:[^"\\\n]|\\[^\n])*+(?:"|(?=\n)|\\?\Z)'
 BRACKETS = re.compile(rf"{STRING}|[\[\]{{}}]")
 COMMAS = re.compile(rf"({STRING})|,(?=\s*(?:[\]}}]|\Z))")
 FIRST_KEY = re.compile(r'[\s{\[]*("(?:[^"\\\n]|\\.)*+")\s*:')
-WRAPPED = re.compile(r'\{\s*"(?:data|rows)"\s*:\s*\[')
+WRAPPED = re.compile(r'\{[ \t\r\n]*"(?:data|rows)"[ \t\r\n]*:[ \t\r\n]*\[')
 CLOSES = {"]": "[", "}": "{"}
 
 

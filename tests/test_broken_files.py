@@ -71,6 +71,7 @@ BROKEN = [
     ("digits.json", ONE.replace(b"{", b'{"id": ' + b"9" * 5_000 + b", ", 1), "numbers of at most 4,300 digits"),
     ("object.json", b'{"version": 2, "rows": []}', "found keys ['rows', 'version']; expected 'conversations', 'messages'"),
     ("wrapped.json", b'{"data": ' + ONE + b', "n": 1}', "expected '}', the end of the list"),
+    ("form_feed.json", b'{\x0c"data": ' + ONE + b"}", "line 1, column 2: Expecting property name enclosed in double quotes"),
     ("number.json", b"[7]", "1 × not an object"),
     ("strings.json", b'["a", "b"]', "found 'a'; expected {'id', 'conversations': [...]}"),
     ("nothing.json", b"[null]", "found None; expected {"),
