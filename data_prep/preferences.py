@@ -159,23 +159,3 @@ def load_rankings(
         line += f"; {intake.balance()}"
     print(f"{names_of(files)}: {line}")
     return Dataset.from_list(rows)
-
-
-def split_by_prompt(rows: Iterable[dict], fraction: float, seed: int) -> tuple[list[dict], list[dict]]:
-    """(rows to train on, rows held out) with no prompt on both sides; about `fraction` of the prompts are held out.
-
-    The side of a row depends on its prompt and the seed alone: a prompt that was held out stays held out when it is
-    ranked again or when rows are added. Raises `InputError` where the split leaves one side empty.
-    """
-    if not 0 < fraction < 1:
-        raise InputError(f"fraction to hold out: found {fraction}; expected a number between 0 and 1, such as 0.1")
-    sides: tuple[list, list] = ([], [])
-    for row in rows:
-        sides[drawn(row["prompt"], seed) < fraction].append(row)
-    if not all(sides):
-        found = "no row was held out" if sides[0] else "no row is left to train on"
-        raise InputError(
-            f"holding out {fraction:.0%} of the prompts: {found} of {counted(len(sides[0]) + len(sides[1]), 'row')}; "
-            "expected rows on both sides. Use another fraction or seed, or more prompts"
-        )
-    return sides

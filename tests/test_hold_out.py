@@ -1,14 +1,16 @@
 """Rows held out by prompt: all that is read is on one side, as it was, and no prompt is on both."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from data_prep import hold_out
 from data_prep.files import InputError, read_jsonl
-from data_prep.preferences import read_rankings, split_by_prompt
 
 
 def chat(*texts: str) -> dict:
@@ -20,6 +22,7 @@ def held_out(monkeypatch, folder: Path, rows: list, **options) -> tuple[list, li
     """What the command writes of these rows: (to train on, held out)."""
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    shutil.rmtree(folder / "made", ignore_errors=True)
     outputs = [folder / "made" / "train.jsonl", folder / "made" / "heldout.jsonl"]
     options = {"fraction": 0.5, "train": outputs[0], "heldout": outputs[1], **options}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
@@ -35,14 +38,37 @@ def test_pairs_are_on_the_side_of_their_prompt_as_they_were(monkeypatch, tmp_pat
     train, held = held_out(monkeypatch, tmp_path, rows, fraction=0.3, seed=4)
     assert sorted(train + held, key=rows.index) == rows
     assert not {row["prompt"] for row in train} & {row["prompt"] for row in held}
-    asked = [ranking["prompt"] for ranking in read_rankings(tmp_path / "made" / "heldout.jsonl")[0]]
-    rankings = read_rankings(tmp_path / "rows.jsonl")[0]
-    assert asked == [ranking["prompt"] for ranking in split_by_prompt(rankings, 0.3, 4)[1]]
     folder = tmp_path / "made"
     assert capsys.readouterr().out == (
         f"40 rows: {len(train)} to train on in {folder}/train.jsonl, {len(held)} held out in {folder}/heldout.jsonl, "
         "0 on neither side\n"
     )
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=80), st.floats(0.05, 0.95), st.integers(0, 3))
+def test_no_prompt_is_on_both_sides_and_one_keeps_its_own_when_rows_are_added(
+    monkeypatch, tmp_path, numbers, fraction, seed
+):
+    rows = [{"prompt": f"{number}?", "chosen": "a", "rejected": str(mark)} for mark, number in enumerate(numbers)]
+    try:
+        train, held = held_out(monkeypatch, tmp_path, rows, fraction=fraction, seed=seed)
+    except InputError as error:
+        assert f", of {len(rows)};" in str(error)
+        return
+    assert train and held and sorted(train + held, key=rows.index) == rows
+    assert not {row["prompt"] for row in train} & {row["prompt"] for row in held}
+    more = [*rows, *({"prompt": text, "chosen": "a", "rejected": "b"} for text in ("another", "one more"))]
+    grown = held_out(monkeypatch, tmp_path, more, fraction=fraction, seed=seed)[1]
+    assert [row for row in grown if row in rows] == held
+
+
+def test_the_fraction_is_held_out_and_which_prompts_depends_on_the_seed(monkeypatch, tmp_path):
+    rows = [chat(f"{number}?", "a") for number in range(2000)]
+    found = [held_out(monkeypatch, tmp_path, rows, fraction=0.1, seed=seed)[1] for seed in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
+    # 200 expected; the standard deviation is sqrt(2000 * 0.1 * 0.9) = 13.4, and 5 of them are allowed.
+    assert all(133 <= len(side) <= 267 for side in found)
 
 
 def test_conversations_that_begin_alike_stay_together(monkeypatch, tmp_path):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from data_prep.files import InputError
 from data_prep.preference_formats import formats_of, ranks_of_scores
-from data_prep.preferences import load_rankings, pairs, read_rankings, split_by_prompt
+from data_prep.preferences import load_rankings, pairs, read_rankings
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 USER = [{"role": "user", "content": "Q"}]
@@ -597,43 +597,6 @@ def test_pairs_are_all_pairs_without_the_ties(ranks):
     assert all(ranks[better] < ranks[worse] for better, worse in found)
 
 
-def asked(text: str, mark: int = 0) -> dict:
-    return {"prompt": [{"role": "user", "content": text}], "completions": ["a", "b"], "ranks": [0, 1], "mark": mark}
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=80), st.floats(0.05, 0.95), st.integers(0, 3))
-def test_no_prompt_stands_on_both_sides(numbers, fraction, seed):
-    rows = [asked(f"question {number}", mark) for mark, number in enumerate(numbers)]
-    try:
-        train, held_out = split_by_prompt(rows, fraction, seed)
-    except InputError as error:
-        assert f"{len(rows):,} row" in str(error)
-        return
-    assert train and held_out
-    texts = [{row["prompt"][0]["content"] for row in side} for side in (train, held_out)]
-    assert not texts[0] & texts[1]
-    assert sorted(row["mark"] for row in train + held_out) == list(range(len(rows)))
-    # A prompt keeps its side when others are added.
-    grown = split_by_prompt([*rows, asked("another"), asked("one more")], fraction, seed)
-    assert [row for row in grown[1] if row in rows] == held_out
-
-
-def test_split_holds_out_the_fraction_and_depends_on_the_seed():
-    rows = [asked(str(number)) for number in range(2000)]
-    held_out = [split_by_prompt(rows, 0.1, seed)[1] for seed in (0, 0, 1)]
-    assert held_out[0] == held_out[1] != held_out[2]
-    # 200 expected; the standard deviation is sqrt(2000 * 0.1 * 0.9) = 13.4, and 5 of them are allowed.
-    assert all(133 <= len(side) <= 267 for side in held_out)
-
-
-def test_split_refuses_an_empty_side():
-    with pytest.raises(InputError, match="of 1 row; expected rows on both sides"):
-        split_by_prompt([asked("only")], 0.1, 0)
-    with pytest.raises(InputError, match=r"found 1\.5; expected a number between 0 and 1"):
-        split_by_prompt([asked("only")], 1.5, 0)
-
-
 @pytest.mark.parametrize(("name", "rows", "systems"), [("dpo_zh_500.jsonl", 500, 84), ("dpo_en_demo.json", 300, 80)])
 def test_real_pairs(name, rows, systems, capsys):
     if not (DATA / name).exists():
@@ -641,7 +604,3 @@ def test_real_pairs(name, rows, systems, capsys):
     dataset = load_rankings(DATA / name)
     assert capsys.readouterr().out == f"{name}: {rows} rankings, {rows} pairs\n"
     assert sum(prompt[0]["role"] == "system" for prompt in dataset["prompt"]) == systems
-    train, held_out = split_by_prompt(dataset, 0.1, 0)
-    assert len(train) + len(held_out) == rows
-    prompts = [{json.dumps(row["prompt"]) for row in side} for side in (train, held_out)]
-    assert not prompts[0] & prompts[1]
