@@ -164,6 +164,9 @@ def _text_rows(path: str) -> Iterator[Row]:
         if number == 1 and window.byte_order_mark:
             problem = Problem(BYTE_ORDER_MARK, "bytes EF BB BF at the start of the file", "UTF-8 without them")
             problems = [problem, *problems]
+        if value is None and problems and all(problem.kind in REPAIRED_BY_READING for problem in problems):
+            # Without a problem that cannot be mended, a row without a value would pass for one that was not read.
+            problems = [*problems, Problem("not an object", "null", "a row: { ... }")]
         yield Row(path, number, line, raw, value, problems)
     if window.failure:
         problem = Problem("unreadable file", window.failure, "a whole file")

@@ -12,8 +12,10 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
+from data_prep.check_rows import checked_rows, treatment
 from data_prep.conversations import read_conversations
 from data_prep.files import InputError
+from data_prep.preferences import read_rankings
 
 ROOT = Path(__file__).parents[1]
 GOOD = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
@@ -74,6 +76,8 @@ BROKEN = [
     ("form_feed.json", b'{\x0c"data": ' + ONE + b"}", "line 1, column 2: Expecting property name enclosed in double quotes"),
     ("number.json", b"[7]", "1 × not an object"),
     ("strings.json", b'["a", "b"]', "found 'a'; expected {'id', 'conversations': [...]}"),
+    ("null_comma.json", b"[null,]", "1 × trailing comma, 1 × not an object"),
+    ("null_mark.json", b"\xef\xbb\xbf[null]", "found null; expected a row: { ... }"),
     ("nothing.json", b"[null]", "found None; expected {"),
     # Encodings
     ("latin.json", ONE.replace(b'"a"', b'"caf\xe9"'), "1 × not UTF-8"),
@@ -141,6 +145,15 @@ BROKEN = [
 ]  # fmt: skip
 REPAIRABLE = {"last_comma.json", "comma_between_turns.json", "comma_after_turns.json", "mark.json", "comma.jsonl",
               "alias.json", "twice.json"}  # fmt: skip
+
+
+def test_a_row_without_a_value_is_not_repaired_into_an_empty_one(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"prompt": "Q", "chosen": "a", "rejected": "b"}\nnull,\n')
+    with pytest.raises(InputError, match="row 2, line 2: found null; expected a row"):
+        read_rankings(path, "repair")
+    (good, _), (bad, _) = [(each.row, each.record) for each in checked_rows([str(path)])]
+    assert not good.problems and treatment(bad.problems, "repair") == "quarantined"
 
 
 def test_a_bad_byte_is_named_once(tmp_path):
