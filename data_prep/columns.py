@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
+from data_prep.csv_rows import LIST_COLUMNS, cell_value
 from data_prep.files import InputError
-from data_prep.rows import LIST_COLUMNS, Problem, cell_value, shorten
+from data_prep.json_rows import Problem, shorten
 
 MISSING = "missing column"
 

@@ -73,6 +73,11 @@ class Decoder:
         return value
 
 
+def counted(number: int, noun: str) -> str:
+    """`number` with its noun: "1 row", "2,000 rows"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def shorten(value, most: int = 60) -> str:
     """A value as Python writes it, cut to `most` characters for a message."""
     text = repr(value[: most + 20] if isinstance(value, str) else value)

@@ -5,7 +5,6 @@ Parquet, each of the text ones also as .gz, .xz or .zst, folders of them, and da
 """
 
 import contextlib
-import csv
 import glob
 import itertools
 import json
@@ -14,8 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from data_prep.csv_rows import csv_rows
 from data_prep.files import InputError, atomic_write, existing
-from data_prep.json_rows import LIMIT, TRAILING_COMMA, Problem, json_rows, rest, shorten
+from data_prep.json_rows import TRAILING_COMMA, Problem, counted, json_rows, rest, shorten
 from data_prep.text_window import COMPRESSED, Window
 
 ON_BAD = ("error", "repair", "quarantine")
@@ -25,18 +25,6 @@ HUB = "hf://"
 BYTE_ORDER_MARK = "byte order mark"
 NOT_UTF8, NOT_UNICODE = "not UTF-8", "not Unicode"
 REPAIRED_BY_READING = (TRAILING_COMMA, BYTE_ORDER_MARK)  # the value is what the repaired text says
-# CSV columns whose cells hold a list, written as JSON; elsewhere a cell is text, whatever it looks like.
-LIST_COLUMNS = (
-    "conversations",
-    "messages",
-    "history",
-    "completions",
-    "answers",
-    "responses",
-    "scores",
-    "ranks",
-    "tools",
-)
 
 
 class Row(NamedTuple):
@@ -57,11 +45,6 @@ class Row(NamedTuple):
         named = any(problem.kind == NOT_UTF8 for problem in self.problems)
         added = [problem for problem in problems if not (named and problem.kind == NOT_UNICODE)]
         return self._replace(problems=[*self.problems, *added])
-
-
-def counted(number: int, noun: str) -> str:
-    """`number` with its noun: "1 row", "2,000 rows"."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def kind_of_file(path: str | Path) -> str:
@@ -153,7 +136,7 @@ def _text_rows(path: str) -> Iterator[Row]:
         problem = Problem("wrong encoding", window.encoding, "UTF-8: save the file as UTF-8")
         parsed = rest(window, problem)
     elif kind == ".csv":
-        parsed = _csv_rows(window)
+        parsed = csv_rows(window)
     else:
         parsed = json_rows(window, lines=kind == ".jsonl")
     number = 0
@@ -180,74 +163,6 @@ def not_utf8(text: str) -> int | None:
     except UnicodeEncodeError as error:
         return error.start
     return None
-
-
-def _csv_rows(window: Window) -> Iterator[tuple]:
-    """The rows of a CSV file as (line, text, {column: cell}, problems); its first row names the columns."""
-    csv.field_size_limit(LIMIT)
-    lines: list[str] = []
-
-    def physical_lines() -> Iterator[str]:
-        size = 0
-        while True:
-            while (end := window.text.find("\n", window.position)) < 0:
-                if not window.more() or len(window.text) - window.position > LIMIT:
-                    end = len(window.text) - 1
-                    break
-            line = window.text[window.position : end + 1]
-            size = size + len(line) if lines else len(line)
-            if not line or size > LIMIT:  # an unclosed quote takes all that follows
-                return
-            window.move(end + 1)
-            lines.append(line)
-            yield line
-
-    header: list[str] | None = None
-    while window.position < len(window.text) or window.more():
-        begin = window.line
-        lines.clear()
-        problems: list[Problem] = []
-        try:
-            cells = next(csv.reader(physical_lines(), strict=True), [])
-        except csv.Error as error:
-            what = "a carriage return outside of quotes" if "new-line character" in str(error) else error
-            cells, problems = [], [Problem("broken CSV", f"{what}, in the row on line {begin:,}", "CSV (RFC 4180)")]
-        raw = "".join(lines)
-        if not raw:
-            yield from rest(window, Problem("broken CSV", f"a line longer than {LIMIT:,} characters", "shorter lines"))
-            return
-        if not raw.strip(" \t\r\n"):
-            continue
-        if header is None and not problems:
-            header = cells
-            continue
-        value = None
-        if header is None:
-            problems = [Problem("broken CSV", f"the names of the columns: {problems[0].found}", "a row of names")]
-            yield begin, raw, None, problems
-            yield from rest(window, problems[0])
-            return
-        if not problems and len(cells) != len(header):
-            found, expected = counted(len(cells), "cell"), f"{len(header):,}, as many as columns have names"
-            problems = [Problem("ragged row", f"{found} in the row on line {begin:,}", expected)]
-        elif not problems:
-            value = {name: cell_value(name, cell) for name, cell in zip(header, cells, strict=True)}
-            if len(value) != len(header):
-                name, count = Counter(header).most_common(1)[0]
-                problems = [Problem("duplicate key", f"{count} columns named {shorten(name)}", "each name once")]
-        yield begin, raw.rstrip("\r\n"), value, problems
-
-
-def cell_value(name: str, cell: str):
-    """A cell, as a list where its column holds lists or where it is a list of turns."""
-    if not cell.lstrip().startswith("["):
-        return cell
-    try:
-        value = json.loads(cell)
-    except (ValueError, RecursionError):
-        return cell
-    turns = bool(value) and all(isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in value)
-    return value if turns or name in LIST_COLUMNS else cell
 
 
 def _parquet_rows(path: str) -> Iterator[Row]:
