@@ -56,10 +56,8 @@ def main() -> None:
     tokenizer, config = AutoTokenizer.from_pretrained(name), AutoConfig.from_pretrained(name)
     check_context(tokenizer, config, None)
     # TRL encodes prompts by these: "<|endoftext|>" that somebody typed stays text.
-    args.chat_template_kwargs = {**(args.chat_template_kwargs or {}), "sanitize_control_tokens": True}
-    asked = tokenizer.apply_chat_template(
-        list(dataset["prompt"]), add_generation_prompt=True, **args.chat_template_kwargs
-    )["input_ids"]
+    chat = args.chat_template_kwargs = {**(args.chat_template_kwargs or {}), "sanitize_control_tokens": True}
+    asked = tokenizer.apply_chat_template(list(dataset["prompt"]), add_generation_prompt=True, **chat)["input_ids"]
     check_context(tokenizer, config, longest := max(map(len, asked)) + args.max_completion_length)
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         raise InputError(f"{name}: pads with what ends an answer: answers could not be told from padding")
