@@ -30,6 +30,7 @@ import torch
 from data_prep.conversations import check_context, read_conversations
 from data_prep.files import InputError, existing, read_json, run_main, write_results
 from data_prep.machine import bf16_is_fast, matrix_rate
+from data_prep.parallel import cores
 from eval import data_speed
 from eval.report import commit, machine
 
@@ -469,14 +470,13 @@ def main() -> None:
         if name == "data":
             data_speed.add_arguments(command)
         if name == "ppo":
-            allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-            cores = min(psutil.cpu_count(logical=False) or 1, allowed)
+            threads = min(psutil.cpu_count(logical=False) or 1, cores())
             command.add_argument("--run", default="runs/quickstart", help="its sft, reward and data/prompts_ppo.json")
             command.add_argument("--updates", type=int, default=8, help="by each trainer; the first is not timed")
             command.add_argument("--batch_size", type=int, default=64, help="answers of an update")
             command.add_argument("--response_length", type=int, default=48, help="tokens")
             command.add_argument("--num_ppo_epochs", type=int, default=4)
-            command.add_argument("--threads", type=int, default=cores, help="all cores without")
+            command.add_argument("--threads", type=int, default=threads, help="all cores without")
             command.add_argument("--seed", type=int, default=42)
             command.add_argument("--worker", help=argparse.SUPPRESS)  # what a process started by this command does
     arguments = parser.parse_args()

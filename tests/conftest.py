@@ -37,6 +37,23 @@ def save(model, tokenizer, folder: Path) -> Path:
     return folder
 
 
+def counting_model(tokenizer, end: int) -> GPT2LMHeadModel:
+    """A model that knows positions and nothing else: x after the places from 3 on, its end after place `end`, then anything.
+
+    Every place has a direction of its own; a token that follows it for certain has all of that direction.
+    """
+    size = len(tokenizer)
+    model = GPT2LMHeadModel(tiny_config(tokenizer, n_layer=1, n_head=1, n_embd=size, tie_word_embeddings=False))
+    for name, weight in model.named_parameters():
+        if "ln_" not in name:  # layer norms stay the identity
+            torch.nn.init.zeros_(weight)
+    with torch.no_grad():
+        model.transformer.wpe.weight.copy_(torch.eye(size)[:POSITIONS])
+        x = tokenizer.convert_tokens_to_ids("x")
+        model.lm_head.weight[x, 3:end] = model.lm_head.weight[tokenizer.eos_token_id, end] = 100.0
+    return model
+
+
 def write_shards(folder: Path, ids: list[int], tokenizer_dir: str | Path) -> None:
     """One document of these ids as the shards that data_prep/mix_corpus.py writes, by the tokenizer of 262 entries."""
     writer = ShardWriter(folder, "<u2")

@@ -47,7 +47,7 @@ def speed(conversations: Path, *parts: str) -> tuple[dict[str, float], str]:
 def test_corpora_are_measured_and_the_figures_written_down(conversations):
     metrics, printed = speed(conversations, "shards", "large", "bpe")
     assert list(metrics) == [
-        "text to shards over encode_batch", "peak memory of 1 GB to shards", "BPE training over a bare script",
+        "text to shards over encode_batch", "peak memory of 1 GB to shards", "BPE training over a bare call",
     ]  # fmt: skip
     assert "0.0 MB of text: " in printed and "BPE of 280 entries: " in printed
 

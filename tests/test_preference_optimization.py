@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import PartialState
-from conftest import POSITIONS, save, tiny_config
+from conftest import POSITIONS, counting_model, save, tiny_config
 from test_distributed import free_port
 from test_recipes import (
     EXACT,
@@ -38,7 +38,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     GPT2ForSequenceClassification,
-    GPT2LMHeadModel,
     TrainerControl,
 )
 from trl import GRPOTrainer, RLOOTrainer
@@ -179,20 +178,8 @@ def test_more_is_had_of_what_is_rewarded(method, trained, drawing_settings):
 
 @pytest.fixture(scope="module")
 def counting_dir(tiny_chat_tokenizer, tmp_path_factory) -> Path:
-    """An assistant that knows positions and nothing else: x after the places 3 to 6, the end after 7, then anything.
-
-    Every place has a direction of its own; a token that follows it for certain has all of that direction.
-    """
-    size = len(tiny_chat_tokenizer)
-    shape = {"n_layer": 1, "n_head": 1, "n_embd": size, "tie_word_embeddings": False}
-    model = GPT2LMHeadModel(tiny_config(tiny_chat_tokenizer, **shape))
-    for name, weight in model.named_parameters():
-        if "ln_" not in name:  # layer norms stay the identity
-            torch.nn.init.zeros_(weight)
-    with torch.no_grad():
-        model.transformer.wpe.weight.copy_(torch.eye(size)[:POSITIONS])
-        x = tiny_chat_tokenizer.convert_tokens_to_ids("x")
-        model.lm_head.weight[x, 3:7] = model.lm_head.weight[tiny_chat_tokenizer.eos_token_id, 7] = 100.0
+    """An assistant that says x after the places 3 to 6 and ends after 7, whatever is asked."""
+    model = counting_model(tiny_chat_tokenizer, 7)
     return save(model, tiny_chat_tokenizer, tmp_path_factory.mktemp("models") / "counting")
 
 

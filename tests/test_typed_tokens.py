@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import POSITIONS, save, tiny_config
+from conftest import POSITIONS, counting_model, save
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +12,7 @@ from test_chat_tokens import HARD_TEXTS, spells_out, trained
 from test_conversations import FAST, TEXTS, dialogues
 from test_recipes import EXACT, again, conversation, loaded, results, succeeded
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
 from data_prep.chat_tokens import ChatEncoder
@@ -141,20 +141,8 @@ def test_scores_are_those_of_the_text(tiny_reward_dir, tiny_chat_tokenizer):
 
 @pytest.fixture(scope="module")
 def counting_dir(tiny_chat_tokenizer, tmp_path_factory):
-    """An assistant that knows positions and nothing else: x after the places 3 to 8, the end after 9.
-
-    Every place has a direction of its own; a token that follows it for certain has all of that direction.
-    """
-    size = len(tiny_chat_tokenizer)
-    shape = {"n_layer": 1, "n_head": 1, "n_embd": size, "tie_word_embeddings": False}
-    model = GPT2LMHeadModel(tiny_config(tiny_chat_tokenizer, **shape))
-    for name, weight in model.named_parameters():
-        if "ln_" not in name:  # layer norms stay the identity
-            torch.nn.init.zeros_(weight)
-    with torch.no_grad():
-        model.transformer.wpe.weight.copy_(torch.eye(size)[:POSITIONS])
-        x = tiny_chat_tokenizer.convert_tokens_to_ids("x")
-        model.lm_head.weight[x, 3:9] = model.lm_head.weight[tiny_chat_tokenizer.eos_token_id, 9] = 100.0
+    """An assistant that says x after the places 3 to 8 and ends after 9, whatever is asked."""
+    model = counting_model(tiny_chat_tokenizer, 9)
     return save(model, tiny_chat_tokenizer, tmp_path_factory.mktemp("models") / "counting")
 
 

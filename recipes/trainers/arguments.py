@@ -13,6 +13,7 @@ from trl import TrlParser
 
 from data_prep.files import InputError, existing
 from data_prep.machine import bf16_is_fast
+from data_prep.parallel import cores
 
 
 def parse_arguments(*dataclass_types) -> tuple:
@@ -44,8 +45,7 @@ def parse_arguments(*dataclass_types) -> tuple:
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
     if launched and int(os.environ.get("WORLD_SIZE", 1)) == 1:
         # `accelerate launch` leaves one core to a process that has the machine to itself; PyTorch alone takes them all.
-        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        torch.set_num_threads(min(psutil.cpu_count(logical=False) or 1, allowed))
+        torch.set_num_threads(min(psutil.cpu_count(logical=False) or 1, cores()))
     return parsed
 
 
