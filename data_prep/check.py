@@ -28,8 +28,8 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from data_prep.check_report import balance, histogram, page, place, show
-from data_prep.check_rows import (
+from data_prep.checking.report import balance, histogram, page, place, show
+from data_prep.checking.rows import (
     DUPLICATES,
     MENDED,
     WARNINGS,
@@ -45,11 +45,14 @@ from data_prep.check_rows import (
     treatment,
     warnings_of,
 )
-from data_prep.conversations import batched
-from data_prep.files import InputError, atomic_folder, atomic_write, run_main, vacant, write_json
-from data_prep.languages import language, method
-from data_prep.near_duplicates import Duplicate, near_duplicates
-from data_prep.rows import ON_BAD, Intake, Problem, Row, data_files
+from data_prep.common.batches import batched
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import atomic_folder, atomic_write, vacant, write_json
+from data_prep.corpus.languages import language, method
+from data_prep.corpus.near_duplicates import Duplicate, near_duplicates
+from data_prep.rows.bad_rows import ON_BAD, BadRows
+from data_prep.rows.problems import Problem, Row
+from data_prep.rows.read import data_files
 
 SHOWN = 5  # examples of each kind of finding
 BATCH = 256  # rows tokenized at once
@@ -145,7 +148,7 @@ def measured(rows: Iterable[Checked], on_bad: str, lengths: Lengths) -> Iterator
 
 def examine(
     files: list[str], arguments: argparse.Namespace, lengths: Lengths, folder: Path
-) -> tuple[Findings, Intake]:
+) -> tuple[Findings, BadRows]:
     """Read all rows and count what is found; with --output, write those that go on into `folder`.
 
     The files are read once for the report, and before that once or twice for duplicates.
@@ -165,7 +168,7 @@ def examine(
     duplicates = near_duplicates(texts, arguments.similarity)
     originals = {duplicate.original: "" for duplicate in duplicates.values()}
     # Under repair, too, rows that cannot be mended are set aside: the doctor goes through to the end.
-    intake = Intake("error" if on_bad == "error" else "quarantine", folder / "quarantine.jsonl")
+    intake = BadRows("error" if on_bad == "error" else "quarantine", folder / "quarantine.jsonl")
     findings, position = Findings(), -1
     with contextlib.ExitStack() as stack:
         kinds = KINDS if arguments.output else ()

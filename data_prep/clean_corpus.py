@@ -24,24 +24,17 @@ from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
-from data_prep.corpus import batched, corpus_files, documents, stamps, taken_out
-from data_prep.decontamination import EvaluationTexts
-from data_prep.document_filters import Finding, datatrove_filter, quality_finding
-from data_prep.files import (
-    InputError,
-    atomic_write,
-    read_json,
-    read_jsonl,
-    run_main,
-    unfinished,
-    vacant,
-    write_json,
-    write_jsonl,
-)
-from data_prep.languages import language, method
-from data_prep.near_duplicates import near_duplicates
-from data_prep.parallel import WorkerLost, cores, in_order
-from data_prep.rows import ON_BAD, Intake, counted
+from data_prep.common.batches import batched_by_length
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import atomic_write, read_json, read_jsonl, unfinished, vacant, write_json, write_jsonl
+from data_prep.common.parallel import WorkerLost, cores, in_order
+from data_prep.common.text import counted
+from data_prep.corpus.decontamination import EvaluationTexts
+from data_prep.corpus.languages import language, method
+from data_prep.corpus.near_duplicates import near_duplicates
+from data_prep.corpus.quality import Finding, datatrove_filter, quality_finding
+from data_prep.readers.documents import corpus_files, documents, stamps, taken_out
+from data_prep.rows.bad_rows import ON_BAD, BadRows
 
 BATCH = 1 << 18  # characters that go to a worker at once
 EXAMPLES, SHOWN = 5, 300  # examples of each filter, and characters of their beginnings
@@ -116,7 +109,7 @@ def judged(
 
     The `journal` gets a line of findings for each batch of rows; those that are in it already are not looked for again.
     """
-    batches, known = batched(rows, BATCH, lambda row: len(row["text"])), 0
+    batches, known = batched_by_length(rows, BATCH, lambda row: len(row["text"])), 0
     with journal.open("a+b") as file:
         for line, batch in zip(whole_lines(file), batches, strict=False):
             found = [finding and Finding(*finding) for finding in json.loads(line)]
@@ -167,7 +160,7 @@ def clean(
 ) -> dict:
     """Write the documents that stay, and the report, which is returned, into `folder`."""
     taken, size, counts = Taken(), Counter(), Counter()
-    intake = Intake(arguments.on_bad, folder / "quarantine.jsonl")
+    intake = BadRows(arguments.on_bad, folder / "quarantine.jsonl")
 
     def read() -> Iterator[dict]:
         reading = documents(files, arguments.text_column, intake, counts)

@@ -12,6 +12,7 @@ rows are added, and equal rows stay together. The memory used does not grow with
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 from collections import Counter
@@ -19,10 +20,14 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from data_prep import conversation_formats, preference_formats
-from data_prep.files import InputError, atomic_write, run_main, vacant
-from data_prep.preferences import drawn
-from data_prep.rows import ON_BAD, REPAIRED_BY_READING, Intake, Problem, counted, data_files, rows_of
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import atomic_write, vacant
+from data_prep.common.text import counted
+from data_prep.readers import conversation_formats, preference_formats
+from data_prep.readers.preferences import _key
+from data_prep.rows.bad_rows import ON_BAD, BadRows
+from data_prep.rows.problems import REPAIRED_BY_READING, Problem
+from data_prep.rows.read import data_files, rows_of
 
 REPAIRABLE = {*conversation_formats.REPAIRABLE, *preference_formats.REPAIRABLE}  # who reads the row next repairs it
 
@@ -44,6 +49,12 @@ def prompt_of(value, text_column: str) -> tuple[list[dict], list[Problem]]:
     return messages, [problem for problem in problems if problem.kind not in REPAIRABLE]
 
 
+def drawn(prompt: list[dict], seed: int) -> float:
+    """A number in [0, 1) that depends on the prompt and the seed alone."""
+    digest = hashlib.sha256(f"{seed} {_key(prompt)}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", help="files, folders, globs or hf://owner/name:config:split")
@@ -62,7 +73,7 @@ def main() -> None:
                          "and no more than 1 together")  # fmt: skip
     for output in (arguments.train, arguments.heldout):
         vacant(output)
-    intake = Intake(arguments.on_bad, f"{arguments.train}.quarantine.jsonl")
+    intake = BadRows(arguments.on_bad, f"{arguments.train}.quarantine.jsonl")
     counts: Counter = Counter()
     with atomic_write(arguments.train) as train, atomic_write(arguments.heldout) as heldout:
         for row in tqdm(rows_of(data_files(arguments.files)), desc="reading", unit=" rows"):

@@ -9,7 +9,7 @@ good source is read several times, a large one in part. `max_epochs` says how of
 are nearly as good as new text, Muennighoff 2023, arXiv:2305.16264): then it stops, and the others share what is left.
 
 `--dry_run` prints the plan and does nothing. Without it each source is tokenized once, and the mixture is put together
-from its ids: documents in an order given by the seed, joined with the end-of-text token. Output: data_prep/token_shards.py.
+from its ids: documents in an order given by the seed, joined with the end-of-text token. Output: data_prep/tokens/shards.py.
 A killed run leaves a folder `.NAME.unfinished` beside the output; the same command goes on from there, behind the last
 whole shard of a source, or with the mixture from its beginning where all sources were tokenized.
 """
@@ -23,13 +23,15 @@ from pathlib import Path
 import yaml
 from tqdm.auto import tqdm
 
-from data_prep.corpus import corpus_files, is_glob
-from data_prep.files import InputError, existing, run_main, unfinished, vacant
-from data_prep.mixture import Source, mix
-from data_prep.mixture_plan import Estimate, estimate, plan_table, realised_table
-from data_prep.rows import HUB, ON_BAD
-from data_prep.source_tokens import CorpusTokenizer, load_tokenizer, tokenize_source
-from data_prep.token_shards import SHARD_TOKENS, ShardWriter, token_dtype, write_index
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import existing, unfinished, vacant
+from data_prep.corpus.mixture import Source, mix
+from data_prep.corpus.mixture_plan import Estimate, estimate, plan_table, realised_table
+from data_prep.readers.documents import corpus_files, is_glob
+from data_prep.rows.bad_rows import ON_BAD
+from data_prep.rows.read import HUB
+from data_prep.tokens.corpus_tokens import CorpusTokenizer, load_tokenizer, tokenize_source
+from data_prep.tokens.shards import SHARD_TOKENS, ShardWriter, token_dtype, write_index
 
 KEYS = {"tokenizer", "sources", "total_tokens", "passes", "shuffle_buffer", "seed", "output_dir", "on_bad",
         "num_workers", "shard_tokens"}  # fmt: skip

@@ -35,7 +35,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from data_prep.files import InputError, run_main, vacant, write_json, write_jsonl
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import vacant, write_json, write_jsonl
 from data_prep.python_docs_wordings import (
     DEMONSTRATION_CLOSINGS,
     DEMONSTRATION_OPENINGS,

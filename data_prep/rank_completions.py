@@ -25,12 +25,13 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from data_prep.files import InputError, read_jsonl, run_main, vacant, write_jsonl
-from data_prep.journal import Journal
-from data_prep.preference_formats import pairs
-from data_prep.rank_in_terminal import rank_in_terminal
-from data_prep.raters import Rater, by_chrf, by_exact_match, by_function, by_reward_model
-from data_prep.rows import counted
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import read_jsonl, vacant, write_jsonl
+from data_prep.common.text import counted
+from data_prep.ranking.journal import Journal
+from data_prep.ranking.raters import Rater, by_chrf, by_exact_match, by_function, by_reward_model
+from data_prep.ranking.terminal import rank_in_terminal
+from data_prep.readers.ranks import pairs
 
 STAND_IN = "a stand-in for a human rater: agreement with the reference"
 KEPT = ("id", "prompt", "completions", "counts", "drawn")

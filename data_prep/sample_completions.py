@@ -16,9 +16,10 @@ import argparse
 import random
 from pathlib import Path
 
-from data_prep.conversation_formats import TRAILING_HUMAN
-from data_prep.conversations import read_conversations
-from data_prep.files import existing, run_main, vacant, write_jsonl
+from data_prep.common.errors import run_main
+from data_prep.common.files import existing, vacant, write_jsonl
+from data_prep.readers.conversation_formats import TRAILING_HUMAN
+from data_prep.readers.conversations import read_conversations
 
 
 def near_references(references: list[str], position: int, number: int, rng: random.Random) -> list[str]:
@@ -59,7 +60,8 @@ def main() -> None:
 
     from transformers import AutoModelForCausalLM, AutoTokenizer  # slow to import: after the input has been checked
 
-    from data_prep.generation import generate_answers, split_last_answer
+    from data_prep.models.generation import generate_answers
+    from data_prep.readers.prompts import split_last_answer
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     model = AutoModelForCausalLM.from_pretrained(arguments.model, use_safetensors=True)

@@ -18,9 +18,11 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 
-from data_prep.corpus import batched, corpus_files, read_documents, taken_out
-from data_prep.files import InputError, atomic_folder, run_main, vacant
-from data_prep.rows import ON_BAD, Intake
+from data_prep.common.batches import batched_by_length
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import atomic_folder, vacant
+from data_prep.readers.documents import corpus_files, read_documents, taken_out
+from data_prep.rows.bad_rows import ON_BAD, BadRows
 
 END_OF_TEXT, PAD, END_OF_TURN = "<|endoftext|>", "<|pad|>", "<|end|>"
 SPECIAL_TOKENS = [END_OF_TEXT, PAD, END_OF_TURN, "<|system|>", "<|user|>", "<|assistant|>"]
@@ -89,12 +91,12 @@ def main() -> None:
     arguments = parser.parse_args()
     vacant(arguments.output_dir)
     files = corpus_files(arguments.corpus)
-    intake, counts = Intake(arguments.on_bad, f"{arguments.output_dir}.quarantine.jsonl"), Counter()
+    intake, counts = BadRows(arguments.on_bad, f"{arguments.output_dir}.quarantine.jsonl"), Counter()
 
     def batches() -> Iterator[list[str]]:
         texts = read_documents(files, text_column=arguments.text_column, intake=intake, counts=counts)
         with tqdm(desc="reading", unit="B", unit_scale=True) as bar:
-            for batch in batched(texts, BATCH):
+            for batch in batched_by_length(texts, BATCH):
                 size = sum(len(text.encode("utf-8")) for text in batch)
                 counts["bytes"] += size
                 bar.update(size)

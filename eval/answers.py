@@ -14,8 +14,9 @@ import re
 import time
 from pathlib import Path
 
-from data_prep.files import InputError, run_main, write_results
-from data_prep.intervals import show
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import write_results
+from data_prep.common.intervals import show
 
 EXAMPLES = 12
 
@@ -58,8 +59,10 @@ def main() -> None:
     except re.error as error:
         raise InputError(f"--group_by {arguments.group_by!r}: not a regular expression ({error})") from None
 
-    from data_prep.generation import generate_answers  # slow to import
-    from eval.loading import check_chat, load_checkpoint, load_metric, read_questions
+    from data_prep.models.generation import generate_answers  # slow to import
+    from data_prep.models.loading import check_chat, load_checkpoint
+    from data_prep.readers.prompts import read_questions
+    from eval.metrics import load_metric
 
     rows = read_questions(arguments.conversations, arguments.limit, arguments.seed)
     model, tokenizer = load_checkpoint(arguments.model)

@@ -12,13 +12,13 @@ What is typed stays text: "<|endoftext|>" reaches the model as characters, as it
 import argparse
 import sys
 
-from data_prep.files import InputError, run_main
-from data_prep.rows import counted
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.text import counted
 
 
 def is_chat_model(model, tokenizer) -> bool:
     """Whether the template ends an assistant's turn with a token the model stops at."""
-    from data_prep.generation import end_of_turn_ids
+    from data_prep.models.generation import end_of_turn_ids
 
     if tokenizer.chat_template is None:
         return False
@@ -33,7 +33,7 @@ def fitting(tokenizer, history: list[dict], room: int) -> tuple[list[dict], list
 
     Question and answer go together; a system turn stays. What does not fit of the last question is cut on the left.
     """
-    from data_prep.generation import encode_prompts
+    from data_prep.tokens.chat_encoder import encode_prompts
 
     first = 1 if history[0]["role"] == "system" else 0
     dropped = 0
@@ -61,8 +61,9 @@ def main() -> None:
     import torch  # slow to import: after the arguments have been checked
     from transformers import GenerationConfig, TextStreamer
 
-    from data_prep.generation import encode_text, end_of_turn_ids
-    from eval.loading import load_checkpoint
+    from data_prep.models.generation import end_of_turn_ids
+    from data_prep.models.loading import load_checkpoint
+    from data_prep.tokens.chat_encoder import encode_text
 
     model, tokenizer = load_checkpoint(arguments.model)
     context = model.config.max_position_embeddings

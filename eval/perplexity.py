@@ -13,7 +13,8 @@ import math
 import time
 from pathlib import Path
 
-from data_prep.files import InputError, existing, run_main, write_results
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import existing, write_results
 
 
 def main() -> None:
@@ -26,8 +27,11 @@ def main() -> None:
     arguments = parser.parse_args()
     existing(arguments.documents)
 
-    from data_prep.heldout import bits_per_byte, heldout_batches  # slow to import: after the input has been checked
-    from eval.loading import load_checkpoint
+    from data_prep.models.bits_per_byte import (  # slow to import: after the input has been checked
+        bits_per_byte,
+        heldout_batches,
+    )
+    from data_prep.models.loading import load_checkpoint
 
     model, tokenizer = load_checkpoint(arguments.model)
     if tokenizer.bos_token_id is None:

@@ -22,8 +22,9 @@ import re
 import subprocess
 from pathlib import Path
 
-from data_prep.files import atomic_write, existing, read_json, read_jsonl, run_main, write_json
-from data_prep.intervals import show
+from data_prep.common.errors import run_main
+from data_prep.common.files import atomic_write, existing, read_json, read_jsonl, write_json
+from data_prep.common.intervals import show
 from eval.win_rate import show_nats
 
 # In the order of the chain: {stage: (title, the command, what it did, the figure to look at)}.
@@ -289,8 +290,8 @@ def spread(items: list, count: int) -> list:
 
 def ask(run: Path, names: list[str], questions: list[dict], max_new_tokens: int) -> dict[str, list[str]]:
     """{model: its greedy answers}; a model that is not there is left out."""
-    from data_prep.generation import generate_answers
-    from eval.loading import check_chat, load_checkpoint
+    from data_prep.models.generation import generate_answers
+    from data_prep.models.loading import check_chat, load_checkpoint
 
     answers = {}
     for name in names:
@@ -498,7 +499,7 @@ def main() -> None:
 
     import jinja2
 
-    from eval.loading import read_questions
+    from data_prep.readers.prompts import read_questions
 
     results = {path.stem: read_json(path) for path in sorted(run.glob("results/*.json"))}
     asked = Path(arguments.prompts or run / "data" / "conversations_heldout.json")

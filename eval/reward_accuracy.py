@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.files import run_main, write_results
-from data_prep.intervals import show
-from data_prep.preferences import read_rankings
+from data_prep.common.errors import run_main
+from data_prep.common.files import write_results
+from data_prep.common.intervals import show
+from data_prep.readers.preferences import read_rankings
 
 
 def main() -> None:
@@ -29,8 +30,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rows, counts = read_rankings(arguments.rankings)
 
-    from data_prep.scoring import ranking_agreement  # slow to import: after the input has been checked
-    from eval.loading import check_chat, load_checkpoint
+    from data_prep.models.loading import check_chat, load_checkpoint
+    from data_prep.models.scoring import ranking_agreement  # slow to import: after the input has been checked
 
     model, tokenizer = load_checkpoint(arguments.model, reward_model=True)
     check_chat(arguments.model, model, tokenizer, 1)

@@ -8,8 +8,8 @@
 `matrix` prints the rate of a 1024³ product. `shakespeare` trains nanoGPT's small CPU model (4 layers, 128 wide, context
 64, characters) by recipes/configs/shakespeare and takes the seconds of the whole process to nanoGPT's validation loss of
 1.8857, which nanoGPT's own CPU recipe reached in 102 s where the fp32 product ran at 190 GFLOP/s. `ppo` trains a run's
-assistant against its reward model by TRL 1.12's own PPO trainer and by recipes/trainers/ppo_trainer.py, each in a process
-of its own, and checks that both optimise the same objective. `data` is eval/data_speed.py. Run them on a
+assistant against its reward model by TRL 1.12's own PPO trainer and by recipes/trainers/ppo/trainer.py, each in a process
+of its own, and checks that both optimise the same objective. `data` is eval/benchmarks/data.py. Run them on a
 quiet machine: they are benchmarks, and no test looks at their times.
 """
 
@@ -27,11 +27,13 @@ from pathlib import Path
 import psutil
 import torch
 
-from data_prep.conversations import check_context, read_conversations
-from data_prep.files import InputError, existing, read_json, run_main, write_results
-from data_prep.machine import bf16_is_fast, matrix_rate
-from data_prep.parallel import cores
-from eval import data_speed
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import existing, read_json, write_results
+from data_prep.common.machine import bf16_is_fast, matrix_rate
+from data_prep.common.parallel import cores
+from data_prep.models.loading import check_context
+from data_prep.readers.conversations import read_conversations
+from eval.benchmarks import data as data_speed
 from eval.report import commit, machine
 
 NANOGPT_LOSS, NANOGPT_SECONDS, NANOGPT_RATE = 1.8857, 102.0, 190e9
@@ -202,9 +204,10 @@ def ppo_trainer(arguments, which: str, output_dir: str, batches: int, bf16: bool
     from transformers import PrinterCallback, set_seed
     from trl.experimental import ppo as trl_ppo
 
-    from data_prep.generation import encode_prompts
-    from eval.loading import load_checkpoint, read_questions
-    from recipes.trainers import ppo_trainer as our_ppo
+    from data_prep.models.loading import load_checkpoint
+    from data_prep.readers.prompts import read_questions
+    from data_prep.tokens.chat_encoder import encode_prompts
+    from recipes.trainers.ppo import trainer as our_ppo
 
     run = Path(arguments.run)
     rows = read_questions(run / "data/prompts_ppo.json", arguments.batch_size * arguments.updates, arguments.seed)

@@ -15,8 +15,9 @@ import argparse
 import time
 from pathlib import Path
 
-from data_prep.files import InputError, run_main, write_results
-from data_prep.intervals import bootstrap_interval, show
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import write_results
+from data_prep.common.intervals import bootstrap_interval, show
 
 TIE_WIDTH = 5.0  # chrF points
 JUDGE = (
@@ -57,8 +58,8 @@ def kl_divergence(
     `temperature` those of the draws. Prompts that were cut to fit one of the models are left out, with a count on the
     screen; None where no other is left.
     """
-    from data_prep.generation import encode_prompts
-    from data_prep.scoring import answer_logprobs
+    from data_prep.models.scoring import sequence_logprobs
+    from data_prep.tokens.chat_encoder import encode_prompts
 
     room = min(player.config.max_position_embeddings for player in (model, opponent)) - max_new_tokens
     whole = [index for index, ids in enumerate(encode_prompts(tokenizer, prompts)) if len(ids) <= room]
@@ -70,7 +71,7 @@ def kl_divergence(
     asked = [prompts[index] for index in whole for _ in answers[index]]
     drawn = [answer["ids"] for index in whole for answer in answers[index]]
     own, other = (
-        answer_logprobs(player, tokenizer, asked, drawn, temperature, batch_size) for player in (model, opponent)
+        sequence_logprobs(player, tokenizer, asked, drawn, temperature, batch_size) for player in (model, opponent)
     )
     differences = iter([mine - its for mine, its in zip(own, other, strict=True)])
     return bootstrap_interval(
@@ -100,8 +101,10 @@ def main() -> None:
     if arguments.temperature < 0 or arguments.num_return_sequences < 1:
         raise InputError("--temperature and --num_return_sequences: expected at least 0 and at least 1")
 
-    from data_prep.generation import generate_answers  # slow to import
-    from eval.loading import check_chat, load_checkpoint, load_metric, read_questions
+    from data_prep.models.generation import generate_answers  # slow to import
+    from data_prep.models.loading import check_chat, load_checkpoint
+    from data_prep.readers.prompts import read_questions
+    from eval.metrics import load_metric
 
     rows = read_questions(arguments.conversations, arguments.limit, arguments.seed)
     drawn = arguments.num_return_sequences if arguments.temperature > 0 else 1

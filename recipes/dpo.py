@@ -17,13 +17,16 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer, set_seed
 from trl import DPOConfig, DPOTrainer, ModelConfig, get_peft_config
 
-from data_prep.chat_tokens import special_token_text
-from data_prep.conversations import check_context
-from data_prep.files import InputError, existing, run_main, write_results
-from data_prep.preferences import load_rankings, pairs
-from data_prep.scoring import encode_answers
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import existing, write_results
+from data_prep.models.loading import check_context
+from data_prep.models.scoring import encode_answers
+from data_prep.readers.preferences import load_rankings
+from data_prep.readers.ranks import pairs
+from data_prep.tokens.chat_encoder import special_token_text
 from recipes.trainers.arguments import check_output_dir, last_checkpoint, parse_arguments
-from recipes.trainers.callbacks import StopAfter, logged, save_curves
+from recipes.trainers.callbacks import StopAfter
+from recipes.trainers.curves import logged, save_curves
 
 
 @dataclass

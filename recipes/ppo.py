@@ -17,17 +17,20 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, set_seed
 from trl import ModelConfig, get_peft_config
 
-from data_prep.conversations import check_context, load_conversations
-from data_prep.files import InputError, existing, run_main, write_results
-from data_prep.generation import split_last_answer
-from data_prep.rewards import load_function
-from recipes.trainers.alarms import PPOAlarms
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import existing, write_results
+from data_prep.models.loading import check_context
+from data_prep.models.reward_functions import load_function
+from data_prep.readers.conversations import load_conversations
+from data_prep.readers.prompts import split_last_answer
 from recipes.trainers.arguments import check_output_dir, last_checkpoint, parse_arguments
-from recipes.trainers.callbacks import StopAfter, logged, save_curves
+from recipes.trainers.callbacks import StopAfter
+from recipes.trainers.curves import logged, save_curves
 from recipes.trainers.muon import MuonWithAdamW
-from recipes.trainers.ppo_config import PPOConfig
-from recipes.trainers.ppo_objective import PolicyAndValue
-from recipes.trainers.ppo_trainer import PPOTrainer
+from recipes.trainers.ppo.alarms import PPOAlarms
+from recipes.trainers.ppo.config import PPOConfig
+from recipes.trainers.ppo.policy_and_value import PolicyAndValue
+from recipes.trainers.ppo.trainer import PPOTrainer
 
 
 @dataclass

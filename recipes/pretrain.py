@@ -24,13 +24,15 @@ from transformers import (
     set_seed,
 )
 
-from data_prep.files import InputError, existing, run_main, write_results
-from data_prep.heldout import heldout_batches
-from data_prep.machine import matrix_rate
-from data_prep.token_shards import TokenShards
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import existing, write_results
+from data_prep.common.machine import matrix_rate
+from data_prep.models.bits_per_byte import heldout_batches
+from data_prep.tokens.shards import TokenShards
 from recipes.trainers.arguments import check_output_dir, last_checkpoint, parse_arguments
 from recipes.trainers.blocks import Blocks
-from recipes.trainers.callbacks import PretrainingMonitor, logged, save_curves
+from recipes.trainers.callbacks import PretrainingMonitor
+from recipes.trainers.curves import logged, save_curves
 from recipes.trainers.muon import MuonWithAdamW
 
 

@@ -3,7 +3,7 @@
     accelerate launch recipes/reward.py --config recipes/configs/quickstart/reward.yaml
     accelerate launch recipes/reward.py --config recipes/configs/quickstart/reward.yaml --use_peft --lora_target_modules all-linear
 
-Takes rankings, pairs, scored lists or labelled answers (data_prep/preference_formats.py). Every pair of unequal ranks is
+Takes rankings, pairs, scored lists or labelled answers (data_prep/readers/preference_formats.py). Every pair of unequal ranks is
 a comparison, and each prompt weighs the same however many pairs it gives. At the end: accuracy on held-out rankings
 with its 95 % interval, the margin, the correlation of reward with length, and a check that the saved model reloads to
 the same scores. With `--use_peft` LoRA adapters and the score head are trained, and merged before saving.
@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 from trl import ModelConfig, RewardConfig, get_peft_config
 
-from data_prep.conversations import check_context
-from data_prep.files import InputError, run_main, write_results
-from data_prep.intervals import show
-from data_prep.preferences import load_rankings
-from data_prep.scoring import ranking_agreement, score_answers
-from recipes.trainers.arguments import check_output_dir, checkpoint_or_hub_id, last_checkpoint, parse_arguments
-from recipes.trainers.callbacks import logged, save_curves
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import write_results
+from data_prep.common.intervals import show
+from data_prep.models.loading import check_context, checkpoint_or_hub_id
+from data_prep.models.scoring import ranking_agreement, score_answers
+from data_prep.readers.preferences import load_rankings
+from recipes.trainers.arguments import check_output_dir, last_checkpoint, parse_arguments
+from recipes.trainers.curves import logged, save_curves
 from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.reward_trainer import RankingRewardTrainer
 

@@ -15,13 +15,16 @@ from dataclasses import dataclass, field
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, set_seed
 from trl import ModelConfig, RLOOConfig, RLOOTrainer, get_peft_config
 
-from data_prep.conversations import check_context, load_conversations
-from data_prep.files import InputError, existing, run_main, write_results
-from data_prep.generation import split_last_answer
-from data_prep.rewards import load_function
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import existing, write_results
+from data_prep.models.loading import check_context
+from data_prep.models.reward_functions import load_function
+from data_prep.readers.conversations import load_conversations
+from data_prep.readers.prompts import split_last_answer
 from recipes.trainers.arguments import check_output_dir, last_checkpoint, parse_arguments
-from recipes.trainers.callbacks import StopAfter, logged, save_curves
-from recipes.trainers.left_padding import count_positions_from_first_token, reward_at_last_token, reward_of_text
+from recipes.trainers.callbacks import StopAfter
+from recipes.trainers.curves import logged, save_curves
+from recipes.trainers.rloo_grpo import count_positions_from_first_token, reward_at_last_token, reward_of_text
 
 
 @dataclass

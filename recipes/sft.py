@@ -3,7 +3,7 @@
     accelerate launch recipes/sft.py --config recipes/configs/quickstart/sft.yaml
     accelerate launch recipes/sft.py --config recipes/configs/quickstart/sft.yaml --use_peft --lora_target_modules all-linear
 
-Takes conversations of any usual format as they are (data_prep/conversation_formats.py). The loss is on the assistant's
+Takes conversations of any usual format as they are (data_prep/readers/conversation_formats.py). The loss is on the assistant's
 turns only (their end-of-turn token included), short conversations are packed into rows of `max_length` tokens without
 seeing each other. With `--use_peft` only LoRA adapters are trained, and merged before saving unless `--merge_adapter
 false`. Before training, one example is shown with its loss mask; at the end the model is checked to stop by itself.
@@ -16,12 +16,14 @@ from itertools import groupby
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from data_prep.chat_tokens import load_tokenized
-from data_prep.conversations import check_context
-from data_prep.files import InputError, existing, run_main, write_results
-from data_prep.generation import generate_answers, split_last_answer
-from recipes.trainers.arguments import check_output_dir, checkpoint_or_hub_id, last_checkpoint, parse_arguments
-from recipes.trainers.callbacks import logged, save_curves
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import existing, write_results
+from data_prep.models.generation import generate_answers
+from data_prep.models.loading import check_context, checkpoint_or_hub_id
+from data_prep.readers.prompts import split_last_answer
+from data_prep.tokens.sft_dataset import load_tokenized
+from recipes.trainers.arguments import check_output_dir, last_checkpoint, parse_arguments
+from recipes.trainers.curves import logged, save_curves
 from recipes.trainers.muon import MuonWithAdamW
 
 
@@ -32,7 +34,9 @@ class ScriptArguments:
         default=None, metadata={"help": "Conversations for the evaluation loss and last check."}
     )
     columns: str | None = field(default=None, metadata={"help": "field=column,... instead of finding the format."})
-    on_bad: str = field(default="error", metadata={"help": "error, repair or quarantine (see data_prep/rows.py)."})
+    on_bad: str = field(
+        default="error", metadata={"help": "error, repair or quarantine (see data_prep/rows/read.py)."}
+    )
     long: str = field(default="truncate", metadata={"help": "Beyond max_length: drop, truncate or split at turns."})
     results_dir: str | None = field(default=None, metadata={"help": "Where the figures go; None: the output folder."})
     muon_lr: float | None = field(

@@ -18,7 +18,7 @@ from transformers import (  # noqa: E402
     GPT2LMHeadModel,
 )
 
-from data_prep.token_shards import ShardWriter, tokenizer_hash, write_index  # noqa: E402
+from data_prep.tokens.shards import ShardWriter, tokenizer_hash, write_index  # noqa: E402
 from data_prep.train_tokenizer import END_OF_TURN, train_tokenizer  # noqa: E402
 
 POSITIONS = 64

@@ -11,8 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
-from data_prep.files import InputError
-from recipes.trainers.alarms import NAMES, PPOAlarms, least_fall
+from data_prep.common.errors import InputError
+from recipes.trainers.ppo.alarms import NAMES, PPOAlarms, least_fall
 
 ARGS = SimpleNamespace(eval_strategy="steps")
 STEADY = {

@@ -12,10 +12,10 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from data_prep.check_rows import checked_rows, treatment
-from data_prep.conversations import read_conversations
-from data_prep.files import InputError
-from data_prep.preferences import read_rankings
+from data_prep.checking.rows import checked_rows, treatment
+from data_prep.common.errors import InputError
+from data_prep.readers.conversations import read_conversations
+from data_prep.readers.preferences import read_rankings
 
 ROOT = Path(__file__).parents[1]
 GOOD = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'

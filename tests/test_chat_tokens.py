@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from test_conversations import FAST, TEXTS, dialogues, human, messages, needs_belle, system, write
 from test_conversations import gpt as answer
 
-from data_prep import arrow_files
-from data_prep.chat_tokens import ChatEncoder, load_tokenized, template_roles
-from data_prep.files import InputError
+from data_prep.common import arrow_dataset as arrow_files
+from data_prep.common.errors import InputError
+from data_prep.tokens.chat_encoder import ChatEncoder
+from data_prep.tokens.sft_dataset import load_tokenized, template_roles
 from data_prep.train_tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 # Texts that spell out a control token are the hard case for tokens and masks.

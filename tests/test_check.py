@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep import check
-from data_prep.check_report import histogram, share
-from data_prep.check_rows import MENDED, WARNINGS
-from data_prep.files import read_json, read_jsonl, run_main
+from data_prep.checking.report import histogram, share
+from data_prep.checking.rows import MENDED, WARNINGS
+from data_prep.common.errors import run_main
+from data_prep.common.files import read_json, read_jsonl
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

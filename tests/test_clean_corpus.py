@@ -12,11 +12,16 @@ import time
 import psutil
 import pytest
 
-from data_prep import clean_corpus, document_filters, near_duplicates
-from data_prep.corpus import batched, read_documents
-from data_prep.decontamination import EvaluationTexts
-from data_prep.document_filters import quality_finding, repeated_characters, units
-from data_prep.files import InputError, run_main, write_json, write_jsonl
+from data_prep import clean_corpus
+from data_prep.common.batches import batched_by_length
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import write_json, write_jsonl
+from data_prep.corpus import near_duplicates
+from data_prep.corpus import quality
+from data_prep.corpus.decontamination import EvaluationTexts
+from data_prep.corpus.quality import quality_finding, repeated_characters
+from data_prep.corpus.text_units import units
+from data_prep.readers.documents import read_documents
 
 
 def words(count: int, seed: int = 0) -> list[str]:
@@ -126,7 +131,7 @@ def test_datatrove_judges_the_same_way_without_a_network(monkeypatch):
         raise OSError("the network was asked for")
 
     monkeypatch.setattr("socket.socket.connect", refuse)
-    finding = document_filters.datatrove_filter()
+    finding = quality.datatrove_filter()
     good = " ".join(["the", "of", *words(80)])
     assert finding(good) is None and quality_finding(good, "en") is None
     for bad in (" ".join(["the", "of", *words(40)]), good + " #" * 20, " ".join([good, *["alpha beta"] * 40])):
@@ -136,7 +141,7 @@ def test_datatrove_judges_the_same_way_without_a_network(monkeypatch):
 def test_without_the_extra_datatrove_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "datatrove.data", None)
     with pytest.raises(InputError, match="pip install"):
-        document_filters.datatrove_filter()
+        quality.datatrove_filter()
 
 
 # Decontamination
@@ -307,7 +312,7 @@ def at_work(process: psutil.Process) -> bool:
 
 def test_a_killed_run_goes_on_to_the_same_bytes_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     documents_of(tmp_path, 3000)
-    batches = len(list(batched(read_documents(tmp_path / "a.jsonl"), clean_corpus.BATCH)))
+    batches = len(list(batched_by_length(read_documents(tmp_path / "a.jsonl"), clean_corpus.BATCH)))
     undisturbed = clean(tmp_path, monkeypatch, 2)
     (tmp_path / "clean").rename(tmp_path / "undisturbed")
     command = [sys.executable, "-m", "data_prep.clean_corpus", "--corpus", tmp_path / "a.jsonl", "--output_dir"]

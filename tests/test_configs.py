@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausa
 from trl.chat_template_utils import get_training_chat_template, qwen2_5_chat_template
 
 from data_prep import mix_corpus
-from data_prep.files import InputError
+from data_prep.common.errors import InputError
 from recipes.trainers.arguments import parse_arguments
 from recipes.trainers.muon import MuonWithAdamW
 

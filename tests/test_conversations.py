@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config
 
-from data_prep.conversations import check_context, conversation_rows, load_conversations, read_conversations
-from data_prep.files import InputError
-from data_prep.rows import Intake
+from data_prep.common.errors import InputError
+from data_prep.models.loading import check_context
+from data_prep.readers.conversations import conversation_rows, load_conversations, read_conversations
+from data_prep.rows.bad_rows import BadRows
 from data_prep.train_tokenizer import train_tokenizer
 
 BELLE = Path(__file__).parents[2] / "shared" / "data" / "belle_chat_800.json"
@@ -268,7 +269,7 @@ def test_tool_turns_are_kept_where_they_have_a_place(tmp_path):
     ]
     path = write(tmp_path, [{"messages": turns}])
     every = ("system", "user", "assistant", "function_call", "tool")
-    intake = Intake("error")
+    intake = BadRows("error")
     (row,) = conversation_rows([str(path)], intake, roles=every)
     assert [message["role"] for message in row["messages"]] == ["user", "function_call", "tool", "assistant"]
     assert json.loads(row["messages"][1]["content"]) == calls
@@ -354,9 +355,9 @@ def refused_to_load(path, **policy) -> str:
 
 KILLED = """
 import os, signal, sys
-from data_prep.conversations import conversation_rows
-from data_prep.rows import Intake
-intake = Intake("quarantine", sys.argv[2])
+from data_prep.readers.conversations import conversation_rows
+from data_prep.rows.bad_rows import BadRows
+intake = BadRows("quarantine", sys.argv[2])
 for row in conversation_rows([sys.argv[1]], intake):
     if row["row"] == int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -379,8 +380,8 @@ def test_killed_at_any_moment_a_run_leaves_the_whole_quarantine_or_none(tmp_path
 
 ENDING = """
 import multiprocessing, os, sys, time
-from data_prep.conversations import load_conversations
-from data_prep.files import InputError, run_main
+from data_prep.readers.conversations import load_conversations
+from data_prep.common.errors import InputError, run_main
 
 def main():
     dataset = load_conversations(sys.argv[1])

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import python_docs
-from data_prep.corpus import read_documents
-from data_prep.files import InputError, write_jsonl
+from data_prep.common.errors import InputError
+from data_prep.common.files import write_jsonl
 from data_prep.python_docs import first_sentence
-from data_prep.rows import Intake
+from data_prep.readers.documents import read_documents
+from data_prep.rows.bad_rows import BadRows
 from data_prep.train_tokenizer import train_tokenizer
 
 
@@ -135,7 +136,7 @@ def test_an_error_names_all_bad_rows_of_its_file_and_no_document_follows_the_fir
 def test_bad_rows_are_quarantined_untouched(tmp_path):
     rows = ['{"text": "one"}', '{"text": 5,}', "{oops", '{"text": "two"}']
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
-    intake = Intake("quarantine", tmp_path / "bad.jsonl")
+    intake = BadRows("quarantine", tmp_path / "bad.jsonl")
     assert list(read_documents(tmp_path / "a.jsonl", intake=intake)) == ["one", "two"]
     bad = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert [(row["line"], row["raw"]) for row in bad] == [(2, rows[1]), (3, rows[2])]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.files import InputError, read_jsonl, write_json
-from eval import data_speed
+from data_prep.common.errors import InputError
+from data_prep.common.files import read_jsonl, write_json
+from eval.benchmarks import data as data_speed
 
 ROOT = Path(__file__).parents[1]
 TURNS = [{"from": "human", "value": "what is it?"}, {"from": "gpt", "value": "it is what it is, and it is 猫"}]

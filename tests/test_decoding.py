@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from data_prep.decoding import decode
+from data_prep.models.batched_generate import decode
 
 WORDS, END, OTHER_END, PAD = 50, 48, 49, 0
 

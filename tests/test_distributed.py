@@ -26,7 +26,7 @@ from test_recipes import (
     words,
 )
 
-from data_prep.files import write_json, write_jsonl
+from data_prep.common.files import write_json, write_jsonl
 
 COMMON = {"use_cpu": True, "bf16": False, "report_to": "none", "logging_steps": 1, "save_strategy": "no"}
 

@@ -16,13 +16,15 @@ import torch
 from conftest import save, tiny_config
 from transformers import GPT2LMHeadModel
 
-from data_prep.files import run_main, write_json, write_jsonl, write_results
-from data_prep.generation import generate_answers
-from data_prep.heldout import heldout_batches
-from data_prep.intervals import bootstrap_interval
-from data_prep.scoring import answer_logprobs
+from data_prep.common.errors import run_main
+from data_prep.common.files import write_json, write_jsonl, write_results
+from data_prep.common.intervals import bootstrap_interval
+from data_prep.models import loading
+from data_prep.models.bits_per_byte import heldout_batches
+from data_prep.models.generation import generate_answers
+from data_prep.models.scoring import sequence_logprobs
 from data_prep.train_tokenizer import train_tokenizer
-from eval import answers, chat, loading, perplexity, report, reward_accuracy, win_rate
+from eval import answers, chat, perplexity, report, reward_accuracy, win_rate
 
 SURE = {"low": 1.0, "high": 1.0}
 
@@ -330,7 +332,9 @@ def test_log_probabilities_do_not_depend_on_the_batch(tiny_model_dir):
         logprobs = model(torch.tensor([start + ids])).logits[0].log_softmax(-1)
         expected.append(sum(logprobs[len(start) - 1 + i, token].item() for i, token in enumerate(ids)))
     for batch_size in (1, 2, 3):
-        assert answer_logprobs(model, tokenizer, prompts, drawn, 1.0, batch_size) == pytest.approx(expected, abs=1e-4)
+        assert sequence_logprobs(model, tokenizer, prompts, drawn, 1.0, batch_size) == pytest.approx(
+            expected, abs=1e-4
+        )
 
 
 def test_answers_come_with_the_ids_that_were_drawn(yes):

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep import hold_out
-from data_prep.files import InputError, read_jsonl
+from data_prep.common.errors import InputError
+from data_prep.common.files import read_jsonl
 
 
 def chat(*texts: str) -> dict:

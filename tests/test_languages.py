@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_prep import languages
+from data_prep.corpus import languages
 
 needs_model = pytest.mark.skipif(languages._detector() is None, reason="the extra `data` is not installed")
 

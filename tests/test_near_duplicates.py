@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.near_duplicates import (
+from data_prep.corpus.near_duplicates import (
     NUM_PERM,
     RECALL,
     Duplicate,
@@ -88,7 +88,7 @@ def test_signatures_are_the_same_in_every_process():
     assert here.dtype == np.uint32 and here.shape == (3, NUM_PERM)
     assert (here[2] == 2**32 - 1).all()
     code = (
-        "from data_prep.near_duplicates import signatures; "
+        "from data_prep.corpus.near_duplicates import signatures; "
         "print(signatures(['one two three four five six', '今天天气很好', '']).tolist())"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

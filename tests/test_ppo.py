@@ -44,15 +44,18 @@ from test_recipes import (
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GPT2LMHeadModel
 from transformers import GPT2ForSequenceClassification as Classifier
 
-from data_prep.files import InputError, read_jsonl, write_json
-from data_prep.rewards import chrf, exact_match, load_function
-from data_prep.scoring import score_answers
+from data_prep.common.errors import InputError
+from data_prep.common.files import read_jsonl, write_json
+from data_prep.models.reward_functions import load_function
+from data_prep.models.scoring import score_answers
+from data_prep.rewards import chrf, exact_match
 from data_prep.train_tokenizer import END_OF_TURN, train_tokenizer
 from recipes.trainers.arguments import last_checkpoint
-from recipes.trainers.ppo_config import PPOConfig
-from recipes.trainers.ppo_objective import clipped_losses, groups_by_length
-from recipes.trainers.ppo_rollout import Rollout, SeededSampling, repetition
-from recipes.trainers.ppo_trainer import PPOTrainer
+from recipes.trainers.ppo.config import PPOConfig
+from recipes.trainers.ppo.loss import clipped_losses
+from recipes.trainers.ppo.policy_and_value import groups_by_length
+from recipes.trainers.ppo.rollout import Rollout, SeededSampling, repetition
+from recipes.trainers.ppo.trainer import PPOTrainer
 
 QUESTIONS = [letter * (1 + number % 4) for number, letter in enumerate("abcdefghijklmnopqrstuvwxyzABCDEF")]
 HELD_OUT = ["0", "11", "222", "3", "44"]
@@ -642,7 +645,7 @@ def test_a_function_is_found_by_its_path_or_its_package(reward_file):
     assert load_function(f"{reward_file}:share_of_a")([], [[{"content": "aabb"}], [{"content": ""}]]) == [0.5, 0.0]
     assert load_function("data_prep.rewards.exact_match") is exact_match
     with pytest.raises(InputError, match="found dict; expected a function"):
-        load_function("data_prep.conversation_formats.ROLES")
+        load_function("data_prep.readers.conversation_formats.ROLES")
 
 
 def test_two_functions_of_one_name_both_count_or_are_refused(run_settings, reward_file, tmp_path):

@@ -25,9 +25,9 @@ from transformers import (
 from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
 
-from data_prep.files import InputError
-from recipes.trainers.ppo_config import REFUSED, PPOConfig
-from recipes.trainers.ppo_trainer import PPOTrainer
+from data_prep.common.errors import InputError
+from recipes.trainers.ppo.config import REFUSED, PPOConfig
+from recipes.trainers.ppo.trainer import PPOTrainer
 
 PROMPTS = [[{"role": "user", "content": letter}] for letter in "abcdefgh"]
 PROMPT = 4  # tokens of each: <|user|> a <|end|> <|assistant|>

@@ -42,11 +42,11 @@ from transformers import (
 )
 from trl import GRPOTrainer, RLOOTrainer
 
-from data_prep.files import write_json, write_jsonl
-from data_prep.scoring import encode_answers, score_answers
+from data_prep.common.files import write_json, write_jsonl
+from data_prep.models.scoring import encode_answers, score_answers
 from data_prep.train_tokenizer import train_tokenizer
 from recipes.trainers.callbacks import StopAfter
-from recipes.trainers.left_padding import count_positions_from_first_token, reward_at_last_token
+from recipes.trainers.rloo_grpo import count_positions_from_first_token, reward_at_last_token
 
 METHODS = ("dpo", "rloo", "grpo")
 DRAWING = ("rloo", "grpo")

@@ -11,7 +11,7 @@ from test_recipes import again, refused, results, succeeded
 from transformers import GPT2ForSequenceClassification
 from trl import RewardConfig
 
-from data_prep.files import write_jsonl
+from data_prep.common.files import write_jsonl
 from recipes.trainers.reward_trainer import RankingRewardTrainer
 
 

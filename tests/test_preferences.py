@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.files import InputError
-from data_prep.preference_formats import formats_of, ranks_of_scores
-from data_prep.preferences import load_rankings, pairs, read_rankings
+from data_prep.common.errors import InputError
+from data_prep.readers.preference_formats import formats_of
+from data_prep.readers.preferences import load_rankings, read_rankings
+from data_prep.readers.ranks import pairs, ranks_of_scores
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 USER = [{"role": "user", "content": "Q"}]

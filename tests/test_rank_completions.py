@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.files import InputError
-from data_prep.journal import Journal
-from data_prep.preferences import read_rankings
+from data_prep.common.errors import InputError
 from data_prep.rank_completions import main, parts
-from data_prep.rank_in_terminal import parse_order
+from data_prep.ranking.journal import Journal
+from data_prep.ranking.terminal import parse_order
+from data_prep.readers.preferences import read_rankings
 
 DRAWN = {"model": "runs/sft", "temperature": 1.0, "seed": 42}
 REFERENCE = "Return a copy of the string."

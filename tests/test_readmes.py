@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.files import write_json, write_jsonl
+from data_prep.common.files import write_json, write_jsonl
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", *(ROOT / folder / "README.md" for folder in ("recipes", "data_prep", "eval"))]

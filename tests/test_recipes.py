@@ -32,9 +32,9 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from data_prep.files import write_json, write_jsonl
-from data_prep.generation import generate_answers
-from data_prep.scoring import score_answers
+from data_prep.common.files import write_json, write_jsonl
+from data_prep.models.generation import generate_answers
+from data_prep.models.scoring import score_answers
 from data_prep.train_tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from data_prep.files import run_main, write_jsonl, write_results
+from data_prep.common.errors import run_main
+from data_prep.common.files import write_jsonl, write_results
 from eval import report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

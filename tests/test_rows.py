@@ -15,10 +15,11 @@ import zstandard
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from data_prep import text_window
-from data_prep.conversations import conversation_rows
-from data_prep.files import InputError
-from data_prep.rows import Intake, data_files, read_rows
+from data_prep.common.errors import InputError
+from data_prep.readers.conversations import conversation_rows
+from data_prep.rows import text_window
+from data_prep.rows.bad_rows import BadRows
+from data_prep.rows.read import data_files, read_rows
 
 FAST = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ROWS = [{"id": 1, "text": "a"}, {"id": 2, "text": 'b",]}'}, {"id": 3, "text": "数据 \n ü", "list": [[], {}, None]}]
@@ -146,7 +147,7 @@ def test_any_bytes_are_in_a_row_or_between_two(tmp_path, content, ending, chunk)
 def test_rows_in_are_rows_out_and_quarantined_for_any_bytes(tmp_path, content, ending, compressed, on_bad):
     path = tmp_path / f"any{ending}{compressed.removeprefix('.cut')}"
     path.write_bytes(gzip.compress(content)[: -5 if "cut" in compressed else None] if compressed else content)
-    intake = Intake(on_bad, tmp_path / "quarantine.jsonl")
+    intake = BadRows(on_bad, tmp_path / "quarantine.jsonl")
     read, bad = len(list(read_rows(path))) or 1, None
     rows = list(conversation_rows([str(path)], intake))
     try:
@@ -224,7 +225,7 @@ def test_a_data_set_that_cannot_be_had_is_named():
 def test_the_books_of_each_policy(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"id": 7}\n{"id": 8},\n{\n[1]\n')
     rows = list(read_rows(tmp_path / "a.jsonl"))
-    intake = Intake("repair")
+    intake = BadRows("repair")
     assert [intake.take(row, ["trailing comma"]) for row in rows] == [True, True, False, True]
     assert (intake.rows_in, intake.rows_out, intake.repaired) == (4, 3, {"trailing comma": 1})
     with pytest.raises(InputError) as caught:
@@ -233,11 +234,11 @@ def test_the_books_of_each_policy(tmp_path):
         f"{tmp_path}/a.jsonl: 1 row cannot be used: 1 × broken JSON",
         "  row 3, line 3: found line 3, column 2: Expecting property name enclosed in double quotes; expected JSON",
     ]
-    intake = Intake("error")
+    intake = BadRows("error")
     assert [intake.take(row, ["trailing comma"]) for row in rows] == [True, False, False, True]
     with pytest.raises(InputError, match="on_bad: repair mends, and counts: trailing comma"):
         intake.close()
-    intake = Intake("quarantine", tmp_path / "q.jsonl")
+    intake = BadRows("quarantine", tmp_path / "q.jsonl")
     assert [intake.take(row, ["trailing comma"]) for row in rows] == [True, False, False, True]
     assert not (tmp_path / "q.jsonl").exists()  # it appears whole
     intake.close()

@@ -24,11 +24,12 @@ from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel
 
 from data_prep import mix_corpus
-from data_prep.files import InputError, write_jsonl
-from data_prep.mixture import Source, mix, planned_tokens, shuffled
-from data_prep.mixture_plan import Estimate, estimate
-from data_prep.source_tokens import enough, load_tokenizer, tokenize_source
-from data_prep.token_shards import ShardWriter, TokenShards, tokenizer_hash, write_index
+from data_prep.common.errors import InputError
+from data_prep.common.files import write_jsonl
+from data_prep.corpus.mixture import Source, mix, planned_tokens, shuffled
+from data_prep.corpus.mixture_plan import Estimate, estimate
+from data_prep.tokens.corpus_tokens import enough, load_tokenizer, tokenize_source
+from data_prep.tokens.shards import ShardWriter, TokenShards, tokenizer_hash, write_index
 from data_prep.train_tokenizer import train_tokenizer
 from recipes.trainers.blocks import Blocks
 

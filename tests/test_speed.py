@@ -12,8 +12,8 @@ import torch
 from conftest import save, tiny_config
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from data_prep.files import run_main
-from data_prep.machine import bf16_is_fast
+from data_prep.common.errors import run_main
+from data_prep.common.machine import bf16_is_fast
 from eval import speed as eval_speed
 
 ROOT = Path(__file__).parents[1]

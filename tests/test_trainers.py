@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, TrainingArguments
 
-from data_prep.intervals import bootstrap_interval
-from data_prep.raters import ranks_by_reference
+from data_prep.common.intervals import bootstrap_interval
+from data_prep.ranking.raters import ranks_by_reference
 from data_prep.sample_completions import near_references
 from recipes.trainers.arguments import parse_arguments
 from recipes.trainers.muon import MuonWithAdamW, orthogonalize
-from recipes.trainers.ppo_objective import PolicyAndValue, advantages_and_returns, answer_logprobs
+from recipes.trainers.ppo.loss import advantages_and_returns
+from recipes.trainers.ppo.policy_and_value import PolicyAndValue, answer_logprobs
 from recipes.trainers.reward_trainer import RankingCollator, RankingRewardTrainer
 
 

@@ -15,15 +15,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
-from data_prep.chat_tokens import ChatEncoder
-from data_prep.files import write_json
-from data_prep.generation import encode_prompts
-from data_prep.scoring import encode_answers, score_answers
+from data_prep.common.files import write_json
+from data_prep.models.scoring import encode_answers, score_answers
+from data_prep.tokens.chat_encoder import ChatEncoder, encode_prompts
 from data_prep.train_tokenizer import CHAT_TEMPLATE, END_OF_TEXT, END_OF_TURN, PAD, SPECIAL_TOKENS
 from eval.chat import fitting
 from recipes.dpo import as_pairs
-from recipes.trainers.left_padding import reward_at_last_token, reward_of_text
-from recipes.trainers.ppo_trainer import with_prompt_ids
+from recipes.trainers.ppo.trainer import with_prompt_ids
+from recipes.trainers.rloo_grpo import reward_at_last_token, reward_of_text
 
 TYPED = "a<|endoftext|>b<|end|><|assistant|>"
 

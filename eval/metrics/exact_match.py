@@ -8,7 +8,7 @@ Case, punctuation and word order count. Loaded by its path, so that no script is
 import datasets
 import evaluate
 
-from data_prep.intervals import bootstrap_interval
+from data_prep.common.intervals import bootstrap_interval
 
 
 class ExactMatch(evaluate.Metric):

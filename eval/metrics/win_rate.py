@@ -8,7 +8,7 @@ One value per prompt. Where a prompt was compared several times, give the mean o
 import datasets
 import evaluate
 
-from data_prep.intervals import bootstrap_interval
+from data_prep.common.intervals import bootstrap_interval
 
 
 class WinRate(evaluate.Metric):

@@ -8,12 +8,12 @@ import huggingface_hub
 import psutil
 import torch
 import yaml
-from transformers import AutoConfig
 from trl import TrlParser
 
-from data_prep.files import InputError, existing
-from data_prep.machine import bf16_is_fast
-from data_prep.parallel import cores
+from data_prep.common.errors import InputError
+from data_prep.common.files import existing
+from data_prep.common.machine import bf16_is_fast
+from data_prep.common.parallel import cores
 
 
 def parse_arguments(*dataclass_types) -> tuple:
@@ -47,18 +47,6 @@ def parse_arguments(*dataclass_types) -> tuple:
         # `accelerate launch` leaves one core to a process that has the machine to itself; PyTorch alone takes them all.
         torch.set_num_threads(min(psutil.cpu_count(logical=False) or 1, cores()))
     return parsed
-
-
-def checkpoint_or_hub_id(name: str, made_by: str) -> str:
-    """`name` of a folder or of a model on the Hub (or in its cache); an InputError where there is neither."""
-    if Path(name).is_absolute() or name.startswith((".", "runs")) or name.count("/") > 1:  # no Hub id looks like that
-        existing(name, made_by)
-    try:
-        AutoConfig.from_pretrained(name)
-    except OSError as error:
-        raise InputError(f"{name}: no such file or folder, and no such model on the Hub ({str(error).splitlines()[0]}); "
-                         f"it is made by: {made_by}") from None  # fmt: skip
-    return name
 
 
 def last_checkpoint(output_dir: str) -> str | None:

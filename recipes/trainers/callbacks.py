@@ -8,8 +8,8 @@ import torch
 from accelerate.utils import broadcast
 from transformers import GenerationConfig, TrainerCallback
 
-from data_prep.files import write_json
-from data_prep.heldout import bits_per_byte
+from data_prep.models.bits_per_byte import bits_per_byte
+from recipes.trainers.curves import logged
 
 
 def flops_per_token(model, length: int) -> float:
@@ -102,31 +102,6 @@ def continue_text(model, tokenizer, prompt: str, max_new_tokens: int = 48) -> st
         torch.manual_seed(0)
         output = model.generate(**inputs, generation_config=settings)
     return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-
-
-def save_curves(path: str | Path, curves: dict[str, list[tuple[float, float]]], xlabel: str = "step") -> None:
-    """Draw each of `curves` ({label: [(x, y), …]}) in a panel of its own, as PNG, and keep the numbers beside it."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    curves = {label: points for label, points in curves.items() if points}
-    figure, panels = pyplot.subplots(1, len(curves), figsize=(4.2 * len(curves), 3.2), squeeze=False)
-    for panel, (label, points) in zip(panels[0], curves.items(), strict=True):
-        panel.plot(*zip(*points, strict=True), color="#1f5fa8", marker="o" if len(points) < 12 else None, markersize=3)
-        panel.set(xlabel=xlabel, title=label)
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
-    write_json(Path(path).with_suffix(".json"), curves)
-
-
-def logged(log_history: list[dict], key: str) -> list[tuple[int, float]]:
-    """[(step, value)] of a key in a trainer's log."""
-    return [(row["step"], row[key]) for row in log_history if key in row]
 
 
 class StopAfter(TrainerCallback):

@@ -12,7 +12,7 @@ from collections import defaultdict
 import torch
 from torch import nn
 
-from data_prep.machine import bf16_is_fast
+from data_prep.common.machine import bf16_is_fast
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan 2024: the steepest quintic at zero that still converges
 

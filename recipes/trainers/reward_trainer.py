@@ -9,9 +9,9 @@ from torch.nn.functional import logsigmoid
 from torch.nn.utils.rnn import pad_sequence
 from trl import RewardTrainer
 
-from data_prep.files import InputError
-from data_prep.preferences import pairs
-from data_prep.scoring import encode_answers
+from data_prep.common.errors import InputError
+from data_prep.models.scoring import encode_answers
+from data_prep.readers.ranks import pairs
 
 
 @dataclass

@@ -1,0 +1,227 @@
+"""What the data doctor found, for a reader: on the screen and as one page that needs nothing beside itself.
+
+Both are made from the dictionary that `data_prep.check` writes as check.json.
+"""
+
+import base64
+import io
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+BINS = 20
+FILES = 20  # files listed on the screen
+GREY, BLUE, RED = "#7a818c", "#3f8fe0", "#d9534f"  # they read on light and on dark paper
+BAR = 30  # characters of the longest bar on the screen
+TREATMENTS = {"quarantined": "set aside", "repaired": "repaired", "kept": "kept", "error": "an error"}
+
+
+def histogram(values: np.ndarray, least_top: int = 0) -> list[dict]:
+    """Counts of whole numbers in about `BINS` bins of a round width: [{"from", "to" (inclusive), "count"}, …].
+
+    The bins end where 99 % of the values do, or at `least_top`; the last takes all that is above, and its "to" is None
+    where something is.
+    """
+    if not len(values):
+        return []
+    top = max(int(np.quantile(values, 0.99, method="higher")), least_top, 1)
+    width = max(1, top / BINS)
+    power = 10 ** math.floor(math.log10(width))
+    width = max(1, int(next(step * power for step in (1, 2, 5, 10) if step * power >= width)))
+    count = top // width + 1
+    counts = np.bincount(np.minimum(values // width, count - 1).astype(np.int64), minlength=count)
+    bins = [
+        {"from": number * width, "to": (number + 1) * width - 1, "count": int(rows)}
+        for number, rows in enumerate(counts)
+    ]
+    if int(values.max()) > bins[-1]["to"]:
+        bins[-1]["to"] = None
+    return bins
+
+
+def share(part: int, whole: int) -> str:
+    """A share in percent: "12.3 %"; "< 0.1 %" where it is not nothing but would round to it."""
+    if not whole:
+        return "–"
+    percent = 100 * part / whole
+    return "< 0.1 %" if 0 < percent < 0.1 else f"{percent:.1f} %" if part < whole else "100 %"
+
+
+def interval(row: dict) -> str:
+    """A bin in words: "0–49", "50 and more"."""
+    if row["to"] is None:
+        return f"{row['from']:,} and more"
+    return f"{row['from']:,}" if row["from"] == row["to"] else f"{row['from']:,}–{row['to']:,}"
+
+
+def place(file: str, line: int | None, row: int) -> str:
+    """Where a row stands: "a.json:3", or "a.parquet, row 2" where rows have no lines."""
+    return f"{file}, row {row}" if line is None else f"{file}:{line}"
+
+
+def common_folder(report: dict) -> str:
+    """The folder that all files are in, with a slash at its end; "" where there is none."""
+    folder = os.path.commonprefix([os.path.dirname(file["file"]) + "/" for file in report["files"]])
+    return folder[: folder.rfind("/") + 1].removeprefix("/" if folder == "/" else "")
+
+
+def places(examples: list[dict], folder: str) -> str:
+    """Where examples stand, each file named once and without `folder`: "a.json:3, :7, b.parquet, row 2"."""
+    said, last = [], None
+    for example in examples:
+        file = example["file"]
+        said.append(place("" if file == last else file.removeprefix(folder), example["line"], example["row"]))
+        last = file
+    return ", ".join(part.removeprefix(", ") for part in said)
+
+
+def sentences(report: dict) -> list[tuple[str, str]]:
+    """The figures below the table as (name, sentence)."""
+    rows, turns, tokens, lengths = (report[key] for key in ("rows", "turns", "tokens", "lengths"))
+    said = []
+    if turns["total"]:
+        speakers = ", ".join(f"{count:,} {role}" for role, count in turns["by_role"].items() if count)
+        own = f"; {spread(turns)} in a conversation" if turns["histogram"] else ""
+        said.append(("turns", f"{turns['total']:,}: {speakers}{own}"))
+    if tokens:
+        total, kept = tokens["total"], tokens["learned"] + tokens["masked"]
+        parts = {part: f"{tokens[part]:,} ({share(tokens[part], total)})" for part in ("learned", "masked", "cut")}
+        limit = f" at {tokens['max_length']:,} tokens" if tokens["max_length"] else ""
+        said.append((
+            "tokens",
+            f"{total:,} with {tokens['tokenizer']}: {kept:,} kept, of them {parts['learned']} to learn from and "
+            f"{parts['masked']} masked; {parts['cut']} cut{limit}",
+        ))  # fmt: skip
+    if lengths["histogram"]:
+        said.append(("length", f"{spread(lengths)} {lengths['unit']}"))
+    if rows["out"]:
+        counts = report["languages"]["counts"]
+        total = sum(counts.values())
+        first = list(counts.items())[:8]
+        listed = ", ".join(f"{name} {share(count, total)}" for name, count in first)
+        rest = f", {len(counts) - len(first)} more" if len(counts) > len(first) else ""
+        said.append(("language", f"{listed}{rest} (by {report['languages']['method']})"))
+    if rows["mendable"]:
+        said.append(("repair", f"--on-bad repair mends {rows['mendable']:,} of the rows that are set aside"))
+    return said
+
+
+def spread(figures: dict) -> str:
+    """Least, most and median: "2 to 18 (median 4)"."""
+    if figures["least"] == figures["most"]:
+        return f"{figures['least']:,}"
+    return f"{figures['least']:,} to {figures['most']:,} (median {figures['median']:,})"
+
+
+def balance(report: dict) -> str:
+    """The line that says that no row was lost."""
+    rows = report["rows"]
+    kept = f"rows in {rows['in']:,} = rows out {rows['out']:,} + quarantined {rows['quarantined']:,}"
+    return kept + (f" ({rows['repaired']:,} of the rows out repaired)" if rows["repaired"] else "")
+
+
+def show(report: dict, console) -> None:
+    """Print the report on a rich console."""
+    from rich.table import Table
+    from rich.text import Text
+
+    folder = common_folder(report)
+    if folder:
+        console.print(Text(f"in {folder}", overflow="fold"))
+    files = Table("file", "rows", "conversations", "preferences", "quarantined", box=None, pad_edge=False)
+    for column in files.columns[1:]:
+        column.justify = "right"
+    for file in report["files"][:FILES]:
+        counts = (f"{file[key]:,}" for key in ("rows", "conversations", "preferences", "quarantined"))
+        files.add_row(Text(file["file"].removeprefix(folder), overflow="fold"), *counts)
+    console.print(files)
+    if len(report["files"]) > FILES:
+        console.print(f"and {len(report['files']) - FILES:,} more, which check.json lists")
+    console.print()
+    if report["findings"]:
+        found = Table("found", "rows", "what happens", "the first of them", box=None, pad_edge=False)
+        found.columns[1].justify = "right"
+        for finding in report["findings"]:
+            more = ", …" if finding["rows"] > len(finding["first"]) else ""
+            where = Text(places(finding["first"], folder) + more, overflow="fold")
+            found.add_row(finding["kind"], f"{finding['rows']:,}", TREATMENTS[finding["treatment"]], where)
+        console.print(found)
+        console.print()
+        for finding in report["findings"]:
+            first = finding["first"][0]
+            where = place(first["file"], first["line"], first["row"])
+            line = f"{finding['kind']}: {where}: found {first['found']}; expected {first['expected']}"
+            console.print(Text(line, overflow="fold"))
+    else:
+        console.print("nothing is wrong with these rows")
+    console.print()
+    for name, sentence in sentences(report):
+        console.print(Text(f"{name:10}{sentence}", overflow="fold"))
+    for line in bars(report["lengths"]["histogram"]):
+        console.print(Text(line))
+    console.print()
+
+
+def bars(bins: list[dict]) -> Iterator[str]:
+    """A histogram as lines of text; several empty bins in a row are one line."""
+    most, empty = max((row["count"] for row in bins), default=0), True
+    for row in bins:
+        if row["count"]:
+            yield f"{interval(row):>18} {'█' * round(BAR * row['count'] / most) or '▏'} {row['count']:,}"
+        elif not empty:
+            yield f"{'…':>18}"
+        empty = not row["count"]
+
+
+def picture(bins: list[dict], xlabel: str, mark: int | None = None) -> str:
+    """Bars of a histogram as a PNG in a data: URI, with a line at `mark`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panel = pyplot.subplots(figsize=(6.2, 2.7))
+    figure.subplots_adjust(left=0.11, right=0.97, top=0.93, bottom=0.2)
+    width = bins[0]["to"] - bins[0]["from"] + 1 if bins[0]["to"] is not None else 1
+    align = "center" if width == 1 else "edge"  # a bar of one number stands over it
+    colors = [BLUE if mark is None or row["from"] < mark else RED for row in bins]
+    panel.bar([row["from"] for row in bins], [row["count"] for row in bins], width=0.9 * width, align=align,
+              color=colors)  # fmt: skip
+    if mark is not None:
+        panel.axvline(mark, color=RED, linewidth=1.4, linestyle="--")
+    panel.set_xlabel(xlabel + (" (last bar: and more)" if bins[-1]["to"] is None else ""), color=GREY)
+    panel.set_ylabel("rows", color=GREY)
+    panel.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    panel.grid(axis="y", alpha=0.25, color=GREY)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.spines[["left", "bottom"]].set_color(GREY)
+    panel.tick_params(colors=GREY, labelsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160, transparent=True, metadata={"Software": None})
+    pyplot.close(figure)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def page(report: dict) -> str:
+    """The report as one HTML document; all text from the data is escaped."""
+    import jinja2
+
+    lengths, tokens = report["lengths"], report["tokens"]
+    pictures = []
+    if lengths["histogram"]:
+        mark = tokens["max_length"] if tokens else None
+        pictures.append((f"Length in {lengths['unit']}", picture(lengths["histogram"], lengths["unit"], mark)))
+    if report["turns"]["histogram"]:
+        pictures.append(("Turns in a conversation", picture(report["turns"]["histogram"], "turns")))
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        **report, pictures=pictures, said=sentences(report), balance=balance(report), place=place, places=places,
+        folder=common_folder(report), share=share, treatments=TREATMENTS,
+    )  # fmt: skip

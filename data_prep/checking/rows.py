@@ -1,0 +1,212 @@
+"""One row at a time, for the data doctor: what it is, what is wrong with it, how long it is."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from data_prep.common.errors import InputError
+from data_prep.common.files import existing
+from data_prep.common.text import counted, shorten
+from data_prep.readers.columns import parse_columns
+from data_prep.readers.conversation_formats import FIELDS as CONVERSATION_FIELDS
+from data_prep.readers.conversation_formats import (
+    PLAIN_ROLES,
+    REPAIRABLE,
+    TRAILING_HUMAN,
+    UNKNOWN_FORMAT,
+    to_conversation,
+)
+from data_prep.readers.preference_formats import FIELDS as PREFERENCE_FIELDS
+from data_prep.readers.preference_formats import REPAIRABLE as REPAIRABLE_PREFERENCES
+from data_prep.readers.preference_formats import formats_of, preference_of
+from data_prep.readers.ranks import pairs
+from data_prep.rows.problems import REPAIRED_BY_READING, Problem, Row
+from data_prep.rows.read import identify, rows_of
+
+MENDED = (*REPAIRED_BY_READING, *REPAIRABLE, *sorted(REPAIRABLE_PREFERENCES))  # kinds that the readers have mended
+ECHO = "answer equal to prompt"
+CONTROL = "control or replacement characters"
+SPECIAL = "special-token text inside a turn"
+TIED = "all completions tied"
+LONG = "over-long for the context"
+DUPLICATES = ("duplicate conversation", "near-duplicate conversation", "duplicate preference", "near-duplicate preference")  # fmt: skip
+WARNINGS = (ECHO, CONTROL, SPECIAL, TIED, LONG, *DUPLICATES)  # a row with no other problem is usable
+PREFERENCES = "'chosen' and 'rejected', 'completions' and 'ranks' or 'scores', 'completion' and 'label'"
+CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffd\ufffe\uffff]")
+# Without a tokenizer: how the usual families spell their control tokens. <s> is left to HTML.
+SPECIAL_TOKENS = re.compile(r"<\|\w{1,40}\|>|<(?:start|end)_of_turn>|\[/?INST\]")
+
+
+class Checked(NamedTuple):
+    """A row after the checks that look at nothing but the row."""
+
+    row: Row  # with all its problems
+    kind: str  # "conversations", "preferences", or "" where it cannot be told
+    record: dict  # as it is written, mended; of no use where a problem cannot be mended
+
+
+class Size(NamedTuple):
+    """How large a usable record is; the tokens are 0 where there is no tokenizer."""
+
+    length: int  # in tokens, or in characters where there is no tokenizer
+    total: int = 0  # tokens, of which
+    learned: int = 0  # are of the assistant's turns, and learned from,
+    masked: int = 0  # are read alone,
+    cut: int = 0  # lie beyond the context
+
+
+def kind_of_columns(columns: str | None) -> tuple[str, dict[str, str] | None]:
+    """What rows are read as where `columns` names their fields, "conversations" or "preferences", and {field: column};
+    ("", None) where it is None: every row is looked at. Raises InputError."""
+    named = parse_columns(columns, dict.fromkeys((*CONVERSATION_FIELDS, *PREFERENCE_FIELDS))) or {}
+    if named.keys() <= set(CONVERSATION_FIELDS):
+        return ("conversations" if named else ""), parse_columns(columns, CONVERSATION_FIELDS)
+    return "preferences", parse_columns(columns, PREFERENCE_FIELDS)
+
+
+def checked_rows(
+    files: Iterable[str], columns: str | None = None, roles: Iterable[str] = PLAIN_ROLES
+) -> Iterator[Checked]:
+    """All rows of `files`, those that have a preference's fields as such; with `columns` all are of one kind."""
+    named_kind, columns = kind_of_columns(columns)
+    for row in rows_of(files):
+        if row.value is None and row.problems:
+            yield Checked(row, "", {})
+            continue
+        if not isinstance(row.value, dict):
+            problem = Problem("not an object", shorten(row.value), "an object, with the fields of a row: { ... }")
+            yield Checked(row.with_found([problem]), "", {})
+            continue
+        kind = named_kind or ("preferences" if formats_of(row.value) else "conversations")
+        if kind == "preferences":
+            said, problems = preference_of(row.value, columns)
+        else:
+            messages, problems = to_conversation(row.value, columns, roles)
+            said = {"messages": messages}
+            if [problem.kind for problem in problems] == [UNKNOWN_FORMAT] and not named_kind:
+                kind, problems = "", [unknown(row.value, problems[0])]
+        identifier, row = identify(row.with_found(problems), (columns or {}).get("id", "id"))
+        yield Checked(row, kind, {"id": identifier, "source": row.path, "row": row.number, **said})
+
+
+def unknown(value: dict, problem: Problem) -> Problem:
+    """The problem of a row that is no conversation and no preference; documents get a name of their own."""
+    if isinstance(value.get("text"), str):
+        expected = "conversations or preferences; documents are for data_prep.clean_corpus and data_prep.mix_corpus"
+        return Problem("a document", f"keys {shorten(sorted(value))}", expected)
+    return problem._replace(expected=f"{problem.expected}; or of preferences: {PREFERENCES}")
+
+
+def treatment(problems: list[Problem], on_bad: str, warnings: Iterable[str] = WARNINGS) -> str:
+    """What becomes of a row: "" (it goes on as it is), "repaired", "quarantined" or "error".
+
+    A human turn at the end is trimmed under every policy, as the recipes do; `warnings` are kinds that change nothing.
+    """
+    kinds = {problem.kind for problem in problems} - set(warnings)
+    if kinds <= {TRAILING_HUMAN} or (on_bad == "repair" and kinds <= set(MENDED)):
+        return "repaired" if kinds else ""
+    return "error" if on_bad == "error" else "quarantined"
+
+
+def goes_on(outcome: str) -> bool:
+    return outcome in ("", "repaired")
+
+
+def conversations_of(record: dict) -> list[list[dict]]:
+    """The record as what a model reads: its messages, or each of its answers behind the prompt."""
+    if "messages" in record:
+        return [record["messages"]]
+    return [[*record["prompt"], {"role": "assistant", "content": answer}] for answer in record["completions"]]
+
+
+def as_written(record: dict) -> dict:
+    """The record in the schema that the readers take: a labelled answer under "completion", no empty "scores"."""
+    written = {key: value for key, value in record.items() if value is not None}
+    if "label" in written:
+        (written["completion"],) = written.pop("completions")
+    return written
+
+
+def content(record: dict) -> str:
+    """What a record says, to be compared and told the language of; without the system turn, which many may share."""
+    turns = record.get("messages", record.get("prompt", []))
+    said = [message["content"] for message in turns if message["role"] != "system"]
+    return "\n".join([*said, *record.get("completions", [])])
+
+
+def warnings_of(record: dict, special_text: Callable[[list[dict]], list[str]]) -> list[Problem]:
+    """What is strange in the texts of a usable record; of each kind the first.
+
+    `special_text` finds the control tokens that messages spell out (see `Lengths`).
+    """
+    found: dict[str, Problem] = {}
+    conversations = conversations_of(record)
+    for number, messages in enumerate(conversations, start=1):
+        of = f" of completion {number}" if len(conversations) > 1 else ""
+        for turn, message in enumerate(messages, start=1):
+            text, where = message["content"], f"turn {turn}{of}"
+            if message["role"] == "assistant" and turn > 1 and text.strip() == messages[turn - 2]["content"].strip():
+                found.setdefault(ECHO, Problem(ECHO, f"{shorten(text)} at {where} and before it", "an answer"))
+            if strange := CONTROL_CHARACTERS.search(text):
+                place = f"U+{ord(strange[0]):04X} at {where}, character {strange.start() + 1:,}"
+                found.setdefault(CONTROL, Problem(CONTROL, place, "letters: look at the encoding the file came from"))
+            if spelled := special_text([message]):
+                expected = "text: it is encoded as its letters, not as the control token"
+                found.setdefault(SPECIAL, Problem(SPECIAL, f"{shorten(spelled[0])} at {where}", expected))
+    if "ranks" in record and not pairs(record["ranks"]):
+        found[TIED] = Problem(TIED, f"the ranks {shorten(record['ranks'])}", "one completion better than another")
+    return list(found.values())
+
+
+class Lengths:
+    """Measures records: in characters or, where there is a tokenizer, in tokens."""
+
+    def __init__(self, tokenizer: str | None, max_length: int | None) -> None:
+        """Raises InputError where the folder `tokenizer` holds no tokenizer that writes conversations."""
+        self.max_length, self.encoder, self.roles = max_length, None, PLAIN_ROLES
+        self.special_text = lambda messages: [name for each in messages for name in SPECIAL_TOKENS.findall(each["content"])]  # fmt: skip
+        if tokenizer is None:
+            if max_length is not None:
+                raise InputError("--max_length is in tokens: give the tokenizer too, with --tokenizer")
+            return
+        if max_length is not None and max_length < 1:
+            raise InputError(f"--max_length {max_length}: expected 1 or more")
+        existing(tokenizer, "python -m data_prep.train_tokenizer")
+        from transformers import AutoTokenizer  # slow to import
+
+        from data_prep.tokens.chat_encoder import ChatEncoder
+        from data_prep.tokens.sft_dataset import template_roles
+
+        try:
+            loaded = AutoTokenizer.from_pretrained(tokenizer)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{tokenizer}: no tokenizer that can be loaded ({str(error).splitlines()[0]})") from None
+        if loaded.chat_template is None:
+            raise InputError(f"{tokenizer}: found no chat template; put a chat_template.jinja into the folder")
+        self.encoder, self.roles = ChatEncoder(loaded), template_roles(loaded)
+        self.special_text = self.encoder.special_text
+
+    def measure(self, records: list[dict]) -> list[Size]:
+        """The sizes of records; of a preference every answer counts with its prompt, and its length is the longest."""
+        conversations = [conversations_of(record) for record in records]
+        if self.encoder is None:
+            return [
+                Size(max(sum(len(turn["content"]) for turn in each) for each in several)) for several in conversations
+            ]
+        encoded = iter(
+            self.encoder.encode(self.encoder.render([each for several in conversations for each in several]))
+        )
+        sizes = []
+        for several in conversations:
+            masks = [next(encoded).mask for _ in several]
+            kept = [mask[: self.max_length] for mask in masks]
+            total, seen, learned = sum(map(len, masks)), sum(map(len, kept)), sum(int(mask.sum()) for mask in kept)
+            sizes.append(Size(max(map(len, masks)), total, learned, seen - learned, total - seen))
+        return sizes
+
+
+def over_long(length: int, max_length: int | None) -> list[Problem]:
+    """The problem of a record of more than `max_length` tokens; None: any length is fine."""
+    if max_length is None or length <= max_length:
+        return []
+    return [Problem(LONG, counted(length, "token"), f"at most {max_length:,}, or the rest is cut")]

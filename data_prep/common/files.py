@@ -1,0 +1,135 @@
+"""Reading and writing the files that stages meet through, and the one way a script reports bad input.
+
+Outputs are written under a temporary name and renamed, so that a reader sees a whole file or none.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from data_prep.common.errors import InputError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator:
+    """Open `path` for writing under a temporary name in the same folder; rename on success, remove on failure."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes 0600, unreadable to a colleague
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path` when the block ends well (replacing an older one)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def unfinished(output: str | Path) -> Iterator[Path]:
+    """The folder `.NAME.unfinished` beside `output`, for work that is gone on with after a kill.
+
+    It is removed when the block ends well. Raises InputError while another process is in it.
+    """
+    work = Path(output).parent / f".{Path(output).name}.unfinished"
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(work / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{work}: another run is at work there; wait for it, or stop it") from None
+    with lock:
+        yield work
+        shutil.rmtree(work)
+
+
+def write_json(path: str | Path, value, indent: int | None = 1) -> None:
+    with atomic_write(path) as file:
+        json.dump(value, file, ensure_ascii=False, indent=indent)
+        file.write("\n")
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
+    """Write one JSON object per line; returns the number of rows."""
+    count = 0
+    with atomic_write(path) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def existing(path: str | Path, made_by: str = "") -> Path:
+    """`path` if it exists; otherwise an `InputError` that says which command makes it."""
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file or folder" + (f"; it is made by: {made_by}" if made_by else ""))
+    return Path(path)
+
+
+def vacant(path: str | Path) -> Path:
+    """`path` if nothing is there; otherwise an `InputError`: nothing is overwritten without being asked."""
+    if Path(path).exists():
+        raise InputError(f"{path}: is there already; remove it or give another path")
+    return Path(path)
+
+
+def read_json(path: str | Path):
+    """The value in a JSON file; `InputError` with line and column where it is not JSON."""
+    try:
+        return json.loads(existing(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: line {error.lineno}, column {error.colno}: not JSON ({error.msg})") from None
+
+
+def read_jsonl(path: str | Path) -> Iterator[dict]:
+    """The objects in a JSONL file, one at a time; blank lines are passed over."""
+    with existing(path).open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except UnicodeDecodeError:
+                raise InputError(f"{path}: line {number} is not UTF-8; save the file as UTF-8") from None
+            except json.JSONDecodeError as error:
+                raise InputError(f"{path}: line {number}, column {error.colno}: not JSON ({error.msg})") from None
+            if not isinstance(row, dict):
+                raise InputError(f"{path}: line {number}: expected a JSON object, found {type(row).__name__}")
+            yield row
+
+
+def write_results(folder: str | Path, stage: str, results: dict) -> Path:
+    """Write a stage's figures to `folder/<stage>.json`, where `eval/report.py` finds them."""
+    path = Path(folder) / f"{stage}.json"
+    write_json(path, {"stage": stage, **results})
+    return path

@@ -1,0 +1,122 @@
+"""What a mixture will read and draw, estimated from the beginnings of its files; and what it has drawn."""
+
+import gzip
+import lzma
+import math
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import zstandard
+
+from data_prep.corpus.mixture import Source, planned_tokens
+from data_prep.readers.documents import texts
+from data_prep.rows.read import HUB, kind_of_file
+from data_prep.rows.text_window import ERRORS
+from data_prep.tokens.corpus_tokens import CorpusTokenizer
+
+SAMPLE = 200_000  # bytes that the tokens of a source are estimated from
+OPEN = {".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard.open}
+
+
+class Estimate(NamedTuple):
+    """The text of a source in bytes, and its tokens; None where nobody knows: a data set of the Hub, a bad beginning."""
+
+    bytes: int | None
+    tokens: int | None
+
+
+def estimate(files: list[str], text_column: str, tokenizer: CorpusTokenizer) -> Estimate:
+    """How much text and how many tokens are in `files`, by the beginning of the first and the sizes of all."""
+    raw = text = tokens = 0
+    for document in texts(files[0], text_column, Counter()):
+        raw += len(document.row.raw.encode("utf-8", "surrogateescape")) + 1  # the line break
+        if document.text.strip() and not document.row.problems:
+            text += len(document.text.encode("utf-8"))
+            tokens += len(tokenizer.tokenizer.encode(document.text, add_special_tokens=False)) + 1  # the end of text
+        if raw > SAMPLE:
+            break
+    if not text or any(file.startswith(HUB) for file in files):
+        return Estimate(None, None)
+    size = sum(text_size(file, text_column, text / raw) for file in files)
+    return Estimate(round(size), round(size * tokens / text))
+
+
+def text_size(path: str, text_column: str, share: float) -> float:
+    """The bytes of text in a file, of which `share` of its decompressed bytes are text; Parquet says it by itself.
+
+    Of a file that cannot be read it is anything: reading it for the mixture says what is wrong.
+    """
+    size = Path(path).stat().st_size
+    try:
+        return _text_size(path, size, text_column, share)
+    except (*ERRORS, ValueError):
+        return size * share
+
+
+def _text_size(path: str, size: int, text_column: str, share: float) -> float:
+    if kind_of_file(path) == ".parquet":
+        import pyarrow.parquet  # slow to import
+
+        metadata = pyarrow.parquet.read_metadata(path)
+        columns = (
+            metadata.row_group(group).column(column)
+            for group in range(metadata.num_row_groups)
+            for column in range(metadata.num_columns)
+        )
+        return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == text_column)
+    if size and (opened := OPEN.get(Path(path).suffix.lower())):
+        with open(path, "rb") as file, opened(file, "rb") as stream:
+            size *= len(stream.read(1 << 23)) / file.tell()
+    return size * share
+
+
+def plan_table(config: dict, files: dict[str, list[str]], estimates: dict[str, Estimate]) -> str:
+    """Files, bytes, estimated tokens, asked share and planned passes, one source a line, and who stops before the end."""
+    tokens = {name: found.tokens for name, found in estimates.items()}
+    weights = {name: source.get("weight", tokens[name] or math.nan) for name, source in config["sources"].items()}
+    if len(weights) == 1:
+        weights = dict.fromkeys(weights, 1.0)
+    total = config.get("total_tokens") or config["passes"] * sum(count or math.nan for count in tokens.values())
+    caps = {
+        name: source["max_epochs"] * (tokens[name] or math.inf) if "max_epochs" in source else math.inf
+        for name, source in config["sources"].items()
+    }
+    planned = planned_tokens(weights, caps, total)
+    lines = [
+        f"{'source':20} {'files':>6} {'text bytes':>15} {'tokens':>15} {'asked':>8} {'planned':>15} {'passes':>7}"
+    ]
+    for name, found in estimates.items():
+        passes = planned[name] / found.tokens if found.tokens else math.nan
+        lines.append(
+            f"{name:20} {len(files[name]):6,} {about(found.bytes):>15} {about(found.tokens):>15} "
+            f"{weights[name] / sum(weights.values()):8.2%} {about(planned[name]):>15} {passes:7.2f}"
+        )
+    full = [name for name in planned if planned[name] == caps[name]]
+    if len(full) == len(planned):
+        lines.append(f"every source stops at its max_epochs: the mixture ends at {about(sum(planned.values()))} tokens, "
+                     f"short of {total:,.0f}")  # fmt: skip
+    elif full:
+        lines.append(f"stopping at max_epochs: {', '.join(full)}; the others share what is left by their weights")
+    return "\n".join(lines)
+
+
+def about(number: float | None) -> str:
+    """A number that is estimated; "?" for one that nobody knows."""
+    return "?" if number is None or math.isnan(number) else f"~{number:,.0f}"
+
+
+def realised_table(sources: list[Source]) -> str:
+    """Asked against realised share of the tokens, and passes, one source a line."""
+    weight_sum, total = sum(source.weight for source in sources), sum(source.tokens for source in sources)
+    lines = [f"{'source':20} {'asked':>8} {'realised':>9} {'tokens':>15} {'documents':>12} {'passes':>7}"]
+    for source in sources:
+        lines.append(
+            f"{source.name:20} {source.weight / weight_sum:8.2%} {source.tokens / total:9.2%} {source.tokens:15,} "
+            f"{source.documents:12,} {source.tokens / len(source.shards):7.2f}"
+        )
+    longest = max(sources, key=lambda source: source.longest)
+    if longest.longest > total / 100:
+        lines.append(f"documents are never cut: the shares are as exact as the longest allows, which is of {longest.name} "
+                     f"and has {longest.longest:,} tokens, {longest.longest / total:.0%} of all")  # fmt: skip
+    return "\n".join(lines)

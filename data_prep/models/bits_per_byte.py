@@ -1,0 +1,54 @@
+"""Bits per byte on held-out documents: the one measure that compares models with different tokenizers."""
+
+import math
+
+import torch
+
+from data_prep.readers.documents import read_documents
+
+
+def heldout_batches(path: str, tokenizer, length: int, rows: int = 16) -> list[dict]:
+    """Every document cut into windows of `length` inputs; the first token is predicted from end-of-text.
+
+    Returns batches of {"input_ids": (rows, longest window), "labels": the same, -100 where padded, "bytes": (rows,)}.
+    The bytes of a document are shared among its windows by tokens.
+    """
+    windows = []
+    for text in read_documents(path):
+        ids = tokenizer(text)["input_ids"]
+        inputs = [tokenizer.bos_token_id, *ids]
+        size = len(text.encode("utf-8"))
+        for start in range(0, len(ids), length):
+            end = min(start + length, len(ids))
+            windows.append((inputs[start:end], ids[start:end], size * (end - start) / len(ids)))
+    windows.sort(key=lambda window: -len(window[0]))
+    batches = []
+    for start in range(0, len(windows), rows):
+        part = windows[start : start + rows]
+        # Padded with end-of-text, on the right, where nothing counted looks: the pad token would make transformers
+        # warn about a missing attention mask, and not every tokenizer has one.
+        input_ids = torch.full((len(part), len(part[0][0])), tokenizer.bos_token_id)
+        labels = torch.full_like(input_ids, -100)
+        for row, (inputs, targets, _) in enumerate(part):
+            input_ids[row, : len(inputs)], labels[row, : len(targets)] = torch.tensor(inputs), torch.tensor(targets)
+        batches.append({"input_ids": input_ids, "labels": labels, "bytes": [window[2] for window in part]})
+    return batches
+
+
+@torch.no_grad()
+def bits_per_byte(model, batches, device) -> tuple[float, float]:
+    """(bits per byte, loss per token in nats) over `batches` of {"input_ids": (rows, length), "labels", "bytes"}.
+
+    A byte is the same in every tokenizer, a token is not: only the first of the two compares between models.
+    The model is left in training mode.
+    """
+    model.eval()
+    nats = tokens = size = 0.0
+    for batch in batches:
+        labels = batch["labels"].to(device)
+        logits = model(input_ids=batch["input_ids"].to(device)).logits.float()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+        nats, tokens = nats + loss.item(), tokens + (labels != -100).sum().item()
+        size += float(sum(batch["bytes"]))
+    model.train()
+    return nats / math.log(2) / size, nats / tokens

@@ -1,0 +1,84 @@
+"""The one place where a model is asked for answers: by the data scripts, the recipes' last checks and the evaluations."""
+
+import torch
+from tqdm.auto import tqdm
+from transformers import GenerationConfig
+
+from data_prep.common.machine import bf16_is_fast
+from data_prep.models.batched_generate import decode
+from data_prep.tokens.chat_encoder import encode_prompts
+
+
+@torch.no_grad()
+def generate_answers(
+    model,
+    tokenizer,
+    prompts: list[list[dict]],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    num_return_sequences: int = 1,
+    batch_size: int = 128,
+    seed: int = 42,
+    desc: str = "answering",
+) -> list[list[dict]]:
+    """Answers to conversations.
+
+    Args:
+        prompts: each a list of messages that ends on the user's turn.
+        temperature: 0 is greedy.
+        num_return_sequences: answers per prompt.
+        batch_size: sequences generated at once.
+        seed: of the draws; the caller's random numbers are left as they were.
+
+    Returns for every prompt its answers, as {"text": str, "stopped": bool, "tokens": int, "ids": list[int]}: `stopped`
+    says that the model ended its turn by itself within `max_new_tokens`; `tokens` counts the end-of-turn token, which is
+    the last of `ids`, the tokens as they were drawn.
+    """
+    model.eval()
+    encoded = encode_prompts(tokenizer, prompts)
+    room = model.config.max_position_embeddings - max_new_tokens
+    if cut := sum(len(ids) > room for ids in encoded):
+        print(f"{cut:,} of {len(encoded):,} prompts are longer than {room} tokens, the context without the answer: "
+              "their beginning is cut off")  # fmt: skip
+    encoded = [ids[-room:] for ids in encoded]
+    end = end_of_turn_ids(model, tokenizer)
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=temperature > 0,
+        temperature=temperature or None,
+        top_k=0 if temperature > 0 else None,  # the library's default of 50 would draw from another distribution
+        use_cache=True,
+        eos_token_id=end,
+        pad_token_id=tokenizer.pad_token_id,
+        suppress_tokens=[tokenizer.pad_token_id] if tokenizer.pad_token_id not in end else None,
+    )
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))  # like lengths together: less padding
+    answers: list[list[dict]] = [[] for _ in prompts]
+    rows = max(1, batch_size // num_return_sequences)
+    with torch.random.fork_rng(), tqdm(total=len(prompts), desc=desc, unit="prompt", disable=len(prompts) < 2) as bar:
+        torch.manual_seed(seed)
+        for start in range(0, len(order), rows):
+            indices = order[start : start + rows]
+            batch = tokenizer.pad(
+                {"input_ids": [encoded[i] for i in indices for _ in range(num_return_sequences)]},
+                padding_side="left",
+                return_tensors="pt",
+            )
+            # Draws are noisy anyway: in bf16 where that is faster. A greedy answer is the model's own, in its precision.
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=temperature > 0 and bf16_is_fast()):
+                replies = decode(model, batch.to(model.device), settings)
+            for number, reply in enumerate(replies.tolist()):
+                length = next((i for i, token in enumerate(reply) if token in end), None)
+                text = tokenizer.decode(reply[:length], skip_special_tokens=True)
+                tokens = len(reply) if length is None else length + 1
+                answer = {"text": text, "stopped": length is not None, "tokens": tokens, "ids": reply[:tokens]}
+                answers[indices[number // num_return_sequences]].append(answer)
+            bar.update(len(indices))
+    return answers
+
+
+def end_of_turn_ids(model, tokenizer) -> list[int]:
+    """The ids a model stops at: the tokenizer's end of turn, and what its generation config names beside it."""
+    named = model.generation_config.eos_token_id if model.generation_config else None
+    named = named if isinstance(named, list) else [named]
+    return sorted({tokenizer.eos_token_id, *(token for token in named if token is not None)})

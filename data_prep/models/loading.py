@@ -1,0 +1,88 @@
+"""What the evaluations read: a checkpoint, the questions of conversations, a metric. Errors are one clear line."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig
+
+from data_prep.common.errors import InputError
+from data_prep.common.files import existing
+
+
+def load_checkpoint(name: str, reward_model: bool = False):
+    """(model, tokenizer) of a folder or Hub id, on the accelerator if there is one.
+
+    Raises `InputError` where there is none, and where it is of the other kind: loaded as a reward model, a language
+    model gets a random score head, and the library only warns.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    if Path(name).is_absolute() or name.startswith((".", "runs")) or name.count("/") > 1:  # no Hub id looks like that
+        existing(name, "recipes/reward.py" if reward_model else "recipes/pretrain.py, sft.py or ppo.py")
+    if Path(name).exists() and not any(
+        (Path(name) / file).exists() for file in ("config.json", "adapter_config.json")
+    ):
+        raise InputError(f"{name}: no config.json in it; expected the folder of a finished checkpoint")
+    kind = AutoModelForSequenceClassification if reward_model else AutoModelForCausalLM
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = kind.from_pretrained(name, use_safetensors=True)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{name}: neither a finished checkpoint's folder nor a model on the Hub ({reason})") from None
+    except ValueError as error:  # no tokenizer in the folder, or a model type that transformers does not know
+        raise InputError(f"{name}: cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+    found = " ".join(model.config.architectures or [])
+    if reward_model and ("ForSequenceClassification" not in found or model.config.num_labels != 1):
+        raise InputError(f"{name}: expected a reward model (recipes/reward.py), found {found or 'no architecture'}")
+    if not reward_model and "ForSequenceClassification" in found:
+        raise InputError(f"{name}: expected a language model, found {found}: that is a reward model")
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return model.to(device).eval(), tokenizer
+
+
+def check_chat(name: str, model, tokenizer, max_new_tokens: int) -> None:
+    """Raise `InputError` where a model cannot be asked: no chat template, or no room beside the answer."""
+    if tokenizer.chat_template is None:
+        raise InputError(f"{name}: its tokenizer has no chat template; put a chat_template.jinja into the folder")
+    positions = model.config.max_position_embeddings
+    if not 0 < max_new_tokens < positions:
+        raise InputError(
+            f"--max_new_tokens {max_new_tokens}: expected 1 to {positions - 1}; {name} has {positions} positions"
+        )
+
+
+def check_context(tokenizer, config, max_length: int) -> None:
+    """Raise `InputError` where conversations of `max_length` tokens do not fit the tokenizer and checkpoint at hand.
+
+    Left alone, these end in an IndexError inside the embedding, or in a template error after the data is loaded.
+    """
+    name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
+    if tokenizer.chat_template is None:
+        raise InputError(
+            f"{name}: found no chat template; expected one, to write conversations as tokens. "
+            "Use a tokenizer made by data_prep.train_tokenizer or put a chat_template.jinja into its folder"
+        )
+    if len(tokenizer) > config.vocab_size:
+        raise InputError(
+            f"{name}: the tokenizer does not fit the checkpoint: it has {len(tokenizer):,} entries, the model "
+            f"{config.vocab_size:,}. Give the tokenizer that the model was pretrained with"
+        )
+    positions = getattr(config, "max_position_embeddings", None)  # GPT2Config maps it to n_positions
+    if positions is not None and max_length is not None and max_length > positions:
+        raise InputError(
+            f"max_length is {max_length:,}, but the model has {positions:,} positions: "
+            f"set max_length to {positions:,} or less, or pretrain with a longer context"
+        )
+
+
+def checkpoint_or_hub_id(name: str, made_by: str) -> str:
+    """`name` of a folder or of a model on the Hub (or in its cache); an InputError where there is neither."""
+    if Path(name).is_absolute() or name.startswith((".", "runs")) or name.count("/") > 1:  # no Hub id looks like that
+        existing(name, made_by)
+    try:
+        AutoConfig.from_pretrained(name)
+    except OSError as error:
+        raise InputError(f"{name}: no such file or folder, and no such model on the Hub ({str(error).splitlines()[0]}); "
+                         f"it is made by: {made_by}") from None  # fmt: skip
+    return name

@@ -1,0 +1,152 @@
+"""What models say of given answers: a reward model's scores and their agreement with rankings, log-probabilities."""
+
+import math
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from data_prep.common.errors import InputError
+from data_prep.common.intervals import bootstrap_interval
+from data_prep.readers.ranks import pairs
+from data_prep.tokens.chat_encoder import encode_conversations, encode_prompts, encode_text
+
+
+def encode_answers(tokenizer, prompts: list[list[dict] | str], answers: list[list[str]]) -> list[list[list[int]]]:
+    """For each prompt the ids of the conversation that each of its answers makes of it.
+
+    To a prompt that is a text the answer is a text too, with the end of sequence behind it. What is typed, in the prompt
+    or the answer, stays text (see `encode_conversations`).
+    """
+    conversations = [
+        [*prompt, {"role": "assistant", "content": answer}]
+        for prompt, own in zip(prompts, answers, strict=True)
+        if not isinstance(prompt, str)
+        for answer in own
+    ]
+    encoded = iter(encode_conversations(tokenizer, conversations) if conversations else [])
+    return [
+        [
+            [*encode_text(tokenizer, prompt + answer), tokenizer.eos_token_id]
+            if isinstance(prompt, str)
+            else next(encoded)
+            for answer in own
+        ]
+        for prompt, own in zip(prompts, answers, strict=True)
+    ]
+
+
+@torch.no_grad()
+def score_answers(
+    model,
+    tokenizer,
+    prompts: list[list[dict] | str],
+    answers: list[str],
+    batch_size: int = 128,
+    stopped: list[bool] | None = None,
+) -> list[float]:
+    """The reward of each answer to the prompt beside it, read at the end-of-turn token.
+
+    `stopped` is False for an answer that was cut: it gets no end of turn and is read at its own last token.
+
+    Padding is on the right: GPT-2 would shift its positions under padding on the left (0.068 against −0.167 for one and
+    the same row).
+    """
+    model.eval()
+    encoded = [ids for (ids,) in encode_answers(tokenizer, prompts, [[answer] for answer in answers])]
+    for index in (index for index, ended in enumerate(stopped or []) if not ended):
+        prompt = prompts[index]
+        before = encode_text(tokenizer, prompt) if isinstance(prompt, str) else encode_prompts(tokenizer, [prompt])[0]
+        encoded[index] = (
+            before + tokenizer(answers[index], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        )
+    longest, positions = max(map(len, encoded), default=0), getattr(model.config, "max_position_embeddings", math.inf)
+    if longest > positions:
+        raise InputError(f"a prompt with its answer has {longest} tokens, the reward model {positions} positions: take a "
+                         "reward model with a longer context, or shorter prompts and answers")  # fmt: skip
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+    scores = [0.0] * len(encoded)
+    for start in tqdm(range(0, len(order), batch_size), desc="scoring", unit="batch", disable=len(order) < batch_size):
+        indices = order[start : start + batch_size]
+        batch = tokenizer.pad({"input_ids": [encoded[i] for i in indices]}, padding_side="right", return_tensors="pt")
+        output = model(**batch.to(model.device), use_cache=False).logits.squeeze(-1)
+        for index, score in zip(indices, output.float().tolist(), strict=True):
+            scores[index] = score
+    return scores
+
+
+@torch.no_grad()
+def sequence_logprobs(
+    model,
+    tokenizer,
+    prompts: list[list[dict]],
+    answers: list[list[int]],
+    temperature: float = 1.0,
+    batch_size: int = 128,
+) -> list[float]:
+    """The log-probability of each answer to the prompt beside it, in nats, summed over its tokens.
+
+    Args:
+        answers: the ids that were drawn ("ids" of `generate_answers`), the end of turn included where there is one;
+            encoded again from their text they may be others.
+        temperature: that of the draws.
+
+    Over the whole vocabulary: that `generate_answers` keeps the pad token from being drawn is left aside. Padding is on
+    the right, as in `score_answers`. Prompt and answer have to fit in the model's positions.
+    """
+    model.eval()
+    starts = encode_prompts(tokenizer, prompts)
+    encoded = [start + answer for start, answer in zip(starts, answers, strict=True)]
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))  # like lengths together: less padding
+    sums = [0.0] * len(encoded)
+    for begin in range(0, len(order), batch_size):
+        indices = order[begin : begin + batch_size]
+        batch = tokenizer.pad({"input_ids": [encoded[i] for i in indices]}, padding_side="right", return_tensors="pt")
+        batch = batch.to(model.device)
+        length, first = batch["input_ids"].shape[1], min(len(starts[i]) for i in indices)
+        # From the position that predicts the first answer token: logits of prompts would be most of the memory.
+        logits = model(**batch, use_cache=False, logits_to_keep=length - first + 1).logits[:, :-1].float()
+        tokens = batch["input_ids"][:, first:, None]
+        logprobs = (logits / temperature).log_softmax(-1).gather(-1, tokens).squeeze(-1).tolist()
+        for index, row in zip(indices, logprobs, strict=True):
+            sums[index] = sum(row[len(starts[index]) - first : len(encoded[index]) - first])
+    return sums
+
+
+def ranking_agreement(model, tokenizer, rows: list[dict], max_length: int | None = None) -> dict:
+    """Agreement of a reward model with `rows` of {"prompt", "completions", "ranks"}.
+
+    Rankings that hold an answer beyond `max_length` tokens, without it the model's context, are left out, with a count
+    on the screen; `InputError` where none is left.
+
+    Returns {"accuracy": of all pairs of unequal rank, each prompt weighing the same, with its interval over prompts,
+    "margin": mean reward of the better minus the worse, "length_correlation": Pearson, reward against characters,
+    "pairs": their number}.
+    """
+    max_length = max_length or model.config.max_position_embeddings
+    encoded = encode_answers(tokenizer, [row["prompt"] for row in rows], [row["completions"] for row in rows])
+    kept = [row for row, own in zip(rows, encoded, strict=True) if all(len(ids) <= max_length for ids in own)]
+    if left_out := len(rows) - len(kept):
+        print(f"{left_out:,} of {len(rows):,} rankings hold an answer beyond {max_length} tokens and are left out")
+    if not kept:
+        raise InputError(f"no ranking fits in {max_length} tokens")
+    rows = kept
+    flat = [(row["prompt"], completion) for row in rows for completion in row["completions"]]
+    scores = iter(score_answers(model, tokenizer, *map(list, zip(*flat, strict=True))))
+    rights, margins, number = [], [], 0
+    all_scores = []
+    for row in rows:
+        own = [next(scores) for _ in row["completions"]]
+        all_scores += own
+        differences = [own[better] - own[worse] for better, worse in pairs(row["ranks"])]
+        if differences:
+            rights.append(float(np.mean([difference > 0 for difference in differences])))
+            margins.append(float(np.mean(differences)))
+            number += len(differences)
+    lengths = [len(completion) for _, completion in flat]
+    return {
+        "accuracy": bootstrap_interval(rights),
+        "margin": float(np.mean(margins)),
+        "length_correlation": float(np.corrcoef(all_scores, lengths)[0, 1]),
+        "pairs": number,
+    }

@@ -1,0 +1,111 @@
+"""Raters that are no person: agreement with a reference, a function, a reward model.
+
+Each function here gives one f(rows) -> judgements: of rows `{"prompt": messages, "completions", …}` it makes, in their
+order, `{"ranks": [int, …]}`, dense and 0 the best, with the "scores" that the ranks come from where there are any.
+"""
+
+import math
+from collections.abc import Callable
+
+from data_prep.common.errors import InputError
+from data_prep.common.files import existing
+from data_prep.models.reward_functions import call_reward_function, load_function
+from data_prep.readers.ranks import ranks_of_scores
+
+Rater = Callable[[list[dict]], list[dict]]
+
+
+def ranks_by_reference(completions: list[str], reference: str, tie_width: float = 25.0) -> list[int]:
+    """Dense ranks, 0 the best: the reference word for word, then descending steps of `tie_width` chrF points."""
+    from sacrebleu.metrics import CHRF
+
+    chrf = CHRF()
+    levels = []
+    for completion in completions:
+        exact = completion.split() == reference.split()
+        # A score on the border of two steps belongs to the upper one; a perfect score that is not the reference
+        # (chrF ignores order beyond six characters) stays below it.
+        score = min(chrf.sentence_score(completion, [reference]).score, 99.99)
+        levels.append(math.inf if exact else math.floor(score / tie_width))
+    return ranks_of_scores(levels)
+
+
+def by_chrf(tie_width: float) -> Rater:
+    """Agreement with the row's "reference": word for word first, then by chrF in steps."""
+    return lambda rows: [
+        {"ranks": ranks_by_reference(row["completions"], row["reference"], tie_width)} for row in rows
+    ]
+
+
+def by_exact_match() -> Rater:
+    """The row's "reference" word for word, blanks aside, above all other answers."""
+    return lambda rows: [
+        {"ranks": ranks_of_scores([text.split() == row["reference"].split() for text in row["completions"]])}
+        for row in rows
+    ]
+
+
+def by_function(name: str) -> Rater:
+    """A function of TRL's convention (data_prep/rewards.py); its columns are the fields that all rows have."""
+    function = load_function(name)
+
+    def rate(rows: list[dict]) -> list[dict]:
+        repeated = [row for row in rows for _ in row["completions"]]
+        names = set.intersection(*map(set, rows)) - {"prompt", "completions"}
+        columns = {name: [row[name] for row in repeated] for name in sorted(names)}
+        scores = call_reward_function(function, [row["prompt"] for row in repeated], _texts(rows), columns)
+        return _judgements(rows, scores, name)
+
+    return rate
+
+
+def by_reward_model(path: str, rows: list[dict]) -> Rater:
+    """The reward model in the folder `path`; `InputError` where it is none or one of all the `rows` is too long for it."""
+    import torch  # slow to import: after the input has been checked
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    from data_prep.models.loading import check_context
+    from data_prep.models.scoring import encode_answers, score_answers
+
+    try:
+        config = AutoConfig.from_pretrained(existing(path, "recipes/reward.py"))
+        if config.num_labels != 1 or "ForSequenceClassification" not in " ".join(config.architectures or []):
+            raise InputError(f"{path}: no reward model; it is made by: recipes/reward.py")
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForSequenceClassification.from_pretrained(path, dtype="float32", use_safetensors=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    check_context(tokenizer, config, None)
+    positions = getattr(config, "max_position_embeddings", math.inf)
+    encoded = encode_answers(tokenizer, [row["prompt"] for row in rows], [row["completions"] for row in rows])
+    for number, own in enumerate(encoded, start=1):
+        longest = max(map(len, own), default=0)
+        if longest > positions:
+            raise InputError(
+                f"row {number} of the completions: an answer has {longest} tokens with its prompt, {path} {positions} "
+                "positions: take a reward model with a longer context, or take the row out"
+            )
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    model.to(device)
+
+    def rate(rows: list[dict]) -> list[dict]:
+        prompts = [row["prompt"] for row in rows for _ in row["completions"]]
+        return _judgements(rows, score_answers(model, tokenizer, prompts, _texts(rows)), path)
+
+    return rate
+
+
+def _texts(rows: list[dict]) -> list[str]:
+    return [completion for row in rows for completion in row["completions"]]
+
+
+def _judgements(rows: list[dict], scores: list[float], name: str) -> list[dict]:
+    """Each row's share of the scores of all answers, and the ranks by it."""
+    if bad := [score for score in scores if not math.isfinite(score)]:
+        raise InputError(f"{name}: found the score {bad[0]}; expected finite numbers")
+    left = iter(scores)
+    judgements = []
+    for row in rows:
+        own = [next(left) for _ in row["completions"]]
+        judgements.append({"ranks": ranks_of_scores(own), "scores": own})
+    return judgements

@@ -1,0 +1,118 @@
+"""The one reader for conversations, and the checks a stage makes on them before it trains.
+
+Any of the formats of `data_prep.readers.conversation_formats`, in any file that `data_prep.rows.read` reads, becomes rows
+`{"id", "source", "row", "messages": [{"role", "content"}, ...]}`. One system turn may open a conversation; after it user
+and assistant take turns, and the user begins.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from data_prep.common.arrow_dataset import write_dataset
+from data_prep.common.batches import batched
+from data_prep.common.text import counted
+from data_prep.readers.columns import parse_columns
+from data_prep.readers.conversation_formats import FIELDS, PLAIN_ROLES, REPAIRABLE, TRAILING_HUMAN, to_conversation
+from data_prep.rows.bad_rows import BadRows
+from data_prep.rows.problems import REPAIRED_BY_READING
+from data_prep.rows.read import data_files, identify, names_of, rows_of
+
+BATCH = 1000  # rows written to disk at once
+
+
+def conversation_rows(
+    files: Iterable[str],
+    intake: BadRows,
+    columns: dict[str, str] | str | None = None,
+    roles: Iterable[str] = PLAIN_ROLES,
+) -> Iterator[dict]:
+    """The sound rows of `files` (see `data_files`), one at a time; `intake` decides on the others.
+
+    The texts are left as they are. A row without an id gets "<file name>:<row number>". A human turn at the end has no
+    answer to learn from: under every policy it is trimmed, and counted in `intake.repaired`.
+
+    Args:
+        columns: {field: column}, or "field=column,...", instead of looking for the format of each row.
+        roles: those that the chat template at hand can write; other turns are defects.
+    """
+    columns, roles = parse_columns(columns, FIELDS), tuple(roles)
+    for row in rows_of(files):
+        messages: list[dict] = []
+        if row.value is not None or not row.problems:
+            messages, found = to_conversation(row.value, columns, roles)
+            row = row.with_found(found)
+        identifier, row = identify(row, (columns or {}).get("id", "id"))
+        problems = [problem for problem in row.problems if problem.kind != TRAILING_HUMAN]
+        trimmed = len(row.problems) - len(problems)
+        if intake.take(row._replace(problems=problems), (*REPAIRED_BY_READING, *REPAIRABLE)):
+            intake.repaired[TRAILING_HUMAN] += trimmed
+            yield {"id": identifier, "source": row.path, "row": row.number, "messages": messages}
+
+
+def read_conversations(
+    paths: str | Path | Iterable[str | Path],
+    on_bad: str = "error",
+    quarantine: str | Path | None = None,
+    columns: dict[str, str] | str | None = None,
+) -> tuple[list[dict], Counter]:
+    """All conversations of files, folders, globs or Hub data sets, and what was repaired, by kind.
+
+    Raises one `InputError` that covers all defective rows of all files, and one where no row is left.
+    """
+    intake, files = BadRows(on_bad, quarantine), data_files(paths)
+    rows = list(conversation_rows(files, intake, columns))
+    intake.close()
+    if not rows:
+        raise intake.nothing_left(names_of(files), "conversation")
+    return rows, +intake.repaired
+
+
+def load_conversations(
+    paths: str | Path | Iterable[str | Path],
+    on_bad: str = "error",
+    quarantine: str | Path | None = None,
+    columns: dict[str, str] | str | None = None,
+):
+    """The conversations as a `datasets.Dataset` with columns id, source, row and messages; prints what was done.
+
+    They lie in a file (see `write_dataset`): the memory used does not grow with their number. Raises what
+    `read_conversations` raises.
+    """
+    import pyarrow  # slow to import, and the readers do without it
+
+    intake, files = BadRows(on_bad, quarantine), data_files(paths)
+    schema = pyarrow.schema(conversation_fields())
+    rows = tqdm(conversation_rows(files, intake, columns), desc="reading", unit=" conversations", mininterval=1)
+    batches = (pyarrow.RecordBatch.from_pylist(batch, schema) for batch in batched(rows, BATCH))
+    dataset = write_dataset(schema, batches)
+    close_books(intake, files)
+    return dataset
+
+
+def conversation_fields() -> list:
+    """The columns of a file of conversations, for a `pyarrow.schema`."""
+    import pyarrow
+
+    message = pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())])
+    text, integer = pyarrow.string(), pyarrow.int64()
+    return [("id", text), ("source", text), ("row", integer), ("messages", pyarrow.list_(message))]
+
+
+def close_books(intake: BadRows, files: list[str]) -> None:
+    """Close the intake and print its counts. Raises InputError for bad rows, and where no row is left."""
+    intake.close()
+    names = names_of(files)
+    line = f"{names}: {counted(intake.rows_out, 'conversation')}"
+    repaired = Counter(intake.repaired)
+    if trimmed := repaired.pop(TRAILING_HUMAN, 0):
+        line += f", {counted(trimmed, 'trailing human turn')} trimmed"
+    if repaired := +repaired:
+        line += ", repaired: " + ", ".join(f"{count:,} × {kind}" for kind, count in repaired.most_common())
+    if intake.on_bad == "quarantine":
+        line += f"; {intake.balance()}"
+    print(line)
+    if not intake.rows_out:
+        raise intake.nothing_left(names, "conversation")

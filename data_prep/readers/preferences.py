@@ -1,0 +1,158 @@
+"""The one reader for preferences: prompts with two or more completions, of which some are better than others.
+
+Takes pairs, rankings, scored lists and single answers labelled good or bad, as data_prep/readers/preference_formats.py describes
+them, from any file that data_prep/rows/read.py reads; a file may mix them.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from data_prep.common.errors import InputError
+from data_prep.common.text import counted, shorten
+from data_prep.readers.columns import parse_columns
+from data_prep.readers.preference_formats import FIELDS, REPAIRABLE, preference_of
+from data_prep.readers.ranks import pairs
+from data_prep.rows.bad_rows import BadRows
+from data_prep.rows.problems import REPAIRED_BY_READING, Problem, Row
+from data_prep.rows.read import data_files, names_of, rows_of
+
+TIED = "with all completions tied"
+ALONE = "labelled answers without one of the other label to their prompt"
+BOTH = "labelled answers of one text labelled both ways"
+
+
+def read_rankings(
+    paths: str | Path | Iterable[str | Path],
+    on_bad: str = "error",
+    quarantine: str | Path | None = None,
+    columns: dict[str, str] | str | None = None,
+) -> tuple[list[dict], dict[str, int]]:
+    """Rows `{"prompt": messages, "completions": [str, …], "ranks": [int, …]}`, and counts.
+
+    The lowest rank is the best; a chosen and a rejected completion get the ranks 0 and 1. Where a row of the files has
+    scores, every ranking has "scores" too, [float, …] or None. Single labelled answers become one ranking per prompt, the
+    good ones above the bad ones. What teaches nothing is left out and counted: rankings whose completions are all tied, a
+    labelled answer without one of the other label, a text labelled both ways.
+
+    Args:
+        on_bad: what becomes of a bad row: error, repair or quarantine (see `data_prep.rows.bad_rows`). Repair merges two
+            turns of one speaker in a prompt, mends the writing of roles ("User "), takes off a byte order mark and
+            passes over a trailing comma.
+        quarantine: the JSONL file that bad rows go to under `on_bad="quarantine"`.
+        columns: {field: column}, or "prompt=question,chosen=good,rejected=bad", instead of looking for the fields.
+
+    Raises one `InputError` that covers all bad rows of all files, and one where no ranking is left.
+    """
+    intake = BadRows(on_bad, quarantine)
+    rankings, left_out = _rankings(data_files(paths), intake, columns)
+    counts = {"rows": intake.rows_in, "rankings": len(rankings), "pairs": _count_pairs(rankings), **left_out}
+    counts |= {f"repaired: {kind}": count for kind, count in intake.repaired.items()}
+    return rankings, counts | {"quarantined": intake.quarantined}
+
+
+def _rankings(
+    files: list[str], intake: BadRows, columns: dict[str, str] | str | None
+) -> tuple[list[dict], dict[str, int]]:
+    """The rankings of files, and how many rows are left out for which reason; closes the intake."""
+    columns = parse_columns(columns, FIELDS)
+    rankings: list[dict] = []
+    left_out: Counter = Counter()
+    labelled: dict[str, dict] = {}  # {prompt: its ranking, which `_add_label` fills in}
+    for row in rows_of(files):
+        preference, found = _read(row, columns)
+        if not intake.take(row.with_found(found), (*REPAIRED_BY_READING, *REPAIRABLE)):
+            continue
+        if "label" in preference:
+            _add_label(preference, labelled, rankings)
+        elif pairs(preference["ranks"]):
+            rankings.append(preference)
+        else:
+            left_out[TIED] += 1
+    intake.close()
+    for ranking in labelled.values():
+        _settle_labels(ranking, left_out)
+    rankings = [ranking for ranking in rankings if ranking["ranks"]]
+    left_out = {reason: left_out[reason] for reason in (TIED, ALONE, BOTH) if left_out[reason]}
+    if left_out and not rankings:
+        found = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+        aside = f", {intake.quarantined:,} quarantined (see {intake.quarantine})" if intake.quarantined else ""
+        raise InputError(
+            f"{names_of(files)}: no ranking is left: found {found}{aside}; expected a row in which one completion is "
+            "better than another. Check the field that the ranks come from"
+        )
+    if not rankings:
+        raise intake.nothing_left(names_of(files), "ranking")
+    if all(ranking["scores"] is None for ranking in rankings):
+        for ranking in rankings:
+            del ranking["scores"]
+    return rankings, left_out
+
+
+def _count_pairs(rankings: list[dict]) -> int:
+    return sum(len(pairs(ranking["ranks"])) for ranking in rankings)
+
+
+def _read(row: Row, columns: dict[str, str] | None) -> tuple[dict, list[Problem]]:
+    """The preference in what was parsed of a row, and what is wrong with it beside what reading found."""
+    if row.value is None and row.problems:
+        return {}, []
+    if not isinstance(row.value, dict):
+        return {}, [Problem("not an object", shorten(row.value), "{'prompt', 'completions', 'ranks'}")]
+    return preference_of(row.value, columns)
+
+
+def _add_label(preference: dict, labelled: dict[str, dict], rankings: list[dict]) -> None:
+    """Add one labelled answer to its prompt's ranking, which stands where the first of them stood."""
+    key = _key(preference["prompt"])
+    if key not in labelled:
+        labelled[key] = {"prompt": preference["prompt"], "completions": [], "ranks": [], "scores": None}
+        rankings.append(labelled[key])
+    labelled[key]["completions"] += preference["completions"]
+    labelled[key]["ranks"].append(0 if preference["label"] else 1)
+
+
+def _settle_labels(ranking: dict, left_out: Counter) -> None:
+    """Take out the texts that are labelled both ways, and all where only one label is left; counted in `left_out`."""
+    answers = list(zip(ranking["completions"], ranking["ranks"], strict=True))
+    ranks_of: dict[str, set[int]] = {}
+    for text, rank in answers:
+        ranks_of.setdefault(text, set()).add(rank)
+    kept = [(text, rank) for text, rank in answers if len(ranks_of[text]) == 1]
+    left_out[BOTH] += len(answers) - len(kept)
+    if len({rank for _, rank in kept}) < 2:
+        left_out[ALONE] += len(kept)
+        kept = []
+    ranking["completions"], ranking["ranks"] = [text for text, _ in kept], [rank for _, rank in kept]
+
+
+def _key(prompt: list[dict]) -> str:
+    """A prompt as text: equal for equal prompts."""
+    return json.dumps([[message["role"], message["content"]] for message in prompt])
+
+
+def load_rankings(
+    paths: str | Path | Iterable[str | Path],
+    on_bad: str = "error",
+    quarantine: str | Path | None = None,
+    columns: dict[str, str] | str | None = None,
+):
+    """The rankings as a `datasets.Dataset` with columns prompt, completions, ranks and, where there are any, scores;
+    prints what was left out, repaired and set aside.
+
+    Takes and raises what `read_rankings` does.
+    """
+    from datasets import Dataset  # slow to import, and the readers do without it
+
+    intake, files = BadRows(on_bad, quarantine), data_files(paths)
+    rows, left_out = _rankings(files, intake, columns)
+    line = f"{counted(len(rows), 'ranking')}, {counted(_count_pairs(rows), 'pair')}"
+    if left_out:
+        line += "; left out: " + ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+    if intake.repaired:
+        line += "; repaired: " + ", ".join(f"{count:,} × {kind}" for kind, count in intake.repaired.most_common())
+    if on_bad == "quarantine":
+        line += f"; {intake.balance()}"
+    print(f"{names_of(files)}: {line}")
+    return Dataset.from_list(rows)

@@ -1,0 +1,12 @@
+"""The arithmetic of ranks: the lower rank is the better answer, equal ranks tie."""
+
+
+def pairs(ranks: list[int]) -> list[tuple[int, int]]:
+    """Every (better, worse) pair of positions with unequal ranks; the lower rank is the better one."""
+    return [(better, worse) for better, r in enumerate(ranks) for worse, s in enumerate(ranks) if r < s]
+
+
+def ranks_of_scores(scores: list[float]) -> list[int]:
+    """Dense ranks, 0 for the highest score; equal scores tie."""
+    order = sorted(set(scores), reverse=True)
+    return [order.index(score) for score in scores]

@@ -1,0 +1,134 @@
+"""The policy for bad rows (`on_bad`): error, repair or quarantine; and its counts."""
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from data_prep.common.errors import InputError
+from data_prep.common.files import atomic_write
+from data_prep.common.text import counted, shorten
+from data_prep.rows.problems import Row
+
+ON_BAD = ("error", "repair", "quarantine")
+
+
+class Defects:
+    """What is wrong with the rows of the user's files, collected so that one run shows all of it."""
+
+    SHOWN = 5  # rows shown per file; the counts by kind cover the others
+
+    def __init__(self) -> None:
+        # {file: (rows, {kind: count}, messages about the first rows)}
+        self.files: dict[str, tuple[Counter, Counter, list[str]]] = {}
+
+    def add(self, row: Row) -> None:
+        """Note the problems of a row."""
+        rows, kinds, shown = self.files.setdefault(row.path, (Counter(), Counter(), []))
+        rows["bad"] += 1
+        kinds.update(problem.kind for problem in row.problems)
+        if rows["bad"] <= self.SHOWN:
+            identifier = row.value.get("id") if isinstance(row.value, dict) else None
+            name = f"row {row.number:,}" + ("" if identifier is None else f" (id {shorten(str(identifier))})")
+            name += "" if row.line is None else f", line {row.line:,}"
+            shown += [f"  {name}: found {problem.found}; expected {problem.expected}" for problem in row.problems]
+
+    def lines(self) -> list[str]:
+        """Per file the count of every kind and its first rows."""
+        lines = []
+        for path, (rows, kinds, shown) in self.files.items():
+            listed = ", ".join(f"{count:,} × {kind}" for kind, count in kinds.most_common())
+            lines += [f"{path}: {counted(rows['bad'], 'row')} cannot be used: {listed}", *shown]
+            if rows["bad"] > self.SHOWN:
+                lines.append(f"  and {counted(rows['bad'] - self.SHOWN, 'row')} more")
+        return lines
+
+    def raise_if_any(self, repairable: Iterable[str]) -> None:
+        """Raise one `InputError`: what is wrong, then what to do."""
+        if not self.files:
+            return
+        lines = self.lines()
+        found = {kind for _, kinds, _ in self.files.values() for kind in kinds}
+        if certain := [kind for kind in repairable if kind in found]:
+            lines.append(f"on_bad: repair mends, and counts: {', '.join(certain)}.")
+        lines.append(
+            "on_bad: quarantine sets such rows aside, untouched. Or mend them, then run the same command again."
+        )
+        raise InputError("\n".join(lines))
+
+
+class BadRows:
+    """What one run does with bad rows, and its books.
+
+    error       all of them are collected; `close` raises one InputError that names them
+    repair      rows whose problems are all repairable go on, counted by kind in `repaired`; the others as under error
+    quarantine  bad rows go untouched, with file, line and reasons, to the JSONL file `quarantine`, which appears at
+                `close`, whole, or not at all where no row is bad
+
+    The quarantine belongs to the output that it lies beside: an older one is replaced, and removed where no row is bad
+    any more, so that it never tells of rows that are in the output.
+    """
+
+    def __init__(self, on_bad: str, quarantine: str | Path | None = None) -> None:
+        if on_bad not in ON_BAD:
+            raise InputError(f"on_bad is {on_bad!r}; expected {', '.join(ON_BAD)}")
+        if on_bad == "quarantine" and quarantine is None:
+            raise InputError("on_bad is 'quarantine', but there is no file for the bad rows; expected error or repair")
+        self.on_bad, self.quarantine = on_bad, quarantine
+        self.repaired: Counter = Counter()
+        self.rows_in = self.rows_out = self.quarantined = 0
+        self._defects = Defects()
+        self._repairable: dict[str, None] = {}  # in the order in which they were named
+        self._stack = contextlib.ExitStack()
+        self._file = None  # opened for the first bad row
+
+    def take(self, row: Row, repairable: Iterable[str] = ()) -> bool:
+        """Enter a row into the books; whether it goes on.
+
+        Args:
+            row: with all its problems, those that reading it found and those of its content.
+            repairable: the kinds of problem that the caller mends, or has mended, with certainty.
+        """
+        self.rows_in += 1
+        self._repairable.update(dict.fromkeys(repairable))
+        if row.problems:
+            if self.on_bad == "quarantine":
+                self._set_aside(row)
+                return False
+            if self.on_bad == "error" or any(problem.kind not in self._repairable for problem in row.problems):
+                self._defects.add(row)
+                return False
+            self.repaired.update(problem.kind for problem in row.problems)
+        self.rows_out += 1
+        return True
+
+    def _set_aside(self, row: Row) -> None:
+        self.quarantined += 1
+        self._defects.add(row)
+        if self._file is None:
+            self._file = self._stack.enter_context(atomic_write(self.quarantine))
+        reasons = [problem._asdict() for problem in row.problems]
+        kept = {"file": row.path, "line": row.line, "row": row.number, "reasons": reasons, "raw": row.raw}
+        # In ASCII: half a surrogate pair, which stands for a byte that is no UTF-8, has no UTF-8 form.
+        self._file.write(json.dumps(kept) + "\n")
+
+    def close(self) -> None:
+        """Raise the one InputError under error and repair; under quarantine let its file appear."""
+        if self.on_bad != "quarantine":
+            self._defects.raise_if_any(self._repairable)
+        elif not self.quarantined:
+            Path(self.quarantine).unlink(missing_ok=True)
+        self._stack.close()
+        if self.rows_in != self.rows_out + self.quarantined:
+            raise RuntimeError(f"{self.rows_in} rows in, {self.rows_out} out, {self.quarantined} quarantined")
+
+    def balance(self) -> str:
+        """That no row was lost: "rows in 3 = rows out 2 + quarantined 1, which are in bad.jsonl"."""
+        line = f"rows in {self.rows_in:,} = rows out {self.rows_out:,} + quarantined {self.quarantined:,}"
+        return line + (f", which are in {self.quarantine}" if self.quarantined else "")
+
+    def nothing_left(self, names: str, noun: str) -> InputError:
+        """The error of a run that no `noun` is left to, and why the rows were set aside."""
+        message = f"{names}: no {noun} is left of {counted(self.rows_in, 'row')}; expected at least one"
+        return InputError("\n".join([message, *self._defects.lines()]))

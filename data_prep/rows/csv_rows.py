@@ -1,0 +1,92 @@
+"""Rows out of CSV of any size. A broken row ends with its line, or where the quote it leaves open is closed."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator
+
+from data_prep.common.text import counted, shorten
+from data_prep.rows.json_rows import LIMIT, Parsed, rest
+from data_prep.rows.problems import Problem
+from data_prep.rows.text_window import Window
+
+# CSV columns whose cells hold a list, written as JSON; elsewhere a cell is text, whatever it looks like.
+LIST_COLUMNS = (
+    "conversations",
+    "messages",
+    "history",
+    "completions",
+    "answers",
+    "responses",
+    "scores",
+    "ranks",
+    "tools",
+)
+
+
+def csv_rows(window: Window) -> Iterator[Parsed]:
+    """The rows of a CSV file with {column: cell} as their values; its first row names the columns."""
+    csv.field_size_limit(LIMIT)
+    lines: list[str] = []
+
+    def physical_lines() -> Iterator[str]:
+        size = 0
+        while True:
+            while (end := window.text.find("\n", window.position)) < 0:
+                if not window.more() or len(window.text) - window.position > LIMIT:
+                    end = len(window.text) - 1
+                    break
+            line = window.text[window.position : end + 1]
+            size = size + len(line) if lines else len(line)
+            if not line or size > LIMIT:  # an unclosed quote takes all that follows
+                return
+            window.move(end + 1)
+            lines.append(line)
+            yield line
+
+    header: list[str] | None = None
+    while window.position < len(window.text) or window.more():
+        begin = window.line
+        lines.clear()
+        problems: list[Problem] = []
+        try:
+            cells = next(csv.reader(physical_lines(), strict=True), [])
+        except csv.Error as error:
+            what = "a carriage return outside of quotes" if "new-line character" in str(error) else error
+            cells, problems = [], [Problem("broken CSV", f"{what}, in the row on line {begin:,}", "CSV (RFC 4180)")]
+        raw = "".join(lines)
+        if not raw:
+            yield from rest(window, Problem("broken CSV", f"a line longer than {LIMIT:,} characters", "shorter lines"))
+            return
+        if not raw.strip(" \t\r\n"):
+            continue
+        if header is None and not problems:
+            header = cells
+            continue
+        value = None
+        if header is None:
+            problems = [Problem("broken CSV", f"the names of the columns: {problems[0].found}", "a row of names")]
+            yield Parsed(begin, raw, None, problems)
+            yield from rest(window, problems[0])
+            return
+        if not problems and len(cells) != len(header):
+            found, expected = counted(len(cells), "cell"), f"{len(header):,}, as many as columns have names"
+            problems = [Problem("ragged row", f"{found} in the row on line {begin:,}", expected)]
+        elif not problems:
+            value = {name: cell_value(name, cell) for name, cell in zip(header, cells, strict=True)}
+            if len(value) != len(header):
+                name, count = Counter(header).most_common(1)[0]
+                problems = [Problem("duplicate key", f"{count} columns named {shorten(name)}", "each name once")]
+        yield Parsed(begin, raw.rstrip("\r\n"), value, problems)
+
+
+def cell_value(name: str, cell: str):
+    """A cell, as a list where its column holds lists or where it is a list of turns."""
+    if not cell.lstrip().startswith("["):
+        return cell
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell
+    turns = bool(value) and all(isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in value)
+    return value if turns or name in LIST_COLUMNS else cell

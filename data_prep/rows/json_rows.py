@@ -1,0 +1,282 @@
+"""Rows out of JSON text of any size: a list, one object a line, or objects one after another.
+
+A broken row does not take its neighbours with it: it ends where its brackets close, or else where the next object
+begins with the same key.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from data_prep.common.text import shorten
+from data_prep.rows.problems import TRAILING_COMMA, Problem
+from data_prep.rows.text_window import Window
+
+LIMIT = 1 << 25  # characters of one row; what goes on longer is given in pieces, as broken
+PATIENCE = 1 << 20  # characters that the end of a broken row is looked for where another row seems to begin
+BROKEN = "broken JSON"
+# Strings end with their line: JSON has no raw line break in them, and an unclosed one must not swallow the file.
+STRING = r'"(?:[^"\\\n]|\\[^\n])*+(?:"|(?=\n)|\\?\Z)'
+BRACKETS = re.compile(rf"{STRING}|[\[\]{{}}]")
+COMMAS = re.compile(rf"({STRING})|,(?=\s*(?:[\]}}]|\Z))")
+FIRST_KEY = re.compile(r'[\s{\[]*("(?:[^"\\\n]|\\.)*+")\s*:')
+WRAPPED = re.compile(r'\{[ \t\r\n]*"(?:data|rows)"[ \t\r\n]*:[ \t\r\n]*\[')
+CLOSES = {"]": "[", "}": "{"}
+
+
+class Parsed(NamedTuple):
+    """A row of JSON text: the line on which it begins, its text, its value (None where it has none), its problems."""
+
+    line: int
+    raw: str
+    value: object
+    problems: list[Problem]
+
+
+class Decoder:
+    """JSON to Python values, noting what `json` passes over: keys given twice, NaN and infinite numbers."""
+
+    def __init__(self) -> None:
+        self.notes: list[Problem] = []
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=self._constant)
+
+    def _object(self, pairs: list[tuple[str, object]]) -> dict:
+        value = dict(pairs)
+        if len(value) != len(pairs):
+            key, count = Counter(key for key, _ in pairs).most_common(1)[0]
+            self.notes.append(Problem("duplicate key", f"{shorten(key)} {count} times", "each key once in an object"))
+        return value
+
+    def _constant(self, name: str) -> float:
+        self.notes.append(Problem("NaN or Infinity", name, "a number or null: JSON has no other"))
+        return float(name)
+
+    def at(self, text: str, position: int) -> tuple[object, int]:
+        """The value that begins at `position`, and where it ends. Raises ValueError and RecursionError."""
+        self.notes = []
+        return self._decoder.raw_decode(text, position)
+
+    def whole(self, text: str) -> object:
+        """The value that the text is, with nothing but blanks behind it. Raises ValueError and RecursionError."""
+        value, end = self.at(text, len(text) - len(text.lstrip(" \t\r\n")))
+        if rest := text[end:].lstrip(" \t\r\n"):
+            raise json.JSONDecodeError("Extra data", text, len(text) - len(rest))
+        return value
+
+
+def json_rows(window: Window, lines: bool) -> Iterator[Parsed]:
+    """The rows of a JSON file, of whatever shape it is; `lines` says that its name promises one object a line."""
+    first = window.skip_blanks()
+    if not first:
+        return
+    while len(window.text) - window.position < 1 << 16 and window.more():
+        pass  # enough to tell the shape by
+    wrapper = WRAPPED.match(window.text, window.position)
+    if first == "[" and not (lines and _line_is_whole(window)):
+        window.move(window.position + 1)
+        yield from _list_rows(window, closing="]")
+    elif wrapper and not lines and not _line_is_whole(window, and_more=True):
+        window.move(wrapper.end())
+        yield from _list_rows(window, closing="]}")
+    elif _line_is_whole(window, and_more=True) or (lines and not _spans_lines(window)):
+        yield from _line_rows(window)
+    elif first == "{":
+        yield from _list_rows(window, closing="")
+    else:
+        found = f"{shorten(window.text[window.position :])} at {window.place(window.position)}"
+        yield from rest(window, Problem(BROKEN, found, "a list of rows: [ ... ], or one object a line: { ... }"))
+
+
+def _line_is_whole(window: Window, and_more: bool = False) -> bool:
+    """Whether the line at `position` is JSON by itself; `and_more`: and another line follows."""
+    while (end := window.text.find("\n", window.position)) < 0 and len(window.text) < LIMIT and window.more():
+        pass
+    line = window.text[window.position : end if end >= 0 else None]
+    if and_more and (end < 0 or not window.text[end:].strip()):
+        return False
+    try:
+        Decoder().whole(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _spans_lines(window: Window) -> bool:
+    """Whether the value at `position` is whole JSON that ends on a later line: objects laid out for the eye."""
+    while True:
+        try:
+            _, end = Decoder().at(window.text, window.position)
+            return "\n" in window.text[window.position : end]
+        except (ValueError, RecursionError):
+            if len(window.text) - window.position > PATIENCE or not window.more():
+                return False
+
+
+def _line_rows(window: Window) -> Iterator[Parsed]:
+    """One row a line; blank lines are passed over."""
+    decoder = Decoder()
+    while window.skip_blanks():
+        while (end := window.text.find("\n", window.position)) < 0:
+            if len(window.text) - window.position > LIMIT or not window.more():
+                end = min(len(window.text), window.position + LIMIT)
+                break
+        line, raw = window.line, window.text[window.position : end].rstrip(" \t\r")
+        try:
+            value, problems = decoder.whole(raw), decoder.notes
+        except (ValueError, RecursionError) as error:
+            value, problems = _mended(decoder, raw, window) or (None, [_broken(window, error)])
+        window.move(end)
+        yield Parsed(line, raw, value, problems)
+
+
+def _list_rows(window: Window, closing: str) -> Iterator[Parsed]:
+    """The elements up to the bracket (and brace) `closing`; "": objects one after another up to the end of the file."""
+    decoder, missing, broken_off, key = Decoder(), False, False, None
+    while (char := window.skip_blanks()) and not (closing and char == "]"):
+        if char == ",":
+            problem = Problem(
+                BROKEN, f"a comma without a row, {window.place(window.position)}", "a row before a comma"
+            )
+            parsed = Parsed(window.line, "", None, [problem])
+        else:
+            parsed = _element(window, decoder, key)
+            if isinstance(parsed.value, dict) and not parsed.problems:
+                found = FIRST_KEY.match(parsed.raw)
+                key = found[1] if found else None
+        problems = parsed.problems
+        if missing:
+            found = f"no comma before the row on line {parsed.line:,}"
+            problems = [Problem(BROKEN, found, "a comma between two rows"), *problems]
+        after = window.skip_blanks()
+        missing = bool(closing) and after not in (",", "]", "")
+        if after == ",":
+            place = window.place(window.position)
+            window.move(window.position + 1)
+            if not closing or window.skip_blanks() in ("]", ""):
+                problems = [*problems, _comma_problem(place)]
+        broken_off = parsed.value is None and not after
+        yield parsed._replace(problems=problems)
+    if not closing or broken_off:
+        return
+    for bracket in closing:
+        char = window.skip_blanks()
+        if char != bracket:
+            found = shorten(window.text[window.position :]) if char else "the end of the file"
+            problem = Problem(
+                BROKEN, f"{found} at {window.place(window.position)}", f"{bracket!r}, the end of the list"
+            )
+            yield from rest(window, problem, even_empty=True)
+            return
+        window.move(window.position + 1)
+    if window.skip_blanks():
+        found = f"{shorten(window.text[window.position :])} behind the list, {window.place(window.position)}"
+        yield from rest(window, Problem(BROKEN, found, "the end of the file: one list in a file"))
+
+
+def _element(window: Window, decoder: Decoder, key: str | None) -> Parsed:
+    """The element at `position`, which is moved to its end; `key`: with which the objects before it began, if any."""
+    while True:
+        try:
+            value, end = decoder.at(window.text, window.position)
+            if end == len(window.text) and not isinstance(value, dict | list | str) and window.more():
+                continue  # a number may go on in what was not read yet
+            if (
+                key
+                and not isinstance(value, dict | list)
+                and window.text[end:].lstrip(" \t\r\n")[:1] not in (",", "]", "")
+            ):
+                raise json.JSONDecodeError("Expecting an object", window.text, window.position)
+            problems, error = decoder.notes, None
+            break
+        except (ValueError, RecursionError) as caught:
+            error, end = caught, _end_of_broken(window.text, window.position, key)
+            if end is None:
+                if len(window.text) - window.position < LIMIT and window.more():
+                    continue
+                end = _resume(window.text, window.position, key) or min(len(window.text), window.position + LIMIT)
+            break
+    line, raw = window.line, window.text[window.position : end]
+    if error is not None:
+        value, problems = _mended(decoder, raw, window) or (None, [_broken(window, error)])
+    window.move(end)
+    return Parsed(line, raw, value, problems)
+
+
+def _end_of_broken(text: str, start: int, key: str | None) -> int | None:
+    """Where the broken element at `start` ends, or None where `text` does not tell: it may go on."""
+    if text[start] not in "{[" and key:
+        return _resume(text, start, key)
+    if text[start] not in "{[":
+        found = re.compile(r"[,\]}\n]").search(text, start + 1)
+        return found.start() if found else None
+    open_brackets = []
+    resume = None
+    for token in BRACKETS.finditer(text, start):
+        bracket = token[0]
+        if bracket in "[{":
+            open_brackets.append(bracket)
+        elif bracket in "]}":
+            if open_brackets.pop() != CLOSES[bracket]:
+                return _resume(text, start, key)
+            if not open_brackets:
+                return token.end()
+        elif token.start() - start > PATIENCE:
+            resume = resume or _resume(text, start, key)
+            if resume:
+                return resume
+    return None
+
+
+def _resume(text: str, start: int, key: str | None) -> int | None:
+    """Where, behind `start`, an object begins as the element at `start` does, or else with `key`; None: nowhere."""
+    own = FIRST_KEY.match(text, start)
+    key = own[1] if own else key
+    if not key:
+        return None
+    next_object = re.compile(rf"(?:,|(?<=[}}\]]))\s*(?=\{{\s*{re.escape(key)}\s*:)")
+    found = next_object.search(text, own.end() if own else start + 1)
+    return found.start() if found else None
+
+
+def _mended(decoder: Decoder, raw: str, window: Window) -> tuple[object, list[Problem]] | None:
+    """The value of `raw`, the row at `position`, without its trailing commas, and its problems; None: still broken."""
+    commas = [match.start() for match in COMMAS.finditer(raw) if match[1] is None]
+    if not commas:
+        return None
+    try:
+        value = decoder.whole(COMMAS.sub(lambda match: match[1] or "", raw))
+    except (ValueError, RecursionError):
+        return None
+    return value, [_comma_problem(window.place(window.position + commas[0])), *decoder.notes]
+
+
+def _comma_problem(place: str) -> Problem:
+    return Problem(TRAILING_COMMA, f"a comma with nothing behind it, {place}", "no comma after the last one")
+
+
+def _broken(window: Window, error: Exception) -> Problem:
+    """The problem of the row at `position`, which cannot be parsed, with line and column."""
+    start = window.position
+    if isinstance(error, RecursionError):
+        expected = "fewer than a thousand brackets in one another"
+        return Problem("nested too deeply", f"the row at {window.place(start)}", expected)
+    if isinstance(error, json.JSONDecodeError):
+        # Positions of an error are those in the whole window or in the row by itself.
+        position = error.pos if error.doc is window.text else start + error.pos
+        return Problem(BROKEN, f"{window.place(min(position, len(window.text)))}: {error.msg}", "JSON")
+    found = f"a number of too many digits in the row at {window.place(start)}"
+    return Problem(BROKEN, found, "numbers of at most 4,300 digits")
+
+
+def rest(window: Window, problem: Problem, even_empty: bool = False) -> Iterator[Parsed]:
+    """What is left of the file as rows that have `problem`: one, or several where it is longer than a row may be."""
+    while window.skip_blanks() or even_empty:
+        while len(window.text) - window.position < LIMIT and window.more():
+            pass
+        end, line = min(len(window.text), window.position + LIMIT), window.line
+        raw = window.text[window.position : end]
+        window.move(end)
+        yield Parsed(line, raw, None, [problem])
+        even_empty = False

@@ -1,0 +1,158 @@
+"""One source of a mixture, tokenized once into shards; an interrupted run goes on behind its last whole shard.
+
+Texts go through `tokenizers` in batches, two of them under way at a time, so that no core waits while the ids of a
+finished batch are written. The ids of a document do not depend on its batch, nor on the number of threads.
+"""
+
+import itertools
+import shutil
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer
+from tqdm.auto import tqdm
+
+from data_prep.common.batches import batched_by_length
+from data_prep.common.errors import InputError
+from data_prep.common.files import existing, read_json, write_json
+from data_prep.common.text import counted
+from data_prep.readers.documents import read_documents, stamps, taken_out
+from data_prep.rows.bad_rows import BadRows
+from data_prep.tokens.shards import ShardWriter, TokenShards, token_dtype, tokenizer_hash, write_index
+
+BATCH_BYTES = 1_000_000  # of text: a batch under way takes about 25 bytes of memory for each
+UNDER_WAY = 2  # batches that are tokenized at a time
+
+
+class CorpusTokenizer(NamedTuple):
+    """A tokenizer folder as corpora need it: `transformers`, slow to import, stays out."""
+
+    tokenizer: Tokenizer
+    end_of_text: int
+    vocab_size: int
+    hash: str
+    special_tokens: list[str]
+
+
+def load_tokenizer(folder: str | Path) -> CorpusTokenizer:
+    """The tokenizer in `folder`, set so that special-token text in a document is encoded as the characters it is.
+
+    Raises InputError where there is no tokenizer.json or no end-of-text token.
+    """
+    folder = existing(folder, "python -m data_prep.train_tokenizer")
+    path = existing(folder / "tokenizer.json", "saving a fast tokenizer: save_pretrained(...)")
+    end = read_json(folder / "tokenizer_config.json").get("eos_token")
+    end = end["content"] if isinstance(end, dict) else end
+    tokenizer = Tokenizer.from_file(str(path))
+    if end is None or tokenizer.token_to_id(end) is None:
+        raise InputError(f"{folder}: found {end!r} as eos_token; expected a token that ends documents")
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+    return CorpusTokenizer(
+        tokenizer,
+        tokenizer.token_to_id(end),
+        tokenizer.get_vocab_size(with_added_tokens=True),
+        tokenizer_hash(folder),
+        special,
+    )
+
+
+def encode(texts: Iterable[str], tokenizer: CorpusTokenizer) -> Iterator[tuple[np.ndarray, int]]:
+    """(ids with the end of text behind them, bytes of the text) of each text, in order."""
+    dtype, end = token_dtype(tokenizer.vocab_size), tokenizer.end_of_text
+
+    def encode_batch(batch: list[str]) -> list[tuple[np.ndarray, int]]:
+        encodings = tokenizer.tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+        return [
+            (np.array([*encoding.ids, end], dtype), len(text.encode("utf-8")))
+            for text, encoding in zip(batch, encodings, strict=True)
+        ]
+
+    with ThreadPoolExecutor(UNDER_WAY) as pool:
+        pending = deque()
+        for batch in batched_by_length(texts, BATCH_BYTES):
+            pending.append(pool.submit(encode_batch, batch))
+            if len(pending) > UNDER_WAY:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
+
+
+def enough(tokens: int, documents: int, total_tokens: int, shuffle_buffer: int) -> bool:
+    """Whether the documents that leave a shuffle buffer hold `total_tokens`: no mixture asks a source for more."""
+    return documents > shuffle_buffer and tokens * (documents - shuffle_buffer) >= total_tokens * documents
+
+
+def fingerprint(files: list[str], tokenizer: CorpusTokenizer, **settings) -> dict:
+    """What the shards of a source depend on; a source from a killed run is gone on with only where it is the same."""
+    return {"files": stamps(files), "tokenizer": tokenizer.hash, **settings}
+
+
+def tokenize_source(
+    folder: Path,
+    files: list[str],
+    tokenizer: CorpusTokenizer,
+    *,
+    text_column: str = "text",
+    on_bad: str = "error",
+    most: tuple[int, int] | None = None,
+    shard_tokens: int,
+    expected_bytes: int | None = None,
+) -> TokenShards:
+    """The documents of `files` as shards in `folder`, made or gone on with.
+
+    With `most` = (tokens, documents of a shuffle buffer) the files are read no further than is `enough`.
+    """
+    name, dtype = folder.name, token_dtype(tokenizer.vocab_size)
+    settings = {
+        "text_column": text_column,
+        "on_bad": on_bad,
+        "most": most and list(most),
+        "shard_tokens": shard_tokens,
+    }
+    made_from = fingerprint(files, tokenizer, **settings)
+    state = folder / "source.json"
+    if folder.exists() and (not state.exists() or read_json(state) != made_from):
+        print(f"{name}: files or settings are not those of the interrupted run: tokenized from the start")
+        shutil.rmtree(folder)
+    if (folder / "index.json").exists():
+        print(f"{name}: tokenized by the interrupted run")
+        return TokenShards(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(state, made_from)
+
+    writer = ShardWriter(folder, dtype, shard_tokens)
+    documents, tokens, size = (sum(shard[key] for shard in writer.shards) for key in ("documents", "tokens", "bytes"))
+    if documents:
+        print(f"{name}: {documents:,} documents were tokenized by the interrupted run; going on behind them")
+    counts, intake = Counter(), BadRows(on_bad, folder / "quarantine.jsonl")
+
+    def texts() -> Iterator[str]:
+        for text in read_documents(files, text_column=text_column, intake=intake, counts=counts):
+            counts["special"] += any(special in text for special in tokenizer.special_tokens)
+            yield text
+
+    with tqdm(total=expected_bytes, initial=size, unit="B", unit_scale=True, desc=f"tokenizing {name}") as bar:
+        for ids, length in encode(itertools.islice(texts(), documents, None), tokenizer):
+            if most and enough(tokens, documents, *most):
+                print(f"{name}: not read to its end: no mixture of {most[0]:,} tokens asks for more than this")
+                break
+            writer.add(ids, length)
+            documents, tokens = documents + 1, tokens + len(ids)
+            bar.update(length)
+    writer.close()
+    intake.close()  # again, where it was not read to its end
+    for line in taken_out(intake, counts):
+        print(f"{name}: {line}")
+    if counts["special"]:
+        print(
+            f"{name}: {counted(counts['special'], 'document')} with the text of a special token, encoded as characters"
+        )
+    write_index(folder, writer.shards, dtype, tokenizer.vocab_size, tokenizer.hash)
+    return TokenShards(folder)

@@ -1,0 +1,212 @@
+"""Conversations → tokens and loss labels, exactly as the tokenizer's chat template has them.
+
+What a user typed stays text: "<|endoftext|>" inside a turn is encoded as ordinary characters, as transformers does with
+`apply_chat_template(sanitize_control_tokens=True)`, and only the control tokens that the template itself writes are
+control tokens. The loss is on what the template encloses in {% generation %}: an assistant's turn and its end of turn.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from jinja2 import TemplateError
+from tqdm.auto import tqdm
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from data_prep.common.arrow_dataset import write_dataset
+from data_prep.common.batches import batched
+from data_prep.common.errors import InputError
+from data_prep.common.text import counted
+from data_prep.readers.conversation_formats import PLAIN_ROLES
+from data_prep.readers.conversations import close_books, conversation_fields, conversation_rows
+from data_prep.rows.bad_rows import BadRows
+from data_prep.rows.read import data_files
+from data_prep.tokens.chat_encoder import ChatEncoder, Encoded
+
+LONG = ("drop", "truncate", "split")
+BATCH = 256  # conversations rendered and encoded at once
+IGNORED = -100  # the label of a token that does not enter the loss
+
+
+def template_roles(tokenizer) -> tuple[str, ...]:
+    """The roles that the chat template writes: those whose content is in the text it makes."""
+    template, found = tokenizer.get_chat_template(), []
+    question, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    for role in (*PLAIN_ROLES, "function_call", "tool"):
+        probe = {"role": role, "content": "probe"}
+        tried = {"system": [probe, question, answer], "user": [probe, answer], "assistant": [question, probe]}
+        messages = tried.get(role, [question, answer, probe])
+        try:
+            (text,), _ = render_jinja_template(
+                conversations=[messages], chat_template=template, **tokenizer.special_tokens_map
+            )
+        except TemplateError:
+            continue
+        if "probe" in text:
+            found.append(role)
+    return tuple(found)
+
+
+def split_at_turns(encoder: ChatEncoder, messages: list[dict], max_length: int) -> list[tuple[list[dict], Encoded]]:
+    """Pieces of whole exchanges, as long as `max_length` tokens allow, each with the system turn before it.
+
+    An exchange is a user's turn and what follows it up to the next; one that is too long by itself is a piece by itself.
+    """
+    system = messages[:1] if messages[0]["role"] == "system" else []
+    starts = [index for index, message in enumerate(messages) if message["role"] == "user"]
+    exchanges = [messages[a:b] for a, b in zip(starts, [*starts[1:], len(messages)], strict=True)]
+    pieces: list[tuple[list[dict], Encoded]] = []
+    current: list[dict] = []
+    for exchange in exchanges:
+        longer = [*(current or system), *exchange]
+        (encoded,) = encoder.encode(encoder.render([longer]))
+        if current and len(encoded.ids) > max_length:
+            longer = [*system, *exchange]
+            (encoded,) = encoder.encode(encoder.render([longer]))
+            pieces.append((longer, encoded))
+        elif current:
+            pieces[-1] = (longer, encoded)
+        else:
+            pieces.append((longer, encoded))
+        current = longer
+    return pieces
+
+
+class LengthPolicy:
+    """What is done with conversations of more than `max_length` tokens (None: any length), and its counts."""
+
+    def __init__(self, encoder: ChatEncoder, max_length: int | None, long: str) -> None:
+        if long not in LONG:
+            raise InputError(f"long is {long!r}; expected {', '.join(LONG)}")
+        self.encoder, self.max_length, self.long = encoder, max_length, long
+        self.counts: Counter = Counter()
+
+    def apply(self, messages: list[dict], encoded: Encoded) -> Iterator[tuple[list[dict], Encoded]]:
+        """The conversation itself, what is kept of it, or its pieces."""
+        self.counts["tokens"] += len(encoded.ids)
+        if self.max_length is None or len(encoded.ids) <= self.max_length:
+            pieces = [(messages, encoded)]
+        else:
+            self.counts["long"] += 1
+            self.counts["tokens in long"] += len(encoded.ids)
+            pieces = [(messages, encoded)]
+            if self.long == "drop":
+                return
+            if self.long == "split":
+                pieces = split_at_turns(self.encoder, messages, self.max_length)
+                self.counts["pieces"] += len(pieces)
+        for piece, (ids, mask) in pieces:
+            if self.max_length is not None and len(ids) > self.max_length:
+                self.counts["cut"] += 1
+                self.counts["tokens cut"] += len(ids) - self.max_length
+                ids, mask = ids[: self.max_length], mask[: self.max_length]
+            if mask.any():
+                yield piece, Encoded(ids, mask)
+            else:
+                self.counts["without an answer"] += 1
+
+    def report(self) -> str:
+        """What was done, in a line."""
+        counts, limit = self.counts, f"max_length={self.max_length:,} tokens" if self.max_length else ""
+        if not limit or not counts["long"]:
+            return f"no conversation is longer than {limit}" if limit else "conversations may be of any length"
+        are = "conversation is" if counts["long"] == 1 else "conversations are"
+        line = f"{counts['long']:,} {are} longer than {limit}: "
+        cut = f"training will not see the last {counted(counts['tokens cut'], 'token')} of them"
+        if self.long == "drop":
+            line += f"left out, with {counted(counts['tokens in long'], 'token')} (long: drop)"
+        elif self.long == "split":
+            line += f"split at turns into {counts['pieces']:,} (long: split)"
+            if counts["cut"]:
+                line += f"; of these {counts['cut']:,} are still longer, an exchange each: {cut}"
+        else:
+            line += cut
+        if lost := counts["without an answer"]:
+            line += f"; {lost:,} of what was cut {'has' if lost == 1 else 'have'} no answer left and is left out"
+        return line
+
+
+def load_tokenized(
+    paths: str | Path | Iterable[str | Path],
+    tokenizer,
+    max_length: int | None,
+    on_bad: str = "error",
+    long: str = "truncate",
+    columns: dict[str, str] | str | None = None,
+    quarantine: str | Path | None = None,
+    assistant_only: bool = True,
+):
+    """Conversations of any files, ready to train on; what was repaired, left out, cut and split is printed.
+
+    Args:
+        max_length: in tokens; None: no limit.
+        on_bad, quarantine, columns: see `data_prep.readers.conversations`.
+        long: what is done with longer conversations: "truncate" cuts them on the right, "drop" leaves them out, "split"
+            makes pieces of whole exchanges, the system turn before each.
+        assistant_only: the loss is on the assistant's turns; otherwise on every token.
+
+    Returns a `datasets.Dataset` with the columns id, source, row, messages, input_ids and labels, in the order of the
+    files: labels are the ids, or -100 where a token does not enter the loss. The memory used does not grow with the
+    number of conversations. Raises what `load_conversations` raises.
+    """
+    import pyarrow
+
+    encoder = ChatEncoder(tokenizer, assistant_only)
+    policy = LengthPolicy(encoder, max_length, long)
+    intake, files = BadRows(on_bad, quarantine), data_files(paths)
+    rows = conversation_rows(files, intake, columns, template_roles(tokenizer))
+    tokens = pyarrow.list_(pyarrow.int32())
+    schema = pyarrow.schema([*conversation_fields(), ("input_ids", tokens), ("labels", tokens)])
+    spelled: Counter = Counter()
+
+    def batches():
+        bar = tqdm(desc="tokenizing", unit=" conversations", mininterval=1)
+        for batch, encoded in _encoded_batches(encoder, rows):
+            kept = []
+            for row, each in zip(batch, encoded, strict=True):
+                spelled.update(encoder.special_text(row["messages"]))
+                kept += [({**row, "messages": own}, part) for own, part in policy.apply(row["messages"], each)]
+            yield _record_batch(schema, kept)
+            bar.update(len(batch))
+        bar.close()
+
+    dataset = write_dataset(schema, batches())
+    close_books(intake, files)
+    if spelled:
+        listed = ", ".join(f"{name} {count:,} times" for name, count in spelled.most_common())
+        print(f"special tokens spelled out in turns are encoded as ordinary text: {listed}")
+    print(policy.report())
+    if not len(dataset):
+        raise InputError(f"max_length={max_length}, long={long}: no conversation is left; expected at least one")
+    return dataset
+
+
+def _encoded_batches(encoder: ChatEncoder, rows: Iterable[dict]) -> Iterator[tuple[list[dict], list[Encoded]]]:
+    """Batches of rows with their tokens. One batch is encoded, outside of Python's lock, while the next is read."""
+    with ThreadPoolExecutor(1) as executor:
+        waiting: deque = deque()
+        for batch in batched(rows, BATCH):
+            waiting.append(
+                (batch, executor.submit(encoder.encode, encoder.render([row["messages"] for row in batch])))
+            )
+            if len(waiting) > 1:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
+
+
+def _record_batch(schema, kept: list[tuple[dict, Encoded]]):
+    """Rows and their tokens as a `pyarrow.RecordBatch`."""
+    import pyarrow
+
+    ids = [encoded.ids for _, encoded in kept]
+    masks = [encoded.mask for _, encoded in kept]
+    offsets = np.cumsum([0, *map(len, ids)], dtype=np.int32)
+    flat = np.concatenate(ids) if ids else np.zeros(0, np.int32)
+    labels = np.where(np.concatenate(masks), flat, np.int32(IGNORED)) if ids else flat
+    rows = pyarrow.RecordBatch.from_pylist([row for row, _ in kept], pyarrow.schema(list(schema)[:-2]))
+    columns = [pyarrow.ListArray.from_arrays(offsets, values) for values in (flat, labels)]
+    return pyarrow.RecordBatch.from_arrays([*rows.columns, *columns], schema=schema)

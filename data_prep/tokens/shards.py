@@ -1,0 +1,181 @@
+"""Token ids on disk: a folder of shards with an index, which a reader maps, so that opening it costs the same at any size.
+
+    index.json        dtype, vocab_size, tokenizer (its hash), tokens, documents, bytes, shards, and what the writer adds
+    shard-00000.bin   token ids, little-endian uint16 (uint32 for vocabularies beyond 65,536), end of text after each document
+    shard-00000.idx   a row of two little-endian uint64 a document: where it ends, counted from the start of the shard, in
+                      tokens and in bytes of its text
+
+No document is in two shards. The pattern is Megatron-LM's indexed dataset (arXiv:1909.08053).
+"""
+
+import hashlib
+import json
+import os
+from array import array
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.common.errors import InputError
+from data_prep.common.files import atomic_write, existing, read_json, write_json
+
+SHARD_TOKENS = 2**26  # 128 MiB as uint16: what a killed run loses at most
+
+
+def shard_name(number: int, ending: str) -> str:
+    return f"shard-{number:05}.{ending}"
+
+
+def token_dtype(vocab_size: int) -> str:
+    """The NumPy name of the smallest type that holds the ids of `vocab_size` entries."""
+    return "<u2" if vocab_size <= 2**16 else "<u4"
+
+
+def tokenizer_hash(folder: str | Path) -> str:
+    """SHA-256 of what a tokenizer.json says of ids: saving it again, or padding set, does not change it."""
+    content = read_json(existing(Path(folder) / "tokenizer.json", "saving a fast tokenizer: save_pretrained(...)"))
+    told = {key: value for key, value in content.items() if key not in ("padding", "truncation")}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode("ascii")).hexdigest()
+
+
+def read_ends(path: Path) -> np.ndarray:
+    """An .idx file, mapped: (documents, 2), the ends in tokens and in bytes."""
+    return np.memmap(path, dtype="<u8", mode="r").reshape(-1, 2)
+
+
+def finished_shards(folder: Path, dtype: str) -> list[dict]:
+    """The shards in `folder` from number 0 on that are whole: their .idx is written last."""
+    shards = []
+    while (path := folder / shard_name(len(shards), "idx")).exists():
+        ends, ids = read_ends(path), folder / shard_name(len(shards), "bin")
+        tokens, size = (int(end) for end in ends[-1])
+        if not ids.exists() or ids.stat().st_size != tokens * np.dtype(dtype).itemsize:
+            break
+        shards.append({"file": ids.name, "documents": len(ends), "tokens": tokens, "bytes": size})
+    return shards
+
+
+class ShardWriter:
+    """Writes documents into shards of about `shard_tokens`; a shard closes with the document that fills it.
+
+    It goes on behind the finished shards that it finds in the folder. A shard that is being written bears another name.
+
+    Attributes: `shards`, what the index says of the finished ones.
+    """
+
+    def __init__(self, folder: Path, dtype: str, shard_tokens: int = SHARD_TOKENS) -> None:
+        self.folder, self.dtype, self.shard_tokens = folder, dtype, shard_tokens
+        folder.mkdir(parents=True, exist_ok=True)
+        self.shards = finished_shards(folder, dtype)
+        self._file, self._ends, self._tokens, self._bytes = None, array("Q"), 0, 0
+
+    def add(self, ids: np.ndarray, size: int) -> None:
+        """One document: its ids, end of text included, and the bytes of its text."""
+        if self._file is None:
+            self._file = (self.folder / "shard.partial").open("wb", buffering=1 << 20)
+        self._file.write(np.asarray(ids, self.dtype).tobytes())
+        self._tokens, self._bytes = self._tokens + len(ids), self._bytes + size
+        self._ends.extend((self._tokens, self._bytes))
+        if self._tokens >= self.shard_tokens:
+            self.close()
+
+    def close(self) -> None:
+        """Finish the shard at hand, if there is one."""
+        if self._file is None:
+            return
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        number = len(self.shards)
+        os.replace(self._file.name, self.folder / shard_name(number, "bin"))
+        with atomic_write(self.folder / shard_name(number, "idx"), "wb") as file:
+            file.write(np.asarray(self._ends, "<u8").tobytes())
+        self.shards.append(
+            {
+                "file": shard_name(number, "bin"),
+                "documents": len(self._ends) // 2,
+                "tokens": self._tokens,
+                "bytes": self._bytes,
+            }
+        )
+        self._file, self._ends, self._tokens, self._bytes = None, array("Q"), 0, 0
+
+
+def write_index(folder: Path, shards: list[dict], dtype: str, vocab_size: int, tokenizer: str, **more) -> dict:
+    """Write index.json, the last file of a folder of shards, and return it."""
+    totals = {key: sum(shard[key] for shard in shards) for key in ("tokens", "documents", "bytes")}
+    index = {"dtype": dtype, "vocab_size": vocab_size, "tokenizer": tokenizer, **totals, **more, "shards": shards}
+    write_json(folder / "index.json", index)
+    return index
+
+
+class TokenShards:
+    """The ids of a folder of shards as one long array: it has a length in tokens, and slices give arrays.
+
+    Raises InputError where the folder or a shard is missing, or a shard has another size than the index says.
+
+    Attributes: `index`, the content of index.json; `documents`, how many there are.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = existing(folder, "python -m data_prep.mix_corpus")
+        self.index = read_json(existing(self.folder / "index.json", "python -m data_prep.mix_corpus"))
+        shards, dtype = self.index["shards"], np.dtype(self.index["dtype"])
+        for shard in shards:
+            expected, found = shard["tokens"] * dtype.itemsize, existing(self.folder / shard["file"]).stat().st_size
+            if found != expected:
+                raise InputError(
+                    f"{self.folder / shard['file']}: found {found:,} bytes, its index says {expected:,}: the copy is not "
+                    "whole; copy it again, or make it again with python -m data_prep.mix_corpus"
+                )
+        self._ids = [np.memmap(self.folder / shard["file"], dtype=dtype, mode="r") for shard in shards]
+        self._starts = np.cumsum([0] + [shard["tokens"] for shard in shards])
+        self._ends: list[np.ndarray] = []
+        self._files: list = []
+        self._document_starts = np.cumsum([0] + [shard["documents"] for shard in shards])
+        self.documents = int(self._document_starts[-1])
+
+    def __reduce__(self):  # to the workers of a DataLoader goes the name of the folder, not what is mapped
+        return type(self), (self.folder,)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        start, stop, step = span.indices(len(self))
+        if step != 1:
+            raise ValueError(f"slices of shards go one by one, not by {step}")
+        parts = []
+        shard = int(np.searchsorted(self._starts, start, side="right")) - 1
+        while start < stop:
+            end = min(stop, int(self._starts[shard + 1]))
+            parts.append(self._ids[shard][start - self._starts[shard] : end - self._starts[shard]])
+            start, shard = end, shard + 1
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.empty(0, self.index["dtype"])
+
+    def document(self, number: int) -> tuple[np.ndarray, int]:
+        """The ids of document `number`, from 0, end of text included, and the bytes of its text."""
+        if not self._ends:
+            files = [self.folder / shard["file"] for shard in self.index["shards"]]
+            self._ends = [read_ends(file.with_suffix(".idx")) for file in files]
+            # Read, not mapped: what is mapped counts as memory of the process, and a mixture goes through all of it.
+            self._files = [file.open("rb", buffering=0) for file in files]
+        shard = int(np.searchsorted(self._document_starts, number, side="right")) - 1
+        ends, inside = self._ends[shard], number - int(self._document_starts[shard])
+        start, start_byte = ends[inside - 1].tolist() if inside else (0, 0)
+        end, end_byte = ends[inside].tolist()
+        file, dtype = self._files[shard], self._ids[shard].dtype
+        file.seek(start * dtype.itemsize)
+        return np.frombuffer(file.read((end - start) * dtype.itemsize), dtype), end_byte - start_byte
+
+    def check_tokenizer(self, folder: str | Path, entries: int) -> None:
+        """Raise InputError where the ids are not those of the tokenizer in `folder`, which has so many entries."""
+        if self.index["vocab_size"] != entries:
+            what = f"tokenized with {self.index['vocab_size']:,} entries, but {folder} has {entries:,}"
+        elif self.index["tokenizer"] != tokenizer_hash(folder):
+            what = f"tokenized with another tokenizer than {folder}, of as many entries"
+        else:
+            return
+        raise InputError(f"{self.folder}: {what}; run data_prep.mix_corpus again with this tokenizer")

@@ -1,0 +1,230 @@
+"""Alarms over a PPO run: what in its logs says that it goes wrong, and what to change.
+
+    alarm kl_over_budget at update 37: KL 12.4 nats per answer, budget 8.0; raise kl_coef or lower learning_rate
+
+Logs are averages over some tens of answers, so that a single one proves nothing: all alarms but `non_finite_loss` need
+their sign in two logs in a row, and count as gone after two without it. Four of them compare with the mean of the run's
+own first `FIRST_LOGS` logs. With 64 answers a rollout and 128 prompts an evaluation, runs that stand still raise none
+in 100 updates (tests/test_alarms.py draws such runs); smaller rollouts are noisier.
+"""
+
+import copy
+import math
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from data_prep.common.errors import InputError
+
+NAMES = ("kl_over_budget", "overoptimization", "length_drift", "eos_collapse", "repetition", "entropy_collapse",
+         "non_finite_loss")  # fmt: skip
+
+# Four rollouts of 64 answers: their mean has half a rollout's noise, and with logging_steps 1 the policy has hardly
+# moved yet.
+FIRST_LOGS = 4
+# Lengths vary about as much as their mean, so that the mean of 64 varies by an eighth of itself: doubling is far outside.
+# Reward models often pay for length (Singhal 2023, arXiv:2310.03716).
+LENGTH_GROWTH = 2.0
+# Where doubling would pass the limit, 90 % of the limit counts instead, if that is still a growth by a quarter.
+NEAR_LIMIT, LEAST_GROWTH = 0.9, 1.25
+# Not a half: answers that ran into the limit and learn to end may halve the mean, and that is no fault.
+LENGTH_SHRINKAGE = 1 / 3
+# A share of 64 has a standard error of at most 1/(2·8) = 0.06: a quarter of all answers is four of them.
+EOS_FALL = 0.25
+# The mean share of 64 answers has a standard error of 0.04 even if a tenth of them are nothing but repetition. Text that
+# degenerates goes much further (Welleck 2019, arXiv:1908.04319, who measure 4-grams in this way).
+REPETITION_RISE = 0.2
+# Learning costs entropy: runs that went well spent 73 % of theirs on three quarters of their gain (Cui 2025,
+# arXiv:2505.22617). Below a fifth hardly any answer is drawn that the policy could learn from.
+ENTROPY_LEFT = 0.2
+# The measure must fall by more than chance explains: by 2.5 standard errors of a mean over 128 prompts, and, because the
+# best of n evaluations owes some √(2·ln n) of them to luck, by as many more. Prompts and draws that are better than
+# independent make the true error smaller. Five points are the least that matters.
+PROMPTS, STANDARD_ERRORS, LEAST_FALL = 128, 2.5, 0.05
+# What has no range of 0 to 1 has no known error: a quarter of the best.
+RELATIVE_FALL = 0.25
+
+
+def least_fall(best: float, value: float, evaluations: int) -> float:
+    """How far below the `best` of so many evaluations a `value` of the measure must lie to mean something."""
+    if not 0 <= best <= 1:
+        return RELATIVE_FALL * abs(best)
+    # Of all quantities between 0 and 1, a yes or no varies most: p(1 - p), with p between the two, as if they were equal.
+    share = min(max((best + value) / 2, 0.0), 1.0)
+    error = math.sqrt(share * (1 - share) / PROMPTS)
+    return max(LEAST_FALL, (STANDARD_ERRORS + math.sqrt(2 * math.log(evaluations))) * error)
+
+
+class PPOAlarms(TrainerCallback, ExportableState):
+    """Named alarms over what PPOTrainer logs: printed, kept in `raised`, and in `trainer_state.json`.
+
+    An alarm is raised once, and again only when it has gone and come back. It goes to `state.log_history` as
+    {"step", "alarm", "message"}.
+
+    Args:
+        kl_budget: nats per answer; None: KL is not watched.
+        stop_on: names of alarms that stop the run.
+        measure: the evaluation metric, such as `eval_exact_match`, that is to rise and is not trained on; None:
+            over-optimization cannot be seen. It is taken for a mean of values between 0 and 1 where it lies there.
+        max_length: tokens an answer can have (`response_length`).
+
+    Raises InputError for a name in `stop_on` that is none or that cannot be raised, for a budget that is not positive,
+    and at the first evaluation that lacks `measure`.
+    """
+
+    def __init__(self, kl_budget: float | None, stop_on: list[str], measure: str | None, max_length: int) -> None:
+        if unknown := [name for name in stop_on if name not in NAMES]:
+            raise InputError(f"stop_on: no alarm is called {', '.join(unknown)}; there are {', '.join(NAMES)}")
+        if kl_budget is not None and not kl_budget > 0:
+            raise InputError(f"kl_budget: expected more than 0 nats per answer, found {kl_budget}")
+        for name, needed, what in (
+            ("kl_over_budget", kl_budget, "a kl_budget"),
+            ("overoptimization", measure, "a measure on held-out answers (eval_funcs)"),
+        ):
+            if name in stop_on and needed is None:
+                raise InputError(f"stop_on: {name} can never be raised without {what}; give one, or take it out")
+        self.kl_budget, self.stop_on, self.measure, self.max_length = kl_budget, stop_on, measure, max_length
+        self.first: dict[str, list[float]] = {}  # the first logs of each figure
+        self.signs: dict[str, list[bool]] = {}  # whether the last two logs had the sign of an alarm
+        self.standing: list[str] = []  # alarms raised and not gone
+        self.evaluations: list[list[float]] = []  # [step, score, measure]
+        self.evaluated_up_to = -1  # the last step whose evaluation counts
+        self.raised: list[dict] = []
+
+    def state(self) -> dict:
+        """What `trainer_state.json` keeps, JSON all through."""
+        kept = ("first", "signs", "standing", "evaluations", "evaluated_up_to", "raised")
+        return {
+            "args": {key: getattr(self, key) for key in ("kl_budget", "stop_on", "measure", "max_length")},
+            "attributes": copy.deepcopy({key: getattr(self, key) for key in kept}),
+        }
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        # The Trainer saves this state and gives it back only with `restore_callback_states_from_checkpoint`, and then with
+        # the old budget. Taken from where it lies, it is there without that, and the budget asked for now holds.
+        name = type(self).__name__
+        if state.global_step and name in state.stateful_callbacks:
+            for key, value in copy.deepcopy(state.stateful_callbacks[name]["attributes"]).items():
+                setattr(self, key, value)
+            # The Trainer may evaluate once more before it goes on (eval_on_start): the run that was cut did not.
+            self.evaluated_up_to = state.global_step
+            # An alarm that stopped the run stops it again if nothing has changed, instead of standing unheard.
+            self.standing = [alarm for alarm in self.standing if alarm not in self.stop_on]
+        # After a checkpoint written without this callback, the Trainer's next one would end in a KeyError.
+        state.stateful_callbacks.setdefault(name, self.state())
+        if state.is_world_process_zero and (self.measure is None or args.eval_strategy == "no"):
+            missing = "measure on held-out answers (eval_funcs)" if self.measure is None else "eval_strategy"
+            tqdm.write(f"alarms: no {missing}, so that over-optimization cannot be seen")
+
+    # PPOTrainer reduces what it logs over all processes: each sees the same numbers here and decides the same, so that
+    # all stop at the same update.
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero and args.load_best_model_at_end and state.best_model_checkpoint is None:
+            tqdm.write("no evaluation stayed within kl_budget: the policy is that of the last update, not the best")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        losses = {key: logs[key] for key in ("loss", "loss/policy", "loss/value") if key in logs}
+        if losses:
+            found = [f"{key} not finite" for key, value in losses.items() if not math.isfinite(value)]
+            if skipped := logs.get("policy/skipped_steps", 0):
+                found.insert(0, f"{skipped:g} optimizer steps skipped per update")
+            advice = "lower learning_rate, cliprange_value or max_grad_norm, and look for NaN in the rewards"
+            self.watch(state, control, "non_finite_loss", bool(found), f"{', '.join(found)}; {advice}", in_a_row=1)
+
+        kl = logs.get("objective/kl", math.nan)
+        if self.kl_budget is not None and math.isfinite(kl):
+            message = f"KL {kl:.3g} nats per answer, budget {self.kl_budget}; raise kl_coef or lower learning_rate"
+            self.watch(state, control, "kl_over_budget", kl > self.kl_budget, message)
+
+        if compared := self.with_first(logs, "objective/length"):
+            length, first = compared
+            long = min(LENGTH_GROWTH * first, NEAR_LIMIT * self.max_length)
+            grown = length > long >= LEAST_GROWTH * first
+            advice = (
+                "raise missing_eos_penalty or kl_coef, or lower response_length; does the reward grow with length "
+                "(length_correlation of the reward model)?"
+                if grown
+                else "raise kl_coef or lower missing_eos_penalty; does the reward fall with length "
+                "(length_correlation of the reward model)?"
+            )
+            message = f"{length:.3g} of at most {self.max_length} tokens, {first:.3g} at first; {advice}"
+            self.watch(state, control, "length_drift", grown or length < LENGTH_SHRINKAGE * first, message)
+
+        if compared := self.with_first(logs, "objective/eos_rate"):
+            rate, first = compared
+            message = (
+                f"{rate:.0%} of the answers end by themselves, {first:.0%} at first; raise missing_eos_penalty, "
+                "response_length or kl_coef"
+            )
+            self.watch(state, control, "eos_collapse", rate < first - EOS_FALL, message)
+
+        if compared := self.with_first(logs, "objective/repetition"):
+            share, first = compared
+            message = (
+                f"{share:.0%} of an answer's 3-grams repeat earlier ones, {first:.0%} at first; raise kl_coef, lower "
+                "learning_rate, or train the reward model (reward_model_path) on such answers"
+            )
+            self.watch(state, control, "repetition", share > first + REPETITION_RISE, message)
+
+        if compared := self.with_first(logs, "policy/entropy"):
+            entropy, first = compared
+            message = (
+                f"{entropy:.2g} nats per token, {first:.2g} at first; raise kl_coef or temperature, or lower "
+                "learning_rate, num_ppo_epochs or cliprange"
+            )
+            self.watch(state, control, "entropy_collapse", entropy < ENTROPY_LEFT * first, message)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        # One evaluation a step: a second one (before and at the start, or after the run) must not count as another.
+        if self.measure is None or "eval_score" not in metrics or state.global_step <= self.evaluated_up_to:
+            return
+        if self.measure not in metrics:
+            raise InputError(f"measure: {self.measure} is not evaluated; there are {', '.join(sorted(metrics))}")
+        score, value = metrics["eval_score"], metrics[self.measure]
+        if not (math.isfinite(score) and math.isfinite(value)):
+            return
+        self.evaluated_up_to = state.global_step
+        self.evaluations.append([state.global_step, score, value])
+        # Over-optimization (Gao 2023, arXiv:2210.10760; Stiennon 2020, arXiv:2009.01325, figure 5): the reward model is
+        # paid more and more for what is worth less. Against the best evaluation so far, the measure must have fallen and
+        # the score be above all that it was until then: scores have no scale, but an order.
+        values = [row[2] for row in self.evaluations]
+        at = values.index(max(values))
+        step, best_score, best = self.evaluations[at]
+        risen = score > max(row[1] for row in self.evaluations[: at + 1])
+        fallen = best - value > least_fall(best, value, len(values))
+        message = (
+            f"eval_score {best_score:.3g} → {score:.3g} but {self.measure} {best:.3g} → {value:.3g} since update {step}; "
+            f"keep the checkpoint of that update (metric_for_best_model: {self.measure.removeprefix('eval_')}), raise "
+            "kl_coef, lower target_kl, or train the reward model (reward_model_path) on this policy's answers"
+        )
+        self.watch(state, control, "overoptimization", risen and fallen, message)
+
+    def with_first(self, logs: dict, key: str) -> tuple[float, float] | None:
+        """(value, mean of the run's first logs) of a figure; None while these are collected or where it is missing."""
+        value = logs.get(key, math.nan)
+        if not math.isfinite(value):
+            return None
+        first = self.first.setdefault(key, [])
+        if len(first) < FIRST_LOGS:
+            first.append(value)
+            return None
+        return value, sum(first) / FIRST_LOGS
+
+    def watch(self, state, control, name: str, sign: bool, message: str, in_a_row: int = 2) -> None:
+        """Note whether a log had the sign of an alarm; raise the alarm after `in_a_row` of them."""
+        self.signs[name] = [*self.signs.get(name, []), sign][-2:]
+        if not any(self.signs[name]):
+            self.standing = [alarm for alarm in self.standing if alarm != name]
+        if name in self.standing or self.signs[name][-in_a_row:] != [True] * in_a_row:
+            return
+        self.standing.append(name)
+        if name in self.stop_on:
+            control.should_training_stop = True
+            message += "; the run is stopped"
+        self.raised.append({"step": state.global_step, "alarm": name, "message": message})
+        state.log_history.append(dict(self.raised[-1]))
+        if state.is_world_process_zero:
+            tqdm.write(f"alarm {name} at update {state.global_step}: {message}")  # between the bars, not through them

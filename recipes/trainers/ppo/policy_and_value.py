@@ -1,0 +1,67 @@
+"""Policy and value model: log-probabilities, entropy and values of the answers' tokens alone."""
+
+import torch
+from torch import nn
+
+
+class PolicyAndValue(nn.Module):
+    """Policy and value model under one `forward`, so that one wrapper (DDP, autocast) covers both."""
+
+    def __init__(self, policy: nn.Module, value_model: nn.Module) -> None:
+        super().__init__()
+        self.policy, self.value_model = policy, value_model
+        self.config = policy.config
+
+    def activation_checkpointing_enable(self, **kwargs) -> None:
+        self.policy.activation_checkpointing_enable(**kwargs)
+        self.value_model.activation_checkpointing_enable(**kwargs)
+
+    def forward(self, input_ids, positions, answers, mask, temperature: float) -> tuple[torch.Tensor, ...]:
+        logprobs, entropy = answer_logprobs(self.policy, input_ids, positions, answers, mask, temperature)
+        model = self.value_model.get_base_model() if hasattr(self.value_model, "peft_config") else self.value_model
+        hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        values = model.score(hidden[answer_tokens(mask, positions)]).squeeze(-1).float()[: mask.sum()]
+        return logprobs, entropy, torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
+
+
+def answer_tokens(mask: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """(rows, columns) of `positions` where `mask` is True, with zeros behind them up to a multiple of 64.
+
+    oneDNN prepares and keeps a kernel for every shape it meets, and tensor cores want round ones.
+    """
+    rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(positions)
+    spare = -int(mask.sum()) % 64
+    return tuple(nn.functional.pad(index[mask], (0, spare)) for index in (rows, positions))
+
+
+def answer_logprobs(
+    model, input_ids, positions, answers, mask, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(log-probability, entropy) of each answer token under `model`, (N, R) each, 0 where `mask` is False.
+
+    The head runs on the answers' positions alone: logits of prompts and padding would be most of the memory.
+    """
+    model = model.get_base_model() if hasattr(model, "peft_config") else model
+    hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+    logits = model.get_output_embeddings()(hidden[answer_tokens(mask, positions)])[: mask.sum()].float() / temperature
+    logs = logits.log_softmax(-1)
+    chosen = logs.gather(-1, answers[mask][:, None]).squeeze(-1)
+    with torch.no_grad():
+        spread = -(logs.exp() * logs).sum(-1)
+    empty = torch.zeros(mask.shape, device=logs.device)
+    return empty.masked_scatter(mask, chosen), empty.masked_scatter(mask, spread)
+
+
+def groups_by_length(lengths: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """The rows in groups of at most `size`, in eights, each with lengths down to three quarters of its longest.
+
+    Answers end early: in one batch, more than half of the positions would be padding to the longest. Eights, and eight
+    rows at least, because few shapes are fast, for the reason `answer_tokens` gives.
+    """
+    order, groups = lengths.argsort(descending=True, stable=True), []
+    while len(order):
+        alike = int((lengths[order] >= 0.75 * lengths[order[0]]).sum())
+        taken = min(max(alike // 8 * 8, 8), size)
+        groups.append(order[:taken])
+        order = order[taken:]
+    return groups

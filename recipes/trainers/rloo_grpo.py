@@ -1,0 +1,67 @@
+"""The right position for every token where TRL 1.12's RLOOTrainer and GRPOTrainer leave it to chance.
+
+Both pad prompts on the left and answers on the right, draw answers with the right positions (`generate` derives them),
+and compute the log-probabilities that they train on without any. A model with learned positions, such as GPT-2, then
+sees the shorter prompts of a batch shifted, and is trained on probabilities that no answer was drawn with: for one and
+the same answer of a small random model they were 0.18 nats off in a token. Rotary positions are relative and do not mind.
+DPOTrainer pads on the right and needs nothing.
+"""
+
+from collections.abc import Callable
+
+import torch
+from transformers import PreTrainedModel
+
+from data_prep.models.scoring import score_answers
+from data_prep.tokens.chat_encoder import encode_prompts
+
+
+def count_positions_from_first_token(model: PreTrainedModel) -> None:
+    """Make `model` derive `position_ids` from its attention mask wherever a caller passes none.
+
+    The hook sits on the body of the model: the wrapper of LoRA calls the head's `forward` past its hooks.
+    """
+
+    def derive(module, args, kwargs):
+        mask = kwargs.get("attention_mask")
+        whole_rows = mask is not None and mask.dim() == 2 and kwargs.get("past_key_values") is None
+        if whole_rows and kwargs.get("position_ids") is None:
+            kwargs["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)  # padding may have any
+        return args, kwargs
+
+    model = model.get_base_model() if hasattr(model, "peft_config") else model
+    model.base_model.register_forward_pre_hook(derive, with_kwargs=True)
+
+
+def reward_at_last_token(reward_model: PreTrainedModel, tokenizer, bf16: bool) -> Callable:
+    """A reward function of TRL's form that reads `reward_model` at the last token of the ids that were drawn.
+
+    That is the end of turn, as in the reward model's training, or where an answer was cut its last token, as in
+    recipes/trainers/ppo/trainer.py. TRL's own call with a model takes the text instead: without special tokens, encoded
+    again (an answer of broken characters grows, perhaps beyond the context), and with an end of turn put behind a cut
+    answer, whose score is then that of a whole one. Padding is on the right in both; `bf16` is the trainer's precision.
+    """
+    device = reward_model.device
+
+    @torch.no_grad()
+    def reward_model_score(prompts: list[list[dict]], completion_ids: list[list[int]], **columns) -> list[float]:
+        starts = encode_prompts(tokenizer, prompts)
+        ids = [start + completion for start, completion in zip(starts, completion_ids, strict=True)]
+        batch = tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            return reward_model(**batch, use_cache=False).logits.squeeze(-1).float().tolist()
+
+    return reward_model_score
+
+
+def reward_of_text(reward_model: PreTrainedModel, tokenizer) -> Callable:
+    """A reward function of TRL's form that encodes answers again, as text, for a `reward_model` with its own `tokenizer`.
+
+    TRL's own call with a model would make control tokens of what a prompt or an answer spells out.
+    """
+
+    def reward_model_score(prompts: list[list[dict]], completions: list[list[dict]], **columns) -> list[float]:
+        answers = [completion[-1]["content"] for completion in completions]
+        return score_answers(reward_model, tokenizer, prompts, answers)
+
+    return reward_model_score
