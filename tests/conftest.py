@@ -8,58 +8,16 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import json  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from helpers.models import POSITIONS, save, tiny_config  # noqa: E402
 from transformers import (  # noqa: E402
     AutoTokenizer,
-    GPT2Config,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
 )
 
-from data_prep.tokens.shards import ShardWriter, tokenizer_hash, write_index  # noqa: E402
 from data_prep.train_tokenizer import END_OF_TURN, train_tokenizer  # noqa: E402
-
-POSITIONS = 64
-
-
-def tiny_config(tokenizer, **changes) -> GPT2Config:
-    """2 layers, 32 wide, 64 positions; everything else as the recipes set it."""
-    shape = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": POSITIONS, "vocab_size": len(tokenizer)}
-    ids = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    return GPT2Config(**{**shape, **ids, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, **changes})
-
-
-def save(model, tokenizer, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def counting_model(tokenizer, end: int) -> GPT2LMHeadModel:
-    """A model that knows positions and nothing else: x after the places from 3 on, its end after place `end`, then anything.
-
-    Every place has a direction of its own; a token that follows it for certain has all of that direction.
-    """
-    size = len(tokenizer)
-    model = GPT2LMHeadModel(tiny_config(tokenizer, n_layer=1, n_head=1, n_embd=size, tie_word_embeddings=False))
-    for name, weight in model.named_parameters():
-        if "ln_" not in name:  # layer norms stay the identity
-            torch.nn.init.zeros_(weight)
-    with torch.no_grad():
-        model.transformer.wpe.weight.copy_(torch.eye(size)[:POSITIONS])
-        x = tokenizer.convert_tokens_to_ids("x")
-        model.lm_head.weight[x, 3:end] = model.lm_head.weight[tokenizer.eos_token_id, end] = 100.0
-    return model
-
-
-def write_shards(folder: Path, ids: list[int], tokenizer_dir: str | Path) -> None:
-    """One document of these ids as the shards that data_prep/mix_corpus.py writes, by the tokenizer of 262 entries."""
-    writer = ShardWriter(folder, "<u2")
-    writer.add(np.array(ids), len(ids))
-    writer.close()
-    write_index(folder, writer.shards, "<u2", 262, tokenizer_hash(tokenizer_dir))
 
 
 @pytest.fixture(scope="session")

@@ -3,19 +3,19 @@
 import json
 
 import pytest
+from helpers.chat_tokens import HARD_TEXTS, spells_out, trained
+from helpers.conversations import FAST, dialogues, human, messages, system, write
+from helpers.conversations import gpt as answer
+from helpers.data import BELLE, needs_data
 from hypothesis import given
 from hypothesis import strategies as st
-from test_conversations import FAST, TEXTS, dialogues, human, messages, needs_belle, system, write
-from test_conversations import gpt as answer
 
 from data_prep.common import arrow_dataset as arrow_files
 from data_prep.common.errors import InputError
 from data_prep.tokens.chat_encoder import ChatEncoder
 from data_prep.tokens.sft_dataset import load_tokenized, template_roles
-from data_prep.train_tokenizer import SPECIAL_TOKENS, train_tokenizer
+from data_prep.train_tokenizer import SPECIAL_TOKENS
 
-# Texts that spell out a control token are the hard case for tokens and masks.
-HARD_TEXTS = TEXTS | st.tuples(TEXTS, st.sampled_from(SPECIAL_TOKENS), TEXTS).map("".join)
 # A template of another make: it trims, writes a system turn of its own, and no control token stands beside an answer.
 TRIMMING = (
     "{%- if messages[0]['role'] != 'system' %}{{ 'Be good.\n\n' }}{% endif -%}"
@@ -26,10 +26,6 @@ TRIMMING = (
     "{{- '\n' -}}"
     "{%- endfor -%}"
 )
-
-
-def trained():
-    return train_tokenizer(["the cat sat on the mat, the cat sat", "def f(x): return x + 10", "数据"] * 5, 300)
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +55,6 @@ def by_pieces(tokenizer, conversation) -> tuple[list[int], list[int]]:
         ids += tokenizer.convert_tokens_to_ids(["<|end|>"])
         mask += [0] + [int(message["role"] == "assistant")] * (len(content) + 1)
     return ids, mask
-
-
-def spells_out(conversation) -> bool:
-    return any(token in message["content"] for message in conversation for token in SPECIAL_TOKENS)
 
 
 @FAST
@@ -304,10 +296,8 @@ def test_a_template_without_marks(tmp_path):
     assert [label != -100 for label in row["labels"]] == [counts == 1 for counts in whole["assistant_masks"]]
 
 
-@needs_belle
+@needs_data
 def test_belle_has_the_tokens_and_masks_of_the_template(tokenizer, capsys):
-    from test_conversations import BELLE
-
     dataset = load_tokenized(BELLE, tokenizer, 1024, on_bad="repair")
     for row in dataset.select(range(0, 800, 40)):
         whole = tokenizer.apply_chat_template(row["messages"], return_assistant_tokens_mask=True, return_dict=True)

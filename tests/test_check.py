@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from helpers.data import DATA, needs_data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,6 @@ from data_prep.checking.rows import MENDED, WARNINGS
 from data_prep.common.errors import run_main
 from data_prep.common.files import read_json, read_jsonl
 
-REAL = Path(__file__).parents[2] / "shared" / "data"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 EVIL = "<script>document.title = 'taken'</script><img src='http://example.com/x.png' onerror='document.title = 1'>"
 LONG = " ".join(f"w{number}" for number in range(100))
@@ -313,15 +313,15 @@ def test_nothing_is_written_without_output(defective, tmp_path, monkeypatch, cap
     ("arguments", "words"),
     [
         (["absent.jsonl"], "absent.jsonl: no such file or folder"),
-        (["DATA", "--max_length", "8"], "give the tokenizer too"),
-        (["DATA", "--tokenizer", "absent"], "absent: no such file or folder"),
-        (["DATA", "--similarity", "0"], "--similarity 0.0: expected a number above 0 and up to 1"),
-        (["DATA", "--drop_duplicates", "--on-bad", "error"], "give --on-bad quarantine or repair"),
-        (["DATA", "--output", "DATA"], "is there already; remove it or give another path"),
+        (["REAL", "--max_length", "8"], "give the tokenizer too"),
+        (["REAL", "--tokenizer", "absent"], "absent: no such file or folder"),
+        (["REAL", "--similarity", "0"], "--similarity 0.0: expected a number above 0 and up to 1"),
+        (["REAL", "--drop_duplicates", "--on-bad", "error"], "give --on-bad quarantine or repair"),
+        (["REAL", "--output", "REAL"], "is there already; remove it or give another path"),
     ],
 )
 def test_refusals(arguments, words, defective, monkeypatch, capsys):
-    given = [str(defective) if argument == "DATA" else argument for argument in arguments]
+    given = [str(defective) if argument == "REAL" else argument for argument in arguments]
     assert words in refused(monkeypatch, capsys, *given)
 
 
@@ -441,9 +441,9 @@ def test_the_page_in_a_browser(tmp_path, monkeypatch, capsys):
     assert not [attributes for _, attributes in page.tags if any(key.startswith("on") for key in attributes)]
 
 
-@pytest.mark.skipif(not REAL.exists(), reason=f"the real data is absent: {REAL}")
+@needs_data
 def test_real_data(tmp_path, monkeypatch, capsys):
-    files = [REAL / name for name in ("alpaca_en_demo.json", "belle_chat_800.json", "dpo_en_demo.json", "dpo_zh_500.jsonl")]  # fmt: skip
+    files = [DATA / name for name in ("alpaca_en_demo.json", "belle_chat_800.json", "dpo_en_demo.json", "dpo_zh_500.jsonl")]  # fmt: skip
     doctor(monkeypatch, capsys, *files, "--output", tmp_path / "out")
     report = read_json(tmp_path / "out" / "check.json")
     assert [(each["rows"], each["conversations"], each["preferences"]) for each in report["files"]] == [

@@ -16,8 +16,7 @@ from data_prep import clean_corpus
 from data_prep.common.batches import batched_by_length
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_json, write_jsonl
-from data_prep.corpus import near_duplicates
-from data_prep.corpus import quality
+from data_prep.corpus import near_duplicates, quality
 from data_prep.corpus.decontamination import EvaluationTexts
 from data_prep.corpus.quality import quality_finding, repeated_characters
 from data_prep.corpus.text_units import units

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from helpers.conversations import FAST, dialogues, gpt, human, messages, system, write
+from helpers.data import BELLE, needs_data
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2Config
 
@@ -19,51 +21,11 @@ from data_prep.readers.conversations import conversation_rows, load_conversation
 from data_prep.rows.bad_rows import BadRows
 from data_prep.train_tokenizer import train_tokenizer
 
-BELLE = Path(__file__).parents[2] / "shared" / "data" / "belle_chat_800.json"
-needs_belle = pytest.mark.skipif(not BELLE.exists(), reason=f"the real data is absent: {BELLE}")
-# Everything UTF-8 can write; blanks alone are no turn.
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(str.strip)
-FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@st.composite
-def dialogues(draw, texts=TEXTS):
-    """Messages of one valid conversation: perhaps a system turn, then user and assistant in turn, ending on one."""
-    messages = [{"role": "system", "content": draw(texts)}] if draw(st.booleans()) else []
-    for question, answer in draw(st.lists(st.tuples(texts, texts), min_size=1, max_size=4)):
-        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    return messages
-
-
-def human(text="How many?"):
-    return {"from": "human", "value": text}
-
-
-def gpt(text="Seven."):
-    return {"from": "gpt", "value": text}
-
-
-def system(text="Be brief."):
-    return {"from": "system", "value": text}
-
-
-def write(folder: Path, rows, name="chat.json") -> Path:
-    path = folder / name
-    path.write_text(json.dumps(rows, ensure_ascii=True), encoding="utf-8")
-    return path
-
 
 def refusal(path, **policy) -> str:
     with pytest.raises(InputError) as caught:
         read_conversations(path, **policy)
     return str(caught.value)
-
-
-def messages(*texts: str) -> list[dict]:
-    """Messages of user and assistant in turn; "system: …" opens."""
-    system = [{"role": "system", "content": texts[0][8:]}] if texts[0].startswith("system: ") else []
-    roles = ("user", "assistant") * len(texts)
-    return system + [{"role": r, "content": t} for r, t in zip(roles, texts[len(system) :], strict=False)]
 
 
 @pytest.fixture(scope="module")
@@ -426,7 +388,7 @@ def test_a_process_leaves_nothing_in_the_temporary_folder(tmp_path, how, code):
     assert process.returncode == code and not list(temporary.rglob("*"))
 
 
-@needs_belle
+@needs_data
 def test_belle_is_refused_for_the_five_rows_in_which_a_speaker_goes_on():
     message = refusal(BELLE)
     assert "5 rows cannot be used: 5 × two turns of the same speaker in a row\n" in message
@@ -434,7 +396,7 @@ def test_belle_is_refused_for_the_five_rows_in_which_a_speaker_goes_on():
     assert "on_bad: repair mends, and counts: two turns of the same speaker in a row." in message
 
 
-@needs_belle
+@needs_data
 def test_belle_is_read_whole_under_repair():
     rows, repaired = read_conversations(BELLE, on_bad="repair")
     assert len(rows) == 800 and repaired == {"two turns of the same speaker in a row": 5}
@@ -442,7 +404,7 @@ def test_belle_is_read_whole_under_repair():
     assert rows[73]["messages"][1]["content"] == source[1]["value"] + "\n" + source[2]["value"]
 
 
-@needs_belle
+@needs_data
 def test_belle_without_those_rows_is_read(tmp_path):
     rows = [row for n, row in enumerate(json.loads(BELLE.read_text("utf-8")), 1) if n not in (74, 456, 489, 655, 791)]
     read, repaired = read_conversations(write(tmp_path, rows))

@@ -5,16 +5,13 @@ that only two processes together can give.
 """
 
 import json
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import POSITIONS, write_shards
-from test_recipes import (
+from helpers.models import POSITIONS, write_shards
+from helpers.processes import accelerate_launch, run, torchrun
+from helpers.recipes import (
     ENVIRONMENT,
-    ROOT,
     Done,
     again,
     conversation,
@@ -23,34 +20,11 @@ from test_recipes import (
     ready_to_end,
     results,
     succeeded,
-    words,
 )
 
 from data_prep.common.files import write_json, write_jsonl
 
 COMMON = {"use_cpu": True, "bf16": False, "report_to": "none", "logging_steps": 1, "save_strategy": "no"}
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def torchrun() -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
-
-
-def accelerate_launch() -> list[str]:
-    launch = [str(Path(sys.executable).with_name("accelerate")), "launch"]
-    return [*launch, "--config_file", "accelerate_configs/multi_cpu.yaml", "--main_process_port", str(free_port())]
-
-
-def run(launcher: list[str], recipe: str, **settings) -> Done:
-    """Start a recipe by a launcher; a failure where that does not exit with 0."""
-    line = [*launcher, *words(recipe, settings)]
-    done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
-    return succeeded(Done(done.returncode, done.stdout, done.stderr))
 
 
 def test_pretraining_on_two_processes_by_torchrun(tiny_tokenizer, tmp_path):

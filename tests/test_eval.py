@@ -13,7 +13,7 @@ from pathlib import Path
 import evaluate
 import pytest
 import torch
-from conftest import save, tiny_config
+from helpers.models import save, tiny_config
 from transformers import GPT2LMHeadModel
 
 from data_prep.common.errors import run_main

@@ -17,15 +17,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import save, tiny_config
 from datasets import Dataset
-from hypothesis import given as drawn
-from hypothesis import settings
-from hypothesis import strategies as st
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
-from test_distributed import accelerate_launch, run, torchrun
-from test_recipes import (
+from helpers.models import save, tiny_config
+from helpers.processes import accelerate_launch, run, torchrun
+from helpers.recipes import (
     EXACT,
     LORA,
     Done,
@@ -41,6 +36,11 @@ from test_recipes import (
     succeeded,
     words,
 )
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GPT2LMHeadModel
 from transformers import GPT2ForSequenceClassification as Classifier
 

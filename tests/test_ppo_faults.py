@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
 from datasets import Dataset
+from helpers.models import tiny_config
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import PartialState
-from conftest import POSITIONS, counting_model, save, tiny_config
-from test_distributed import free_port
-from test_recipes import (
+from helpers.models import POSITIONS, counting_model, save, tiny_config
+from helpers.processes import free_port
+from helpers.recipes import (
     EXACT,
     LONG,
     LORA,

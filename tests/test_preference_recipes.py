@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from conftest import POSITIONS, tiny_config
 from datasets import Dataset
-from test_recipes import again, refused, results, succeeded
+from helpers.models import POSITIONS, tiny_config
+from helpers.recipes import again, refused, results, succeeded
 from transformers import GPT2ForSequenceClassification
 from trl import RewardConfig
 

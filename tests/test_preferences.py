@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from helpers.data import DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +18,6 @@ from data_prep.readers.preference_formats import formats_of
 from data_prep.readers.preferences import load_rankings, read_rankings
 from data_prep.readers.ranks import pairs, ranks_of_scores
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 USER = [{"role": "user", "content": "Q"}]
 ASSISTANT_LAST = [*USER, {"role": "assistant", "content": "A"}]
 
@@ -600,8 +600,6 @@ def test_pairs_are_all_pairs_without_the_ties(ranks):
 
 @pytest.mark.parametrize(("name", "rows", "systems"), [("dpo_zh_500.jsonl", 500, 84), ("dpo_en_demo.json", 300, 80)])
 def test_real_pairs(name, rows, systems, capsys):
-    if not (DATA / name).exists():
-        pytest.skip(f"the real data is absent: {DATA / name}")
     dataset = load_rankings(DATA / name)
     assert capsys.readouterr().out == f"{name}: {rows} rankings, {rows} pairs\n"
     assert sum(prompt[0]["role"] == "system" for prompt in dataset["prompt"]) == systems

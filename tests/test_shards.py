@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from conftest import tiny_config
+from helpers.models import tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel

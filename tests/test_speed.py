@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import save, tiny_config
+from helpers.models import save, tiny_config
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from data_prep.common.errors import run_main

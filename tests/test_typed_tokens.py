@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from conftest import POSITIONS, counting_model, save
 from datasets import Dataset
+from helpers.chat_tokens import HARD_TEXTS, spells_out, trained
+from helpers.conversations import FAST, TEXTS, dialogues
+from helpers.models import POSITIONS, counting_model, save
+from helpers.recipes import EXACT, again, conversation, loaded, results, succeeded
 from hypothesis import given
 from hypothesis import strategies as st
-from test_chat_tokens import HARD_TEXTS, spells_out, trained
-from test_conversations import FAST, TEXTS, dialogues
-from test_recipes import EXACT, again, conversation, loaded, results, succeeded
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
