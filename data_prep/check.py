@@ -168,7 +168,7 @@ def examine(
     duplicates = near_duplicates(texts, arguments.similarity)
     originals = {duplicate.original: "" for duplicate in duplicates.values()}
     # Under repair, too, rows that cannot be mended are set aside: the doctor goes through to the end.
-    intake = BadRows("error" if on_bad == "error" else "quarantine", folder / "quarantine.jsonl")
+    bad_rows = BadRows("error" if on_bad == "error" else "quarantine", folder / "quarantine.jsonl")
     findings, position = Findings(), -1
     with contextlib.ExitStack() as stack:
         kinds = KINDS if arguments.output else ()
@@ -185,11 +185,11 @@ def examine(
             outcome = treatment(found, on_bad, warnings)
             findings.add(row, kind, found, outcome, warnings)
             reasons = [] if goes_on(outcome) else [each for each in found if each.kind not in warnings]
-            if intake.take(row._replace(problems=reasons), MENDED):
+            if bad_rows.accept(row._replace(problems=reasons), MENDED):
                 findings.measure(record, size)
                 if outputs:
                     outputs[kind].write(json.dumps(as_written(record), ensure_ascii=False) + "\n")
-    return findings, intake
+    return findings, bad_rows
 
 
 def main() -> None:
@@ -219,12 +219,12 @@ def main() -> None:
     from rich.console import Console  # slow to import
 
     with atomic_folder(arguments.output) if arguments.output else tempfile.TemporaryDirectory() as folder:
-        findings, intake = examine(files, arguments, lengths, Path(folder))
+        findings, bad_rows = examine(files, arguments, lengths, Path(folder))
         report = findings.report(arguments)
         show(report, Console(highlight=False, emoji=False, markup=False))
-        intake.close()
-        if (intake.rows_in, intake.rows_out) != (report["rows"]["in"], report["rows"]["out"]):
-            raise RuntimeError(f"{report['rows']} in the report, {vars(intake)} in the books")
+        bad_rows.close()
+        if (bad_rows.rows_in, bad_rows.rows_out) != (report["rows"]["in"], report["rows"]["out"]):
+            raise RuntimeError(f"{report['rows']} in the report, {vars(bad_rows)} in the books")
         if arguments.output:
             write_json(Path(folder) / "check.json", report)
             with atomic_write(Path(folder) / "check.html") as file:

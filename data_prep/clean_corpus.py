@@ -33,7 +33,7 @@ from data_prep.corpus.decontamination import EvaluationTexts
 from data_prep.corpus.languages import language, method
 from data_prep.corpus.near_duplicates import near_duplicates
 from data_prep.corpus.quality import Finding, datatrove_filter, quality_finding
-from data_prep.readers.documents import corpus_files, documents, stamps, taken_out
+from data_prep.readers.documents import corpus_files, documents, reading_counts, stamps
 from data_prep.rows.bad_rows import ON_BAD, BadRows
 
 BATCH = 1 << 18  # characters that go to a worker at once
@@ -160,10 +160,10 @@ def clean(
 ) -> dict:
     """Write the documents that stay, and the report, which is returned, into `folder`."""
     taken, size, counts = Taken(), Counter(), Counter()
-    intake = BadRows(arguments.on_bad, folder / "quarantine.jsonl")
+    bad_rows = BadRows(arguments.on_bad, folder / "quarantine.jsonl")
 
     def read() -> Iterator[dict]:
-        reading = documents(files, arguments.text_column, intake, counts)
+        reading = documents(files, arguments.text_column, bad_rows, counts)
         for text, source in tqdm(reading, desc="filtering", unit="doc"):
             size["in"] += len(text.encode("utf-8"))
             yield {"text": text, "source": source.path, "row": source.number}
@@ -185,7 +185,7 @@ def clean(
     out = write_jsonl(folder / "documents.jsonl", kept())
     filtered.unlink()
     report = {"documents_in": counts["documents"], "bytes_in": size["in"], "documents_out": out,
-              "bytes_out": size["out"], "taken": taken.as_dict(), "reading": taken_out(intake, counts),
+              "bytes_out": size["out"], "taken": taken.as_dict(), "reading": reading_counts(bad_rows, counts),
               "settings": settings}  # fmt: skip
     if counts["documents"] != out + taken.documents.total():
         raise RuntimeError(f"{counts['documents']} documents in, {out} out, {taken.documents.total()} taken")

@@ -73,32 +73,32 @@ def main() -> None:
                          "and no more than 1 together")  # fmt: skip
     for output in (arguments.train, arguments.heldout):
         vacant(output)
-    intake = BadRows(arguments.on_bad, f"{arguments.train}.quarantine.jsonl")
+    bad_rows = BadRows(arguments.on_bad, f"{arguments.train}.quarantine.jsonl")
     counts: Counter = Counter()
     with atomic_write(arguments.train) as train, atomic_write(arguments.heldout) as heldout:
         for row in tqdm(rows_of(data_files(arguments.files)), desc="reading", unit=" rows"):
             prompt, problems = (
                 ([], []) if row.value is None and row.problems else prompt_of(row.value, arguments.text_column)
             )
-            if not intake.take(row.with_found(problems), REPAIRED_BY_READING):
+            if not bad_rows.accept(row.with_found(problems), REPAIRED_BY_READING):
                 continue
             number = drawn(prompt, arguments.seed)
             side = "held out" if number < held else "to train on" if number < held + trained else "on neither side"
             counts[side] += 1
             if side != "on neither side":
                 (heldout if side == "held out" else train).write(json.dumps(row.value, ensure_ascii=False) + "\n")
-        intake.close()
+        bad_rows.close()
         if not (counts["held out"] and counts["to train on"]):
             raise InputError(f"found {counted(counts['held out'], 'row')} to hold out and {counts['to train on']:,} to "
-                             f"train on, of {intake.rows_out:,}; expected some on both sides. Use other fractions, "
+                             f"train on, of {bad_rows.rows_out:,}; expected some on both sides. Use other fractions, "
                              "another seed, or more rows")  # fmt: skip
-    for kind, count in intake.repaired.items():
+    for kind, count in bad_rows.repaired.items():
         print(f"{counted(count, 'row')} repaired: {kind}")
-    if intake.quarantined:
-        print(f"{counted(intake.rows_in, 'row')} in = {intake.rows_out:,} out + {intake.quarantined:,} quarantined, in "
-              f"{intake.quarantine}")  # fmt: skip
+    if bad_rows.quarantined:
+        print(f"{counted(bad_rows.rows_in, 'row')} in = {bad_rows.rows_out:,} out + {bad_rows.quarantined:,} quarantined, in "
+              f"{bad_rows.quarantine}")  # fmt: skip
     print(
-        f"{counted(intake.rows_out, 'row')}: {counts['to train on']:,} to train on in {arguments.train}, "
+        f"{counted(bad_rows.rows_out, 'row')}: {counts['to train on']:,} to train on in {arguments.train}, "
         f"{counts['held out']:,} held out in {arguments.heldout}, {counts['on neither side']:,} on neither side"
     )
 

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from data_prep.common.batches import batched_by_length
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import atomic_folder, vacant
-from data_prep.readers.documents import corpus_files, read_documents, taken_out
+from data_prep.readers.documents import corpus_files, read_documents, reading_counts
 from data_prep.rows.bad_rows import ON_BAD, BadRows
 
 END_OF_TEXT, PAD, END_OF_TURN = "<|endoftext|>", "<|pad|>", "<|end|>"
@@ -91,10 +91,10 @@ def main() -> None:
     arguments = parser.parse_args()
     vacant(arguments.output_dir)
     files = corpus_files(arguments.corpus)
-    intake, counts = BadRows(arguments.on_bad, f"{arguments.output_dir}.quarantine.jsonl"), Counter()
+    bad_rows, counts = BadRows(arguments.on_bad, f"{arguments.output_dir}.quarantine.jsonl"), Counter()
 
     def batches() -> Iterator[list[str]]:
-        texts = read_documents(files, text_column=arguments.text_column, intake=intake, counts=counts)
+        texts = read_documents(files, text_column=arguments.text_column, bad_rows=bad_rows, counts=counts)
         with tqdm(desc="reading", unit="B", unit_scale=True) as bar:
             for batch in batched_by_length(texts, BATCH):
                 size = sum(len(text.encode("utf-8")) for text in batch)
@@ -109,7 +109,7 @@ def main() -> None:
         )
     with atomic_folder(arguments.output_dir) as folder:
         tokenizer.save_pretrained(folder)
-    for line in taken_out(intake, counts):
+    for line in reading_counts(bad_rows, counts):
         print(line)
     print(
         f"trained a tokenizer of {len(tokenizer):,} entries on {counts['documents']:,} documents "

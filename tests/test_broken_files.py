@@ -128,7 +128,7 @@ BROKEN = [
     ("latin.parquet", bad_text(), "1 × not UTF-8"),
     # What the rows say
     ("role.json", b"[" + turns(("human", "a"), ("bot", "b")) + b"]", "found 'bot' under 'from' at turn 2"),
-    ("alias.json", b"[" + turns(("Human", "a"), ("gpt", "b")) + b"]", "mends, and counts: role alias."),
+    ("alias.json", b"[" + turns(("Human", "a"), ("gpt", "b")) + b"]", "on_bad: repair can repair: role alias."),
     ("order.json", b"[" + turns(("gpt", "a"), ("human", "b")) + b"]", "1 × wrong order"),
     ("twice.json", b"[" + turns(("human", "a"), ("human", "b"), ("gpt", "c")) + b"]", "found human at turn 2 after human"),
     ("blank.json", b"[" + turns(("human", "a"), ("gpt", " ")) + b"]", "found ' ' at turn 2; expected a string with more"),

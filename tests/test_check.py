@@ -163,7 +163,7 @@ def test_rows_that_go_on_and_rows_that_do_not(defective, tmp_path, monkeypatch, 
     assert [reason["kind"] for reason in aside[0]["reasons"]] == ["broken JSON"]
 
 
-def test_repair_mends_what_is_certain(defective, tmp_path, monkeypatch, capsys):
+def test_repair_repairs_what_is_certain(defective, tmp_path, monkeypatch, capsys):
     doctor(monkeypatch, capsys, defective, "--on-bad", "repair", "--output", tmp_path / "out")
     report = read_json(tmp_path / "out" / "check.json")
     assert found(report) == expected_findings("repaired")
@@ -178,7 +178,7 @@ def test_error_reports_and_then_stops(defective, tmp_path, monkeypatch, capsys):
         run_main(check.main)
     out, error = capsys.readouterr()
     assert stopped.value.code == 1 and error.count("error:") == 1
-    assert f"error: {defective}: 15 rows cannot be used" in error and "repair mends" in error
+    assert f"error: {defective}: 15 rows cannot be used" in error and "on_bad: repair can repair: " in error
     assert "an error" in out and not (tmp_path / "out").exists()
 
 

@@ -231,8 +231,8 @@ def test_tool_turns_are_kept_where_they_have_a_place(tmp_path):
     ]
     path = write(tmp_path, [{"messages": turns}])
     every = ("system", "user", "assistant", "function_call", "tool")
-    intake = BadRows("error")
-    (row,) = conversation_rows([str(path)], intake, roles=every)
+    bad_rows = BadRows("error")
+    (row,) = conversation_rows([str(path)], bad_rows, roles=every)
     assert [message["role"] for message in row["messages"]] == ["user", "function_call", "tool", "assistant"]
     assert json.loads(row["messages"][1]["content"]) == calls
     assert "2 × role without a place in the chat template" in refusal(path)
@@ -256,7 +256,7 @@ def test_columns_say_where_the_fields_are(tmp_path):
         assert f"columns: found {found}" in refusal(path, columns=wrong)
 
 
-def test_repair_mends_what_is_certain_and_counts_it(tmp_path, capsys):
+def test_repair_repairs_what_is_certain_and_counts_it(tmp_path, capsys):
     text = """[
  {"conversations": [{"from": "Human", "value": "a"}, {"from": "GPT ", "value": "b",},]},
  {"conversations": [{"from": "human", "value": "a"}, {"from": "human", "value": "c"}, {"from": "gpt", "value": "b"},
@@ -319,11 +319,11 @@ KILLED = """
 import os, signal, sys
 from data_prep.readers.conversations import conversation_rows
 from data_prep.rows.bad_rows import BadRows
-intake = BadRows("quarantine", sys.argv[2])
-for row in conversation_rows([sys.argv[1]], intake):
+bad_rows = BadRows("quarantine", sys.argv[2])
+for row in conversation_rows([sys.argv[1]], bad_rows):
     if row["row"] == int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
-intake.close()
+bad_rows.close()
 """
 
 
@@ -393,7 +393,7 @@ def test_belle_is_refused_for_the_five_rows_in_which_a_speaker_goes_on():
     message = refusal(BELLE)
     assert "5 rows cannot be used: 5 × two turns of the same speaker in a row\n" in message
     assert [int(number) for number in re.findall(r"  row (\d+) ", message)] == [74, 456, 489, 655, 791]
-    assert "on_bad: repair mends, and counts: two turns of the same speaker in a row." in message
+    assert "on_bad: repair can repair: two turns of the same speaker in a row." in message
 
 
 @needs_data

@@ -113,7 +113,7 @@ def test_documents_without_text_are_left_out_and_counted(tmp_path):
         ("a.json", b'[{"conversations": [1]}]', "row 1, line 1: found [1] under 'conversations'"),
         ("a.txt", b"one\ntwo \xff\n", "row 1, line 1: found the byte 0xff on line 2; expected UTF-8"),
         ("a.txt", "a\n".encode("utf-16"), "found UTF-16 or UTF-32"),
-        ("a.txt", b"\xef\xbb\xbfa", "on_bad: repair mends, and counts: byte order mark"),
+        ("a.txt", b"\xef\xbb\xbfa", "on_bad: repair can repair: byte order mark"),
         ("a.txt.gz", gzip.compress(b"a" * 1000)[:-9], "breaks off"),
         ("a.txt.gz", b"no", "no gzip data"),
     ],
@@ -136,11 +136,11 @@ def test_an_error_names_all_bad_rows_of_its_file_and_no_document_follows_the_fir
 def test_bad_rows_are_quarantined_untouched(tmp_path):
     rows = ['{"text": "one"}', '{"text": 5,}', "{oops", '{"text": "two"}']
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
-    intake = BadRows("quarantine", tmp_path / "bad.jsonl")
-    assert list(read_documents(tmp_path / "a.jsonl", intake=intake)) == ["one", "two"]
+    bad_rows = BadRows("quarantine", tmp_path / "bad.jsonl")
+    assert list(read_documents(tmp_path / "a.jsonl", bad_rows=bad_rows)) == ["one", "two"]
     bad = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert [(row["line"], row["raw"]) for row in bad] == [(2, rows[1]), (3, rows[2])]
-    assert (intake.rows_in, intake.rows_out, intake.quarantined) == (4, 2, 2)
+    assert (bad_rows.rows_in, bad_rows.rows_out, bad_rows.quarantined) == (4, 2, 2)
 
 
 def test_the_command_trains_on_everything_given_and_says_what_it_left_out(tmp_path):

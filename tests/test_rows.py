@@ -1,4 +1,4 @@
-"""Raw rows: every byte of a file in one row or between two, whatever the file; the books of bad rows."""
+"""Raw rows: every byte of a file in one row or between two, whatever the file; the counts of bad rows."""
 
 import csv
 import gzip
@@ -147,17 +147,17 @@ def test_any_bytes_are_in_a_row_or_between_two(tmp_path, content, ending, chunk)
 def test_rows_in_are_rows_out_and_quarantined_for_any_bytes(tmp_path, content, ending, compressed, on_bad):
     path = tmp_path / f"any{ending}{compressed.removeprefix('.cut')}"
     path.write_bytes(gzip.compress(content)[: -5 if "cut" in compressed else None] if compressed else content)
-    intake = BadRows(on_bad, tmp_path / "quarantine.jsonl")
+    bad_rows = BadRows(on_bad, tmp_path / "quarantine.jsonl")
     read, bad = len(list(read_rows(path))) or 1, None
-    rows = list(conversation_rows([str(path)], intake))
+    rows = list(conversation_rows([str(path)], bad_rows))
     try:
-        intake.close()
+        bad_rows.close()
     except InputError as error:
         bad = str(error)
     aside = tmp_path / "quarantine.jsonl"
-    assert on_bad != "quarantine" or aside.exists() == bool(intake.quarantined)
-    kept = aside.read_text("ascii").splitlines() if intake.quarantined else []
-    assert intake.rows_in == read and intake.rows_out == len(rows)
+    assert on_bad != "quarantine" or aside.exists() == bool(bad_rows.quarantined)
+    kept = aside.read_text("ascii").splitlines() if bad_rows.quarantined else []
+    assert bad_rows.rows_in == read and bad_rows.rows_out == len(rows)
     assert len(rows) + len(kept) == read or (bad and on_bad != "quarantine")
 
 
@@ -222,25 +222,25 @@ def test_a_data_set_that_cannot_be_had_is_named():
     assert str(caught.value).startswith("hf://nobody/nothing:some:train: cannot be read from the Hub (")
 
 
-def test_the_books_of_each_policy(tmp_path):
+def test_the_counts_of_each_policy(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"id": 7}\n{"id": 8},\n{\n[1]\n')
     rows = list(read_rows(tmp_path / "a.jsonl"))
-    intake = BadRows("repair")
-    assert [intake.take(row, ["trailing comma"]) for row in rows] == [True, True, False, True]
-    assert (intake.rows_in, intake.rows_out, intake.repaired) == (4, 3, {"trailing comma": 1})
+    bad_rows = BadRows("repair")
+    assert [bad_rows.accept(row, ["trailing comma"]) for row in rows] == [True, True, False, True]
+    assert (bad_rows.rows_in, bad_rows.rows_out, bad_rows.repaired) == (4, 3, {"trailing comma": 1})
     with pytest.raises(InputError) as caught:
-        intake.close()
+        bad_rows.close()
     assert str(caught.value).splitlines()[:2] == [
         f"{tmp_path}/a.jsonl: 1 row cannot be used: 1 × broken JSON",
         "  row 3, line 3: found line 3, column 2: Expecting property name enclosed in double quotes; expected JSON",
     ]
-    intake = BadRows("error")
-    assert [intake.take(row, ["trailing comma"]) for row in rows] == [True, False, False, True]
-    with pytest.raises(InputError, match="on_bad: repair mends, and counts: trailing comma"):
-        intake.close()
-    intake = BadRows("quarantine", tmp_path / "q.jsonl")
-    assert [intake.take(row, ["trailing comma"]) for row in rows] == [True, False, False, True]
+    bad_rows = BadRows("error")
+    assert [bad_rows.accept(row, ["trailing comma"]) for row in rows] == [True, False, False, True]
+    with pytest.raises(InputError, match="on_bad: repair can repair: trailing comma"):
+        bad_rows.close()
+    bad_rows = BadRows("quarantine", tmp_path / "q.jsonl")
+    assert [bad_rows.accept(row, ["trailing comma"]) for row in rows] == [True, False, False, True]
     assert not (tmp_path / "q.jsonl").exists()  # it appears whole
-    intake.close()
+    bad_rows.close()
     assert [json.loads(line)["raw"] for line in (tmp_path / "q.jsonl").open()] == ['{"id": 8},', "{"]
-    assert intake.quarantined == 2
+    assert bad_rows.quarantined == 2

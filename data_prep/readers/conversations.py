@@ -25,14 +25,14 @@ BATCH = 1000  # rows written to disk at once
 
 def conversation_rows(
     files: Iterable[str],
-    intake: BadRows,
+    bad_rows: BadRows,
     columns: dict[str, str] | str | None = None,
     roles: Iterable[str] = PLAIN_ROLES,
 ) -> Iterator[dict]:
-    """The sound rows of `files` (see `data_files`), one at a time; `intake` decides on the others.
+    """The sound rows of `files` (see `data_files`), one at a time; `bad_rows` decides on the others.
 
     The texts are left as they are. A row without an id gets "<file name>:<row number>". A human turn at the end has no
-    answer to learn from: under every policy it is trimmed, and counted in `intake.repaired`.
+    answer to learn from: under every policy it is trimmed, and counted in `bad_rows.repaired`.
 
     Args:
         columns: {field: column}, or "field=column,...", instead of looking for the format of each row.
@@ -47,8 +47,8 @@ def conversation_rows(
         identifier, row = identify(row, (columns or {}).get("id", "id"))
         problems = [problem for problem in row.problems if problem.kind != TRAILING_HUMAN]
         trimmed = len(row.problems) - len(problems)
-        if intake.take(row._replace(problems=problems), (*REPAIRED_BY_READING, *REPAIRABLE)):
-            intake.repaired[TRAILING_HUMAN] += trimmed
+        if bad_rows.accept(row._replace(problems=problems), (*REPAIRED_BY_READING, *REPAIRABLE)):
+            bad_rows.repaired[TRAILING_HUMAN] += trimmed
             yield {"id": identifier, "source": row.path, "row": row.number, "messages": messages}
 
 
@@ -62,12 +62,12 @@ def read_conversations(
 
     Raises one `InputError` that covers all defective rows of all files, and one where no row is left.
     """
-    intake, files = BadRows(on_bad, quarantine), data_files(paths)
-    rows = list(conversation_rows(files, intake, columns))
-    intake.close()
+    bad_rows, files = BadRows(on_bad, quarantine), data_files(paths)
+    rows = list(conversation_rows(files, bad_rows, columns))
+    bad_rows.close()
     if not rows:
-        raise intake.nothing_left(names_of(files), "conversation")
-    return rows, +intake.repaired
+        raise bad_rows.nothing_left(names_of(files), "conversation")
+    return rows, +bad_rows.repaired
 
 
 def load_conversations(
@@ -83,12 +83,12 @@ def load_conversations(
     """
     import pyarrow  # slow to import, and the readers do without it
 
-    intake, files = BadRows(on_bad, quarantine), data_files(paths)
+    bad_rows, files = BadRows(on_bad, quarantine), data_files(paths)
     schema = pyarrow.schema(conversation_fields())
-    rows = tqdm(conversation_rows(files, intake, columns), desc="reading", unit=" conversations", mininterval=1)
+    rows = tqdm(conversation_rows(files, bad_rows, columns), desc="reading", unit=" conversations", mininterval=1)
     batches = (pyarrow.RecordBatch.from_pylist(batch, schema) for batch in batched(rows, BATCH))
     dataset = write_dataset(schema, batches)
-    close_books(intake, files)
+    close_and_report(bad_rows, files)
     return dataset
 
 
@@ -101,18 +101,18 @@ def conversation_fields() -> list:
     return [("id", text), ("source", text), ("row", integer), ("messages", pyarrow.list_(message))]
 
 
-def close_books(intake: BadRows, files: list[str]) -> None:
-    """Close the intake and print its counts. Raises InputError for bad rows, and where no row is left."""
-    intake.close()
+def close_and_report(bad_rows: BadRows, files: list[str]) -> None:
+    """Close the bad_rows and print its counts. Raises InputError for bad rows, and where no row is left."""
+    bad_rows.close()
     names = names_of(files)
-    line = f"{names}: {counted(intake.rows_out, 'conversation')}"
-    repaired = Counter(intake.repaired)
+    line = f"{names}: {counted(bad_rows.rows_out, 'conversation')}"
+    repaired = Counter(bad_rows.repaired)
     if trimmed := repaired.pop(TRAILING_HUMAN, 0):
         line += f", {counted(trimmed, 'trailing human turn')} trimmed"
     if repaired := +repaired:
         line += ", repaired: " + ", ".join(f"{count:,} × {kind}" for kind, count in repaired.most_common())
-    if intake.on_bad == "quarantine":
-        line += f"; {intake.balance()}"
+    if bad_rows.on_bad == "quarantine":
+        line += f"; {bad_rows.counts_line()}"
     print(line)
-    if not intake.rows_out:
-        raise intake.nothing_left(names, "conversation")
+    if not bad_rows.rows_out:
+        raise bad_rows.nothing_left(names, "conversation")

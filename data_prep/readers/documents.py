@@ -89,14 +89,14 @@ def read_documents(paths: str | Path | Iterable[str | Path], **options) -> Itera
 def documents(
     paths: str | Path | Iterable[str | Path],
     text_column: str = "text",
-    intake: BadRows | None = None,
+    bad_rows: BadRows | None = None,
     counts: Counter | None = None,
 ) -> Iterator[Document]:
     """The documents of all files, in order. Documents without text are left out and counted.
 
-    Bad rows go to `intake` (without one, they are errors). Where they are errors, no more documents come after the first
+    Bad rows go to `bad_rows` (without one, they are errors). Where they are errors, no more documents come after the first
     of them, and its file is read on to its end, so that the error names all bad rows in it. After the last document the
-    intake is closed.
+    bad_rows is closed.
 
     Args:
         counts: gets "documents", "empty" (left out because there is no text in them) and "cut" (pieces cut off lines
@@ -104,13 +104,13 @@ def documents(
 
     Raises InputError for bad rows, an unknown ending, and files that hold no text at all.
     """
-    intake, counts = intake or BadRows("error"), Counter() if counts is None else counts
+    bad_rows, counts = bad_rows or BadRows("error"), Counter() if counts is None else counts
     files = corpus_files(paths)
     for file in files:
         failed = False
         for text, row in texts(file, text_column, counts):
-            if not intake.take(row, REPAIRED_BY_READING):
-                failed |= intake.on_bad != "quarantine"
+            if not bad_rows.accept(row, REPAIRED_BY_READING):
+                failed |= bad_rows.on_bad != "quarantine"
                 if failed and file.startswith(HUB):
                     break
             elif not text.strip():
@@ -120,18 +120,18 @@ def documents(
                 yield Document(text, row)
         if failed:
             break
-    intake.close()
+    bad_rows.close()
     if not counts["documents"]:
-        aside = f" ({counted(intake.quarantined, 'row')} quarantined)" if intake.quarantined else ""
+        aside = f" ({counted(bad_rows.quarantined, 'row')} quarantined)" if bad_rows.quarantined else ""
         raise InputError(f"{', '.join(files[:3])}{', ...' * (len(files) > 3)}: no text in it{aside}")
 
 
-def taken_out(intake: BadRows, counts: Counter) -> list[str]:
+def reading_counts(bad_rows: BadRows, counts: Counter) -> list[str]:
     """What reading has left out, cut and repaired, a line each."""
-    lines = [f"{counted(count, 'row')} repaired: {kind}" for kind, count in intake.repaired.items()]
-    if intake.quarantined:
+    lines = [f"{counted(count, 'row')} repaired: {kind}" for kind, count in bad_rows.repaired.items()]
+    if bad_rows.quarantined:
         lines.append(
-            f"{counted(intake.rows_in, 'row')} in = {intake.rows_out:,} out + {intake.quarantined:,} quarantined"
+            f"{counted(bad_rows.rows_in, 'row')} in = {bad_rows.rows_out:,} out + {bad_rows.quarantined:,} quarantined"
         )
     if counts["empty"]:
         lines.append(f"{counted(counts['empty'], 'document')} without text left out")

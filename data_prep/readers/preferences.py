@@ -45,24 +45,24 @@ def read_rankings(
 
     Raises one `InputError` that covers all bad rows of all files, and one where no ranking is left.
     """
-    intake = BadRows(on_bad, quarantine)
-    rankings, left_out = _rankings(data_files(paths), intake, columns)
-    counts = {"rows": intake.rows_in, "rankings": len(rankings), "pairs": _count_pairs(rankings), **left_out}
-    counts |= {f"repaired: {kind}": count for kind, count in intake.repaired.items()}
-    return rankings, counts | {"quarantined": intake.quarantined}
+    bad_rows = BadRows(on_bad, quarantine)
+    rankings, left_out = _rankings(data_files(paths), bad_rows, columns)
+    counts = {"rows": bad_rows.rows_in, "rankings": len(rankings), "pairs": _count_pairs(rankings), **left_out}
+    counts |= {f"repaired: {kind}": count for kind, count in bad_rows.repaired.items()}
+    return rankings, counts | {"quarantined": bad_rows.quarantined}
 
 
 def _rankings(
-    files: list[str], intake: BadRows, columns: dict[str, str] | str | None
+    files: list[str], bad_rows: BadRows, columns: dict[str, str] | str | None
 ) -> tuple[list[dict], dict[str, int]]:
-    """The rankings of files, and how many rows are left out for which reason; closes the intake."""
+    """The rankings of files, and how many rows are left out for which reason; closes the bad_rows."""
     columns = parse_columns(columns, FIELDS)
     rankings: list[dict] = []
     left_out: Counter = Counter()
     labelled: dict[str, dict] = {}  # {prompt: its ranking, which `_add_label` fills in}
     for row in rows_of(files):
         preference, found = _read(row, columns)
-        if not intake.take(row.with_found(found), (*REPAIRED_BY_READING, *REPAIRABLE)):
+        if not bad_rows.accept(row.with_found(found), (*REPAIRED_BY_READING, *REPAIRABLE)):
             continue
         if "label" in preference:
             _add_label(preference, labelled, rankings)
@@ -70,20 +70,20 @@ def _rankings(
             rankings.append(preference)
         else:
             left_out[TIED] += 1
-    intake.close()
+    bad_rows.close()
     for ranking in labelled.values():
         _settle_labels(ranking, left_out)
     rankings = [ranking for ranking in rankings if ranking["ranks"]]
     left_out = {reason: left_out[reason] for reason in (TIED, ALONE, BOTH) if left_out[reason]}
     if left_out and not rankings:
         found = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
-        aside = f", {intake.quarantined:,} quarantined (see {intake.quarantine})" if intake.quarantined else ""
+        aside = f", {bad_rows.quarantined:,} quarantined (see {bad_rows.quarantine})" if bad_rows.quarantined else ""
         raise InputError(
             f"{names_of(files)}: no ranking is left: found {found}{aside}; expected a row in which one completion is "
             "better than another. Check the field that the ranks come from"
         )
     if not rankings:
-        raise intake.nothing_left(names_of(files), "ranking")
+        raise bad_rows.nothing_left(names_of(files), "ranking")
     if all(ranking["scores"] is None for ranking in rankings):
         for ranking in rankings:
             del ranking["scores"]
@@ -145,14 +145,14 @@ def load_rankings(
     """
     from datasets import Dataset  # slow to import, and the readers do without it
 
-    intake, files = BadRows(on_bad, quarantine), data_files(paths)
-    rows, left_out = _rankings(files, intake, columns)
+    bad_rows, files = BadRows(on_bad, quarantine), data_files(paths)
+    rows, left_out = _rankings(files, bad_rows, columns)
     line = f"{counted(len(rows), 'ranking')}, {counted(_count_pairs(rows), 'pair')}"
     if left_out:
         line += "; left out: " + ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
-    if intake.repaired:
-        line += "; repaired: " + ", ".join(f"{count:,} × {kind}" for kind, count in intake.repaired.most_common())
+    if bad_rows.repaired:
+        line += "; repaired: " + ", ".join(f"{count:,} × {kind}" for kind, count in bad_rows.repaired.most_common())
     if on_bad == "quarantine":
-        line += f"; {intake.balance()}"
+        line += f"; {bad_rows.counts_line()}"
     print(f"{names_of(files)}: {line}")
     return Dataset.from_list(rows)

@@ -1,4 +1,4 @@
-"""The policy for bad rows (`on_bad`): error, repair or quarantine; and its counts."""
+"""The policy for bad rows (`on_bad`: error, repair or quarantine), and the counts of a run."""
 
 import contextlib
 import json
@@ -15,16 +15,16 @@ ON_BAD = ("error", "repair", "quarantine")
 
 
 class Defects:
-    """What is wrong with the rows of the user's files, collected so that one run shows all of it."""
+    """The problems of the rows of the user's files, collected so that one run shows them all."""
 
-    SHOWN = 5  # rows shown per file; the counts by kind cover the others
+    SHOWN = 5  # rows shown per file; the others are only counted, by kind
 
     def __init__(self) -> None:
         # {file: (rows, {kind: count}, messages about the first rows)}
         self.files: dict[str, tuple[Counter, Counter, list[str]]] = {}
 
     def add(self, row: Row) -> None:
-        """Note the problems of a row."""
+        """Add the problems of a row."""
         rows, kinds, shown = self.files.setdefault(row.path, (Counter(), Counter(), []))
         rows["bad"] += 1
         kinds.update(problem.kind for problem in row.problems)
@@ -35,7 +35,7 @@ class Defects:
             shown += [f"  {name}: found {problem.found}; expected {problem.expected}" for problem in row.problems]
 
     def lines(self) -> list[str]:
-        """Per file the count of every kind and its first rows."""
+        """For each file, the count of every kind of problem and the first bad rows."""
         lines = []
         for path, (rows, kinds, shown) in self.files.items():
             listed = ", ".join(f"{count:,} × {kind}" for kind, count in kinds.most_common())
@@ -45,29 +45,32 @@ class Defects:
         return lines
 
     def raise_if_any(self, repairable: Iterable[str]) -> None:
-        """Raise one `InputError`: what is wrong, then what to do."""
+        """Raise one `InputError` that says what is wrong, then what to do; nothing if no row is bad."""
         if not self.files:
             return
         lines = self.lines()
         found = {kind for _, kinds, _ in self.files.values() for kind in kinds}
         if certain := [kind for kind in repairable if kind in found]:
-            lines.append(f"on_bad: repair mends, and counts: {', '.join(certain)}.")
+            lines.append(f"on_bad: repair can repair: {', '.join(certain)}.")
         lines.append(
-            "on_bad: quarantine sets such rows aside, untouched. Or mend them, then run the same command again."
+            "on_bad: quarantine leaves bad rows out and keeps them, unchanged, in a file of their own. Or fix them "
+            "and run the same command again."
         )
         raise InputError("\n".join(lines))
 
 
 class BadRows:
-    """What one run does with bad rows, and its books.
+    """What one run does with bad rows, and how many rows it has seen.
 
-    error       all of them are collected; `close` raises one InputError that names them
-    repair      rows whose problems are all repairable go on, counted by kind in `repaired`; the others as under error
-    quarantine  bad rows go untouched, with file, line and reasons, to the JSONL file `quarantine`, which appears at
-                `close`, whole, or not at all where no row is bad
+    error       collect them all; `close` raises one InputError that names them
+    repair      keep rows whose problems are all repairable, counted by kind in `repaired`; treat the others as errors
+    quarantine  write bad rows unchanged, with file, line and reasons, to the JSONL file `quarantine`. The file appears
+                whole at `close`, and only if a row is bad
 
-    The quarantine belongs to the output that it lies beside: an older one is replaced, and removed where no row is bad
-    any more, so that it never tells of rows that are in the output.
+    The quarantine belongs to the output beside it. An older file is replaced, or removed if no row is bad any more, so
+    that it never lists rows that are in the output.
+
+    Attributes: rows_in = rows_out + quarantined; `repaired`, {kind of problem: rows}.
     """
 
     def __init__(self, on_bad: str, quarantine: str | Path | None = None) -> None:
@@ -83,18 +86,18 @@ class BadRows:
         self._stack = contextlib.ExitStack()
         self._file = None  # opened for the first bad row
 
-    def take(self, row: Row, repairable: Iterable[str] = ()) -> bool:
-        """Enter a row into the books; whether it goes on.
+    def accept(self, row: Row, repairable: Iterable[str] = ()) -> bool:
+        """Count a row and apply the policy to it. Returns whether the row is to be used.
 
         Args:
-            row: with all its problems, those that reading it found and those of its content.
-            repairable: the kinds of problem that the caller mends, or has mended, with certainty.
+            row: with all its problems, those found in reading it and those of its content.
+            repairable: the kinds of problem that the caller can repair, or has repaired, without guessing.
         """
         self.rows_in += 1
         self._repairable.update(dict.fromkeys(repairable))
         if row.problems:
             if self.on_bad == "quarantine":
-                self._set_aside(row)
+                self._quarantine(row)
                 return False
             if self.on_bad == "error" or any(problem.kind not in self._repairable for problem in row.problems):
                 self._defects.add(row)
@@ -103,18 +106,18 @@ class BadRows:
         self.rows_out += 1
         return True
 
-    def _set_aside(self, row: Row) -> None:
+    def _quarantine(self, row: Row) -> None:
         self.quarantined += 1
         self._defects.add(row)
         if self._file is None:
             self._file = self._stack.enter_context(atomic_write(self.quarantine))
         reasons = [problem._asdict() for problem in row.problems]
         kept = {"file": row.path, "line": row.line, "row": row.number, "reasons": reasons, "raw": row.raw}
-        # In ASCII: half a surrogate pair, which stands for a byte that is no UTF-8, has no UTF-8 form.
+        # In ASCII: half a surrogate pair, which stands for a byte that is not UTF-8, cannot be written as UTF-8.
         self._file.write(json.dumps(kept) + "\n")
 
     def close(self) -> None:
-        """Raise the one InputError under error and repair; under quarantine let its file appear."""
+        """Under error and repair, raise one InputError for all bad rows; under quarantine, finish its file."""
         if self.on_bad != "quarantine":
             self._defects.raise_if_any(self._repairable)
         elif not self.quarantined:
@@ -123,12 +126,12 @@ class BadRows:
         if self.rows_in != self.rows_out + self.quarantined:
             raise RuntimeError(f"{self.rows_in} rows in, {self.rows_out} out, {self.quarantined} quarantined")
 
-    def balance(self) -> str:
-        """That no row was lost: "rows in 3 = rows out 2 + quarantined 1, which are in bad.jsonl"."""
+    def counts_line(self) -> str:
+        """The counts of a run, which show that no row was lost: "rows in 3 = rows out 2 + quarantined 1, which are in bad.jsonl"."""
         line = f"rows in {self.rows_in:,} = rows out {self.rows_out:,} + quarantined {self.quarantined:,}"
         return line + (f", which are in {self.quarantine}" if self.quarantined else "")
 
     def nothing_left(self, names: str, noun: str) -> InputError:
-        """The error of a run that no `noun` is left to, and why the rows were set aside."""
+        """The error for a run with no `noun` left, with the reasons for which its rows were quarantined."""
         message = f"{names}: no {noun} is left of {counted(self.rows_in, 'row')}; expected at least one"
         return InputError("\n".join([message, *self._defects.lines()]))

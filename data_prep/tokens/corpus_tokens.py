@@ -20,7 +20,7 @@ from data_prep.common.batches import batched_by_length
 from data_prep.common.errors import InputError
 from data_prep.common.files import existing, read_json, write_json
 from data_prep.common.text import counted
-from data_prep.readers.documents import read_documents, stamps, taken_out
+from data_prep.readers.documents import read_documents, reading_counts, stamps
 from data_prep.rows.bad_rows import BadRows
 from data_prep.tokens.shards import ShardWriter, TokenShards, token_dtype, tokenizer_hash, write_index
 
@@ -131,10 +131,10 @@ def tokenize_source(
     documents, tokens, size = (sum(shard[key] for shard in writer.shards) for key in ("documents", "tokens", "bytes"))
     if documents:
         print(f"{name}: {documents:,} documents were tokenized by the interrupted run; going on behind them")
-    counts, intake = Counter(), BadRows(on_bad, folder / "quarantine.jsonl")
+    counts, bad_rows = Counter(), BadRows(on_bad, folder / "quarantine.jsonl")
 
     def texts() -> Iterator[str]:
-        for text in read_documents(files, text_column=text_column, intake=intake, counts=counts):
+        for text in read_documents(files, text_column=text_column, bad_rows=bad_rows, counts=counts):
             counts["special"] += any(special in text for special in tokenizer.special_tokens)
             yield text
 
@@ -147,8 +147,8 @@ def tokenize_source(
             documents, tokens = documents + 1, tokens + len(ids)
             bar.update(length)
     writer.close()
-    intake.close()  # again, where it was not read to its end
-    for line in taken_out(intake, counts):
+    bad_rows.close()  # again, where it was not read to its end
+    for line in reading_counts(bad_rows, counts):
         print(f"{name}: {line}")
     if counts["special"]:
         print(

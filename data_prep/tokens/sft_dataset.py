@@ -20,7 +20,7 @@ from data_prep.common.batches import batched
 from data_prep.common.errors import InputError
 from data_prep.common.text import counted
 from data_prep.readers.conversation_formats import PLAIN_ROLES
-from data_prep.readers.conversations import close_books, conversation_fields, conversation_rows
+from data_prep.readers.conversations import close_and_report, conversation_fields, conversation_rows
 from data_prep.rows.bad_rows import BadRows
 from data_prep.rows.read import data_files
 from data_prep.tokens.chat_encoder import ChatEncoder, Encoded
@@ -155,8 +155,8 @@ def load_tokenized(
 
     encoder = ChatEncoder(tokenizer, assistant_only)
     policy = LengthPolicy(encoder, max_length, long)
-    intake, files = BadRows(on_bad, quarantine), data_files(paths)
-    rows = conversation_rows(files, intake, columns, template_roles(tokenizer))
+    bad_rows, files = BadRows(on_bad, quarantine), data_files(paths)
+    rows = conversation_rows(files, bad_rows, columns, template_roles(tokenizer))
     tokens = pyarrow.list_(pyarrow.int32())
     schema = pyarrow.schema([*conversation_fields(), ("input_ids", tokens), ("labels", tokens)])
     spelled: Counter = Counter()
@@ -173,7 +173,7 @@ def load_tokenized(
         bar.close()
 
     dataset = write_dataset(schema, batches())
-    close_books(intake, files)
+    close_and_report(bad_rows, files)
     if spelled:
         listed = ", ".join(f"{name} {count:,} times" for name, count in spelled.most_common())
         print(f"special tokens spelled out in turns are encoded as ordinary text: {listed}")
