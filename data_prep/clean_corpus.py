@@ -33,8 +33,9 @@ from data_prep.corpus.decontamination import EvaluationTexts
 from data_prep.corpus.languages import language, method
 from data_prep.corpus.near_duplicates import near_duplicates
 from data_prep.corpus.quality import Finding, datatrove_filter, quality_finding
-from data_prep.readers.documents import corpus_files, documents, reading_counts, stamps
+from data_prep.readers.documents import documents, reading_counts, stamps
 from data_prep.rows.bad_rows import ON_BAD, BadRows
+from data_prep.rows.read import data_files
 
 BATCH = 1 << 18  # characters that go to a worker at once
 EXAMPLES, SHOWN = 5, 300  # examples of each filter, and characters of their beginnings
@@ -245,8 +246,8 @@ def main() -> None:
         raise InputError(f"--num_workers {arguments.num_workers}: expected at least 1")
     if arguments.languages and "script" in method():
         raise InputError(f"--languages: languages are told by {method()}")
-    files = corpus_files(arguments.corpus)
-    evaluation = corpus_files(arguments.evaluation) if arguments.evaluation else []
+    files = data_files(arguments.corpus, plain_text=True)
+    evaluation = data_files(arguments.evaluation, plain_text=True) if arguments.evaluation else []
     rules = Rules(
         arguments.quality,
         arguments.min_words,

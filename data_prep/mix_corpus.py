@@ -27,9 +27,8 @@ from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import existing, unfinished, vacant
 from data_prep.corpus.mixture import Source, mix
 from data_prep.corpus.mixture_plan import Estimate, estimate, plan_table, realised_table
-from data_prep.readers.documents import corpus_files, is_glob
 from data_prep.rows.bad_rows import ON_BAD
-from data_prep.rows.read import HUB
+from data_prep.rows.read import HUB, data_files, is_glob
 from data_prep.tokens.corpus_tokens import CorpusTokenizer, load_tokenizer, tokenize_source
 from data_prep.tokens.shards import SHARD_TOKENS, ShardWriter, token_dtype, write_index
 
@@ -162,7 +161,7 @@ def main() -> None:
     if "num_workers" in config:
         os.environ["RAYON_NUM_THREADS"] = str(config["num_workers"])  # read when the first batch is tokenized
     tokenizer = load_tokenizer(config["tokenizer"])
-    files = {name: corpus_files(source["files"]) for name, source in config["sources"].items()}
+    files = {name: data_files(source["files"], plain_text=True) for name, source in config["sources"].items()}
     estimates = plan(config, files, tokenizer)
     if arguments.dry_run:
         return

@@ -21,8 +21,9 @@ from tqdm.auto import tqdm
 from data_prep.common.batches import batched_by_length
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import atomic_folder, vacant
-from data_prep.readers.documents import corpus_files, read_documents, reading_counts
+from data_prep.readers.documents import read_documents, reading_counts
 from data_prep.rows.bad_rows import ON_BAD, BadRows
+from data_prep.rows.read import data_files
 
 END_OF_TEXT, PAD, END_OF_TURN = "<|endoftext|>", "<|pad|>", "<|end|>"
 SPECIAL_TOKENS = [END_OF_TEXT, PAD, END_OF_TURN, "<|system|>", "<|user|>", "<|assistant|>"]
@@ -90,7 +91,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     arguments = parser.parse_args()
     vacant(arguments.output_dir)
-    files = corpus_files(arguments.corpus)
+    files = data_files(arguments.corpus, plain_text=True)
     bad_rows, counts = BadRows(arguments.on_bad, f"{arguments.output_dir}.quarantine.jsonl"), Counter()
 
     def batches() -> Iterator[list[str]]:

@@ -81,7 +81,7 @@ BROKEN = [
     ("nothing.json", b"[null]", "found None; expected {"),
     # Encodings
     ("latin.json", ONE.replace(b'"a"', b'"caf\xe9"'), "1 × not UTF-8"),
-    ("gbk.json", ONE.replace(b'"a"', '"数据"'.encode("gbk")), "found the byte 0xca as character 44 of the row"),
+    ("gbk.json", ONE.replace(b'"a"', '"数据"'.encode("gbk")), "found the byte 0xca on line 1 (character 44 of the row)"),
     ("utf16.json", ONE.decode().encode("utf-16"), "1 × wrong encoding"),
     ("utf16_without_mark.json", ONE.decode().encode("utf-16-le"), "found UTF-16 or UTF-32; expected UTF-8"),
     ("utf32.json", ONE.decode().encode("utf-32"), "1 × wrong encoding"),

@@ -708,7 +708,7 @@ def test_bad_input(command, yes, tiny_reward_dir, questions, tmp_path):
         (win_rate, ("--model", yes, "--opponent", tmp_path / "no", *asked), "/no: no such file or folder"),
         (win_rate, ("--model", yes, "--opponent", yes, *asked, "--temperature", -1), "expected at least 0"),
         (perplexity, ("--model", yes, "--documents", tmp_path / "no.txt"), "no.txt: no such file or folder"),
-        (perplexity, ("--model", yes, "--documents", yes / "model.safetensors"), "unknown ending"),
+        (perplexity, ("--model", yes, "--documents", yes / "model.safetensors"), "found the ending '.safetensors'"),
         (report, ("--run", tmp_path / "no"), "no: no such file or folder; it is made by: recipes/quickstart.sh"),
         (report, ("--run", tmp_path, "--prompts", tmp_path / "no.json"), "no.json: no such file or folder"),
     ]

@@ -184,6 +184,9 @@ def test_what_paths_stand_for(tmp_path):
     assert data_files([f"{tmp_path}/b.jsonl", "hf://a/b:c:d", names[0]]) == [names[1], "hf://a/b:c:d", names[0]]
     (tmp_path / "[1].json").write_text("[]")
     assert data_files(f"{tmp_path}/[1].json") == [f"{tmp_path}/[1].json"]  # a name before it is a pattern
+    (tmp_path / "b.txt.gz").write_text("x")
+    with_text = [f"{tmp_path}/[1].json", names[0], names[1], f"{tmp_path}/b.txt.gz", *names[2:]]
+    assert data_files(tmp_path, plain_text=True) == with_text
     (tmp_path / "empty").mkdir()
     for path, found in (
         (tmp_path / "gone.json", "gone.json: no such file or folder"),
@@ -196,6 +199,21 @@ def test_what_paths_stand_for(tmp_path):
         with pytest.raises(InputError) as caught:
             data_files(path)
         assert found in str(caught.value)
+
+
+def test_plain_text_tells_of_its_encoding_mark_and_bad_bytes_as_other_files_do(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\xff\n")
+    (row,) = read_rows(path)
+    assert (row.number, row.line, row.raw, row.value) == (1, 1, "one\r\ntwo\udcff\n", "one\ntwo\udcff\n")
+    assert [(problem.kind, problem.found) for problem in row.problems] == [
+        ("byte order mark", "bytes EF BB BF at the start of the file"),
+        ("not UTF-8", "the byte 0xff on line 2 (character 9 of the row)"),
+    ]
+    path.write_bytes("ab".encode("utf-16"))
+    (row,) = read_rows(path)
+    assert [problem.kind for problem in row.problems] == ["wrong encoding"] and row.value is None
+    assert row.raw.encode("utf-8", "surrogateescape") == "ab".encode("utf-16")  # its bytes, for the quarantine
 
 
 def test_a_data_set_of_the_hub_is_streamed_with_its_configuration_and_split(monkeypatch):

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 
 from data_prep.common.errors import InputError
 from data_prep.corpus.text_units import UNSPACED_CHARACTER, is_unspaced, joined, ngrams
-from data_prep.readers.documents import is_text, read_documents
-from data_prep.rows.read import read_rows
+from data_prep.readers.documents import read_documents
+from data_prep.rows.read import is_text, read_rows
 
 RUN, SHORTEST = 13, 8  # words
 WORD = re.compile(rf"{UNSPACED_CHARACTER}|(?:(?!{UNSPACED_CHARACTER})\w)+")

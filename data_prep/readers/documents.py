@@ -5,23 +5,18 @@ format (the turns of one, separated by blank lines, are a document), plain text,
 and .zst, folders and globs of them, and data sets of the Hub, streamed ("hf://owner/name:config:split").
 """
 
-import glob
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.common.errors import InputError
-from data_prep.common.files import existing
 from data_prep.common.text import counted, shorten
 from data_prep.rows.bad_rows import BadRows
-from data_prep.rows.problems import BYTE_ORDER_MARK, REPAIRED_BY_READING, Problem, Row, not_utf8
-from data_prep.rows.read import ENDINGS, HUB, kind_of_file, read_rows
-from data_prep.rows.text_window import COMPRESSED, Window
+from data_prep.rows.problems import NOT_UNICODE, REPAIRED_BY_READING, Problem, Row, not_utf8
+from data_prep.rows.read import HUB, data_files, is_text, read_rows
+from data_prep.rows.text_rows import LONGEST_LINE
 
-HEAD = 1 << 20  # characters by which a text file is taken for running text, or for a document a line
-PIECE = 1 << 17  # characters of running text that make a document: about 24,000 English words
-LONGEST_LINE = 1 << 24  # characters; what a line goes on with after that is another document
 TURNS = {"conversations": "value", "messages": "content"}
 
 
@@ -32,53 +27,10 @@ class Document(NamedTuple):
     row: Row
 
 
-def is_text(path: str | Path) -> bool:
-    """Whether the file is plain text by its name: .txt, or .txt.gz and the like."""
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    return suffixes[-1:] == [".txt"] or (suffixes[-2:-1] == [".txt"] and suffixes[-1] in COMPRESSED)
-
-
-def readable(path: str | Path) -> bool:
-    return is_text(path) or kind_of_file(path) in ENDINGS
-
-
-def corpus_files(paths: str | Path | Iterable[str | Path]) -> list[str]:
-    """The files that `paths` stand for: files as given, folders and globs as the readable files in them, sorted.
-
-    Data sets of the Hub are kept as they are. Raises InputError where a path names nothing that can be read.
-    """
-    files: list[str] = []
-    for path in [str(paths)] if isinstance(paths, str | Path) else map(str, paths):
-        if path.startswith(HUB):
-            files.append(path)
-            continue
-        if is_glob(path):
-            found = sorted(glob.glob(path, recursive=True))
-        elif existing(path).is_dir():
-            found = sorted(str(file) for file in Path(path).rglob("*") if not file.name.startswith("."))
-        elif readable(path):
-            files.append(path)
-            continue
-        else:
-            expected = ", ".join((".txt", *ENDINGS))
-            raise InputError(f"{path}: unknown ending; expected {expected}, or compressed, such as .txt.gz")
-        found = [file for file in found if readable(file) and Path(file).is_file()]
-        if not found:
-            raise InputError(f"{path}: no file in it that can be read; expected {', '.join(('.txt', *ENDINGS))}")
-        files += found
-    if not files:
-        raise InputError("no corpus file given: name at least one")
-    return files
-
-
 def stamps(files: list[str]) -> list[list]:
     """Name, size and time of each file, by which a run that goes on knows that they are the same; of the Hub the name."""
     stats = [None if file.startswith(HUB) else Path(file).stat() for file in files]
     return [[file, stat and stat.st_size, stat and stat.st_mtime_ns] for file, stat in zip(files, stats, strict=True)]
-
-
-def is_glob(path: str) -> bool:
-    return any(character in path for character in "*?[") and not Path(path).exists()
 
 
 def read_documents(paths: str | Path | Iterable[str | Path], **options) -> Iterator[str]:
@@ -105,7 +57,7 @@ def documents(
     Raises InputError for bad rows, an unknown ending, and files that hold no text at all.
     """
     bad_rows, counts = bad_rows or BadRows("error"), Counter() if counts is None else counts
-    files = corpus_files(paths)
+    files = data_files(paths, plain_text=True)
     for file in files:
         failed = False
         for text, row in texts(file, text_column, counts):
@@ -142,7 +94,7 @@ def reading_counts(bad_rows: BadRows, counts: Counter) -> list[str]:
 
 def texts(file: str, text_column: str, counts: Counter) -> Iterator[Document]:
     """Every row of a file with its text, "" where it has none; why it has none is among its problems."""
-    for row in _text_rows(file, counts) if is_text(file) else read_rows(file):
+    for row in read_rows(file, counts):
         text, problems = _text(row, text_column)
         yield Document(text, row._replace(problems=row.problems + problems) if problems else row)
 
@@ -169,47 +121,5 @@ def _text(row: Row, text_column: str) -> tuple[str, list[Problem]]:
         return "", [Problem("no text", f"{shorten(text)} under {text_column!r}", expected)]
     if (start := not_utf8(text)) is not None and not row.problems:
         found = f"{text[start]!r} (half a surrogate pair) as character {start + 1:,}"
-        return text, [Problem("not Unicode", found, "whole characters")]
+        return text, [Problem(NOT_UNICODE, found, "whole characters")]
     return text, []
-
-
-def _text_rows(path: str, counts: Counter) -> Iterator[Row]:
-    """A text file as rows: one a line where lines are long, as in wiki dumps; otherwise pieces of 131,072 characters.
-
-    Verse and code are running text: one document up to that size, cut at the end of a line.
-    """
-    window = Window(path)
-    if window.encoding:
-        yield Row(path, 1, 1, "", None, [Problem("wrong encoding", window.encoding, "UTF-8: save the file as UTF-8")])
-        return
-    while len(window.text) < HEAD and window.more():
-        pass
-    head = window.text[:HEAD]
-    by_line = len(head) / (head.count("\n") + 1) > 500
-    number = 0
-    while window.position < len(window.text) or window.more():
-        least = 0 if by_line else PIECE
-        while (end := window.text.find("\n", window.position + least)) < 0:
-            if len(window.text) - window.position > LONGEST_LINE or not window.more():
-                break
-        if end < 0:
-            end = min(len(window.text), window.position + LONGEST_LINE)
-            counts["cut"] += end < len(window.text)
-        else:
-            end += 1
-        number += 1
-        line, raw = window.line, window.text[window.position : end]
-        window.move(end)
-        problems = []
-        if number == 1 and window.byte_order_mark:
-            problems.append(Problem(BYTE_ORDER_MARK, "bytes EF BB BF at the start of the file", "UTF-8 without them"))
-        if (start := not_utf8(raw)) is not None:
-            place = f"line {line + raw.count(chr(10), 0, start):,}"
-            found = f"the byte {ord(raw[start]) - 0xDC00:#x} on {place}"
-            problems.append(Problem("not UTF-8", found, "UTF-8: save the file as UTF-8"))
-        text = raw.replace("\r\n", "\n").replace("\r", "\n")
-        yield Row(path, number, line, raw, text.rstrip("\n") if by_line else text, problems)
-    if window.failure:
-        yield Row(
-            path, number + 1, window.line, "", None, [Problem("unreadable file", window.failure, "a whole file")]
-        )

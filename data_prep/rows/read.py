@@ -1,12 +1,13 @@
-"""Raw rows out of any file, and what one run does with those that are bad.
+"""Rows out of any file: which files a path stands for, and the rows in them with what is wrong with each.
 
-Every format of conversations, preferences and corpora is read from the rows given here: JSON lists, JSON Lines, CSV,
-Parquet, each of the text ones also as .gz, .xz or .zst, folders of them, and data sets of the Hub.
+All readers (conversations, preferences, documents) start from these rows. They come from JSON lists, JSON Lines, CSV,
+plain text and Parquet; each of these but Parquet also as .gz, .xz or .zst; folders of them; and datasets on the Hub.
 """
 
 import glob
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,27 +17,38 @@ from data_prep.common.text import counted, shorten
 from data_prep.rows.csv_rows import csv_rows
 from data_prep.rows.json_rows import json_rows, rest
 from data_prep.rows.problems import BYTE_ORDER_MARK, NOT_UNICODE, NOT_UTF8, REPAIRED_BY_READING, Problem, Row, not_utf8
+from data_prep.rows.text_rows import text_rows
 from data_prep.rows.text_window import COMPRESSED, Window
 
-TEXT_ENDINGS = (".json", ".jsonl", ".csv")
-ENDINGS = (*TEXT_ENDINGS, ".parquet")
+ENDINGS = (".json", ".jsonl", ".csv", ".parquet")
+COMPRESSIBLE = (".txt", ".json", ".jsonl", ".csv")
 HUB = "hf://"
 
 
 def kind_of_file(path: str | Path) -> str:
-    """The ending that says how a file is read (".json"), that of a compression left aside; "" where it has none."""
+    """The ending that says how a file is read, such as ".json", without that of a compression; "" if there is none."""
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
     if suffixes and suffixes[-1] in COMPRESSED:
-        return suffixes[-2] if len(suffixes) > 1 and suffixes[-2] in TEXT_ENDINGS else ""
+        return suffixes[-2] if len(suffixes) > 1 and suffixes[-2] in COMPRESSIBLE else ""
     return suffixes[-1] if suffixes else ""
 
 
-def data_files(paths: str | Path | Iterable[str | Path]) -> list[str]:
-    """The files that `paths` stand for: files as given, folders and globs as the readable files in them, sorted.
+def is_text(path: str | Path) -> bool:
+    """Whether the name is that of plain text: .txt, or .txt.gz and the like."""
+    return kind_of_file(path) == ".txt"
 
-    Data sets of the Hub ("hf://owner/name", "hf://owner/name:config:split") are kept as they are. Raises InputError
-    where a path names nothing, or a file of an unknown kind.
+
+def is_glob(path: str) -> bool:
+    return any(character in path for character in "*?[") and not Path(path).exists()
+
+
+def data_files(paths: str | Path | Iterable[str | Path], plain_text: bool = False) -> list[str]:
+    """The files that `paths` stand for: files as given; for folders and globs the readable files in them, sorted.
+
+    Datasets on the Hub ("hf://owner/name", "hf://owner/name:config:split") are kept as they are. With `plain_text` .txt
+    files are readable too. Raises InputError for a path that names nothing, and for a file of an unknown kind.
     """
+    endings = (".txt", *ENDINGS) if plain_text else ENDINGS
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     if not listed:
         raise InputError("no data file given: name at least one")
@@ -45,22 +57,24 @@ def data_files(paths: str | Path | Iterable[str | Path]) -> list[str]:
         if path.startswith(HUB):
             files.append(path)
             continue
-        if any(char in path for char in "*?[") and not Path(path).exists():
+        if is_glob(path):
             found = sorted(glob.glob(path, recursive=True))
         elif Path(path).is_dir():
             found = sorted(str(file) for file in Path(path).rglob("*") if not file.name.startswith("."))
         else:
-            known = kind_of_file(path) in ENDINGS
+            known = kind_of_file(path) in endings
             if known or not Path(path).suffix:
                 existing(path)
             if not known:
-                raise InputError(f"{path}: found the ending {Path(path).suffix!r}; expected {', '.join(ENDINGS)} or, "
-                                 f"compressed, such as .jsonl.gz ({', '.join(COMPRESSED)})")  # fmt: skip
+                raise InputError(
+                    f"{path}: found the ending {Path(path).suffix!r}; expected {', '.join(endings)} or, compressed, such as "
+                    f".jsonl.gz ({', '.join(COMPRESSED)})"
+                )
             files.append(path)
             continue
-        readable = [file for file in found if kind_of_file(file) in ENDINGS and Path(file).is_file()]
+        readable = [file for file in found if kind_of_file(file) in endings and Path(file).is_file()]
         if not readable:
-            raise InputError(f"{path}: found no file that ends in {', '.join(ENDINGS)} there; expected at least one")
+            raise InputError(f"{path}: found no file that ends in {', '.join(endings)} there; expected at least one")
         files += readable
     if strange := next((file for file in files if not_utf8(file) is not None), None):
         raise InputError(f"{strange!r}: the name is not UTF-8; rename the file")
@@ -90,11 +104,14 @@ def identify(row: Row, column: str = "id") -> tuple[str, Row]:
     return identifier, row
 
 
-def read_rows(path: str | Path) -> Iterator[Row]:
+def read_rows(path: str | Path, counts: Counter | None = None) -> Iterator[Row]:
     """The rows of one file (see `data_files`), one at a time: the memory used does not grow with the file.
 
-    Every byte of a text file belongs to exactly one row, or stands between rows. Nothing in a file raises: what is wrong
-    with a row is in its problems. Raises InputError for a data set of the Hub that cannot be had.
+    Every byte of a text file is in exactly one row, or between two. Nothing in a file raises: what is wrong with a row is
+    in its problems. Raises InputError for a dataset on the Hub that cannot be read.
+
+    Args:
+        counts: gets "cut", the pieces cut off overlong lines of plain text (see `text_rows`).
     """
     path = str(path)
     if path.startswith(HUB):
@@ -102,15 +119,18 @@ def read_rows(path: str | Path) -> Iterator[Row]:
     elif kind_of_file(path) == ".parquet":
         yield from _parquet_rows(path)
     else:
-        yield from _text_rows(path)
+        yield from _window_rows(path, Counter() if counts is None else counts)
 
 
-def _text_rows(path: str) -> Iterator[Row]:
+def _window_rows(path: str, counts: Counter) -> Iterator[Row]:
+    """The rows of a file that is text, and the problems that any such file may have: its encoding, a cut archive."""
     window = Window(path)
     kind = kind_of_file(path)
     if window.encoding:
         problem = Problem("wrong encoding", window.encoding, "UTF-8: save the file as UTF-8")
         parsed = rest(window, problem)
+    elif kind == ".txt":
+        parsed = text_rows(window, counts)
     elif kind == ".csv":
         parsed = csv_rows(window)
     else:
@@ -118,13 +138,14 @@ def _text_rows(path: str) -> Iterator[Row]:
     number = 0
     for number, (line, raw, value, problems) in enumerate(parsed, start=1):
         if (start := not_utf8(raw)) is not None and not window.encoding:
-            found = f"the byte {ord(raw[start]) - 0xDC00:#x} as character {start + 1:,} of the row"
+            place = f"on line {line + raw.count(chr(10), 0, start):,} (character {start + 1:,} of the row)"
+            found = f"the byte {ord(raw[start]) - 0xDC00:#x} {place}"
             problems = [*problems, Problem(NOT_UTF8, found, "UTF-8: save the file as UTF-8")]
         if number == 1 and window.byte_order_mark:
             problem = Problem(BYTE_ORDER_MARK, "bytes EF BB BF at the start of the file", "UTF-8 without them")
             problems = [problem, *problems]
         if value is None and problems and all(problem.kind in REPAIRED_BY_READING for problem in problems):
-            # Without a problem that cannot be mended, a row without a value would pass for one that was not read.
+            # The row is "null": without a problem that cannot be repaired it would pass for a row that was not parsed.
             problems = [*problems, Problem("not an object", "null", "a row: { ... }")]
         yield Row(path, number, line, raw, value, problems)
     if window.failure:
