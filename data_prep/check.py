@@ -1,7 +1,7 @@
 """The data doctor: what is in files of conversations and preferences, and what is wrong with them.
 
     python -m data_prep.check data/*.jsonl --tokenizer runs/quickstart/tokenizer --max_length 256
-    python -m data_prep.check data/ --on-bad repair --output runs/mine/data
+    python -m data_prep.check data/ --on_bad repair --output runs/mine/data
 
 Takes everything that the recipes take (see conversation_formats.py and preference_formats.py), conversations and
 preferences recognised row by row. Prints how many rows have which defect and where the first of them are, turns,
@@ -11,7 +11,7 @@ tokens, lengths and languages. Without --output nothing is written; with it the 
     quarantine.jsonl                         the others, if any, untouched, with file, line and reasons
     check.json, check.html                   the report, as data and as a page
 
-What makes a row unusable is set aside (--on-bad quarantine), mended where that is certain and set aside elsewhere
+What makes a row unusable is set aside (--on_bad quarantine), mended where that is certain and set aside elsewhere
 (repair), or ends in an error after the report (error). A human turn at the end is trimmed under each of them, as the
 recipes do. The rest is a warning, and the row is kept: duplicates (--drop_duplicates sets them aside), an answer equal to
 its prompt, control characters, special-token text, and what is too long.
@@ -66,7 +66,7 @@ class Findings:
     def __init__(self) -> None:
         self.files: dict[str, Counter] = {}
         self.kinds: dict[tuple[str, str], dict] = {}  # {(kind, what becomes of the row): {"rows", "first"}}
-        self.rows = Counter({"in": 0, "out": 0, "quarantined": 0, "repaired": 0, "mendable": 0})
+        self.rows = Counter({"in": 0, "out": 0, "quarantined": 0, "repaired": 0, "repairable": 0})
         self.roles: Counter = Counter()
         self.languages: Counter = Counter()
         self.tokens = Counter(dict.fromkeys(TOKENS, 0))
@@ -82,9 +82,9 @@ class Findings:
                 said = {"found": readable(problem.found), "expected": readable(problem.expected)}
                 entry["first"].append({"file": row.path, "line": row.line, "row": row.number, **said})
         aside = not goes_on(outcome)
-        mendable = aside and set(first) <= {*MENDED, *warnings}
+        repairable = aside and set(first) <= {*MENDED, *warnings}
         self.rows.update({"in": 1, "out": not aside, "quarantined": aside, "repaired": outcome == "repaired"})
-        self.rows["mendable"] += mendable
+        self.rows["repairable"] += repairable
         file = self.files.setdefault(row.path, Counter())
         file.update({"rows": 1, "quarantined": aside, kind: 1})
 
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("files", nargs="+", help="files, folders, globs or hf://owner/name:config:split")
     parser.add_argument("--tokenizer", help="folder of a tokenizer with a chat template, to count tokens with")
     parser.add_argument("--max_length", type=int, help="the context to fit, in tokens")
-    parser.add_argument("--on-bad", "--on_bad", dest="on_bad", choices=ON_BAD, default="quarantine")
+    parser.add_argument("--on_bad", choices=ON_BAD, default="quarantine")
     parser.add_argument("--columns", help="field=column,… instead of looking for the format: messages=dialogue, or of "
                         "preferences prompt=question,chosen=good,rejected=bad")  # fmt: skip
     parser.add_argument(
@@ -209,7 +209,7 @@ def main() -> None:
     if not 0 < arguments.similarity <= 1:
         raise InputError(f"--similarity {arguments.similarity}: expected a number above 0 and up to 1")
     if arguments.drop_duplicates and arguments.on_bad == "error":
-        raise InputError("--drop_duplicates sets rows aside: give --on-bad quarantine or repair with it")
+        raise InputError("--drop_duplicates sets rows aside: give --on_bad quarantine or repair with it")
     kind_of_columns(arguments.columns)  # raises before any work
     files = data_files(arguments.files)
     if arguments.output:

@@ -225,7 +225,7 @@ def main() -> None:
         "--corpus", nargs="+", required=True, help="files, folders, globs or hf:// names: see corpus.py"
     )
     parser.add_argument("--text_column", default="text", help="where rows have their text")
-    parser.add_argument("--on_bad", "--on-bad", choices=ON_BAD, default="error", help="bad rows")
+    parser.add_argument("--on_bad", choices=ON_BAD, default="error", help="what to do with bad rows (default: error)")
     parser.add_argument("--quality", choices=("gopher", "datatrove", "none"), default="gopher", help="whose rules")
     parser.add_argument("--min_words", type=int, default=50, help="of a document, by gopher's rules")
     parser.add_argument("--max_words", type=int, default=100_000)

@@ -86,7 +86,7 @@ def main() -> None:
         "--corpus", nargs="+", required=True, help="files, folders, globs or hf:// names: see corpus.py"
     )
     parser.add_argument("--text_column", default="text", help="where rows have their text")
-    parser.add_argument("--on_bad", "--on-bad", choices=ON_BAD, default="error", help="bad rows")
+    parser.add_argument("--on_bad", choices=ON_BAD, default="error", help="what to do with bad rows (default: error)")
     parser.add_argument("--vocab_size", type=int, required=True)
     parser.add_argument("--output_dir", type=Path, required=True)
     arguments = parser.parse_args()

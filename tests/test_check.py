@@ -49,12 +49,12 @@ def pair(prompt: str, chosen: str, rejected: str) -> str:
 DEFECTS = {
     "": (row(user("How many?"), assistant("Seven.")), ""),
     "broken JSON": ('{"messages": [{"role": "user" "content": "x"}]}', "quarantined"),
-    "trailing comma": ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},]}', "mendable"),
+    "trailing comma": ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},]}', "repairable"),
     "duplicate key": ('{"id": 1, "id": 2, "messages": [{"role": "user", "content": "c"}]}', "quarantined"),
     "not UTF-8": (row(user("caf\udce9"), assistant("d")), "quarantined"),
     "unknown role": (row(user("e"), {"role": "robot", "content": "f"}), "quarantined"),
     "wrong order": (row(assistant("g"), user("h")), "quarantined"),
-    "two turns of the same speaker in a row": (row(user("i"), user("j"), assistant("k")), "mendable"),
+    "two turns of the same speaker in a row": (row(user("i"), user("j"), assistant("k")), "repairable"),
     "empty turn": (row(user("l"), assistant(" \n")), "quarantined"),
     "no assistant turn": (row(user("m")), "quarantined"),
     "trailing human turn": (row(user("n"), assistant("o"), user("p")), "repaired"),
@@ -110,10 +110,10 @@ def found(report: dict) -> dict[tuple[str, str], list[tuple[int, int | None]]]:
 
 
 def expected_findings(mended: str) -> dict[tuple[str, str], list[tuple[int, int]]]:
-    """What DEFECTS hold, each kind at its line, where mendable rows are `mended` ("quarantined" or "repaired")."""
+    """What DEFECTS hold, each kind at its line, where repairable rows are `mended` ("quarantined" or "repaired")."""
     lines = {kind: (number, number) for number, kind in enumerate(DEFECTS, start=1)}
     expected = {
-        (kind, mended if what == "mendable" else what): [lines[kind]] for kind, (_, what) in DEFECTS.items() if what
+        (kind, mended if what == "repairable" else what): [lines[kind]] for kind, (_, what) in DEFECTS.items() if what
     }
     for kind, where in ALSO.items():
         expected[kind, "quarantined"] = sorted([*expected.get((kind, "quarantined"), []), lines[where]])
@@ -125,7 +125,7 @@ def test_every_defect_once(defective, tmp_path, monkeypatch, capsys):
     report = read_json(tmp_path / "out" / "check.json")
     assert found(report) == expected_findings("quarantined")
     assert all(entry["rows"] == len(entry["first"]) for entry in report["findings"])
-    assert report["rows"] == {"in": 25, "out": 10, "quarantined": 15, "repaired": 1, "mendable": 2}
+    assert report["rows"] == {"in": 25, "out": 10, "quarantined": 15, "repaired": 1, "repairable": 2}
     (file,) = report["files"]
     assert file == {
         "file": str(defective),
@@ -141,7 +141,7 @@ def test_every_defect_once(defective, tmp_path, monkeypatch, capsys):
     assert "special-token text inside a turn 1 kept defective.jsonl:17" in " ".join(out.split())
     place = f"broken JSON: {defective}:2: found line 2, column 31: Expecting ',' delimiter; expected JSON"
     assert place.replace(" ", "") in "".join(out.split())
-    assert "--on-bad repair mends 2 of the rows that are set aside" in out
+    assert "--on_bad repair can repair 2 of the quarantined rows" in out
 
 
 def test_rows_that_go_on_and_rows_that_do_not(defective, tmp_path, monkeypatch, capsys):
@@ -157,23 +157,23 @@ def test_rows_that_go_on_and_rows_that_do_not(defective, tmp_path, monkeypatch, 
     about = {"id": "defective.jsonl:25", "source": str(defective), "row": 25}
     assert preferences[1] == {**about, "prompt": [user("good")], "completions": ["yes", "no"], "ranks": [0, 1]}
     aside = list(read_jsonl(tmp_path / "out" / "quarantine.jsonl"))
-    lines = [line for line, what in DEFECTS.values() if what in ("quarantined", "mendable")]
+    lines = [line for line, what in DEFECTS.values() if what in ("quarantined", "repairable")]
     assert [each["raw"] for each in aside] == lines  # untouched, the byte that is no UTF-8 as well
     assert all(each["file"] == str(defective) and each["row"] == each["line"] for each in aside)
     assert [reason["kind"] for reason in aside[0]["reasons"]] == ["broken JSON"]
 
 
 def test_repair_repairs_what_is_certain(defective, tmp_path, monkeypatch, capsys):
-    doctor(monkeypatch, capsys, defective, "--on-bad", "repair", "--output", tmp_path / "out")
+    doctor(monkeypatch, capsys, defective, "--on_bad", "repair", "--output", tmp_path / "out")
     report = read_json(tmp_path / "out" / "check.json")
     assert found(report) == expected_findings("repaired")
-    assert report["rows"] == {"in": 25, "out": 12, "quarantined": 13, "repaired": 3, "mendable": 0}
+    assert report["rows"] == {"in": 25, "out": 12, "quarantined": 13, "repaired": 3, "repairable": 0}
     rows = {each["row"]: each["messages"] for each in read_jsonl(tmp_path / "out" / "conversations.jsonl")}
     assert rows[3] == [user("a"), assistant("b")] and rows[8] == [user("i\nj"), assistant("k")]
 
 
 def test_error_reports_and_then_stops(defective, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["check", str(defective), "--on-bad", "error", "--output", str(tmp_path / "out")])
+    monkeypatch.setattr(sys, "argv", ["check", str(defective), "--on_bad", "error", "--output", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as stopped:
         run_main(check.main)
     out, error = capsys.readouterr()
@@ -183,19 +183,19 @@ def test_error_reports_and_then_stops(defective, tmp_path, monkeypatch, capsys):
 
 
 def test_what_was_written_is_sound(defective, tmp_path, monkeypatch, capsys):
-    doctor(monkeypatch, capsys, defective, "--on-bad", "repair", "--drop_duplicates", "--output", tmp_path / "one")
+    doctor(monkeypatch, capsys, defective, "--on_bad", "repair", "--drop_duplicates", "--output", tmp_path / "one")
     first = read_json(tmp_path / "one" / "check.json")
     assert ("duplicate conversation", "quarantined") in found(first)
     assert ("near-duplicate conversation", "quarantined") in found(first)
-    assert first["rows"] == {"in": 25, "out": 10, "quarantined": 15, "repaired": 3, "mendable": 0}
+    assert first["rows"] == {"in": 25, "out": 10, "quarantined": 15, "repaired": 3, "repairable": 0}
     duplicate = next(each for each in read_jsonl(tmp_path / "one" / "quarantine.jsonl") if each["row"] == 12)
     assert duplicate["reasons"] == [
         {"kind": "duplicate conversation", "found": f"the turns of {defective}:1 again", "expected": "each once"}
     ]
     written = [tmp_path / "one" / f"{kind}.jsonl" for kind in ("conversations", "preferences")]
-    doctor(monkeypatch, capsys, *written, "--on-bad", "error", "--output", tmp_path / "two")
+    doctor(monkeypatch, capsys, *written, "--on_bad", "error", "--output", tmp_path / "two")
     second = read_json(tmp_path / "two" / "check.json")
-    assert second["rows"] == {"in": 10, "out": 10, "quarantined": 0, "repaired": 0, "mendable": 0}
+    assert second["rows"] == {"in": 10, "out": 10, "quarantined": 0, "repaired": 0, "repairable": 0}
     assert {treatment for _, treatment in found(second)} == {"kept"}
 
 
@@ -295,7 +295,7 @@ def test_what_is_set_aside_is_not_measured(tmp_path, tiny_chat_tokenizer, monkey
     path.write_text("\n".join([row(user("ab"), assistant("cde"))] * 3 + [row(user("f"))]))
     doctor(monkeypatch, capsys, path, "--tokenizer", folder, "--drop_duplicates", "--output", tmp_path / "out")
     report = read_json(tmp_path / "out" / "check.json")
-    assert report["rows"] == {"in": 4, "out": 1, "quarantined": 3, "repaired": 0, "mendable": 0}
+    assert report["rows"] == {"in": 4, "out": 1, "quarantined": 3, "repaired": 0, "repairable": 0}
     tokens = {"total": 9, "learned": 4, "masked": 5, "cut": 0}
     assert report["tokens"] == {"tokenizer": str(folder), "max_length": None, **tokens}
     assert report["turns"]["total"] == 2
@@ -316,7 +316,7 @@ def test_nothing_is_written_without_output(defective, tmp_path, monkeypatch, cap
         (["REAL", "--max_length", "8"], "give the tokenizer too"),
         (["REAL", "--tokenizer", "absent"], "absent: no such file or folder"),
         (["REAL", "--similarity", "0"], "--similarity 0.0: expected a number above 0 and up to 1"),
-        (["REAL", "--drop_duplicates", "--on-bad", "error"], "give --on-bad quarantine or repair"),
+        (["REAL", "--drop_duplicates", "--on_bad", "error"], "give --on_bad quarantine or repair"),
         (["REAL", "--output", "REAL"], "is there already; remove it or give another path"),
     ],
 )
@@ -333,7 +333,7 @@ def test_no_row_is_lost_of_any_bytes(tmp_path, monkeypatch, capsys, content, end
     path, output = tmp_path / f"any{ending}", tmp_path / "out"
     path.write_bytes(content)
     shutil.rmtree(output, ignore_errors=True)
-    doctor(monkeypatch, capsys, path, "--on-bad", on_bad, "--output", output)
+    doctor(monkeypatch, capsys, path, "--on_bad", on_bad, "--output", output)
     rows = read_json(output / "check.json")["rows"]
     written = [list(read_jsonl(output / f"{kind}.jsonl")) for kind in check.KINDS]
     aside = output / "quarantine.jsonl"
@@ -455,4 +455,4 @@ def test_real_data(tmp_path, monkeypatch, capsys):
     # Counted by hand: five of Belle's conversations have two turns of one speaker in a row.
     same = found(report)["two turns of the same speaker in a row", "quarantined"]
     assert [number for number, _ in same] == [74, 456, 489, 655, 791]
-    assert report["rows"] == {"in": 2599, "out": 2594, "quarantined": 5, "repaired": 0, "mendable": 5}
+    assert report["rows"] == {"in": 2599, "out": 2594, "quarantined": 5, "repaired": 0, "repairable": 5}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from data_prep import hold_out
 from data_prep.common.errors import InputError
 from data_prep.common.files import read_jsonl
+from data_prep.readers.kinds import classify
 
 
 def chat(*texts: str) -> dict:
@@ -42,7 +43,7 @@ def test_pairs_are_on_the_side_of_their_prompt_as_they_were(monkeypatch, tmp_pat
     folder = tmp_path / "made"
     assert capsys.readouterr().out == (
         f"40 rows: {len(train)} to train on in {folder}/train.jsonl, {len(held)} held out in {folder}/heldout.jsonl, "
-        "0 on neither side\n"
+        "0 unused\n"
     )
 
 
@@ -81,15 +82,34 @@ def test_conversations_that_begin_alike_stay_together(monkeypatch, tmp_path):
     assert not first[0] & first[1] and len(train) == 2 * len(first[0])
 
 
-def test_documents_and_rows_on_neither_side(monkeypatch, tmp_path, capsys):
+def test_documents_and_unused_rows(monkeypatch, tmp_path, capsys):
     rows = [{"text": f"document {number}", "url": "u"} for number in range(60)]
     train, held = held_out(monkeypatch, tmp_path, rows, fraction=0.2, train_fraction=0.3)
     rest = [row for row in rows if row not in train + held]
     assert all((train, held, rest)) and len(train) + len(held) + len(rest) == 60
-    assert capsys.readouterr().out.endswith(f", {len(rest)} on neither side\n")
+    assert capsys.readouterr().out.endswith(f", {len(rest)} unused\n")
 
 
-def test_bad_rows_are_refused_or_set_aside(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"messages": [], "chosen": "a", "rejected": "b"}, "preferences"),
+        ({"prompt": "a", "completion": "b", "label": False}, "preferences"),
+        ({"prompt": "a", "completion": "b", "text": "c"}, "conversations"),
+        ({"text": "Human: a\n\nAssistant: b"}, "conversations"),
+        ({"messages": []}, "conversations"),
+        ({"text": "a", "messages": None}, "document"),
+        ({"text": None}, "document"),
+        ({"content": "a"}, ""),
+        (["text"], ""),
+        (None, ""),
+    ],
+)
+def test_the_kind_of_a_row(row, kind):
+    assert classify(row) == kind
+
+
+def test_bad_rows_are_refused_or_quarantined(monkeypatch, tmp_path, capsys):
     rows = [
         *(chat(f"{number}?", "a") for number in range(20)),
         {"text": " "},
@@ -104,14 +124,14 @@ def test_bad_rows_are_refused_or_set_aside(monkeypatch, tmp_path, capsys):
     aside = tmp_path / "made" / "train.jsonl.quarantine.jsonl"
     assert sorted(train + held, key=rows.index) == rows[:20]
     assert [json.loads(row["raw"]) for row in read_jsonl(aside)] == rows[20:]
-    assert f"22 rows in = 20 out + 2 quarantined, in {aside}\n" in capsys.readouterr().out
+    assert f"rows in 22 = rows out 20 + quarantined 2, which are in {aside}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fraction": 0}, "fractions of 0.0 held out and 1.0 to train on"),
-        ({"fraction": 0.6, "train_fraction": 0.5}, "no more than 1 together"),
+        ({"fraction": 0}, "fractions of 0.0 to hold out and 1.0 to train on"),
+        ({"fraction": 0.6, "train_fraction": 0.5}, "together at most 1"),
         ({"fraction": 1e-12}, "found 0 rows to hold out and 3 to train on, of 3"),
         ({"heldout": "{folder}/rows.jsonl"}, "rows.jsonl: is there already"),
     ],

@@ -104,8 +104,8 @@ def sentences(report: dict) -> list[tuple[str, str]]:
         listed = ", ".join(f"{name} {share(count, total)}" for name, count in first)
         rest = f", {len(counts) - len(first)} more" if len(counts) > len(first) else ""
         said.append(("language", f"{listed}{rest} (by {report['languages']['method']})"))
-    if rows["mendable"]:
-        said.append(("repair", f"--on-bad repair mends {rows['mendable']:,} of the rows that are set aside"))
+    if rows["repairable"]:
+        said.append(("repair", f"--on_bad repair can repair {rows['repairable']:,} of the quarantined rows"))
     return said
 
 

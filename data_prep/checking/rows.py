@@ -8,17 +8,19 @@ from data_prep.common.errors import InputError
 from data_prep.common.files import existing
 from data_prep.common.text import counted, shorten
 from data_prep.readers.columns import parse_columns
-from data_prep.readers.conversation_formats import FIELDS as CONVERSATION_FIELDS
 from data_prep.readers.conversation_formats import (
+    EXPECTED,
     PLAIN_ROLES,
     REPAIRABLE,
     TRAILING_HUMAN,
     UNKNOWN_FORMAT,
     to_conversation,
 )
+from data_prep.readers.conversation_formats import FIELDS as CONVERSATION_FIELDS
+from data_prep.readers.kinds import classify
 from data_prep.readers.preference_formats import FIELDS as PREFERENCE_FIELDS
 from data_prep.readers.preference_formats import REPAIRABLE as REPAIRABLE_PREFERENCES
-from data_prep.readers.preference_formats import formats_of, preference_of
+from data_prep.readers.preference_formats import preference_of
 from data_prep.readers.ranks import pairs
 from data_prep.rows.problems import REPAIRED_BY_READING, Problem, Row
 from data_prep.rows.read import identify, rows_of
@@ -77,24 +79,25 @@ def checked_rows(
             problem = Problem("not an object", shorten(row.value), "an object, with the fields of a row: { ... }")
             yield Checked(row.with_found([problem]), "", {})
             continue
-        kind = named_kind or ("preferences" if formats_of(row.value) else "conversations")
+        kind = named_kind or classify(row.value)
         if kind == "preferences":
             said, problems = preference_of(row.value, columns)
-        else:
+        elif kind == "conversations":
             messages, problems = to_conversation(row.value, columns, roles)
             said = {"messages": messages}
-            if [problem.kind for problem in problems] == [UNKNOWN_FORMAT] and not named_kind:
-                kind, problems = "", [unknown(row.value, problems[0])]
+        else:
+            kind, said, problems = "", {}, [unrecognised(row.value)]
         identifier, row = identify(row.with_found(problems), (columns or {}).get("id", "id"))
         yield Checked(row, kind, {"id": identifier, "source": row.path, "row": row.number, **said})
 
 
-def unknown(value: dict, problem: Problem) -> Problem:
-    """The problem of a row that is no conversation and no preference; documents get a name of their own."""
+def unrecognised(value: dict) -> Problem:
+    """The problem of a row that is neither a conversation nor a preference; documents have a problem of their own."""
+    found = f"keys {shorten(sorted(value))}"
     if isinstance(value.get("text"), str):
         expected = "conversations or preferences; documents are for data_prep.clean_corpus and data_prep.mix_corpus"
-        return Problem("a document", f"keys {shorten(sorted(value))}", expected)
-    return problem._replace(expected=f"{problem.expected}; or of preferences: {PREFERENCES}")
+        return Problem("a document", found, expected)
+    return Problem(UNKNOWN_FORMAT, found, f"{EXPECTED}; or of preferences: {PREFERENCES}")
 
 
 def treatment(problems: list[Problem], on_bad: str, warnings: Iterable[str] = WARNINGS) -> str:

@@ -11,7 +11,8 @@ A row is known by its own keys, so that a file may mix formats; other keys are p
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from data_prep.common.text import counted, shorten
 from data_prep.readers.columns import renamed
@@ -54,6 +55,14 @@ FOLLOWERS = {
 NAMES = {"user": "human", "assistant": "gpt"}  # as the format that most files have calls them
 
 
+class Candidate(NamedTuple):
+    """A row read in one of the formats."""
+
+    name: str  # of the format: its fields
+    turns: list  # as they stand in the row
+    problems: list[Problem]
+
+
 def to_conversation(
     value, columns: dict[str, str] | None = None, roles: Iterable[str] = PLAIN_ROLES
 ) -> tuple[list[dict], list[Problem]]:
@@ -72,13 +81,13 @@ def to_conversation(
         value, missing = renamed(value, columns)
         if missing:
             return [], missing
-    candidates = find_formats(value)
+    candidates = _found_formats(value)
     if not candidates:
         return [], [Problem(UNKNOWN_FORMAT, f"keys {shorten(sorted(value))}", EXPECTED)]
-    results = [in_order(turns) if not problems else ([], problems) for _, turns, problems in candidates]
+    results = [([], each.problems) if each.problems else alternating(each.turns) for each in candidates]
     messages, problems = results[0]
     if len(results) > 1 and any(other[0] != messages for other in results[1:]):
-        found = " and ".join(f"{name!r}" for name, _, _ in candidates)
+        found = " and ".join(repr(each.name) for each in candidates)
         return [], [Problem(CONTRADICTION, f"{found}, which differ", "one of them, or the same in both")]
     if all(problem.kind in REPAIRABLE for problem in problems):
         strange = [role for role in dict.fromkeys(message["role"] for message in messages) if role not in roles]
@@ -86,20 +95,29 @@ def to_conversation(
     return messages, problems
 
 
-def find_formats(value: dict) -> list[tuple[str, list, list[Problem]]]:
-    """(name, turns, problems) of each format whose keys are in the row; one that holds nothing gives way to others."""
-    found = []
+def is_conversation(value: dict) -> bool:
+    """Whether the row has the fields of any format of conversations."""
+    return next(_candidates(value), None) is not None
+
+
+def _candidates(value: dict) -> Iterator[Candidate]:
+    """The row read in every format whose fields it has."""
     for key in ("conversations", "messages", "text"):
         content = value.get(key)
         spoken = _spoken(content) if isinstance(content, str) else None
         if spoken:
-            found.append((key, spoken, []))
+            yield Candidate(key, spoken, [])
         elif isinstance(content, list) and key != "text":
-            found.append((key, content, []))
+            yield Candidate(key, content, [])
     for question, answer in QUESTION_AND_ANSWER:
         if value.get(question) is not None and value.get(answer) is not None:
-            found.append((f"{question} and {answer}", *_question_and_answer(value, question, answer)))
-    full = [each for each in found if each[2] or any(_content(turn) for turn in each[1])]
+            yield Candidate(f"{question} and {answer}", *_question_and_answer(value, question, answer))
+
+
+def _found_formats(value: dict) -> list[Candidate]:
+    """The candidates that hold something, or the first one if none does."""
+    found = list(_candidates(value))
+    full = [each for each in found if each.problems or any(_content(turn) for turn in each.turns)]
     return full or found[:1]
 
 
@@ -185,7 +203,7 @@ def to_messages(turns: list) -> tuple[list[dict], list[Problem]]:
     return messages, problems
 
 
-def in_order(turns: list) -> tuple[list[dict], list[Problem]]:
+def alternating(turns: list) -> tuple[list[dict], list[Problem]]:
     """Turns as messages, those of one speaker merged and a human turn at the end trimmed; what was, and what is wrong."""
     messages, problems = to_messages(turns)
     if any(problem.kind not in REPAIRABLE for problem in problems):

@@ -105,7 +105,7 @@ def _read(row: Row, columns: dict[str, str] | None) -> tuple[dict, list[Problem]
 
 def _add_label(preference: dict, labelled: dict[str, dict], rankings: list[dict]) -> None:
     """Add one labelled answer to its prompt's ranking, which stands where the first of them stood."""
-    key = _key(preference["prompt"])
+    key = prompt_key(preference["prompt"])
     if key not in labelled:
         labelled[key] = {"prompt": preference["prompt"], "completions": [], "ranks": [], "scores": None}
         rankings.append(labelled[key])
@@ -127,7 +127,7 @@ def _settle_labels(ranking: dict, left_out: Counter) -> None:
     ranking["completions"], ranking["ranks"] = [text for text, _ in kept], [rank for _, rank in kept]
 
 
-def _key(prompt: list[dict]) -> str:
+def prompt_key(prompt: list[dict]) -> str:
     """A prompt as text: equal for equal prompts."""
     return json.dumps([[message["role"], message["content"]] for message in prompt])
 
