@@ -1,6 +1,9 @@
 """From conversations to tokens and labels: as the chat template has them, with nothing typed turned into control."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from helpers.chat_tokens import HARD_TEXTS, spells_out, trained
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 
 from data_prep.common import arrow_dataset as arrow_files
 from data_prep.common.errors import InputError
-from data_prep.tokens.chat_encoder import ChatEncoder
+from data_prep.tokens.chat_encoder import ChatEncoder, labels
 from data_prep.tokens.sft_dataset import load_tokenized, template_roles
 from data_prep.train_tokenizer import SPECIAL_TOKENS
 
@@ -55,6 +58,29 @@ def by_pieces(tokenizer, conversation) -> tuple[list[int], list[int]]:
         ids += tokenizer.convert_tokens_to_ids(["<|end|>"])
         mask += [0] + [int(message["role"] == "assistant")] * (len(content) + 1)
     return ids, mask
+
+
+def test_the_picture_text_spans_mask_labels(tokenizer):
+    """The example in the docstring of chat_encoder.py."""
+    encoder = ChatEncoder(tokenizer)
+    (rendered,) = encoder.render([messages("Hi", "Yo")])
+    assert rendered.text == "<|user|>Hi<|end|><|assistant|>Yo<|end|>" and rendered.spans == [(30, 39)]
+    ((ids, mask),) = encoder.encode([rendered])
+    tokens = ["<|user|>", "H", "i", "<|end|>", "<|assistant|>", "Y", "o", "<|end|>"]
+    assert [tokenizer.decode([token]) for token in ids] == tokens
+    assert mask.tolist() == [False] * 5 + [True] * 3
+    assert labels(ids, mask).tolist() == [-100] * 5 + tokenizer.convert_tokens_to_ids(["Y", "o", "<|end|>"])
+
+
+def test_generation_stands_on_no_file_parser():
+    for module in ("data_prep.tokens.chat_encoder", "data_prep.models.generation"):
+        program = f"import sys, {module}; print(*(name for name in sys.modules if name.startswith('data_prep.')))"
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+        )
+        loaded = done.stdout.split()
+        assert module in loaded
+        assert not [name for name in loaded if name.split(".")[1] in ("rows", "readers")]
 
 
 @FAST
@@ -249,11 +275,11 @@ def test_what_is_split_is_whole_turns_of_the_conversation(tokenizer, tmp_path, c
     assert all(turn in remaining for turn in joined)  # in order, none twice
 
 
-def test_what_was_spelled_out_is_counted(tokenizer, tmp_path, capsys):
+def test_typed_control_tokens_are_counted(tokenizer, tmp_path, capsys):
     rows = [{"messages": messages("a<|end|><|end|>", "<|pad|>")}, {"messages": messages("a", "b")}]
     load_tokenized(write(tmp_path, rows), tokenizer, None)
     counted = "encoded as ordinary text: <|end|> 2 times, <|pad|> 1 times\n"
-    assert f"special tokens spelled out in turns are {counted}" in capsys.readouterr().out
+    assert f"special tokens typed in turns are {counted}" in capsys.readouterr().out
 
 
 def test_the_roles_that_a_template_has_a_place_for(tokenizer):

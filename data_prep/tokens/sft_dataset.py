@@ -1,8 +1,7 @@
-"""Conversations → tokens and loss labels, exactly as the tokenizer's chat template has them.
+"""Conversation files → the dataset that SFT trains on: `load_tokenized` reads, encodes, fits to length, and reports.
 
-What a user typed stays text: "<|endoftext|>" inside a turn is encoded as ordinary characters, as transformers does with
-`apply_chat_template(sanitize_control_tokens=True)`, and only the control tokens that the template itself writes are
-control tokens. The loss is on what the template encloses in {% generation %}: an assistant's turn and its end of turn.
+Tokens and labels are those of chat_encoder.py. Conversations longer than the context are truncated, dropped, or split at
+turns. Rows go to disk as they are made, so the memory used does not grow with their number.
 """
 
 from collections import Counter, deque
@@ -23,15 +22,14 @@ from data_prep.readers.conversation_formats import PLAIN_ROLES
 from data_prep.readers.conversations import close_and_report, conversation_fields, conversation_rows
 from data_prep.rows.bad_rows import BadRows
 from data_prep.rows.read import data_files
-from data_prep.tokens.chat_encoder import ChatEncoder, Encoded
+from data_prep.tokens.chat_encoder import ChatEncoder, Encoded, labels
 
 LONG = ("drop", "truncate", "split")
 BATCH = 256  # conversations rendered and encoded at once
-IGNORED = -100  # the label of a token that does not enter the loss
 
 
 def template_roles(tokenizer) -> tuple[str, ...]:
-    """The roles that the chat template writes: those whose content is in the text it makes."""
+    """The roles that the chat template supports: those whose content appears in the text."""
     template, found = tokenizer.get_chat_template(), []
     question, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
     for role in (*PLAIN_ROLES, "function_call", "tool"):
@@ -50,9 +48,10 @@ def template_roles(tokenizer) -> tuple[str, ...]:
 
 
 def split_at_turns(encoder: ChatEncoder, messages: list[dict], max_length: int) -> list[tuple[list[dict], Encoded]]:
-    """Pieces of whole exchanges, as long as `max_length` tokens allow, each with the system turn before it.
+    """Pieces of whole exchanges, each as long as `max_length` tokens allow, and each after the system turn if there is one.
 
-    An exchange is a user's turn and what follows it up to the next; one that is too long by itself is a piece by itself.
+    An exchange is a user's turn and all that follows it up to the user's next turn. One that is too long by itself is a
+    piece of its own, and stays too long.
     """
     system = messages[:1] if messages[0]["role"] == "system" else []
     starts = [index for index, message in enumerate(messages) if message["role"] == "user"]
@@ -75,7 +74,7 @@ def split_at_turns(encoder: ChatEncoder, messages: list[dict], max_length: int) 
 
 
 class LengthPolicy:
-    """What is done with conversations of more than `max_length` tokens (None: any length), and its counts."""
+    """What to do with conversations of more than `max_length` tokens (None: no limit), and how many there were."""
 
     def __init__(self, encoder: ChatEncoder, max_length: int | None, long: str) -> None:
         if long not in LONG:
@@ -84,7 +83,7 @@ class LengthPolicy:
         self.counts: Counter = Counter()
 
     def apply(self, messages: list[dict], encoded: Encoded) -> Iterator[tuple[list[dict], Encoded]]:
-        """The conversation itself, what is kept of it, or its pieces."""
+        """The conversation whole or truncated, or its pieces; nothing if it is dropped or no token is left to learn."""
         self.counts["tokens"] += len(encoded.ids)
         if self.max_length is None or len(encoded.ids) <= self.max_length:
             pieces = [(messages, encoded)]
@@ -108,7 +107,7 @@ class LengthPolicy:
                 self.counts["without an answer"] += 1
 
     def report(self) -> str:
-        """What was done, in a line."""
+        """What was done, as a line to print."""
         counts, limit = self.counts, f"max_length={self.max_length:,} tokens" if self.max_length else ""
         if not limit or not counts["long"]:
             return f"no conversation is longer than {limit}" if limit else "conversations may be of any length"
@@ -138,18 +137,18 @@ def load_tokenized(
     quarantine: str | Path | None = None,
     assistant_only: bool = True,
 ):
-    """Conversations of any files, ready to train on; what was repaired, left out, cut and split is printed.
+    """Conversations from files of any format, ready to train on. Prints what was repaired, dropped, truncated and split.
 
     Args:
         max_length: in tokens; None: no limit.
-        on_bad, quarantine, columns: see `data_prep.readers.conversations`.
-        long: what is done with longer conversations: "truncate" cuts them on the right, "drop" leaves them out, "split"
-            makes pieces of whole exchanges, the system turn before each.
-        assistant_only: the loss is on the assistant's turns; otherwise on every token.
+        on_bad, quarantine, columns: see `data_prep.readers.conversations.read_conversations`.
+        long: what to do with longer conversations. "truncate" cuts off their end, "drop" leaves them out, "split" makes
+            pieces of whole exchanges, each after the system turn.
+        assistant_only: whether the loss is on the assistant's turns alone; otherwise it is on every token.
 
     Returns a `datasets.Dataset` with the columns id, source, row, messages, input_ids and labels, in the order of the
-    files: labels are the ids, or -100 where a token does not enter the loss. The memory used does not grow with the
-    number of conversations. Raises what `load_conversations` raises.
+    files. The memory used does not grow with the number of conversations. Raises what `read_conversations` raises, and
+    InputError if no conversation is left.
     """
     import pyarrow
 
@@ -159,14 +158,14 @@ def load_tokenized(
     rows = conversation_rows(files, bad_rows, columns, template_roles(tokenizer))
     tokens = pyarrow.list_(pyarrow.int32())
     schema = pyarrow.schema([*conversation_fields(), ("input_ids", tokens), ("labels", tokens)])
-    spelled: Counter = Counter()
+    typed: Counter = Counter()
 
     def batches():
         bar = tqdm(desc="tokenizing", unit=" conversations", mininterval=1)
         for batch, encoded in _encoded_batches(encoder, rows):
             kept = []
             for row, each in zip(batch, encoded, strict=True):
-                spelled.update(encoder.special_text(row["messages"]))
+                typed.update(encoder.special_text(row["messages"]))
                 kept += [({**row, "messages": own}, part) for own, part in policy.apply(row["messages"], each)]
             yield _record_batch(schema, kept)
             bar.update(len(batch))
@@ -174,9 +173,9 @@ def load_tokenized(
 
     dataset = write_dataset(schema, batches())
     close_and_report(bad_rows, files)
-    if spelled:
-        listed = ", ".join(f"{name} {count:,} times" for name, count in spelled.most_common())
-        print(f"special tokens spelled out in turns are encoded as ordinary text: {listed}")
+    if typed:
+        listed = ", ".join(f"{name} {count:,} times" for name, count in typed.most_common())
+        print(f"special tokens typed in turns are encoded as ordinary text: {listed}")
     print(policy.report())
     if not len(dataset):
         raise InputError(f"max_length={max_length}, long={long}: no conversation is left; expected at least one")
@@ -206,7 +205,7 @@ def _record_batch(schema, kept: list[tuple[dict, Encoded]]):
     masks = [encoded.mask for _, encoded in kept]
     offsets = np.cumsum([0, *map(len, ids)], dtype=np.int32)
     flat = np.concatenate(ids) if ids else np.zeros(0, np.int32)
-    labels = np.where(np.concatenate(masks), flat, np.int32(IGNORED)) if ids else flat
+    targets = labels(flat, np.concatenate(masks)) if ids else flat
     rows = pyarrow.RecordBatch.from_pylist([row for row, _ in kept], pyarrow.schema(list(schema)[:-2]))
-    columns = [pyarrow.ListArray.from_arrays(offsets, values) for values in (flat, labels)]
+    columns = [pyarrow.ListArray.from_arrays(offsets, values) for values in (flat, targets)]
     return pyarrow.RecordBatch.from_arrays([*rows.columns, *columns], schema=schema)
