@@ -362,7 +362,7 @@ def test_a_worker_that_is_ended_from_outside_is_named(tmp_path, monkeypatch, cap
     monkeypatch.setattr(clean_corpus, "findings", lost)
     with pytest.raises(SystemExit, match="1"):
         run_main(lambda: clean(tmp_path, monkeypatch, 2))
-    assert "a worker process was ended from outside" in capsys.readouterr().err
+    assert "a worker process was killed, perhaps out of memory: " in capsys.readouterr().err
     assert (tmp_path / ".clean.unfinished").exists() and not (tmp_path / "clean").exists()
     monkeypatch.undo()
     assert clean(tmp_path, monkeypatch, 2)

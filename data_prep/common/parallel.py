@@ -1,4 +1,4 @@
-"""Work on batches by several processes, its results in the order of the batches: they do not depend on the number."""
+"""Parallel work on batches with results in their order, so that they do not depend on the number of workers."""
 
 import multiprocessing
 import os
@@ -8,49 +8,61 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
 from data_prep.common.errors import InputError
 
-AHEAD = 2  # batches a worker that are under way or waiting: no more lie in memory
+AHEAD = 2  # batches per worker in work or waiting: no more are in memory
 
 
 class WorkerLost(InputError):
-    """Not the input's fault: a worker was ended by the system."""
+    """The system killed a worker: not the fault of the input."""
 
 
 def cores() -> int:
-    """The processor cores that this process may use."""
+    """The number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(function: Callable, batches: Iterable, num_workers: int) -> Iterator[tuple]:
-    """(batch, function(batch)) of each batch, in order.
+def submit_ahead(submit: Callable, items: Iterable, ahead: int) -> Iterator[tuple]:
+    """(item, result) of every item, in order. Up to `ahead` items are submitted before the result of one is waited for.
 
-    With one worker all is done in this process. To several go the batches and the function, which pickle has to know;
-    what a worker needs besides it makes for itself. Raises WorkerLost where the system ends a worker.
+    Args:
+        submit: item → `concurrent.futures.Future`.
+    """
+    pending: deque = deque()
+    for item in items:
+        pending.append((item, submit(item)))
+        if len(pending) > ahead:
+            done, future = pending.popleft()
+            yield done, future.result()
+    while pending:
+        done, future = pending.popleft()
+        yield done, future.result()
+
+
+def in_order(function: Callable, batches: Iterable, num_workers: int) -> Iterator[tuple]:
+    """(batch, function(batch)) of every batch, in order, computed by `num_workers` processes; 1: by this process.
+
+    The function and the batches must be picklable. Raises WorkerLost if the system kills a worker.
     """
     if num_workers == 1:
         yield from ((batch, function(batch)) for batch in batches)
         return
-    pending: deque = deque()
     with ProcessPoolExecutor(num_workers, initializer=_end_with_parent) as pool:
         try:
-            for batch in batches:
-                pending.append((batch, pool.submit(function, batch)))
-                if len(pending) > AHEAD * num_workers:
-                    done, future = pending.popleft()
-                    yield done, future.result()
-            for done, future in pending:
-                yield done, future.result()
+            yield from submit_ahead(partial(pool.submit, function), batches, AHEAD * num_workers)
         except BrokenProcessPool:
-            raise WorkerLost("a worker process was ended from outside, for want of memory perhaps: the same command with "
-                             "a smaller --num_workers goes on from here") from None  # fmt: skip
+            raise WorkerLost(
+                "a worker process was killed, perhaps out of memory: the same command with a smaller --num_workers resumes "
+                "from here"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _end_with_parent() -> None:
-    """In a worker: it ends when its parent is gone, killed or not; Ctrl-C is the parent's to answer."""
+    """Run in a worker: exit when the parent is gone, killed or not, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:

@@ -6,9 +6,10 @@ finished batch are written. The ids of a document do not depend on its batch, no
 
 import itertools
 import shutil
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,13 +20,14 @@ from tqdm.auto import tqdm
 from data_prep.common.batches import batched_by_length
 from data_prep.common.errors import InputError
 from data_prep.common.files import existing, read_json, write_json
+from data_prep.common.parallel import submit_ahead
 from data_prep.common.text import counted
 from data_prep.readers.documents import read_documents, reading_counts, stamps
 from data_prep.rows.bad_rows import BadRows
 from data_prep.tokens.shards import ShardWriter, TokenShards, token_dtype, tokenizer_hash, write_index
 
-BATCH_BYTES = 1_000_000  # of text: a batch under way takes about 25 bytes of memory for each
-UNDER_WAY = 2  # batches that are tokenized at a time
+BATCH_BYTES = 1_000_000  # of text; a batch in work takes about 25 times as much memory
+IN_WORK = 2  # batches tokenized at the same time
 
 
 class CorpusTokenizer(NamedTuple):
@@ -74,14 +76,10 @@ def encode(texts: Iterable[str], tokenizer: CorpusTokenizer) -> Iterator[tuple[n
             for text, encoding in zip(batch, encodings, strict=True)
         ]
 
-    with ThreadPoolExecutor(UNDER_WAY) as pool:
-        pending = deque()
-        for batch in batched_by_length(texts, BATCH_BYTES):
-            pending.append(pool.submit(encode_batch, batch))
-            if len(pending) > UNDER_WAY:
-                yield from pending.popleft().result()
-        while pending:
-            yield from pending.popleft().result()
+    with ThreadPoolExecutor(IN_WORK) as pool:
+        batches = batched_by_length(texts, BATCH_BYTES)
+        for _, encoded in submit_ahead(partial(pool.submit, encode_batch), batches, IN_WORK):
+            yield from encoded
 
 
 def enough(tokens: int, documents: int, total_tokens: int, shuffle_buffer: int) -> bool:

@@ -4,9 +4,9 @@ Tokens and labels are those of chat_encoder.py. Conversations longer than the co
 turns. Rows go to disk as they are made, so the memory used does not grow with their number.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from data_prep.common.arrow_dataset import write_dataset
 from data_prep.common.batches import batched
 from data_prep.common.errors import InputError
+from data_prep.common.parallel import submit_ahead
 from data_prep.common.text import counted
 from data_prep.readers.conversation_formats import PLAIN_ROLES
 from data_prep.readers.conversations import close_and_report, conversation_fields, conversation_rows
@@ -25,7 +26,7 @@ from data_prep.rows.read import data_files
 from data_prep.tokens.chat_encoder import ChatEncoder, Encoded, labels
 
 LONG = ("drop", "truncate", "split")
-BATCH = 256  # conversations rendered and encoded at once
+ENCODED_AT_ONCE = 256  # conversations
 
 
 def template_roles(tokenizer) -> tuple[str, ...]:
@@ -183,18 +184,13 @@ def load_tokenized(
 
 
 def _encoded_batches(encoder: ChatEncoder, rows: Iterable[dict]) -> Iterator[tuple[list[dict], list[Encoded]]]:
-    """Batches of rows with their tokens. One batch is encoded, outside of Python's lock, while the next is read."""
+    """Batches of rows with their tokens. A thread encodes one batch, without the GIL, while the next one is read."""
     with ThreadPoolExecutor(1) as executor:
-        waiting: deque = deque()
-        for batch in batched(rows, BATCH):
-            waiting.append(
-                (batch, executor.submit(encoder.encode, encoder.render([row["messages"] for row in batch])))
-            )
-            if len(waiting) > 1:
-                done, future = waiting.popleft()
-                yield done, future.result()
-        for done, future in waiting:
-            yield done, future.result()
+
+        def submit(batch: list[dict]) -> Future:
+            return executor.submit(encoder.encode, encoder.render([row["messages"] for row in batch]))
+
+        yield from submit_ahead(submit, batched(rows, ENCODED_AT_ONCE), ahead=1)
 
 
 def _record_batch(schema, kept: list[tuple[dict, Encoded]]):
