@@ -1,20 +1,20 @@
-"""The data doctor: what is in files of conversations and preferences, and what is wrong with them.
+"""Validate files of conversations and preferences: what is in them, and what is wrong with them.
 
     python -m data_prep.check data/*.jsonl --tokenizer runs/quickstart/tokenizer --max_length 256
     python -m data_prep.check data/ --on_bad repair --output runs/mine/data
 
-Takes everything that the recipes take (see conversation_formats.py and preference_formats.py), conversations and
-preferences recognised row by row. Prints how many rows have which defect and where the first of them are, turns,
-tokens, lengths and languages. Without --output nothing is written; with it the folder has
+Takes every format that the recipes take (listed in readers/conversation_formats.py and preference_formats.py), and tells
+conversations from preferences row by row. Prints how many rows have which problem and where the first of them are, and
+counts turns, tokens, lengths and languages. Without --output nothing is written. With it the folder holds
 
-    conversations.jsonl, preferences.jsonl   the rows that go on, in the one schema of each
-    quarantine.jsonl                         the others, if any, untouched, with file, line and reasons
+    conversations.jsonl, preferences.jsonl   the rows that are kept, in one schema for each kind
+    quarantine.jsonl                         the others, if any, unchanged, with file, line and reasons
     check.json, check.html                   the report, as data and as a page
 
-What makes a row unusable is set aside (--on_bad quarantine), mended where that is certain and set aside elsewhere
-(repair), or ends in an error after the report (error). A human turn at the end is trimmed under each of them, as the
-recipes do. The rest is a warning, and the row is kept: duplicates (--drop_duplicates sets them aside), an answer equal to
-its prompt, control characters, special-token text, and what is too long.
+--on_bad says what happens to a row that cannot be used. quarantine: it is quarantined. repair: it is repaired if no guess
+is needed, otherwise quarantined. error: the command fails after the report. A human turn at the end is trimmed in any
+case, as in the recipes. All else is a warning, and the row is kept: duplicates (quarantined with --drop_duplicates), an
+answer equal to its prompt, control characters, special-token text, and rows that are too long.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 from data_prep.checking.report import balance, histogram, page, place, show
 from data_prep.checking.rows import (
     DUPLICATES,
-    MENDED,
+    REPAIRABLE,
     WARNINGS,
     Checked,
     Lengths,
@@ -39,7 +39,7 @@ from data_prep.checking.rows import (
     as_written,
     checked_rows,
     content,
-    goes_on,
+    is_kept,
     kind_of_columns,
     over_long,
     treatment,
@@ -54,42 +54,45 @@ from data_prep.rows.bad_rows import ON_BAD, BadRows
 from data_prep.rows.problems import Problem, Row
 from data_prep.rows.read import data_files
 
-SHOWN = 5  # examples of each kind of finding
-BATCH = 256  # rows tokenized at once
+SHOWN = 5  # examples of each kind of problem
+TOKENIZED_AT_ONCE = 256  # rows
 KINDS = ("conversations", "preferences")
 TOKENS = ("total", "learned", "masked", "cut")
 
+Measured = tuple[Checked, Size | None]  # a row and its size; None: it cannot be used
+
 
 class Findings:
-    """What has been seen so far: counts, the first rows of each kind, and two numbers for every row that goes on."""
+    """What has been found so far: counts, the first rows of each kind of problem, and two numbers for every kept row."""
 
     def __init__(self) -> None:
         self.files: dict[str, Counter] = {}
-        self.kinds: dict[tuple[str, str], dict] = {}  # {(kind, what becomes of the row): {"rows", "first"}}
+        self.kinds: dict[tuple[str, str], dict] = {}  # {(kind of problem, treatment of the row): {"rows", "first"}}
         self.rows = Counter({"in": 0, "out": 0, "quarantined": 0, "repaired": 0, "repairable": 0})
         self.roles: Counter = Counter()
         self.languages: Counter = Counter()
         self.tokens = Counter(dict.fromkeys(TOKENS, 0))
         self.turns, self.lengths = bytearray(), bytearray()  # 4 bytes a row
 
-    def add(self, row: Row, kind: str, problems: list[Problem], outcome: str, warnings: tuple[str, ...]) -> None:
-        """Enter a row with all that was found, and what became of it; a kind of problem counts once per row."""
-        first = {problem.kind: problem for problem in reversed(problems)}
+    def add(self, row: Row, kind: str, outcome: str, warnings: tuple[str, ...]) -> None:
+        """Count a row, its problems and warnings, and its treatment. A kind of problem counts once per row."""
+        first = {problem.kind: problem for problem in reversed(row.problems)}
         for name, problem in first.items():
             entry = self.kinds.setdefault((name, "kept" if name in warnings else outcome), {"rows": 0, "first": []})
             entry["rows"] += 1
             if len(entry["first"]) < SHOWN:
-                said = {"found": readable(problem.found), "expected": readable(problem.expected)}
+                said = {"found": encodable(problem.found), "expected": encodable(problem.expected)}
                 entry["first"].append({"file": row.path, "line": row.line, "row": row.number, **said})
-        aside = not goes_on(outcome)
-        repairable = aside and set(first) <= {*MENDED, *warnings}
-        self.rows.update({"in": 1, "out": not aside, "quarantined": aside, "repaired": outcome == "repaired"})
-        self.rows["repairable"] += repairable
+        quarantined = not is_kept(outcome)
+        self.rows.update(
+            {"in": 1, "out": not quarantined, "quarantined": quarantined, "repaired": outcome == "repaired"}
+        )
+        self.rows["repairable"] += quarantined and set(first) <= {*REPAIRABLE, *warnings}
         file = self.files.setdefault(row.path, Counter())
-        file.update({"rows": 1, "quarantined": aside, kind: 1})
+        file.update({"rows": 1, "quarantined": quarantined, kind: 1})
 
     def measure(self, record: dict, size: Size) -> None:
-        """Enter the turns, the size and the language of a row that goes on."""
+        """Count the turns, the size and the language of a row that is kept."""
         turns = record.get("messages", record.get("prompt"))
         self.roles.update(message["role"] for message in turns)
         self.roles["assistant"] += len(record.get("completions", ()))
@@ -100,7 +103,7 @@ class Findings:
         self.languages[language(content(record))] += 1
 
     def report(self, arguments: argparse.Namespace) -> dict:
-        """All of it, as check.json has it."""
+        """The content of check.json."""
         order = {"error": 0, "quarantined": 0, "repaired": 1, "kept": 2}
         kinds = sorted(self.kinds.items(), key=lambda each: (order[each[0][1]], -each[1]["rows"], each[0][0]))
         names = ("rows", *KINDS, "quarantined")
@@ -110,20 +113,20 @@ class Findings:
             "files": [{"file": path, **{name: counts[name] for name in names}} for path, counts in self.files.items()],
             "rows": dict(self.rows),
             "findings": [{"kind": kind, "treatment": what, **entry} for (kind, what), entry in kinds],
-            "turns": {"total": self.roles.total(), "by_role": dict(self.roles.most_common()), **figures(self.turns)},
+            "turns": {"total": self.roles.total(), "by_role": dict(self.roles.most_common()), **summary(self.turns)},
             "tokens": {"tokenizer": tokenizer, "max_length": max_length, **self.tokens} if tokenizer else None,
-            "lengths": {"unit": "tokens" if tokenizer else "characters", **figures(self.lengths, max_length or 0)},
+            "lengths": {"unit": "tokens" if tokenizer else "characters", **summary(self.lengths, max_length or 0)},
             "languages": {"method": method(), "counts": dict(self.languages.most_common())},
         }
 
 
-def readable(text: str) -> str:
-    """`text` with half surrogate pairs, which no UTF-8 file can hold, written out."""
+def encodable(text: str) -> str:
+    """`text` with escapes for half surrogate pairs, which UTF-8 cannot encode."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def figures(numbers: bytearray, least_top: int = 0) -> dict:
-    """Least, median, most and histogram of whole numbers of 4 bytes."""
+def summary(numbers: bytearray, least_top: int = 0) -> dict:
+    """Least, median, most and histogram of integers of 4 bytes each."""
     values = np.frombuffer(numbers, np.uint32)
     some = [int(values.min()), int(np.median(values)), int(values.max())] if len(values) else [0, 0, 0]
     return {**dict(zip(("least", "median", "most"), some, strict=True)), "histogram": histogram(values, least_top)}
@@ -137,21 +140,49 @@ def duplicate_problem(duplicate: Duplicate, kind: str, original: str) -> Problem
     return Problem(f"near-duplicate {noun}", found, "each once")
 
 
-def measured(rows: Iterable[Checked], on_bad: str, lengths: Lengths) -> Iterator[tuple[Checked, Size | None]]:
-    """All rows, each with its size where it is usable."""
-    for batch in batched(rows, BATCH):
-        usable = [goes_on(treatment(checked.row.problems, on_bad)) for checked in batch]
+def measured(rows: Iterable[Checked], on_bad: str, lengths: Lengths) -> Iterator[Measured]:
+    """All rows, each with its size, or None if it cannot be used."""
+    for batch in batched(rows, TOKENIZED_AT_ONCE):
+        usable = [is_kept(treatment(checked.row.problems, on_bad)) for checked in batch]
         sizes = iter(lengths.measure([checked.record for checked, use in zip(batch, usable, strict=True) if use]))
         for checked, use in zip(batch, usable, strict=True):
             yield checked, next(sizes) if use else None
 
 
+def with_warnings(rows: Iterable[Measured], lengths: Lengths) -> Iterator[Measured]:
+    """The rows; to the problems of a usable one is added what is strange in it."""
+    for checked, size in rows:
+        if size:
+            strange = warnings_of(checked.record, lengths.special_text)
+            checked = checked.with_found(strange + over_long(size.length, lengths.max_length))
+        yield checked, size
+
+
+def with_duplicates(rows: Iterable[Measured], duplicates: dict[int, Duplicate]) -> Iterator[Measured]:
+    """The rows; to the problems of a duplicate is added where its original is.
+
+    Args:
+        duplicates: {position among the usable rows: Duplicate}; an original precedes its duplicates.
+    """
+    places = {duplicate.original: "" for duplicate in duplicates.values()}
+    position = 0
+    for checked, size in rows:
+        if size:
+            if position in places:
+                places[position] = place(checked.row.path, checked.row.line, checked.row.number)
+            if duplicate := duplicates.get(position):
+                problem = duplicate_problem(duplicate, checked.kind, places[duplicate.original])
+                checked = checked.with_found([problem])
+            position += 1
+        yield checked, size
+
+
 def examine(
     files: list[str], arguments: argparse.Namespace, lengths: Lengths, folder: Path
 ) -> tuple[Findings, BadRows]:
-    """Read all rows and count what is found; with --output, write those that go on into `folder`.
+    """Read all rows and count what is found. With --output, write the rows that are kept into `folder`.
 
-    The files are read once for the report, and before that once or twice for duplicates.
+    The files are read once or twice to find duplicates, then once more for the report.
     """
     on_bad = arguments.on_bad
     warnings = tuple(kind for kind in WARNINGS if not (arguments.drop_duplicates and kind in DUPLICATES))
@@ -162,30 +193,22 @@ def examine(
         )
 
     def texts() -> Iterator[str]:
-        checked = (each for each in rows("looking for duplicates") if goes_on(treatment(each.row.problems, on_bad)))
+        checked = (each for each in rows("looking for duplicates") if is_kept(treatment(each.row.problems, on_bad)))
         return (content(each.record) for each in checked)
 
     duplicates = near_duplicates(texts, arguments.similarity)
-    originals = {duplicate.original: "" for duplicate in duplicates.values()}
-    # Under repair, too, rows that cannot be mended are set aside: the doctor goes through to the end.
+    # Under repair, too, rows that cannot be repaired are quarantined: the command reports on all rows.
     bad_rows = BadRows("error" if on_bad == "error" else "quarantine", folder / "quarantine.jsonl")
-    findings, position = Findings(), -1
+    findings = Findings()
     with contextlib.ExitStack() as stack:
         kinds = KINDS if arguments.output else ()
         outputs = {kind: stack.enter_context(atomic_write(folder / f"{kind}.jsonl")) for kind in kinds}
-        for (row, kind, record), size in measured(rows("checking"), on_bad, lengths):
-            found = list(row.problems)
-            if size:
-                position += 1
-                found += warnings_of(record, lengths.special_text) + over_long(size.length, lengths.max_length)
-                if position in originals:
-                    originals[position] = place(row.path, row.line, row.number)
-                if duplicate := duplicates.get(position):
-                    found.append(duplicate_problem(duplicate, kind, originals[duplicate.original]))
-            outcome = treatment(found, on_bad, warnings)
-            findings.add(row, kind, found, outcome, warnings)
-            reasons = [] if goes_on(outcome) else [each for each in found if each.kind not in warnings]
-            if bad_rows.accept(row._replace(problems=reasons), MENDED):
+        checked = with_warnings(measured(rows("checking"), on_bad, lengths), lengths)
+        for (row, kind, record), size in with_duplicates(checked, duplicates):
+            outcome = treatment(row.problems, on_bad, warnings)
+            findings.add(row, kind, outcome, warnings)
+            reasons = [] if is_kept(outcome) else [each for each in row.problems if each.kind not in warnings]
+            if bad_rows.accept(row._replace(problems=reasons), REPAIRABLE):
                 findings.measure(record, size)
                 if outputs:
                     outputs[kind].write(json.dumps(as_written(record), ensure_ascii=False) + "\n")
@@ -195,21 +218,33 @@ def examine(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", help="files, folders, globs or hf://owner/name:config:split")
-    parser.add_argument("--tokenizer", help="folder of a tokenizer with a chat template, to count tokens with")
-    parser.add_argument("--max_length", type=int, help="the context to fit, in tokens")
-    parser.add_argument("--on_bad", choices=ON_BAD, default="quarantine")
-    parser.add_argument("--columns", help="field=column,… instead of looking for the format: messages=dialogue, or of "
-                        "preferences prompt=question,chosen=good,rejected=bad")  # fmt: skip
     parser.add_argument(
-        "--similarity", type=float, default=0.8, help="of near-duplicates (Jaccard); 1: identical alone"
+        "--tokenizer", help="folder of a tokenizer with a chat template (default: count characters, not tokens)"
     )
-    parser.add_argument("--drop_duplicates", action="store_true", help="set duplicates and near-duplicates aside too")
-    parser.add_argument("--output", type=Path, help="folder for the rows, the quarantine and the report")
+    parser.add_argument("--max_length", type=int, help="context length in tokens (default: any length is fine)")
+    parser.add_argument(
+        "--on_bad", choices=ON_BAD, default="quarantine", help="what to do with bad rows (default: quarantine)"
+    )
+    parser.add_argument(
+        "--columns",
+        help="field=column,… such as messages=dialogue or prompt=question,chosen=good,rejected=bad "
+        "(default: recognise the format of each row)",
+    )
+    parser.add_argument(
+        "--similarity",
+        type=float,
+        default=0.8,
+        help="least Jaccard similarity of near-duplicates; 1: only identical rows (default: 0.8)",
+    )
+    parser.add_argument("--drop_duplicates", action="store_true", help="quarantine duplicates and near-duplicates")
+    parser.add_argument(
+        "--output", type=Path, help="folder to write rows, quarantine and report to (default: write nothing)"
+    )
     arguments = parser.parse_args()
     if not 0 < arguments.similarity <= 1:
         raise InputError(f"--similarity {arguments.similarity}: expected a number above 0 and up to 1")
     if arguments.drop_duplicates and arguments.on_bad == "error":
-        raise InputError("--drop_duplicates sets rows aside: give --on_bad quarantine or repair with it")
+        raise InputError("--drop_duplicates quarantines rows: give --on_bad quarantine or repair with it")
     kind_of_columns(arguments.columns)  # raises before any work
     files = data_files(arguments.files)
     if arguments.output:
@@ -224,7 +259,7 @@ def main() -> None:
         show(report, Console(highlight=False, emoji=False, markup=False))
         bad_rows.close()
         if (bad_rows.rows_in, bad_rows.rows_out) != (report["rows"]["in"], report["rows"]["out"]):
-            raise RuntimeError(f"{report['rows']} in the report, {vars(bad_rows)} in the books")
+            raise RuntimeError(f"{report['rows']} in the report, {bad_rows.counts_line()}")
         if arguments.output:
             write_json(Path(folder) / "check.json", report)
             with atomic_write(Path(folder) / "check.html") as file:

@@ -1,4 +1,4 @@
-"""The data doctor through its command: every defect counted at its line, nothing lost, the whole output or none."""
+"""The validator through its command: every defect counted at its line, nothing lost, the whole output or none."""
 
 import gzip
 import json
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from data_prep import check
 from data_prep.checking.report import histogram, share
-from data_prep.checking.rows import MENDED, WARNINGS
+from data_prep.checking.rows import REPAIRABLE, WARNINGS
 from data_prep.common.errors import run_main
 from data_prep.common.files import read_json, read_jsonl
 
@@ -85,7 +85,7 @@ def defective(tmp_path) -> Path:
     return path
 
 
-def doctor(monkeypatch, capsys, *arguments) -> tuple[str, str]:
+def checked(monkeypatch, capsys, *arguments) -> tuple[str, str]:
     """What `python -m data_prep.check` prints on stdout and on stderr; SystemExit where it ends with an error."""
     monkeypatch.setattr(sys, "argv", ["check", *map(str, arguments)])
     capsys.readouterr()
@@ -121,7 +121,7 @@ def expected_findings(mended: str) -> dict[tuple[str, str], list[tuple[int, int]
 
 
 def test_every_defect_once(defective, tmp_path, monkeypatch, capsys):
-    out, _ = doctor(monkeypatch, capsys, defective, "--output", tmp_path / "out")
+    out, _ = checked(monkeypatch, capsys, defective, "--output", tmp_path / "out")
     report = read_json(tmp_path / "out" / "check.json")
     assert found(report) == expected_findings("quarantined")
     assert all(entry["rows"] == len(entry["first"]) for entry in report["findings"])
@@ -144,8 +144,8 @@ def test_every_defect_once(defective, tmp_path, monkeypatch, capsys):
     assert "--on_bad repair can repair 2 of the quarantined rows" in out
 
 
-def test_rows_that_go_on_and_rows_that_do_not(defective, tmp_path, monkeypatch, capsys):
-    doctor(monkeypatch, capsys, defective, "--output", tmp_path / "out")
+def test_rows_that_are_kept_and_rows_that_are_not(defective, tmp_path, monkeypatch, capsys):
+    checked(monkeypatch, capsys, defective, "--output", tmp_path / "out")
     conversations = list(read_jsonl(tmp_path / "out" / "conversations.jsonl"))
     assert [each["row"] for each in conversations] == [1, 11, 12, 13, 14, 15, 16, 17]
     first = {"id": "defective.jsonl:1", "source": str(defective), "row": 1}
@@ -164,7 +164,7 @@ def test_rows_that_go_on_and_rows_that_do_not(defective, tmp_path, monkeypatch, 
 
 
 def test_repair_repairs_what_is_certain(defective, tmp_path, monkeypatch, capsys):
-    doctor(monkeypatch, capsys, defective, "--on_bad", "repair", "--output", tmp_path / "out")
+    checked(monkeypatch, capsys, defective, "--on_bad", "repair", "--output", tmp_path / "out")
     report = read_json(tmp_path / "out" / "check.json")
     assert found(report) == expected_findings("repaired")
     assert report["rows"] == {"in": 25, "out": 12, "quarantined": 13, "repaired": 3, "repairable": 0}
@@ -183,7 +183,7 @@ def test_error_reports_and_then_stops(defective, tmp_path, monkeypatch, capsys):
 
 
 def test_what_was_written_is_sound(defective, tmp_path, monkeypatch, capsys):
-    doctor(monkeypatch, capsys, defective, "--on_bad", "repair", "--drop_duplicates", "--output", tmp_path / "one")
+    checked(monkeypatch, capsys, defective, "--on_bad", "repair", "--drop_duplicates", "--output", tmp_path / "one")
     first = read_json(tmp_path / "one" / "check.json")
     assert ("duplicate conversation", "quarantined") in found(first)
     assert ("near-duplicate conversation", "quarantined") in found(first)
@@ -193,7 +193,7 @@ def test_what_was_written_is_sound(defective, tmp_path, monkeypatch, capsys):
         {"kind": "duplicate conversation", "found": f"the turns of {defective}:1 again", "expected": "each once"}
     ]
     written = [tmp_path / "one" / f"{kind}.jsonl" for kind in ("conversations", "preferences")]
-    doctor(monkeypatch, capsys, *written, "--on_bad", "error", "--output", tmp_path / "two")
+    checked(monkeypatch, capsys, *written, "--on_bad", "error", "--output", tmp_path / "two")
     second = read_json(tmp_path / "two" / "check.json")
     assert second["rows"] == {"in": 10, "out": 10, "quarantined": 0, "repaired": 0, "repairable": 0}
     assert {treatment for _, treatment in found(second)} == {"kept"}
@@ -208,7 +208,7 @@ def test_byte_order_mark_encoding_folder_and_gzip(tmp_path, monkeypatch, capsys)
     (data / "empty.csv").write_bytes(b"")
     with gzip.open(data / "zipped.json.gz", "wt") as file:
         json.dump([{"instruction": "c", "output": "d"}, {"instruction": "", "output": "e"}], file)
-    doctor(monkeypatch, capsys, data, "--output", tmp_path / "out")
+    checked(monkeypatch, capsys, data, "--output", tmp_path / "out")
     report = read_json(tmp_path / "out" / "check.json")
     assert found(report) == {
         ("byte order mark", "quarantined"): [(1, 1)],
@@ -227,14 +227,14 @@ def test_byte_order_mark_encoding_folder_and_gzip(tmp_path, monkeypatch, capsys)
 def test_many_files_are_not_all_listed(tmp_path, monkeypatch, capsys):
     for number in range(23):
         (tmp_path / f"{number:02}.jsonl").write_text(row(user(f"{number}"), assistant("b")))
-    out, _ = doctor(monkeypatch, capsys, tmp_path)
+    out, _ = checked(monkeypatch, capsys, tmp_path)
     assert "19.jsonl" in out and "20.jsonl" not in out and "and 3 more, which check.json lists" in out
 
 
 def test_columns(tmp_path, monkeypatch, capsys):
     path = tmp_path / "own.jsonl"
     path.write_text(json.dumps({"q": "How?", "a": "So.", "chosen": 1, "rejected": 2}) + "\n")
-    doctor(monkeypatch, capsys, path, "--columns", "prompt=q,completion=a", "--output", tmp_path / "out")
+    checked(monkeypatch, capsys, path, "--columns", "prompt=q,completion=a", "--output", tmp_path / "out")
     (read,) = read_jsonl(tmp_path / "out" / "conversations.jsonl")
     assert read["messages"] == [user("How?"), assistant("So.")]
     assert "columns" in refused(monkeypatch, capsys, path, "--columns", "prompt")
@@ -242,7 +242,7 @@ def test_columns(tmp_path, monkeypatch, capsys):
     path.write_text(
         json.dumps({"id": 5, "q": "How?", "a": "So.", "b": "No."}) + "\n" + json.dumps({"q": "Why?"}) + "\n"
     )
-    doctor(monkeypatch, capsys, path, "--columns", named, "--output", tmp_path / "pairs")
+    checked(monkeypatch, capsys, path, "--columns", named, "--output", tmp_path / "pairs")
     (read,) = read_jsonl(tmp_path / "pairs" / "preferences.jsonl")
     assert (read["id"], read["prompt"], read["completions"]) == ("5", [user("How?")], ["So.", "No."])
     report = read_json(tmp_path / "pairs" / "check.json")
@@ -257,7 +257,7 @@ def test_turns_and_lengths_in_characters(tmp_path, monkeypatch, capsys):
     lines = [row(system, user("ab"), assistant("cde")), row(user("1"), assistant("2"), user("3"), assistant("4"))]
     lines += [pair("abc", "defg", "h")]
     (tmp_path / "some.jsonl").write_text("\n".join(lines))
-    out, _ = doctor(monkeypatch, capsys, tmp_path / "some.jsonl", "--output", tmp_path / "out")
+    out, _ = checked(monkeypatch, capsys, tmp_path / "some.jsonl", "--output", tmp_path / "out")
     report = read_json(tmp_path / "out" / "check.json")
     turns = {key: report["turns"][key] for key in ("total", "by_role", "least", "median", "most")}
     # The pair has a prompt and two answers.
@@ -274,7 +274,7 @@ def test_tokens_kept_cut_and_masked(tmp_path, tiny_chat_tokenizer, monkeypatch, 
     # A letter is a token: <|user|> ab <|end|> <|assistant|> cde <|end|> is 4 + 1 masked, 3 + 1 learned.
     path.write_text(row(user("ab"), assistant("cde")) + "\n" + row(user("fghij"), assistant("<|end|>k")))
     arguments = ("--tokenizer", folder, "--max_length", 12, "--output", tmp_path / "out")
-    out, _ = doctor(monkeypatch, capsys, path, *arguments)
+    out, _ = checked(monkeypatch, capsys, path, *arguments)
     report = read_json(tmp_path / "out" / "check.json")
     # The second: 1 + 5 + 1 + 1 masked; "<|end|>" is seven letters to it, so that 7 + 1 + 1 are the answer; 5 are cut.
     tokens = {"total": 9 + 17, "learned": 4 + 4, "masked": 5 + 8, "cut": 5}
@@ -289,11 +289,11 @@ def test_tokens_kept_cut_and_masked(tmp_path, tiny_chat_tokenizer, monkeypatch, 
     assert (lengths["unit"], lengths["least"], lengths["median"], lengths["most"]) == ("tokens", 9, 13, 17)
 
 
-def test_what_is_set_aside_is_not_measured(tmp_path, tiny_chat_tokenizer, monkeypatch, capsys):
+def test_what_is_quarantined_is_not_measured(tmp_path, tiny_chat_tokenizer, monkeypatch, capsys):
     path, folder = tmp_path / "same.jsonl", tmp_path / "tokenizer"
     tiny_chat_tokenizer.save_pretrained(folder)
     path.write_text("\n".join([row(user("ab"), assistant("cde"))] * 3 + [row(user("f"))]))
-    doctor(monkeypatch, capsys, path, "--tokenizer", folder, "--drop_duplicates", "--output", tmp_path / "out")
+    checked(monkeypatch, capsys, path, "--tokenizer", folder, "--drop_duplicates", "--output", tmp_path / "out")
     report = read_json(tmp_path / "out" / "check.json")
     assert report["rows"] == {"in": 4, "out": 1, "quarantined": 3, "repaired": 0, "repairable": 0}
     tokens = {"total": 9, "learned": 4, "masked": 5, "cut": 0}
@@ -304,7 +304,7 @@ def test_what_is_set_aside_is_not_measured(tmp_path, tiny_chat_tokenizer, monkey
 def test_nothing_is_written_without_output(defective, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    out, _ = doctor(monkeypatch, capsys, defective)
+    out, _ = checked(monkeypatch, capsys, defective)
     assert sorted(tmp_path.rglob("*")) == before
     assert out.splitlines()[-1].endswith("; nothing was written: --output FOLDER does")
 
@@ -333,7 +333,7 @@ def test_no_row_is_lost_of_any_bytes(tmp_path, monkeypatch, capsys, content, end
     path, output = tmp_path / f"any{ending}", tmp_path / "out"
     path.write_bytes(content)
     shutil.rmtree(output, ignore_errors=True)
-    doctor(monkeypatch, capsys, path, "--on_bad", on_bad, "--output", output)
+    checked(monkeypatch, capsys, path, "--on_bad", on_bad, "--output", output)
     rows = read_json(output / "check.json")["rows"]
     written = [list(read_jsonl(output / f"{kind}.jsonl")) for kind in check.KINDS]
     aside = output / "quarantine.jsonl"
@@ -347,7 +347,7 @@ def test_rows_that_differ_in_the_system_turn_alone_are_no_near_duplicates_for_it
     system = {"role": "system", "content": LONG}
     lines = [row(system, user(f"Question {number}?"), assistant(f"Answer {number}.")) for number in range(3)]
     (tmp_path / "shared.jsonl").write_text("\n".join(lines))
-    doctor(monkeypatch, capsys, tmp_path / "shared.jsonl", "--output", tmp_path / "out")
+    checked(monkeypatch, capsys, tmp_path / "shared.jsonl", "--output", tmp_path / "out")
     assert read_json(tmp_path / "out" / "check.json")["findings"] == []
 
 
@@ -373,7 +373,7 @@ def test_shares():
 
 
 def test_warnings_and_repairs_are_different_things():
-    assert not set(WARNINGS) & set(MENDED)
+    assert not set(WARNINGS) & set(REPAIRABLE)
 
 
 def test_killed_at_any_moment_it_leaves_all_or_nothing(tmp_path):
@@ -425,7 +425,7 @@ def test_the_page_in_a_browser(tmp_path, monkeypatch, capsys):
     lines += [row(user("a"), {"role": EVIL, "content": "b"}), row(user(EVIL), assistant(EVIL))]
     path = tmp_path / "data" / "evil <b>&amp;.jsonl"
     path.write_text("\n".join(lines))
-    doctor(monkeypatch, capsys, path, "--output", tmp_path / "out")
+    checked(monkeypatch, capsys, path, "--output", tmp_path / "out")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     flags += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
     done = subprocess.run(
@@ -444,7 +444,7 @@ def test_the_page_in_a_browser(tmp_path, monkeypatch, capsys):
 @needs_data
 def test_real_data(tmp_path, monkeypatch, capsys):
     files = [DATA / name for name in ("alpaca_en_demo.json", "belle_chat_800.json", "dpo_en_demo.json", "dpo_zh_500.jsonl")]  # fmt: skip
-    doctor(monkeypatch, capsys, *files, "--output", tmp_path / "out")
+    checked(monkeypatch, capsys, *files, "--output", tmp_path / "out")
     report = read_json(tmp_path / "out" / "check.json")
     assert [(each["rows"], each["conversations"], each["preferences"]) for each in report["files"]] == [
         (999, 999, 0),

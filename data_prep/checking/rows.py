@@ -1,4 +1,4 @@
-"""One row at a time, for the data doctor: what it is, what is wrong with it, how long it is."""
+"""The checks of data_prep.check on one row: what it is, what is wrong with it, how long it is."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -11,12 +11,12 @@ from data_prep.readers.columns import parse_columns
 from data_prep.readers.conversation_formats import (
     EXPECTED,
     PLAIN_ROLES,
-    REPAIRABLE,
     TRAILING_HUMAN,
     UNKNOWN_FORMAT,
     to_conversation,
 )
 from data_prep.readers.conversation_formats import FIELDS as CONVERSATION_FIELDS
+from data_prep.readers.conversation_formats import REPAIRABLE as REPAIRABLE_CONVERSATIONS
 from data_prep.readers.kinds import classify
 from data_prep.readers.preference_formats import FIELDS as PREFERENCE_FIELDS
 from data_prep.readers.preference_formats import REPAIRABLE as REPAIRABLE_PREFERENCES
@@ -25,41 +25,50 @@ from data_prep.readers.ranks import pairs
 from data_prep.rows.problems import REPAIRED_BY_READING, Problem, Row
 from data_prep.rows.read import identify, rows_of
 
-MENDED = (*REPAIRED_BY_READING, *REPAIRABLE, *sorted(REPAIRABLE_PREFERENCES))  # kinds that the readers have mended
+# Kinds of problem that the readers have repaired in the record.
+REPAIRABLE = (*REPAIRED_BY_READING, *REPAIRABLE_CONVERSATIONS, *sorted(REPAIRABLE_PREFERENCES))
 ECHO = "answer equal to prompt"
 CONTROL = "control or replacement characters"
 SPECIAL = "special-token text inside a turn"
 TIED = "all completions tied"
 LONG = "over-long for the context"
-DUPLICATES = ("duplicate conversation", "near-duplicate conversation", "duplicate preference", "near-duplicate preference")  # fmt: skip
+DUPLICATES = (
+    "duplicate conversation",
+    "near-duplicate conversation",
+    "duplicate preference",
+    "near-duplicate preference",
+)
 WARNINGS = (ECHO, CONTROL, SPECIAL, TIED, LONG, *DUPLICATES)  # a row with no other problem is usable
 PREFERENCES = "'chosen' and 'rejected', 'completions' and 'ranks' or 'scores', 'completion' and 'label'"
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffd\ufffe\uffff]")
-# Without a tokenizer: how the usual families spell their control tokens. <s> is left to HTML.
+# Without a tokenizer: how common model families write their control tokens. <s> is left out: it is HTML too.
 SPECIAL_TOKENS = re.compile(r"<\|\w{1,40}\|>|<(?:start|end)_of_turn>|\[/?INST\]")
 
 
 class Checked(NamedTuple):
-    """A row after the checks that look at nothing but the row."""
+    """A row after the checks on the row by itself."""
 
     row: Row  # with all its problems
-    kind: str  # "conversations", "preferences", or "" where it cannot be told
-    record: dict  # as it is written, mended; of no use where a problem cannot be mended
+    kind: str  # "conversations", "preferences", or "" if it is neither
+    record: dict  # as it is to be written, repaired; not usable if a problem is not repairable
+
+    def with_found(self, problems: list[Problem]) -> "Checked":
+        return self._replace(row=self.row.with_found(problems)) if problems else self
 
 
 class Size(NamedTuple):
-    """How large a usable record is; the tokens are 0 where there is no tokenizer."""
+    """How large a usable record is. Without a tokenizer the counts of tokens are 0."""
 
-    length: int  # in tokens, or in characters where there is no tokenizer
-    total: int = 0  # tokens, of which
-    learned: int = 0  # are of the assistant's turns, and learned from,
-    masked: int = 0  # are read alone,
-    cut: int = 0  # lie beyond the context
+    length: int  # in tokens, or in characters without a tokenizer
+    total: int = 0  # tokens: the sum of the three below
+    learned: int = 0  # tokens that enter the loss
+    masked: int = 0  # tokens that do not
+    cut: int = 0  # tokens beyond the context
 
 
 def kind_of_columns(columns: str | None) -> tuple[str, dict[str, str] | None]:
-    """What rows are read as where `columns` names their fields, "conversations" or "preferences", and {field: column};
-    ("", None) where it is None: every row is looked at. Raises InputError."""
+    """("conversations" or "preferences", {field: column}), by the fields that `columns` names; ("", None) without columns:
+    every row is then classified by itself. Raises InputError."""
     named = parse_columns(columns, dict.fromkeys((*CONVERSATION_FIELDS, *PREFERENCE_FIELDS))) or {}
     if named.keys() <= set(CONVERSATION_FIELDS):
         return ("conversations" if named else ""), parse_columns(columns, CONVERSATION_FIELDS)
@@ -69,7 +78,11 @@ def kind_of_columns(columns: str | None) -> tuple[str, dict[str, str] | None]:
 def checked_rows(
     files: Iterable[str], columns: str | None = None, roles: Iterable[str] = PLAIN_ROLES
 ) -> Iterator[Checked]:
-    """All rows of `files`, those that have a preference's fields as such; with `columns` all are of one kind."""
+    """All rows of `files`, each classified by its fields; with `columns` all are of the kind that these fields have.
+
+    Args:
+        roles: those that the chat template supports.
+    """
     named_kind, columns = kind_of_columns(columns)
     for row in rows_of(files):
         if row.value is None and row.problems:
@@ -101,22 +114,22 @@ def unrecognised(value: dict) -> Problem:
 
 
 def treatment(problems: list[Problem], on_bad: str, warnings: Iterable[str] = WARNINGS) -> str:
-    """What becomes of a row: "" (it goes on as it is), "repaired", "quarantined" or "error".
+    """What happens to a row: "" (kept as it is), "repaired", "quarantined" or "error".
 
-    A human turn at the end is trimmed under every policy, as the recipes do; `warnings` are kinds that change nothing.
+    A human turn at the end is trimmed under every policy, as in the recipes; `warnings` are kinds that change nothing.
     """
     kinds = {problem.kind for problem in problems} - set(warnings)
-    if kinds <= {TRAILING_HUMAN} or (on_bad == "repair" and kinds <= set(MENDED)):
+    if kinds <= {TRAILING_HUMAN} or (on_bad == "repair" and kinds <= set(REPAIRABLE)):
         return "repaired" if kinds else ""
     return "error" if on_bad == "error" else "quarantined"
 
 
-def goes_on(outcome: str) -> bool:
+def is_kept(outcome: str) -> bool:
     return outcome in ("", "repaired")
 
 
 def conversations_of(record: dict) -> list[list[dict]]:
-    """The record as what a model reads: its messages, or each of its answers behind the prompt."""
+    """The record as conversations: its messages, or the prompt with each of its answers."""
     if "messages" in record:
         return [record["messages"]]
     return [[*record["prompt"], {"role": "assistant", "content": answer}] for answer in record["completions"]]
@@ -131,16 +144,16 @@ def as_written(record: dict) -> dict:
 
 
 def content(record: dict) -> str:
-    """What a record says, to be compared and told the language of; without the system turn, which many may share."""
+    """The text of a record, to compare it and detect its language; without the system turn, which many may share."""
     turns = record.get("messages", record.get("prompt", []))
     said = [message["content"] for message in turns if message["role"] != "system"]
     return "\n".join([*said, *record.get("completions", [])])
 
 
 def warnings_of(record: dict, special_text: Callable[[list[dict]], list[str]]) -> list[Problem]:
-    """What is strange in the texts of a usable record; of each kind the first.
+    """What is strange in the texts of a usable record: the first place of each kind.
 
-    `special_text` finds the control tokens that messages spell out (see `Lengths`).
+    `special_text` finds control tokens that are typed in messages (see `Lengths`).
     """
     found: dict[str, Problem] = {}
     conversations = conversations_of(record)
@@ -152,25 +165,30 @@ def warnings_of(record: dict, special_text: Callable[[list[dict]], list[str]]) -
                 found.setdefault(ECHO, Problem(ECHO, f"{shorten(text)} at {where} and before it", "an answer"))
             if strange := CONTROL_CHARACTERS.search(text):
                 place = f"U+{ord(strange[0]):04X} at {where}, character {strange.start() + 1:,}"
-                found.setdefault(CONTROL, Problem(CONTROL, place, "letters: look at the encoding the file came from"))
-            if spelled := special_text([message]):
+                found.setdefault(CONTROL, Problem(CONTROL, place, "letters: check the encoding of the original file"))
+            if typed := special_text([message]):
                 expected = "text: it is encoded as its letters, not as the control token"
-                found.setdefault(SPECIAL, Problem(SPECIAL, f"{shorten(spelled[0])} at {where}", expected))
+                found.setdefault(SPECIAL, Problem(SPECIAL, f"{shorten(typed[0])} at {where}", expected))
     if "ranks" in record and not pairs(record["ranks"]):
         found[TIED] = Problem(TIED, f"the ranks {shorten(record['ranks'])}", "one completion better than another")
     return list(found.values())
 
 
+def usual_special_text(messages: list[dict]) -> list[str]:
+    """Control tokens of common model families that are typed in the messages."""
+    return [token for message in messages for token in SPECIAL_TOKENS.findall(message["content"])]
+
+
 class Lengths:
-    """Measures records: in characters or, where there is a tokenizer, in tokens."""
+    """Measures records, in tokens if there is a tokenizer, otherwise in characters."""
 
     def __init__(self, tokenizer: str | None, max_length: int | None) -> None:
-        """Raises InputError where the folder `tokenizer` holds no tokenizer that writes conversations."""
+        """Raises InputError if the folder `tokenizer` holds no tokenizer with a chat template."""
         self.max_length, self.encoder, self.roles = max_length, None, PLAIN_ROLES
-        self.special_text = lambda messages: [name for each in messages for name in SPECIAL_TOKENS.findall(each["content"])]  # fmt: skip
+        self.special_text = usual_special_text
         if tokenizer is None:
             if max_length is not None:
-                raise InputError("--max_length is in tokens: give the tokenizer too, with --tokenizer")
+                raise InputError("--max_length is in tokens: give the tokenizer too (--tokenizer)")
             return
         if max_length is not None and max_length < 1:
             raise InputError(f"--max_length {max_length}: expected 1 or more")
@@ -190,7 +208,7 @@ class Lengths:
         self.special_text = self.encoder.special_text
 
     def measure(self, records: list[dict]) -> list[Size]:
-        """The sizes of records; of a preference every answer counts with its prompt, and its length is the longest."""
+        """The sizes of records. A preference counts every answer with its prompt, and is as long as the longest."""
         conversations = [conversations_of(record) for record in records]
         if self.encoder is None:
             return [
@@ -209,7 +227,7 @@ class Lengths:
 
 
 def over_long(length: int, max_length: int | None) -> list[Problem]:
-    """The problem of a record of more than `max_length` tokens; None: any length is fine."""
+    """The problem of a record of more than `max_length` tokens; none if there is no limit."""
     if max_length is None or length <= max_length:
         return []
-    return [Problem(LONG, counted(length, "token"), f"at most {max_length:,}, or the rest is cut")]
+    return [Problem(LONG, counted(length, "token"), f"at most {max_length:,}, or the rest is truncated")]
