@@ -299,7 +299,7 @@ def test_tool_turns_go_where_the_template_has_a_place_for_them(tokenizer, trimmi
     (row, _) = load_tokenized(path, trimming, None)
     text = "Be good.\n\nuser: Z\nfunction_call: f\ntool: o\nassistant: Q<|endoftext|>\n"
     assert trimming.decode(row["input_ids"]) == text
-    with pytest.raises(InputError, match="2 × role without a place in the chat template"):
+    with pytest.raises(InputError, match="2 × role that the chat template does not support"):
         load_tokenized(path, tokenizer, None)
     aside = tmp_path / "quarantine.jsonl"
     assert len(load_tokenized(path, tokenizer, None, on_bad="quarantine", quarantine=aside)) == 1

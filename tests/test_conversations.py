@@ -78,11 +78,11 @@ DEFECTIVE = {
         "found 'messages' and 'prompt and completion', which differ",
     ),
     "history not in pairs": ({"instruction": "x", "output": "y", "history": [["q"]]}, "found ['q'] under 'history'"),
-    "turn that is no text": (
+    "turn that is not text": (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, *messages("", "b")[1:]]},
         "found 'image_url' at turn 1",
     ),
-    "role without a place in the chat template": (
+    "role that the chat template does not support": (
         {"conversations": [human(), {"from": "function_call", "value": "f()"}, {"from": "tool", "value": "1"}, gpt()]},
         "found turns of tool; expected system, user, assistant only",
     ),
@@ -130,7 +130,7 @@ def test_a_defective_row_is_named(tmp_path, kind):
     row, found = DEFECTIVE[kind]
     path = write(tmp_path, [{"conversations": [human(), gpt()]}, row])
     message = refusal(path)
-    number = 2 if kind.startswith("role without") else 1  # function_call and tool
+    number = 2 if kind.startswith("role that") else 1  # function_call and tool
     assert message.startswith(f"{path}: 1 row cannot be used: {number} × {kind.split(' (')[0]}\n")
     assert "  row 2" in message and found in message
     assert "; expected " in message and message.endswith("run the same command again.")
@@ -235,7 +235,7 @@ def test_tool_turns_are_kept_where_they_have_a_place(tmp_path):
     (row,) = conversation_rows([str(path)], bad_rows, roles=every)
     assert [message["role"] for message in row["messages"]] == ["user", "function_call", "tool", "assistant"]
     assert json.loads(row["messages"][1]["content"]) == calls
-    assert "2 × role without a place in the chat template" in refusal(path)
+    assert "2 × role that the chat template does not support" in refusal(path)
 
 
 def test_columns_say_where_the_fields_are(tmp_path):

@@ -98,7 +98,9 @@ def test_bad_rows_are_named_or_set_aside_and_what_is_left_out_is_said(recipe, fi
         in done.out
     )
     assert [json.loads(line)["row"] for line in aside.read_text().splitlines()] == [10, 11]
-    assert "heldout.jsonl: 2 rankings, 2 pairs; left out: 1 labelled answers without one of the other" in done.out
+    assert (
+        "heldout.jsonl: 2 rankings, 2 pairs; left out: 1 labelled answers whose prompt has only one label" in done.out
+    )
     if recipe == "reward":
         assert "margins from the scores of 6 of 9 rankings, times 2" in done.out
         assert results(tmp_path / "out", "reward")["metrics"]["pairs"] == 2

@@ -240,8 +240,8 @@ def test_labelled_answers_are_held_against_each_other_by_prompt(tmp_path, capsys
     dataset = load_rankings(write(tmp_path, rows))
     # Of "3" one text is labelled both ways, and the other has none to stand against.
     assert capsys.readouterr().out == (
-        "ranked.jsonl: 3 rankings, 6 pairs; left out: 2 labelled answers without one of the other label to their "
-        "prompt, 4 labelled answers of one text labelled both ways\n"
+        "ranked.jsonl: 3 rankings, 6 pairs; left out: 2 labelled answers whose prompt has only one label, "
+        "4 labelled answers whose text has both labels\n"
     )
     found = {row["prompt"][0]["content"]: (row["completions"], row["ranks"]) for row in dataset}
     assert found == {
@@ -289,7 +289,7 @@ DEFECTIVE = {
     "no prompt": ({"chosen": "a", "rejected": "b"}, "found 'chosen' and 'rejected' alone; expected one of prompt, "),
     "unknown fields (two prompts)": ({"prompt": "Q", "question": "Q", **PAIR}, "'prompt', 'question'"),
     "unknown fields (both)": ({"prompt": "Q", "chosen": "a", "rejected": "b", **PAIR}, "'chosen', 'completions'"),
-    "prompt is no text": ({"prompt": 3, **PAIR}, "found 3 under 'prompt'"),
+    "prompt is not a text": ({"prompt": 3, **PAIR}, "found 3 under 'prompt'"),
     "empty turn": ({"prompt": " ", **PAIR}, "found ' ' at turn 1"),
     "unknown role": ({"prompt": [{"role": "bot", "content": "Q"}], **PAIR}, "found 'bot' under 'role' at turn 1"),
     "prompt does not end on a human turn": ({"prompt": ASSISTANT_LAST, **PAIR}, "found assistant as its last turn"),
@@ -320,25 +320,25 @@ DEFECTIVE = {
         {"prompt": "Q", "completions": [{"response": "", "score": 1}, {"response": "a", "score": 2}]},
         "found '' at completion 1",
     ),
-    "completion is no answer": (
+    "completion is not an answer": (
         {"prompt": "Q", "chosen": "a", "rejected": {"from": "human", "value": "b"}},
         "found {'from': 'human', 'value': 'b'} at 'rejected'",
     ),
-    "completion is no answer (number)": ({"prompt": "Q", "chosen": "a", "rejected": 5}, "found 5 at 'rejected'"),
-    "completion is no answer (hh-rlhf)": (
+    "completion is not an answer (number)": ({"prompt": "Q", "chosen": "a", "rejected": 5}, "found 5 at 'rejected'"),
+    "completion is not an answer (hh-rlhf)": (
         {"chosen": hh("a"), "rejected": "\n\nHuman: Q"},
         r"found '\n\nHuman: Q' at 'rejected'",
     ),
-    "completion is no answer (object)": (
+    "completion is not an answer (object)": (
         {"prompt": "Q", "completions": [{"reply": "a", "score": 1}, {"text": "b", "score": 2}]},
         "found {'reply': 'a', 'score': 1} at completion 1",
     ),
-    "completion is no answer (none)": ({"prompt": "Q", "chosen": [], "rejected": "b"}, "found [] at 'chosen'"),
-    "completion is no answer (call)": (
+    "completion is not an answer (none)": ({"prompt": "Q", "chosen": [], "rejected": "b"}, "found [] at 'chosen'"),
+    "completion is not an answer (call)": (
         {"prompt": "Q", "chosen": "a", "rejected": [{"role": "assistant", "content": "b", "tool_calls": [{"id": 1}]}]},
         "at 'rejected'; expected a text, or turns that end on the assistant's",
     ),
-    "role without a place in the chat template": (
+    "role that the chat template does not support": (
         {
             "prompt": [*ASSISTANT_LAST[:1], {"from": "function_call", "value": "f"}],
             **PAIR,

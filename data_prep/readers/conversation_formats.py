@@ -2,11 +2,11 @@
 
     conversations            Baichuan, ShareGPT: [{"from": "human" | "gpt" | "system", "value": str}, ...]
     messages                 OpenAI: [{"role": "user" | "assistant" | "system", "content": str}, ...]
-    instruction, output      Alpaca, with "input", "history" ([[question, answer], ...]) and "system" where there are any
-    prompt, completion       also prompt, response and question, answer; text or messages; "history", "system" as above
-    "Human: … Assistant: …"  inside one string (Belle), under instruction, prompt, conversations, messages or text
+    instruction, output      Alpaca; optional: "input", "history" ([[question, answer], ...]) and "system"
+    prompt, completion       or prompt, response; or question, answer; text or messages; optional: "history", "system"
+    "Human: … Assistant: …"  in one string (Belle), under instruction, prompt, conversations, messages or text
 
-A row is known by its own keys, so that a file may mix formats; other keys are passed over.
+The format of a row is recognised by its own keys, so a file may mix formats. Other keys are ignored.
 """
 
 import json
@@ -25,13 +25,13 @@ ROLES = {
     **dict.fromkeys(("tool", "observation"), "tool"),
     "function_call": "function_call",
 }
-PLAIN_ROLES = ("system", "user", "assistant")  # those that the project's chat template writes
+PLAIN_ROLES = ("system", "user", "assistant")  # those that this project's chat template supports
 UNKNOWN_FORMAT = "no known format"
 CONTRADICTION = "two formats that contradict each other"
 SAME_SPEAKER = "two turns of the same speaker in a row"
 TRAILING_HUMAN = "trailing human turn"
 ROLE_ALIAS = "role alias"
-NO_PLACE = "role without a place in the chat template"
+UNSUPPORTED_ROLE = "role that the chat template does not support"
 REPAIRABLE = (SAME_SPEAKER, ROLE_ALIAS, TRAILING_HUMAN)
 QUESTION_AND_ANSWER = (
     ("instruction", "output"),
@@ -40,11 +40,11 @@ QUESTION_AND_ANSWER = (
     ("question", "answer"),
 )
 EXPECTED = "'conversations', 'messages' or " + ", ".join(f"{q!r} and {a!r}" for q, a in QUESTION_AND_ANSWER)
-# The fields that a row is read by.
+# All fields that are read.
 FIELDS = ("id", "conversations", "messages", "system", "history", "input", "text",
           *dict.fromkeys(key for pair in QUESTION_AND_ANSWER for key in pair))  # fmt: skip
 SPOKEN = re.compile(r"(?:^|\n)[ \t]*(Human|Assistant)[ \t]*[:：]")
-# Who may speak after whom; "" is the start, or the system turn there.
+# {role: who may speak next}; "" is the start, or a system turn at the start.
 FOLLOWERS = {
     "": ("user",),
     "user": ("assistant", "function_call"),
@@ -52,7 +52,7 @@ FOLLOWERS = {
     "function_call": ("tool", "function_call"),
     "tool": ("tool", "assistant", "function_call"),
 }
-NAMES = {"user": "human", "assistant": "gpt"}  # as the format that most files have calls them
+NAMES = {"user": "human", "assistant": "gpt"}  # the roles in messages to the user, as most files call them
 
 
 class Candidate(NamedTuple):
@@ -68,12 +68,12 @@ def to_conversation(
 ) -> tuple[list[dict], list[Problem]]:
     """The messages `{"role", "content"}` of a row's value, and what is wrong with them.
 
-    What is certain to mend is mended in the messages and named among the problems: role aliases, two turns of one
-    speaker, a human turn at the end. With any other problem the messages are not to be used.
+    What needs no guess is repaired in the messages, and is among the problems: role aliases, consecutive turns of one
+    speaker, a human turn at the end. With any other problem the messages are not usable.
 
     Args:
-        columns: {field: column of the file} instead of looking for the format.
-        roles: what the chat template at hand can write.
+        columns: {field: column of the file}; None: recognise the format by the keys.
+        roles: those that the chat template supports.
     """
     if not isinstance(value, dict):
         return [], [Problem("not an object", shorten(value), "{'id', 'conversations': [...]}")]
@@ -91,7 +91,9 @@ def to_conversation(
         return [], [Problem(CONTRADICTION, f"{found}, which differ", "one of them, or the same in both")]
     if all(problem.kind in REPAIRABLE for problem in problems):
         strange = [role for role in dict.fromkeys(message["role"] for message in messages) if role not in roles]
-        problems = problems + [Problem(NO_PLACE, f"turns of {role}", f"{', '.join(roles)} only") for role in strange]
+        problems = problems + [
+            Problem(UNSUPPORTED_ROLE, f"turns of {role}", f"{', '.join(roles)} only") for role in strange
+        ]
     return messages, problems
 
 
@@ -126,9 +128,9 @@ def _content(turn):
 
 
 def _spoken(text: str) -> list[dict] | None:
-    """The turns of a string "Human: … Assistant: …", without the blanks around them; None for any other string.
+    """The turns of a string "Human: … Assistant: …", stripped; None for any other string.
 
-    An empty turn of the assistant at the end, which awaits the answer, is left out.
+    An empty assistant turn at the end, which asks for the answer, is dropped.
     """
     parts = SPOKEN.split(text.strip())
     if parts[0].strip() or "Human" not in parts[1:2] or "Assistant" not in parts:
@@ -168,9 +170,9 @@ def _question_and_answer(value: dict, question: str, answer: str) -> tuple[list,
 def to_messages(turns: list) -> tuple[list[dict], list[Problem]]:
     """Turns `{"from", "value"}` or `{"role", "content"}` as messages, and what is wrong with them.
 
-    Role aliases are mended, and named among the problems. A tool call of an assistant (OpenAI's "tool_calls") becomes a
-    turn of its own, of the role function_call, its content the calls as JSON. The order of the turns is judged only where
-    every turn by itself is sound.
+    Role aliases are repaired, and are among the problems. An assistant's tool calls (OpenAI's "tool_calls") become a turn
+    of their own with the role function_call and the calls as JSON. The order of the turns is checked only if every turn by
+    itself is valid.
     """
     messages, problems = [], []
     for number, turn in enumerate(turns, start=1):
@@ -191,7 +193,7 @@ def to_messages(turns: list) -> tuple[list[dict], list[Problem]]:
         others: list[str] = []
         if isinstance(text, list):
             text, others = _joined(text)
-            problems += [Problem("turn that is no text", f"{each} at {where}", "text alone") for each in others]
+            problems += [Problem("turn that is not text", f"{each} at {where}", "text alone") for each in others]
         calls = turn.get("tool_calls")
         if not calls or text:
             problems += [] if others else text_problem(text, "empty turn", where)
@@ -204,7 +206,11 @@ def to_messages(turns: list) -> tuple[list[dict], list[Problem]]:
 
 
 def alternating(turns: list) -> tuple[list[dict], list[Problem]]:
-    """Turns as messages, those of one speaker merged and a human turn at the end trimmed; what was, and what is wrong."""
+    """Turns as messages in which user and assistant alternate, and what was or is wrong with them.
+
+    Consecutive turns of one speaker are merged, and a human turn at the end is trimmed. If anything else is wrong the
+    messages are as they were.
+    """
     messages, problems = to_messages(turns)
     if any(problem.kind not in REPAIRABLE for problem in problems):
         return messages, problems
@@ -219,7 +225,7 @@ def alternating(turns: list) -> tuple[list[dict], list[Problem]]:
 
 
 def _joined(parts: list) -> tuple[str, list[str]]:
-    """The text of OpenAI's content parts, and the types of those that are no text."""
+    """The text in OpenAI's content parts, and the types of the parts that are not text."""
     texts, others = [], []
     for part in parts:
         if isinstance(part, dict) and part.get("type", "text") == "text" and isinstance(part.get("text"), str):
@@ -230,19 +236,19 @@ def _joined(parts: list) -> tuple[str, list[str]]:
 
 
 def text_problem(text, kind: str, where: str) -> list[Problem]:
-    """Nothing for a text that holds more than blanks; otherwise the problem, of `kind`, found at `where`."""
+    """[] for a text that is not blank; otherwise its problem: of `kind` if it is blank or not a string."""
     if not isinstance(text, str) or not text.strip():
         return [Problem(kind, f"{shorten(text)} at {where}", "a string with more than blanks in it")]
-    if (start := not_utf8(text)) is not None:  # JSON may hold half a surrogate pair, which no tokenizer takes
+    if (start := not_utf8(text)) is not None:  # JSON can contain half a surrogate pair, which no tokenizer accepts
         found = f"{text[start]!r} (half a surrogate pair) at {where}, character {start + 1}"
         return [Problem(NOT_UNICODE, found, "whole characters")]
     return []
 
 
 def order_problems(messages: list[dict]) -> list[Problem]:
-    """What is wrong with the order: system (once, if at all), user, assistant, user, ...
+    """What is wrong with the order, which should be: system (optional), user, assistant, user, assistant, ...
 
-    Before an assistant's answer there may be calls of functions, each followed by what the tools said.
+    Before an assistant's answer there may be function calls, each followed by the outputs of tools.
     """
     problems = []
     for index, message in enumerate(messages):
@@ -255,14 +261,14 @@ def order_problems(messages: list[dict]) -> list[Problem]:
         elif role == before and role in NAMES:
             (other,) = set(NAMES) - {role}
             problems.append(Problem(SAME_SPEAKER, f"{NAMES[role]} at {where} after {NAMES[role]}", NAMES[other]))
-        elif role not in FOLLOWERS.get(before, (role,)):  # behind a misplaced system turn anyone may speak
+        elif role not in FOLLOWERS.get(before, (role,)):  # after a misplaced system turn anyone may speak
             expected = " or ".join(NAMES.get(other, other) for other in FOLLOWERS[before])
             problems.append(Problem("wrong order", f"{NAMES.get(role, role)} at {where}", expected))
     return problems
 
 
 def merge_same_speaker(messages: list[dict]) -> tuple[list[dict], int]:
-    """Consecutive turns of one speaker as one turn, a line break between them; and how many were merged away."""
+    """The messages with consecutive turns of one speaker joined by a line break, and by how many they are fewer."""
     merged: list[dict] = []
     for message in messages:
         if merged and merged[-1]["role"] == message["role"] and message["role"] in NAMES:

@@ -1,8 +1,8 @@
-"""The one reader for conversations, and the checks a stage makes on them before it trains.
+"""The one reader for conversations.
 
-Any of the formats of `data_prep.readers.conversation_formats`, in any file that `data_prep.rows.read` reads, becomes rows
-`{"id", "source", "row", "messages": [{"role", "content"}, ...]}`. One system turn may open a conversation; after it user
-and assistant take turns, and the user begins.
+Any format that conversation_formats.py lists, in any file that rows/read.py reads, becomes rows
+`{"id", "source", "row", "messages": [{"role", "content"}, ...]}`. A conversation may begin with one system turn. After it
+user and assistant alternate, the user first.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ from data_prep.rows.bad_rows import BadRows
 from data_prep.rows.problems import REPAIRED_BY_READING
 from data_prep.rows.read import data_files, identify, names_of, rows_of
 
-BATCH = 1000  # rows written to disk at once
+WRITTEN_AT_ONCE = 1000  # rows
 
 
 def conversation_rows(
@@ -29,14 +29,14 @@ def conversation_rows(
     columns: dict[str, str] | str | None = None,
     roles: Iterable[str] = PLAIN_ROLES,
 ) -> Iterator[dict]:
-    """The sound rows of `files` (see `data_files`), one at a time; `bad_rows` decides on the others.
+    """The usable rows of `files` (see `data_files`), one at a time; the others go to `bad_rows`.
 
-    The texts are left as they are. A row without an id gets "<file name>:<row number>". A human turn at the end has no
-    answer to learn from: under every policy it is trimmed, and counted in `bad_rows.repaired`.
+    Texts are not changed. A row without an id gets "<file name>:<row number>". A human turn at the end has no answer to
+    learn from: it is trimmed under every policy, and counted in `bad_rows.repaired`.
 
     Args:
-        columns: {field: column}, or "field=column,...", instead of looking for the format of each row.
-        roles: those that the chat template at hand can write; other turns are defects.
+        columns: {field: column}, or "field=column,..."; None: recognise the format of each row.
+        roles: those that the chat template supports; turns of other roles are problems.
     """
     columns, roles = parse_columns(columns, FIELDS), tuple(roles)
     for row in rows_of(files):
@@ -58,9 +58,14 @@ def read_conversations(
     quarantine: str | Path | None = None,
     columns: dict[str, str] | str | None = None,
 ) -> tuple[list[dict], Counter]:
-    """All conversations of files, folders, globs or Hub data sets, and what was repaired, by kind.
+    """All conversations of files, folders, globs or datasets on the Hub, and {kind of problem: rows repaired}.
 
-    Raises one `InputError` that covers all defective rows of all files, and one where no row is left.
+    Args:
+        on_bad: what to do with bad rows: error, repair or quarantine (see `data_prep.rows.bad_rows`).
+        quarantine: the JSONL file that `on_bad="quarantine"` writes bad rows to.
+        columns: see `conversation_rows`.
+
+    Raises one `InputError` for all bad rows of all files, and one if no row is left.
     """
     bad_rows, files = BadRows(on_bad, quarantine), data_files(paths)
     rows = list(conversation_rows(files, bad_rows, columns))
@@ -76,24 +81,24 @@ def load_conversations(
     quarantine: str | Path | None = None,
     columns: dict[str, str] | str | None = None,
 ):
-    """The conversations as a `datasets.Dataset` with columns id, source, row and messages; prints what was done.
+    """The conversations as a `datasets.Dataset` with the columns id, source, row and messages; prints the counts.
 
-    They lie in a file (see `write_dataset`): the memory used does not grow with their number. Raises what
-    `read_conversations` raises.
+    They are in a file on disk (see `write_dataset`), so the memory used does not grow with their number. Takes the
+    arguments of `read_conversations`, and raises the same errors.
     """
-    import pyarrow  # slow to import, and the readers do without it
+    import pyarrow  # slow to import, and not needed by the readers
 
     bad_rows, files = BadRows(on_bad, quarantine), data_files(paths)
     schema = pyarrow.schema(conversation_fields())
     rows = tqdm(conversation_rows(files, bad_rows, columns), desc="reading", unit=" conversations", mininterval=1)
-    batches = (pyarrow.RecordBatch.from_pylist(batch, schema) for batch in batched(rows, BATCH))
+    batches = (pyarrow.RecordBatch.from_pylist(batch, schema) for batch in batched(rows, WRITTEN_AT_ONCE))
     dataset = write_dataset(schema, batches)
     close_and_report(bad_rows, files)
     return dataset
 
 
 def conversation_fields() -> list:
-    """The columns of a file of conversations, for a `pyarrow.schema`."""
+    """The columns of a dataset of conversations, for `pyarrow.schema`."""
     import pyarrow
 
     message = pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())])
@@ -102,7 +107,7 @@ def conversation_fields() -> list:
 
 
 def close_and_report(bad_rows: BadRows, files: list[str]) -> None:
-    """Close the bad_rows and print its counts. Raises InputError for bad rows, and where no row is left."""
+    """Close `bad_rows` and print its counts. Raises InputError for bad rows, and if no row is left."""
     bad_rows.close()
     names = names_of(files)
     line = f"{names}: {counted(bad_rows.rows_out, 'conversation')}"

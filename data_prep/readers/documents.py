@@ -1,8 +1,7 @@
-"""Documents out of corpus files, one at a time: the memory used does not depend on the size of a file.
+"""Documents from corpus files, one at a time: the memory used does not grow with a file.
 
-What is read: JSON Lines, JSON lists, CSV and Parquet with a column of texts, conversations of the Baichuan and the OpenAI
-format (the turns of one, separated by blank lines, are a document), plain text, all of these but Parquet also as .gz, .xz
-and .zst, folders and globs of them, and data sets of the Hub, streamed ("hf://owner/name:config:split").
+Reads plain text, and all files that rows/read.py reads. A row is a document if it has text under `text_column`. So is a
+conversation in the Baichuan or the OpenAI format, as its turns separated by blank lines.
 """
 
 from collections import Counter
@@ -21,20 +20,20 @@ TURNS = {"conversations": "value", "messages": "content"}
 
 
 class Document(NamedTuple):
-    """A text and the row that it is from."""
+    """A text and the row that it comes from."""
 
     text: str
     row: Row
 
 
 def stamps(files: list[str]) -> list[list]:
-    """Name, size and time of each file, by which a run that goes on knows that they are the same; of the Hub the name."""
+    """[name, size, time of change] of each file, [name, None, None] on the Hub: a resumed run compares them."""
     stats = [None if file.startswith(HUB) else Path(file).stat() for file in files]
     return [[file, stat and stat.st_size, stat and stat.st_mtime_ns] for file, stat in zip(files, stats, strict=True)]
 
 
 def read_documents(paths: str | Path | Iterable[str | Path], **options) -> Iterator[str]:
-    """The texts of `documents`, which has the same arguments."""
+    """The texts of `documents`; takes the same arguments."""
     return (document.text for document in documents(paths, **options))
 
 
@@ -46,15 +45,15 @@ def documents(
 ) -> Iterator[Document]:
     """The documents of all files, in order. Documents without text are left out and counted.
 
-    Bad rows go to `bad_rows` (without one, they are errors). Where they are errors, no more documents come after the first
-    of them, and its file is read on to its end, so that the error names all bad rows in it. After the last document the
-    bad_rows is closed.
+    If bad rows are errors, no document follows the first of them; its file is read to the end, so that the error names all
+    bad rows in it. `bad_rows` is closed after the last document.
 
     Args:
-        counts: gets "documents", "empty" (left out because there is no text in them) and "cut" (pieces cut off lines
-            longer than 16 million characters).
+        bad_rows: what to do with bad rows (default: they are errors).
+        counts: gets "documents", "empty" (left out because they have no text) and "cut" (pieces cut off lines longer than
+            16 million characters).
 
-    Raises InputError for bad rows, an unknown ending, and files that hold no text at all.
+    Raises InputError for bad rows, an unknown ending, and files without any text.
     """
     bad_rows, counts = bad_rows or BadRows("error"), Counter() if counts is None else counts
     files = data_files(paths, plain_text=True)
@@ -74,12 +73,12 @@ def documents(
             break
     bad_rows.close()
     if not counts["documents"]:
-        aside = f" ({counted(bad_rows.quarantined, 'row')} quarantined)" if bad_rows.quarantined else ""
-        raise InputError(f"{', '.join(files[:3])}{', ...' * (len(files) > 3)}: no text in it{aside}")
+        quarantined = f" ({counted(bad_rows.quarantined, 'row')} quarantined)" if bad_rows.quarantined else ""
+        raise InputError(f"{', '.join(files[:3])}{', ...' * (len(files) > 3)}: no text in it{quarantined}")
 
 
 def reading_counts(bad_rows: BadRows, counts: Counter) -> list[str]:
-    """What reading has left out, cut and repaired, a line each."""
+    """What was repaired, quarantined, left out and cut in reading, a line each."""
     lines = [f"{counted(count, 'row')} repaired: {kind}" for kind, count in bad_rows.repaired.items()]
     if bad_rows.quarantined:
         lines.append(
@@ -93,14 +92,14 @@ def reading_counts(bad_rows: BadRows, counts: Counter) -> list[str]:
 
 
 def texts(file: str, text_column: str, counts: Counter) -> Iterator[Document]:
-    """Every row of a file with its text, "" where it has none; why it has none is among its problems."""
+    """Every row of a file with its text; "" if it has none, with the reason among its problems."""
     for row in read_rows(file, counts):
         text, problems = _text(row, text_column)
         yield Document(text, row._replace(problems=row.problems + problems) if problems else row)
 
 
 def _text(row: Row, text_column: str) -> tuple[str, list[Problem]]:
-    """The text of a row, and why it has none."""
+    """The text of a row, and what is wrong with it; "" if it has none."""
     value = row.value
     if isinstance(value, str) and is_text(row.path):
         return value, []

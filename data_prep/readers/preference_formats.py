@@ -1,28 +1,29 @@
-r"""One row of preferences, in any of the usual formats, as a ranking of answers to one prompt. No file is read here.
+r"""One row of preferences in any of the common formats → a ranking of answers to one prompt.
 
-    {"prompt", "chosen", "rejected"}              a pair; {"chosen", "rejected"} alone where both are whole conversations
+    {"prompt", "chosen", "rejected"}              a pair; no "prompt" if both sides are whole conversations
     {"prompt", "completions", "ranks"}            any number of answers; the lowest rank is the best
     {"prompt", "completions", "scores"}           the highest score is the best, and differences of scores are margins
     {"prompt", "completion", "label"}             one answer, good or bad (TRL's format for KTO)
 
-The prompt is a text or turns, under "prompt", "question", "conversations" or "instruction" (with "input" below it); a
-text may come with "system" (str) and "history" (a list of [question, answer]). An answer is a text, a turn, a list of
-turns that may begin with the prompt, or hh-rlhf's "\n\nHuman: … \n\nAssistant: …" (Bai 2022, arXiv:2204.05862). Turns are
-`{"role", "content"}` or `{"from", "value"}`. Answers to be ranked may also be objects that carry their own "rank" (Nectar)
-or score (UltraFeedback, arXiv:2310.01377), and a pair may carry the scores of its sides, or their difference, "margin".
-Other fields are passed over.
+The prompt is a text or turns, under "prompt", "question", "conversations" or "instruction" (followed by "input"). A text
+may come with "system" (str) and "history" (a list of [question, answer]). An answer is a text, a turn, a list of turns
+that may begin with the prompt, or hh-rlhf's "\n\nHuman: … \n\nAssistant: …" (Bai 2022, arXiv:2204.05862). Turns are
+`{"role", "content"}` or `{"from", "value"}`. Ranked answers may also be objects with their own "rank" (Nectar) or score
+(UltraFeedback, arXiv:2310.01377). A pair may have scores for its sides, or their difference, "margin". Other fields are
+ignored.
 """
 
 import math
 import re
+from typing import NamedTuple
 
 from data_prep.common.text import counted, shorten
 from data_prep.readers.columns import renamed
 from data_prep.readers.conversation_formats import (
-    NO_PLACE,
     PLAIN_ROLES,
     ROLE_ALIAS,
     SAME_SPEAKER,
+    UNSUPPORTED_ROLE,
     merge_same_speaker,
     order_problems,
     to_messages,
@@ -30,13 +31,13 @@ from data_prep.readers.conversation_formats import (
 from data_prep.readers.ranks import pairs, ranks_of_scores
 from data_prep.rows.problems import Problem
 
-PROMPTS = ("prompt", "question", "conversations", "instruction")
+PROMPT_FIELDS = ("prompt", "question", "conversations", "instruction")
 CHOSEN = ("chosen", "response_chosen")  # response_*: MedicalGPT
 REJECTED = ("rejected", "response_rejected")
 COMPLETIONS = ("completions", "answers", "responses")
 ANSWERS = {"pair": (*CHOSEN, *REJECTED), "ranking": COMPLETIONS, "label": ("completion",)}
-TEXTS = ("response", "answer", "completion", "text")  # of an answer that is an object
-# UltraFeedback's overall_score was wrong for 2,628 answers until it was mended by their fine-grained scores: those first.
+TEXTS = ("response", "answer", "completion", "text")  # the text of an answer that is an object
+# UltraFeedback's overall_score was wrong for 2,628 answers until it was corrected by their fine-grained scores: those first.
 SCORES = ("score", "fine-grained_score", "overall_score", "rating", "reward")
 PAIR_SCORES = (
     ("score_chosen", "score_rejected"),
@@ -44,21 +45,21 @@ PAIR_SCORES = (
     ("chosen_rating", "rejected_rating"),
     ("chosen-rating", "rejected-rating"),
 )
-# The fields that a row is read by.
-FIELDS = ("id", "system", "history", "input", *PROMPTS, *CHOSEN, *REJECTED, *COMPLETIONS, "completion", "ranks", "scores",
+# All fields that are read.
+FIELDS = ("id", "system", "history", "input", *PROMPT_FIELDS, *CHOSEN, *REJECTED, *COMPLETIONS, "completion", "ranks", "scores",
           "label", "margin", *(field for sides in PAIR_SCORES for field in sides))  # fmt: skip
 LABELS = {"true": True, "1": True, "false": False, "0": False}
 HUMAN = "\n\nHuman:"
 QUESTION = {"role": "user", "content": "?"}
 
 MISMATCH, EMPTY, IDENTICAL = "prompt mismatch", "empty completion", "identical completions ranked differently"
-# What can be set right without a guess, and is in the ranking that `preference_of` returns beside the problem.
+# What `preference_of` repairs, without guessing, in the ranking that it returns with the problem.
 REPAIRABLE = (SAME_SPEAKER, ROLE_ALIAS)
 
 
 def formats_of(row: dict) -> list[str]:
-    """The formats whose fields `row` has, of "pair", "ranking" and "label": one for a row that can be read, none for a
-    row that holds no preference."""
+    """The formats whose fields `row` has, of "pair", "ranking" and "label": one if the row can be read, none if it is
+    not a preference."""
     row = _given(row)
     found = []
     if any(field in row for field in CHOSEN) and any(field in row for field in REJECTED):
@@ -82,17 +83,17 @@ def preference_of(row: dict, columns: dict[str, str] | None = None) -> tuple[dic
     """The row as `{"prompt": messages, "completions": [str, …], "ranks": [int, …], "scores": [float, …] or None}`, or
     with "label" (bool) instead of ranks and scores; and what is wrong with it.
 
-    Where every problem is in `REPAIRABLE` the ranking is whole, and repaired; with another it may lack anything.
+    If every problem is in `REPAIRABLE` the ranking is complete, and repaired. With any other problem it is not usable.
 
     Args:
-        columns: {field: column of the file} instead of looking for the fields.
+        columns: {field: column of the file}; None: the fields have their usual names.
     """
     if columns is not None:
         row, missing = renamed(row, columns)
         if missing:
             return {}, missing
     row = _given(row)
-    formats, prompts = formats_of(row), [field for field in PROMPTS if field in row]
+    formats, prompts = formats_of(row), [field for field in PROMPT_FIELDS if field in row]
     sides = [field for field in ANSWERS[formats[0]] if field in row] if len(formats) == 1 else []
     if len(sides) != (2 if formats == ["pair"] else 1) or len(prompts) > 1:
         expected = (
@@ -101,61 +102,80 @@ def preference_of(row: dict, columns: dict[str, str] | None = None) -> tuple[dic
         )
         return {}, [Problem("unknown fields", f"keys {sorted(row)}", expected)]
     prompt, problems = _prompt(row, prompts[0]) if prompts else (None, [])
-    names, answers, judged, found = _judged(row, formats[0], sides)
-    problems += found
-    if not names:
+    answers = _answers(row, formats[0], sides)
+    problems += answers.problems
+    if not answers.names:
         return {}, problems
-    completions, own, found = _completions(names, answers)
-    problems += found
+    read = _completions(answers)
+    problems += read.problems
     if all(problem.kind in REPAIRABLE for problem in problems):
-        prompt, found = _shared_prompt(names, prompt, own)
+        prompt, found = _shared_prompt(answers.names, prompt, read.before)
         problems += found
-    ranking = {"prompt": prompt, "completions": completions, **judged}
+    ranking = {"prompt": prompt, "completions": read.texts, **answers.judgement}
     if "ranks" in ranking and all(problem.kind in REPAIRABLE for problem in problems):
-        problems += _contradictions(names, ranking)
+        problems += _contradictions(answers.names, ranking)
     return ranking, problems
 
 
-def _judged(row: dict, kind: str, sides: list[str]) -> tuple[list[str], list, dict, list[Problem]]:
-    """(the names of the answers in messages, the answers as they stand, their ranks and scores or label, what is wrong);
-    no name where they cannot be told apart."""
+class Answers(NamedTuple):
+    """The answers of a row before their text is read. No names: ranks or scores do not fit the answers."""
+
+    names: list[str]  # one per answer, for messages to the user
+    values: list  # the answers as they stand in the row
+    judgement: dict  # "ranks" and "scores", or "label"
+    problems: list[Problem]
+
+
+class Completions(NamedTuple):
+    """The answers of a row, read. The lists have an entry per answer if there is no problem."""
+
+    texts: list[str]
+    before: list[list[dict] | None]  # the messages before the answer, in a whole conversation; None: the answer alone
+    problems: list[Problem]
+
+
+def _answers(row: dict, kind: str, sides: list[str]) -> Answers:
+    """The answers under the fields `sides` of a row of the format `kind`, and which of them are better."""
     if kind == "pair":
         scores, problems = _pair_scores(row)
-        return list(map(repr, sides)), [row[field] for field in sides], {"ranks": [0, 1], "scores": scores}, problems
+        judgement = {"ranks": [0, 1], "scores": scores}
+        return Answers(list(map(repr, sides)), [row[field] for field in sides], judgement, problems)
     answers = row[sides[0]]
     if kind == "ranking":
-        judged, problems = _ranks_and_scores(answers, sides[0], row)
+        judgement, problems = _ranks_and_scores(answers, sides[0], row)
         names = [] if problems else [f"completion {number}" for number in range(1, len(answers) + 1)]
-        return names, answers, judged, problems
+        return Answers(names, answers, judgement, problems)
     label = LABELS.get(str(row["label"]).strip().lower())
     expected, found = "true or false", f"{shorten(row['label'])} under 'label'"
     problems = [] if label is not None else [Problem("label is not true or false", found, expected)]
-    return ["'completion'"], [answers], {"label": label}, problems
+    return Answers(["'completion'"], [answers], {"label": label}, problems)
 
 
-def _completions(names: list[str], answers: list) -> tuple[list, list[list[dict] | None], list[Problem]]:
-    """(the texts of the answers, the messages before each or None where it is an answer alone, what is wrong)."""
-    completions, own, problems = [], [], []
-    for name, answer in zip(names, answers, strict=True):
+def _completions(answers: Answers) -> Completions:
+    """The texts of the answers."""
+    texts, before, problems = [], [], []
+    for name, answer in zip(answers.names, answers.values, strict=True):
         turns = _turns(answer)
-        # Read behind a question, as any answer stands: alone it would be in the wrong order.
+        # Read after a question, as every answer is: by itself it would be in the wrong order.
         said, found = to_messages([QUESTION, *turns[-1:]])
         if len(said) != 2 or said[1]["role"] != "assistant":
             found = f"{shorten(answer if len(turns) < 2 else turns[-1])} at {name}"
-            problems.append(Problem("completion is no answer", found, "a text, or turns that end on the assistant's"))
+            problems.append(
+                Problem("completion is not an answer", found, "a text, or turns that end on the assistant's")
+            )
             continue
         for kind, where, expected in found:
             kind = EMPTY if kind == "empty turn" else kind
             problems.append(Problem(kind, where.replace("at turn 2", f"at {name}"), expected))
         messages, found = _messages(turns[:-1])
         problems += [problem._replace(found=f"{problem.found} of {name}") for problem in found]
-        completions.append(said[1]["content"])
-        own.append(messages or None)
-    return completions, own, problems
+        texts.append(said[1]["content"])
+        before.append(messages or None)
+    return Completions(texts, before, problems)
 
 
 def _turns(answer) -> list:
-    """An answer as turns; what is no answer at all stays as it is, alone in the list."""
+    """An answer as turns; anything that is not an answer stays as it is, alone in the list."""
     if isinstance(answer, str):
         return _hh_turns(answer) if answer.startswith(HUMAN) else [{"role": "assistant", "content": answer}]
     if isinstance(answer, dict):
@@ -165,7 +185,7 @@ def _turns(answer) -> list:
 
 
 def _hh_turns(text: str) -> list[dict]:
-    """hh-rlhf's text as turns. One blank after the colon belongs to the mark; the texts are left as they are."""
+    """hh-rlhf's text as turns. One space after the colon belongs to the mark; the texts are not stripped."""
     _, *parts = re.split(r"\n\n(Human|Assistant):", text)
     roles = {"Human": "user", "Assistant": "assistant"}
     spoken = zip(parts[::2], parts[1::2], strict=True)
@@ -173,7 +193,7 @@ def _hh_turns(text: str) -> list[dict]:
 
 
 def _messages(turns: list) -> tuple[list[dict], list[Problem]]:
-    """Turns as messages, two turns of one speaker merged, and what was wrong with them."""
+    """Turns as messages, with consecutive turns of one speaker merged, and what was wrong with them."""
     messages, problems = to_messages(turns)
     if all(problem.kind in REPAIRABLE for problem in problems):
         messages, _ = merge_same_speaker(messages)
@@ -182,7 +202,7 @@ def _messages(turns: list) -> tuple[list[dict], list[Problem]]:
 
 
 def _prompt(row: dict, field: str) -> tuple[list[dict], list[Problem]]:
-    """System text, earlier turns and the prompt under `field` as messages, and what is wrong with them."""
+    """System text, history and the prompt under `field` as messages, and what is wrong with them."""
     prompt, system, history = row[field], row.get("system"), row.get("history")
     turns = [] if system in (None, "") else [{"role": "system", "content": system}]
     if not isinstance(history or [], list):
@@ -202,7 +222,9 @@ def _prompt(row: dict, field: str) -> tuple[list[dict], list[Problem]]:
         text = row.get("input") if field == "instruction" else None
         turns.append({"role": "user", "content": f"{prompt}\n{text}" if isinstance(text, str) and text else prompt})
     else:
-        return [], [Problem("prompt is no text", f"{shorten(prompt)} under {field!r}", "a string or a list of turns")]
+        return [], [
+            Problem("prompt is not a text", f"{shorten(prompt)} under {field!r}", "a string or a list of turns")
+        ]
     messages, problems = _messages(turns)
     return messages, problems or ([] if messages else [_no_human_end(f"no turn under {field!r}")])
 
@@ -212,15 +234,15 @@ def _no_human_end(found: str) -> Problem:
 
 
 def _shared_prompt(
-    names: list[str], prompt: list[dict] | None, own: list[list[dict] | None]
+    names: list[str], prompt: list[dict] | None, before: list[list[dict] | None]
 ) -> tuple[list[dict] | None, list[Problem]]:
-    """The one prompt that the row's own field and its whole conversations agree on, and what is wrong with it.
+    """The one prompt that the prompt field and the whole conversations of a row agree on, and what is wrong with it.
 
     Args:
-        prompt: of the row's field; None where it has none.
-        own: for every answer the messages before it; None for an answer alone.
+        prompt: from the row's prompt field; None if it has none.
+        before: as in `Completions`.
     """
-    whole = {name: messages for name, messages in zip(names, own, strict=True) if messages}
+    whole = {name: messages for name, messages in zip(names, before, strict=True) if messages}
     expected = "answers to one prompt: the same turns before the last one"
     for name, messages in whole.items():
         first, shared = next(iter(whole.items()))
@@ -230,26 +252,26 @@ def _shared_prompt(
             return None, [Problem(MISMATCH, f"{first} and {name} part at turn {place}, before the last", expected)]
     if prompt is None and len(whole) < len(names):
         if not whole:
-            return None, [Problem("no prompt", f"{' and '.join(names)} alone", f"one of {', '.join(PROMPTS)}")]
+            return None, [Problem("no prompt", f"{' and '.join(names)} alone", f"one of {', '.join(PROMPT_FIELDS)}")]
         alone = next(name for name in names if name not in whole)
         return None, [Problem(MISMATCH, f"a prompt in {next(iter(whole))}, none in {alone}", expected)]
     if whole:
         name, shared = next(iter(whole.items()))
-        # The one may begin earlier, with a system turn or the turns before the question; the longer one is meant.
+        # One of them may begin earlier, with a system turn or the turns before the question: take the longer one.
         length = min(len(shared), len(prompt or []))
         if prompt is not None and prompt[-length:] != shared[-length:]:
             found = f"{shorten(prompt[-1]['content'])} as the prompt, {shorten(shared[-1]['content'])} in {name}"
             return None, [Problem(MISMATCH, found, expected)]
         prompt = max(shared, prompt or [], key=len)
     strange = [role for role in dict.fromkeys(turn["role"] for turn in prompt) if role not in PLAIN_ROLES]
-    problems = [Problem(NO_PLACE, f"turns of {role}", f"{', '.join(PLAIN_ROLES)} only") for role in strange]
+    problems = [Problem(UNSUPPORTED_ROLE, f"turns of {role}", f"{', '.join(PLAIN_ROLES)} only") for role in strange]
     if not problems and prompt[-1]["role"] != "user":
         problems = [_no_human_end(f"{prompt[-1]['role']} as its last turn")]
     return prompt, problems
 
 
 def _number(value) -> float | None:
-    """A finite number, also one written as text, as in CSV; None for anything else."""
+    """A finite number, or text that is one, as in CSV; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -260,7 +282,7 @@ def _number(value) -> float | None:
 
 
 def _pair_scores(row: dict) -> tuple[list[float] | None, list[Problem]]:
-    """[the chosen answer's score, the rejected one's], or None where the row has none; a margin is held against 0."""
+    """[score of the chosen answer, score of the rejected one], or None if the row has none; "margin" gives [margin, 0]."""
     for fields in (*PAIR_SCORES, ("margin",)):
         values = [row[field] for field in fields if row.get(field) not in (None, "")]
         if len(values) == len(fields):
@@ -278,7 +300,7 @@ def _no_numbers(values, where: str) -> Problem:
 
 
 def _ranks_and_scores(answers, field: str, row: dict) -> tuple[dict, list[Problem]]:
-    """{"ranks", "scores"} of the answers under `field`, from the row's own lists or from the answers; what is wrong."""
+    """{"ranks", "scores"} of the answers under `field`, from lists in the row or from the answers, and what is wrong."""
     if not isinstance(answers, list) or len(answers) < 2:
         return {}, [Problem("too few completions", f"{shorten(answers)} under {field!r}", "a list of at least two")]
     objects = [_given(answer) for answer in answers if isinstance(answer, dict)]
@@ -299,7 +321,7 @@ def _ranks_and_scores(answers, field: str, row: dict) -> tuple[dict, list[Proble
         scores = numbers
     if ranks is None:
         return {"ranks": ranks_of_scores(scores), "scores": scores}, []
-    # bool is an int to Python, but true and false do not say which is the better one. Nectar writes 1.0.
+    # bool is an int to Python, but true and false do not say which answer is better. Nectar writes 1.0 for 1.
     numbers = [_number(value) for value in ranks] if isinstance(ranks, list) else [None]
     if any(number is None or number != int(number) for number in numbers):
         return {}, [
@@ -309,7 +331,7 @@ def _ranks_and_scores(answers, field: str, row: dict) -> tuple[dict, list[Proble
 
 
 def _contradictions(names: list[str], ranking: dict) -> list[Problem]:
-    """One text ranked above itself, or a better rank with a lower score."""
+    """The problem of a text that is ranked above itself, or of a better rank with a lower score; [] if there is none."""
     completions, scores = ranking["completions"], ranking["scores"]
     for better, worse in pairs(ranking["ranks"]):
         if completions[better] == completions[worse]:

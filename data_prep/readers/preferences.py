@@ -1,7 +1,7 @@
 """The one reader for preferences: prompts with two or more completions, of which some are better than others.
 
-Takes pairs, rankings, scored lists and single answers labelled good or bad, as data_prep/readers/preference_formats.py describes
-them, from any file that data_prep/rows/read.py reads; a file may mix them.
+Takes pairs, rankings, scored lists and single answers labelled good or bad, in the formats that preference_formats.py
+lists, from any file that rows/read.py reads. A file may mix formats.
 """
 
 import json
@@ -19,8 +19,8 @@ from data_prep.rows.problems import REPAIRED_BY_READING, Problem, Row
 from data_prep.rows.read import data_files, names_of, rows_of
 
 TIED = "with all completions tied"
-ALONE = "labelled answers without one of the other label to their prompt"
-BOTH = "labelled answers of one text labelled both ways"
+ALONE = "labelled answers whose prompt has only one label"
+BOTH = "labelled answers whose text has both labels"
 
 
 def read_rankings(
@@ -31,19 +31,19 @@ def read_rankings(
 ) -> tuple[list[dict], dict[str, int]]:
     """Rows `{"prompt": messages, "completions": [str, …], "ranks": [int, …]}`, and counts.
 
-    The lowest rank is the best; a chosen and a rejected completion get the ranks 0 and 1. Where a row of the files has
-    scores, every ranking has "scores" too, [float, …] or None. Single labelled answers become one ranking per prompt, the
-    good ones above the bad ones. What teaches nothing is left out and counted: rankings whose completions are all tied, a
-    labelled answer without one of the other label, a text labelled both ways.
+    The lowest rank is the best; a chosen and a rejected completion get the ranks 0 and 1. If any row has scores, every
+    ranking has "scores" too: [float, …] or None. Labelled answers to one prompt become one ranking, the good ones above the
+    bad ones. What teaches nothing is left out and counted: rankings in which all completions are tied, labelled answers
+    whose prompt has only one label, and labelled answers whose text has both labels.
 
     Args:
-        on_bad: what becomes of a bad row: error, repair or quarantine (see `data_prep.rows.bad_rows`). Repair merges two
-            turns of one speaker in a prompt, mends the writing of roles ("User "), takes off a byte order mark and
-            passes over a trailing comma.
-        quarantine: the JSONL file that bad rows go to under `on_bad="quarantine"`.
-        columns: {field: column}, or "prompt=question,chosen=good,rejected=bad", instead of looking for the fields.
+        on_bad: what to do with bad rows: error, repair or quarantine (see `data_prep.rows.bad_rows`). Repair merges
+            consecutive turns of one speaker in a prompt, normalises the names of roles ("User "), and removes a byte order
+            mark or a trailing comma.
+        quarantine: the JSONL file that `on_bad="quarantine"` writes bad rows to.
+        columns: {field: column}, or "prompt=question,chosen=good,rejected=bad"; None: the fields have their usual names.
 
-    Raises one `InputError` that covers all bad rows of all files, and one where no ranking is left.
+    Raises one `InputError` for all bad rows of all files, and one if no ranking is left.
     """
     bad_rows = BadRows(on_bad, quarantine)
     rankings, left_out = _rankings(data_files(paths), bad_rows, columns)
@@ -55,11 +55,11 @@ def read_rankings(
 def _rankings(
     files: list[str], bad_rows: BadRows, columns: dict[str, str] | str | None
 ) -> tuple[list[dict], dict[str, int]]:
-    """The rankings of files, and how many rows are left out for which reason; closes the bad_rows."""
+    """The rankings in files, and {reason: rows left out}. Closes `bad_rows`."""
     columns = parse_columns(columns, FIELDS)
     rankings: list[dict] = []
     left_out: Counter = Counter()
-    labelled: dict[str, dict] = {}  # {prompt: its ranking, which `_add_label` fills in}
+    labelled: dict[str, dict] = {}  # {prompt: its ranking, filled by `_add_label`}
     for row in rows_of(files):
         preference, found = _read(row, columns)
         if not bad_rows.accept(row.with_found(found), (*REPAIRED_BY_READING, *REPAIRABLE)):
@@ -77,9 +77,11 @@ def _rankings(
     left_out = {reason: left_out[reason] for reason in (TIED, ALONE, BOTH) if left_out[reason]}
     if left_out and not rankings:
         found = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
-        aside = f", {bad_rows.quarantined:,} quarantined (see {bad_rows.quarantine})" if bad_rows.quarantined else ""
+        quarantined = (
+            f", {bad_rows.quarantined:,} quarantined (see {bad_rows.quarantine})" if bad_rows.quarantined else ""
+        )
         raise InputError(
-            f"{names_of(files)}: no ranking is left: found {found}{aside}; expected a row in which one completion is "
+            f"{names_of(files)}: no ranking is left: found {found}{quarantined}; expected a row in which one completion is "
             "better than another. Check the field that the ranks come from"
         )
     if not rankings:
@@ -95,7 +97,7 @@ def _count_pairs(rankings: list[dict]) -> int:
 
 
 def _read(row: Row, columns: dict[str, str] | None) -> tuple[dict, list[Problem]]:
-    """The preference in what was parsed of a row, and what is wrong with it beside what reading found."""
+    """The preference in a row, and what is wrong with it, without the problems that reading found."""
     if row.value is None and row.problems:
         return {}, []
     if not isinstance(row.value, dict):
@@ -104,7 +106,7 @@ def _read(row: Row, columns: dict[str, str] | None) -> tuple[dict, list[Problem]
 
 
 def _add_label(preference: dict, labelled: dict[str, dict], rankings: list[dict]) -> None:
-    """Add one labelled answer to its prompt's ranking, which stands where the first of them stood."""
+    """Add a labelled answer to the ranking of its prompt, which stands where the prompt's first answer stood."""
     key = prompt_key(preference["prompt"])
     if key not in labelled:
         labelled[key] = {"prompt": preference["prompt"], "completions": [], "ranks": [], "scores": None}
@@ -114,7 +116,7 @@ def _add_label(preference: dict, labelled: dict[str, dict], rankings: list[dict]
 
 
 def _settle_labels(ranking: dict, left_out: Counter) -> None:
-    """Take out the texts that are labelled both ways, and all where only one label is left; counted in `left_out`."""
+    """Remove texts with both labels, then everything if only one label remains. Counts both in `left_out`."""
     answers = list(zip(ranking["completions"], ranking["ranks"], strict=True))
     ranks_of: dict[str, set[int]] = {}
     for text, rank in answers:
@@ -128,7 +130,7 @@ def _settle_labels(ranking: dict, left_out: Counter) -> None:
 
 
 def prompt_key(prompt: list[dict]) -> str:
-    """A prompt as text: equal for equal prompts."""
+    """A prompt as a string that is equal for equal prompts."""
     return json.dumps([[message["role"], message["content"]] for message in prompt])
 
 
@@ -138,12 +140,11 @@ def load_rankings(
     quarantine: str | Path | None = None,
     columns: dict[str, str] | str | None = None,
 ):
-    """The rankings as a `datasets.Dataset` with columns prompt, completions, ranks and, where there are any, scores;
-    prints what was left out, repaired and set aside.
+    """The rankings as a `datasets.Dataset` with the columns prompt, completions, ranks and, if any row has them, scores.
 
-    Takes and raises what `read_rankings` does.
+    Prints what was left out, repaired and quarantined. Takes the arguments of `read_rankings`, and raises the same errors.
     """
-    from datasets import Dataset  # slow to import, and the readers do without it
+    from datasets import Dataset  # slow to import, and not needed by the readers
 
     bad_rows, files = BadRows(on_bad, quarantine), data_files(paths)
     rows, left_out = _rankings(files, bad_rows, columns)

@@ -1,8 +1,8 @@
-"""The arithmetic of ranks: the lower rank is the better answer, equal ranks tie."""
+"""Ranks: the lowest is the best, and equal ranks are ties."""
 
 
 def pairs(ranks: list[int]) -> list[tuple[int, int]]:
-    """Every (better, worse) pair of positions with unequal ranks; the lower rank is the better one."""
+    """All (better, worse) pairs of positions with unequal ranks."""
     return [(better, worse) for better, r in enumerate(ranks) for worse, s in enumerate(ranks) if r < s]
 
 
