@@ -202,7 +202,7 @@ def outcome(tokenizer, path, capsys, *arguments, **policy) -> tuple[list[str], l
     return texts, [len(row["input_ids"]) for row in dataset], capsys.readouterr().out.splitlines()[-1]
 
 
-def test_over_long_conversations_are_cut_and_counted(tokenizer, tmp_path, capsys):
+def test_over_long_conversations_are_truncated_and_counted(tokenizer, tmp_path, capsys):
     path = write(tmp_path, [SHORT, LONG, LONG])
     cut = "<|user|>ZQZQ/<|assistant|>Q"
     assert outcome(tokenizer, path, capsys, 8) == (
@@ -218,17 +218,17 @@ def test_over_long_conversations_are_cut_and_counted(tokenizer, tmp_path, capsys
     assert outcome(tokenizer, path, capsys, 7)[1:] == (
         [6],
         "1 conversation is longer than max_length=7 tokens: training will not see the last 4 tokens of them; "
-        "1 of what was cut has no answer left and is left out",
+        "1 of those truncated has no answer left and is dropped",
     )
     assert outcome(tokenizer, path, capsys, 11)[1:] == ([6, 11], "no conversation is longer than max_length=11 tokens")
     assert outcome(tokenizer, path, capsys, None)[1:] == ([6, 11], "conversations may be of any length")
 
 
-def test_over_long_conversations_are_left_out_and_counted(tokenizer, tmp_path, capsys):
+def test_over_long_conversations_are_dropped_and_counted(tokenizer, tmp_path, capsys):
     path = write(tmp_path, [LONG, SHORT, LONG])
     assert outcome(tokenizer, path, capsys, 8, long="drop")[1:] == (
         [6],
-        "2 conversations are longer than max_length=8 tokens: left out, with 22 tokens (long: drop)",
+        "2 conversations are longer than max_length=8 tokens: dropped, with 22 tokens (long: drop)",
     )
     with pytest.raises(InputError, match="max_length=5, long=drop: no conversation is left"):
         load_tokenized(path, tokenizer, 5, long="drop")
@@ -248,7 +248,7 @@ def test_over_long_conversations_are_split_at_turns_and_counted(tokenizer, tmp_p
     assert outcome(tokenizer, path, capsys, 15, long="split") == (
         [f"<|system|>Z/{first}", f"<|system|>Z/{second}", f"<|system|>Z/{third[:-1]}", first],
         [9, 10, 15, 6],
-        "1 conversation is longer than max_length=15 tokens: split at turns into 3 (long: split); of these 1 are still "
+        "1 conversation is longer than max_length=15 tokens: split at turns into 3 (long: split); of them 1 are still "
         "longer, an exchange each: training will not see the last 1 token of them",
     )
     dataset = load_tokenized(path, tokenizer, 15, long="split")

@@ -335,7 +335,7 @@ def test_an_interrupted_run_says_so_and_keeps_no_output(completions, functions, 
     options = {"by": "function", "function": f"{functions}:stops", "completions": completions, "output": output}
     done = subprocess.run(command(**options), capture_output=True, text=True)
     assert done.returncode == 130 and "Traceback" not in done.stderr
-    assert done.stderr.endswith("interrupted: run the same command again to go on\n") and not output.exists()
+    assert done.stderr.endswith("interrupted: run the same command again to resume\n") and not output.exists()
 
 
 def test_a_journal_of_another_run_is_refused(completions, tmp_path, monkeypatch):

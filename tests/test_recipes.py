@@ -215,7 +215,7 @@ def test_what_fine_tuning_leaves_out_is_counted(tuned):
     # The question of 70 letters between its two marks, and the answer of 3 between its two: 77 tokens.
     assert (
         "1 conversation is longer than max_length=64 tokens: training will not see the last 13 tokens of them; "
-        "1 of what was cut has no answer left and is left out\n" in done.out
+        "1 of those truncated has no answer left and is dropped\n" in done.out
     )
 
 

@@ -106,7 +106,7 @@ def test_any_documents_survive_shards(tokenizer, texts, shard_tokens):
 def test_special_token_text_in_a_document_stays_text(tmp_path, tokenizer, capsys):
     shards = make(tmp_path / "a", ["a<|endoftext|>b", "c"], tokenizer)
     assert shards.documents == 2 and (shards[:] == 0).sum() == 2, "two ends of text, of two documents"
-    assert "a: 1 document with the text of a special token, encoded as characters" in capsys.readouterr().out
+    assert "a: 1 document with special-token text, encoded as ordinary characters" in capsys.readouterr().out
 
 
 def test_a_source_is_read_no_further_than_a_mixture_can_ask_for(tmp_path, tokenizer):
@@ -123,11 +123,11 @@ def test_a_folder_of_shards_names_what_is_wrong_with_it(tmp_path, tokenizer):
     changed = json.loads((tokenizer / "tokenizer.json").read_text())
     changed["model"]["vocab"]["\u0121"], changed["model"]["vocab"]["\u0122"] = 261, 260
     (tmp_path / "tokenizer.json").write_text(json.dumps(changed))
-    with pytest.raises(InputError, match="tokenized with another tokenizer than"):
+    with pytest.raises(InputError, match="tokenized with a tokenizer other than"):
         shards.check_tokenizer(tmp_path, 262)
     with (tmp_path / "a" / "shard-00000.bin").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(InputError, match="found 9 bytes, its index says 8"):
+    with pytest.raises(InputError, match="found 9 bytes, expected 8 as the index says"):
         TokenShards(tmp_path / "a")
     with pytest.raises(
         InputError, match=r"index.json: no such file or folder; it is made by: python -m data_prep.mix"
@@ -241,7 +241,7 @@ def test_a_source_that_is_not_read_to_its_end_has_its_bad_rows_too(tmp_path, tok
     rows = [json.dumps({"text": "a" * 99})] * 3000
     (tmp_path / "a.jsonl").write_text("\n".join(["{oops", *rows]))
     run(monkeypatch, path)
-    assert "a: not read to its end: no mixture of 100 tokens asks for more than this" in capsys.readouterr().out
+    assert "a: not read to its end: no mixture of 100 tokens needs more" in capsys.readouterr().out
     assert len((tmp_path / "tokens" / "quarantine.jsonl").read_text().splitlines()) == 1
     assert TokenShards(tmp_path / "tokens").index["tokens"] == 100
 
@@ -365,7 +365,7 @@ def test_a_run_killed_while_it_mixes_goes_on_to_the_same_bytes_and_leaves_nothin
 def test_shards_of_other_inputs_are_not_gone_on_with(tmp_path, tokenizer, capsys):
     make(tmp_path / "a", ["abc"], tokenizer)
     shards = make(tmp_path / "a", ["other"], tokenizer)
-    assert "not those of the interrupted run" in capsys.readouterr().out
+    assert "files or settings differ from those of the interrupted run" in capsys.readouterr().out
     assert bytes(shards[:-1].astype("u1").tolist()) != b"abc" and len(shards) == 6
 
 

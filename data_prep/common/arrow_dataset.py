@@ -1,4 +1,4 @@
-"""Datasets that are written as they are made: the memory used does not grow with them."""
+"""Datasets that go to disk as they are made: the memory used does not grow with their size."""
 
 import itertools
 import shutil
@@ -7,24 +7,24 @@ from collections.abc import Iterable, Iterator
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-BLOCK = 1 << 23  # bytes of rows in a batch of the file
+BLOCK = 1 << 23  # bytes per batch in the file
 
 
 def write_dataset(schema, batches: Iterable):
-    """The `datasets.Dataset` of `pyarrow.RecordBatch`es of `schema`, mapped from a file in the temporary folder.
+    """A `datasets.Dataset` of `pyarrow.RecordBatch`es with the given schema, memory-mapped from a temporary file.
 
-    The folder (below $TMPDIR) is removed when the process ends, and with it what `Dataset.map` and TRL put beside the
-    file: no run leaves its data on the user's disk.
+    Its folder (below $TMPDIR) is removed when the process ends, with all that `Dataset.map` and TRL write beside the file:
+    no run leaves data on the user's disk.
     """
     import pyarrow  # both are slow to import
     from datasets import Dataset
 
     folder = Path(tempfile.mkdtemp(prefix="gpt-recipes-"))
-    # Not atexit: a child of multiprocessing ends without it, and a plain fork would take its parent's folder along.
+    # Not atexit: children of multiprocessing skip it, and a plain fork would remove the folder of its parent.
     Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=-100)
     path = folder / "data.arrow"
     blocks = _blocks(batches)
-    # datasets cannot map a file without any batch.
+    # datasets cannot map a file without batches.
     first = next(blocks, None) or pyarrow.RecordBatch.from_pylist([], schema)
     with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as writer:
         for block in itertools.chain([first], blocks):
@@ -33,10 +33,10 @@ def write_dataset(schema, batches: Iterable):
 
 
 def _blocks(batches: Iterable) -> Iterator:
-    """The same rows in batches of `BLOCK` bytes or a little more.
+    """The same rows in batches of at least `BLOCK` bytes.
 
-    Opening the file reads the head of each batch, and the system maps 64 KiB around what is read: of a file in batches of
-    a few hundred rows that is a tenth, held in memory before anybody has looked at a row.
+    Opening the file reads the head of every batch, and the system maps 64 KiB around what is read. With batches of a few
+    hundred rows, a tenth of the file would be in memory before anyone reads a row.
     """
     import pyarrow
 

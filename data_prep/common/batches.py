@@ -1,18 +1,18 @@
-"""Lists of consecutive items, by number or by length."""
+"""Consecutive items in lists, by number or by length."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 
 def batched(rows: Iterable, size: int) -> Iterator[list]:
-    """`rows` in lists of `size`, the last one of what is left."""
+    """`rows` in lists of `size`; the last list may be shorter."""
     rows = iter(rows)
     while batch := list(itertools.islice(rows, size)):
         yield batch
 
 
 def batched_by_length(items: Iterable, size: int, length: Callable[..., int] = len) -> Iterator[list]:
-    """Lists of texts, or of what has a `length` in characters, of at least `size` characters together."""
+    """`items` in lists whose lengths sum to at least `size`; the last list may be shorter."""
     batch, characters = [], 0
     for item in items:
         batch.append(item)

@@ -1,4 +1,4 @@
-"""The one way a script reports bad input: a clear line on stderr and exit code 1."""
+"""How every script reports bad input: one clear message on stderr and exit code 1."""
 
 import os
 import signal
@@ -11,13 +11,13 @@ class InputError(ValueError):
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a script's `main`; input errors and bad configuration become one line on stderr and exit code 1.
+    """Run a script's `main`; an `InputError` becomes a message on stderr and exit code 1.
 
-    Only errors the user can act on are shortened: anything else keeps its traceback, because it is a bug. A SIGTERM, as
-    schedulers send it, is an exit like any other: temporary files are removed.
+    Any other exception is a bug and keeps its traceback. SIGTERM, which schedulers send, exits as `sys.exit` does, so that
+    temporary files are removed.
     """
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    if hasattr(os, "register_at_fork"):  # a worker that is told to end just ends, whatever it is at
+    if hasattr(os, "register_at_fork"):  # a worker process just ends, whatever it is doing
         os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     try:
         main()
@@ -25,5 +25,5 @@ def run_main(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
+        print("interrupted: run the same command again to resume", file=sys.stderr)
         sys.exit(130)

@@ -1,6 +1,6 @@
-"""Reading and writing the files that stages meet through, and the one way a script reports bad input.
+"""Reading and writing the files that pass from stage to stage.
 
-Outputs are written under a temporary name and renamed, so that a reader sees a whole file or none.
+Outputs are written under a temporary name and renamed: a reader sees a complete file or none.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes 0600, unreadable to a colleague
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes 0600, which no colleague can read
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -39,7 +39,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `path` when the block ends well (replacing an older one)."""
+    """Yield a temporary folder that becomes `path` if the block succeeds, replacing an older one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -56,16 +56,16 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def unfinished(output: str | Path) -> Iterator[Path]:
-    """The folder `.NAME.unfinished` beside `output`, for work that is gone on with after a kill.
+    """The folder `.NAME.unfinished` beside `output`, for work that a killed run can resume.
 
-    It is removed when the block ends well. Raises InputError while another process is in it.
+    It is removed if the block succeeds. Raises InputError while another process works in it.
     """
     work = Path(output).parent / f".{Path(output).name}.unfinished"
     work.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(work / ".lock").acquire(timeout=0)
     except Timeout:
-        raise InputError(f"{work}: another run is at work there; wait for it, or stop it") from None
+        raise InputError(f"{work}: another run is working there; wait for it, or stop it") from None
     with lock:
         yield work
         shutil.rmtree(work)
@@ -78,7 +78,7 @@ def write_json(path: str | Path, value, indent: int | None = 1) -> None:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
-    """Write one JSON object per line; returns the number of rows."""
+    """Write one JSON object per line. Returns the number of rows."""
     count = 0
     with atomic_write(path) as file:
         for row in rows:
@@ -88,21 +88,21 @@ def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
 
 
 def existing(path: str | Path, made_by: str = "") -> Path:
-    """`path` if it exists; otherwise an `InputError` that says which command makes it."""
+    """`path` as a Path. Raises an `InputError` that names the command `made_by` if it does not exist."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such file or folder" + (f"; it is made by: {made_by}" if made_by else ""))
     return Path(path)
 
 
 def vacant(path: str | Path) -> Path:
-    """`path` if nothing is there; otherwise an `InputError`: nothing is overwritten without being asked."""
+    """`path` as a Path. Raises InputError if it exists: no script overwrites its output."""
     if Path(path).exists():
         raise InputError(f"{path}: is there already; remove it or give another path")
     return Path(path)
 
 
 def read_json(path: str | Path):
-    """The value in a JSON file; `InputError` with line and column where it is not JSON."""
+    """The value in a JSON file. Raises an `InputError` with line and column if it is not JSON."""
     try:
         return json.loads(existing(path).read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -112,7 +112,7 @@ def read_json(path: str | Path):
 
 
 def read_jsonl(path: str | Path) -> Iterator[dict]:
-    """The objects in a JSONL file, one at a time; blank lines are passed over."""
+    """The objects in a JSONL file, one at a time; blank lines are skipped. Raises InputError for a line that is not one."""
     with existing(path).open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -129,7 +129,7 @@ def read_jsonl(path: str | Path) -> Iterator[dict]:
 
 
 def write_results(folder: str | Path, stage: str, results: dict) -> Path:
-    """Write a stage's figures to `folder/<stage>.json`, where `eval/report.py` finds them."""
+    """Write the metrics of a stage to `folder/<stage>.json`, where `eval/report.py` finds them. Returns that path."""
     path = Path(folder) / f"{stage}.json"
     write_json(path, {"stage": stage, **results})
     return path

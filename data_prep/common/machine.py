@@ -1,4 +1,4 @@
-"""What the machine at hand can do: precision and speed of its matrix product."""
+"""What this machine can do: whether bf16 is fast, and how fast matrix products are."""
 
 import time
 
@@ -6,9 +6,9 @@ import torch
 
 
 def bf16_is_fast() -> bool:
-    """Whether bf16 is a gain here: a GPU that has it, or a processor with AMX or AVX-512 BF16 instructions.
+    """Whether bf16 is faster than fp32: on a GPU that supports it, or a CPU with AMX or AVX-512 BF16 instructions.
 
-    Elsewhere PyTorch emulates it: 0.9 against 141 GFLOP/s in fp32 on a 2-core AMD EPYC with AVX2.
+    Elsewhere PyTorch emulates it: 0.9 GFLOP/s, against 141 in fp32, on a 2-core AMD EPYC with AVX2.
     """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -18,7 +18,7 @@ def bf16_is_fast() -> bool:
 
 
 def matrix_rate(dtype: torch.dtype = torch.float32, seconds: float = 0.5) -> float:
-    """FLOP/s of a 1024³ matrix product on the device training would use: what a speed here is a fraction of."""
+    """FLOP/s of 1024 × 1024 matrix products on the device that training uses: the best measured within `seconds`."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     a, b = (torch.randn(1024, 1024, device=device, dtype=dtype) for _ in range(2))
     best, end = 0.0, time.perf_counter() + seconds

@@ -1,10 +1,10 @@
-"""Words for messages: counts, values cut short, text that a terminal may show."""
+"""Text for messages: counts with nouns, shortened values, strings that are safe on a terminal."""
 
 import unicodedata
 
 
 def printable(text: str) -> str:
-    """`text` with control characters, which the terminal would obey, and half surrogate pairs shown by their codes."""
+    """`text` with codes for control characters, which a terminal would obey, and for half surrogate pairs."""
     return "".join(
         f"\\x{ord(each):02x}" if unicodedata.category(each) in ("Cc", "Cs") and each not in "\n\t" else each
         for each in text
@@ -17,6 +17,6 @@ def counted(number: int, noun: str) -> str:
 
 
 def shorten(value, most: int = 60) -> str:
-    """A value as Python writes it, cut to `most` characters for a message."""
+    """The `repr` of a value, truncated to `most` characters."""
     text = repr(value[: most + 20] if isinstance(value, str) else value)
     return text if len(text) <= most else text[: most - 3] + "..."

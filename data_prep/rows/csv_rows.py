@@ -1,4 +1,4 @@
-"""Rows out of CSV of any size. A broken row ends with its line, or where the quote it leaves open is closed."""
+"""Rows from CSV of any size. A broken row ends with its line, or where its open quote is closed."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from data_prep.rows.json_rows import LIMIT, Parsed, rest
 from data_prep.rows.problems import Problem
 from data_prep.rows.text_window import Window
 
-# CSV columns whose cells hold a list, written as JSON; elsewhere a cell is text, whatever it looks like.
+# Columns whose cells hold a list as JSON. Cells of other columns are text, unless they hold turns.
 LIST_COLUMNS = (
     "conversations",
     "messages",
@@ -25,7 +25,7 @@ LIST_COLUMNS = (
 
 
 def csv_rows(window: Window) -> Iterator[Parsed]:
-    """The rows of a CSV file with {column: cell} as their values; its first row names the columns."""
+    """The rows of a CSV file as {column: cell}; its first row names the columns."""
     csv.field_size_limit(LIMIT)
     lines: list[str] = []
 
@@ -38,7 +38,7 @@ def csv_rows(window: Window) -> Iterator[Parsed]:
                     break
             line = window.text[window.position : end + 1]
             size = size + len(line) if lines else len(line)
-            if not line or size > LIMIT:  # an unclosed quote takes all that follows
+            if not line or size > LIMIT:  # an open quote would take all that follows
                 return
             window.move(end + 1)
             lines.append(line)
@@ -81,7 +81,7 @@ def csv_rows(window: Window) -> Iterator[Parsed]:
 
 
 def cell_value(name: str, cell: str):
-    """A cell, as a list where its column holds lists or where it is a list of turns."""
+    """The cell as text, or as a list if its column holds lists or if it is a list of turns."""
     if not cell.lstrip().startswith("["):
         return cell
     try:

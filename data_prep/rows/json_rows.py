@@ -1,7 +1,7 @@
-"""Rows out of JSON text of any size: a list, one object a line, or objects one after another.
+"""Rows from JSON of any size: a list, one object per line, or objects one after another.
 
-A broken row does not take its neighbours with it: it ends where its brackets close, or else where the next object
-begins with the same key.
+A broken row does not break its neighbours: it ends where its brackets close, or else where another object begins with the
+same key.
 """
 
 import json
@@ -14,10 +14,10 @@ from data_prep.common.text import shorten
 from data_prep.rows.problems import TRAILING_COMMA, Problem
 from data_prep.rows.text_window import Window
 
-LIMIT = 1 << 25  # characters of one row; what goes on longer is given in pieces, as broken
-PATIENCE = 1 << 20  # characters that the end of a broken row is looked for where another row seems to begin
+LIMIT = 1 << 25  # characters of a row; a longer one is broken, and comes in pieces
+PATIENCE = 1 << 20  # characters to search for the end of a broken row before it ends at what looks like another row
 BROKEN = "broken JSON"
-# Strings end with their line: JSON has no raw line break in them, and an unclosed one must not swallow the file.
+# Strings end with their line: in JSON they have no raw line break, and an open one must not swallow the file.
 STRING = r'"(?:[^"\\\n]|\\[^\n])*+(?:"|(?=\n)|\\?\Z)'
 BRACKETS = re.compile(rf"{STRING}|[\[\]{{}}]")
 COMMAS = re.compile(rf"({STRING})|,(?=\s*(?:[\]}}]|\Z))")
@@ -27,7 +27,7 @@ CLOSES = {"]": "[", "}": "{"}
 
 
 class Parsed(NamedTuple):
-    """A row of JSON text: the line on which it begins, its text, its value (None where it has none), its problems."""
+    """A row of text: the line where it begins, the text, its value (None if it cannot be parsed), its problems."""
 
     line: int
     raw: str
@@ -36,7 +36,7 @@ class Parsed(NamedTuple):
 
 
 class Decoder:
-    """JSON to Python values, noting what `json` passes over: keys given twice, NaN and infinite numbers."""
+    """JSON to Python values; `notes` has what `json` accepts silently: duplicate keys, NaN and infinite numbers."""
 
     def __init__(self) -> None:
         self.notes: list[Problem] = []
@@ -54,12 +54,12 @@ class Decoder:
         return float(name)
 
     def at(self, text: str, position: int) -> tuple[object, int]:
-        """The value that begins at `position`, and where it ends. Raises ValueError and RecursionError."""
+        """The value that begins at `position`, and where it ends. Raises ValueError or RecursionError."""
         self.notes = []
         return self._decoder.raw_decode(text, position)
 
     def whole(self, text: str) -> object:
-        """The value that the text is, with nothing but blanks behind it. Raises ValueError and RecursionError."""
+        """The value of the whole text, blanks around it apart. Raises ValueError or RecursionError."""
         value, end = self.at(text, len(text) - len(text.lstrip(" \t\r\n")))
         if rest := text[end:].lstrip(" \t\r\n"):
             raise json.JSONDecodeError("Extra data", text, len(text) - len(rest))
@@ -67,12 +67,12 @@ class Decoder:
 
 
 def json_rows(window: Window, lines: bool) -> Iterator[Parsed]:
-    """The rows of a JSON file, of whatever shape it is; `lines` says that its name promises one object a line."""
+    """The rows of a JSON file of any shape. `lines`: its name says that it has one object per line."""
     first = window.skip_blanks()
     if not first:
         return
     while len(window.text) - window.position < 1 << 16 and window.more():
-        pass  # enough to tell the shape by
+        pass  # enough to recognise the shape
     wrapper = WRAPPED.match(window.text, window.position)
     if first == "[" and not (lines and _line_is_whole(window)):
         window.move(window.position + 1)
@@ -86,11 +86,11 @@ def json_rows(window: Window, lines: bool) -> Iterator[Parsed]:
         yield from _list_rows(window, closing="")
     else:
         found = f"{shorten(window.text[window.position :])} at {window.place(window.position)}"
-        yield from rest(window, Problem(BROKEN, found, "a list of rows: [ ... ], or one object a line: { ... }"))
+        yield from rest(window, Problem(BROKEN, found, "a list of rows: [ ... ], or one object per line: { ... }"))
 
 
 def _line_is_whole(window: Window, and_more: bool = False) -> bool:
-    """Whether the line at `position` is JSON by itself; `and_more`: and another line follows."""
+    """Whether the line at `position` is valid JSON by itself and, with `and_more`, another line follows."""
     while (end := window.text.find("\n", window.position)) < 0 and len(window.text) < LIMIT and window.more():
         pass
     line = window.text[window.position : end if end >= 0 else None]
@@ -104,7 +104,7 @@ def _line_is_whole(window: Window, and_more: bool = False) -> bool:
 
 
 def _spans_lines(window: Window) -> bool:
-    """Whether the value at `position` is whole JSON that ends on a later line: objects laid out for the eye."""
+    """Whether the value at `position` is valid JSON that ends on a later line: objects that are indented."""
     while True:
         try:
             _, end = Decoder().at(window.text, window.position)
@@ -115,7 +115,7 @@ def _spans_lines(window: Window) -> bool:
 
 
 def _line_rows(window: Window) -> Iterator[Parsed]:
-    """One row a line; blank lines are passed over."""
+    """One row per line; blank lines are skipped."""
     decoder = Decoder()
     while window.skip_blanks():
         while (end := window.text.find("\n", window.position)) < 0:
@@ -126,13 +126,13 @@ def _line_rows(window: Window) -> Iterator[Parsed]:
         try:
             value, problems = decoder.whole(raw), decoder.notes
         except (ValueError, RecursionError) as error:
-            value, problems = _mended(decoder, raw, window) or (None, [_broken(window, error)])
+            value, problems = _without_trailing_commas(decoder, raw, window) or (None, [_broken(window, error)])
         window.move(end)
         yield Parsed(line, raw, value, problems)
 
 
 def _list_rows(window: Window, closing: str) -> Iterator[Parsed]:
-    """The elements up to the bracket (and brace) `closing`; "": objects one after another up to the end of the file."""
+    """The elements up to `closing`, "]" or "]}"; "": objects one after another up to the end of the file."""
     decoder, missing, broken_off, key = Decoder(), False, False, None
     while (char := window.skip_blanks()) and not (closing and char == "]"):
         if char == ",":
@@ -176,12 +176,12 @@ def _list_rows(window: Window, closing: str) -> Iterator[Parsed]:
 
 
 def _element(window: Window, decoder: Decoder, key: str | None) -> Parsed:
-    """The element at `position`, which is moved to its end; `key`: with which the objects before it began, if any."""
+    """The element at `position`; moves to its end. `key`: the first key of the objects before it, if there are any."""
     while True:
         try:
             value, end = decoder.at(window.text, window.position)
             if end == len(window.text) and not isinstance(value, dict | list | str) and window.more():
-                continue  # a number may go on in what was not read yet
+                continue  # a number may continue in what is not read yet
             if (
                 key
                 and not isinstance(value, dict | list)
@@ -199,13 +199,13 @@ def _element(window: Window, decoder: Decoder, key: str | None) -> Parsed:
             break
     line, raw = window.line, window.text[window.position : end]
     if error is not None:
-        value, problems = _mended(decoder, raw, window) or (None, [_broken(window, error)])
+        value, problems = _without_trailing_commas(decoder, raw, window) or (None, [_broken(window, error)])
     window.move(end)
     return Parsed(line, raw, value, problems)
 
 
 def _end_of_broken(text: str, start: int, key: str | None) -> int | None:
-    """Where the broken element at `start` ends, or None where `text` does not tell: it may go on."""
+    """Where the broken element at `start` ends; None if it may continue after `text`."""
     if text[start] not in "{[" and key:
         return _resume(text, start, key)
     if text[start] not in "{[":
@@ -230,7 +230,7 @@ def _end_of_broken(text: str, start: int, key: str | None) -> int | None:
 
 
 def _resume(text: str, start: int, key: str | None) -> int | None:
-    """Where, behind `start`, an object begins as the element at `start` does, or else with `key`; None: nowhere."""
+    """Where an object after `start` begins with the first key of the element at `start`, or else with `key`; or None."""
     own = FIRST_KEY.match(text, start)
     key = own[1] if own else key
     if not key:
@@ -240,8 +240,8 @@ def _resume(text: str, start: int, key: str | None) -> int | None:
     return found.start() if found else None
 
 
-def _mended(decoder: Decoder, raw: str, window: Window) -> tuple[object, list[Problem]] | None:
-    """The value of `raw`, the row at `position`, without its trailing commas, and its problems; None: still broken."""
+def _without_trailing_commas(decoder: Decoder, raw: str, window: Window) -> tuple[object, list[Problem]] | None:
+    """The value and problems of `raw`, the row at `position`, without its trailing commas; None if it is still broken."""
     commas = [match.start() for match in COMMAS.finditer(raw) if match[1] is None]
     if not commas:
         return None
@@ -257,21 +257,21 @@ def _comma_problem(place: str) -> Problem:
 
 
 def _broken(window: Window, error: Exception) -> Problem:
-    """The problem of the row at `position`, which cannot be parsed, with line and column."""
+    """The problem of the row at `position`, which cannot be parsed, with its line and column."""
     start = window.position
     if isinstance(error, RecursionError):
-        expected = "fewer than a thousand brackets in one another"
+        expected = "brackets nested less than a thousand deep"
         return Problem("nested too deeply", f"the row at {window.place(start)}", expected)
     if isinstance(error, json.JSONDecodeError):
-        # Positions of an error are those in the whole window or in the row by itself.
+        # The position of an error is in the whole window or in the row by itself.
         position = error.pos if error.doc is window.text else start + error.pos
         return Problem(BROKEN, f"{window.place(min(position, len(window.text)))}: {error.msg}", "JSON")
-    found = f"a number of too many digits in the row at {window.place(start)}"
+    found = f"a number with too many digits in the row at {window.place(start)}"
     return Problem(BROKEN, found, "numbers of at most 4,300 digits")
 
 
 def rest(window: Window, problem: Problem, even_empty: bool = False) -> Iterator[Parsed]:
-    """What is left of the file as rows that have `problem`: one, or several where it is longer than a row may be."""
+    """The rest of the file as a row with `problem`, or as several if it is longer than a row may be."""
     while window.skip_blanks() or even_empty:
         while len(window.text) - window.position < LIMIT and window.more():
             pass

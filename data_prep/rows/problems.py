@@ -1,4 +1,4 @@
-"""A row of a file as it was found, and the things that can be wrong with it."""
+"""A row of a file as it was read, and what can be wrong with it."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ TRAILING_COMMA = "trailing comma"
 
 
 class Problem(NamedTuple):
-    """One thing wrong with a row: a short fixed phrase, what was found and where, and what was expected."""
+    """One thing wrong with a row: its kind, a short fixed phrase; what was found and where; and what was expected."""
 
     kind: str
     found: str
@@ -15,22 +15,22 @@ class Problem(NamedTuple):
 
 BYTE_ORDER_MARK = "byte order mark"
 NOT_UTF8, NOT_UNICODE = "not UTF-8", "not Unicode"
-REPAIRED_BY_READING = (TRAILING_COMMA, BYTE_ORDER_MARK)  # the value is what the repaired text says
+REPAIRED_BY_READING = (TRAILING_COMMA, BYTE_ORDER_MARK)  # the row has the value of the repaired text
 
 
 class Row(NamedTuple):
-    """A row of a file as it was found."""
+    """A row of a file as it was read."""
 
     path: str  # the file, or "owner/name/config/split" of the Hub
-    number: int  # the row in it, from 1
-    line: int | None  # the line on which it begins, from 1; None for Parquet and the Hub
-    raw: str  # its untouched text (of Parquet and the Hub: its JSON); bytes that are no UTF-8 as surrogateescape
-    value: object  # what was parsed; None where it could not be
-    problems: list[Problem]  # what reading it found, and what was added since
+    number: int  # of the row in the file, from 1
+    line: int | None  # where the row begins, from 1; None for Parquet and the Hub
+    raw: str  # its text, unchanged (for Parquet and the Hub: as JSON); bytes that are not UTF-8 as surrogateescape
+    value: object  # the parsed row; None if it cannot be parsed
+    problems: list[Problem]  # found in reading, and added since
 
     def with_found(self, problems: list[Problem]) -> "Row":
-        """The row with what its content has wrong. A byte that is no UTF-8, named by reading, is not named again as the
-        half surrogate pair that stands for it."""
+        """The row with the problems of its content added. If reading found a byte that is not UTF-8, the half surrogate
+        pair that stands for this byte is not another problem."""
         if not problems:
             return self
         named = any(problem.kind == NOT_UTF8 for problem in self.problems)
@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 def not_utf8(text: str) -> int | None:
-    """Where `text` holds half a surrogate pair, which UTF-8 cannot write; None: nowhere."""
+    """The index of the first half surrogate pair in `text`, which UTF-8 cannot encode; None if there is none."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -82,13 +82,13 @@ def data_files(paths: str | Path | Iterable[str | Path], plain_text: bool = Fals
 
 
 def names_of(files: list[str]) -> str:
-    """The names of the first files, for a line on the screen: "a.json, b.json, c.json and 2 files more"."""
+    """The names of the first files, for a message: "a.json, b.json, c.json and 2 files more"."""
     more = f" and {counted(len(files) - 3, 'file')} more" if len(files) > 3 else ""
     return ", ".join(Path(file).name for file in files[:3]) + more
 
 
 def rows_of(files: Iterable[str]) -> Iterator[Row]:
-    """The rows of files (see `data_files`), one at a time; an empty file is a row with that problem."""
+    """The rows of files (see `data_files`), one at a time. An empty file gives one row with the problem "empty file"."""
     for path in files:
         rows = read_rows(path)
         empty = Row(path, 1, 1, "", None, [Problem("empty file", "no row", "at least one row")])
@@ -96,7 +96,7 @@ def rows_of(files: Iterable[str]) -> Iterator[Row]:
 
 
 def identify(row: Row, column: str = "id") -> tuple[str, Row]:
-    """A row's own id, or else "<file name>:<row number>"; and the row, with the problem of an id that is no text."""
+    """(id, row): the row's own id, or "<file name>:<row number>". An id with half a surrogate pair is a problem of the row."""
     value = row.value.get(column) if isinstance(row.value, dict) else None
     identifier = f"{Path(row.path).name}:{row.number}" if value is None else str(value)
     if not_utf8(identifier) is not None:
@@ -182,7 +182,7 @@ def _as_json(value) -> str:
 
 
 def _hub_rows(path: str) -> Iterator[Row]:
-    """The rows of "hf://owner/name[:config[:split]]"; the split is "train" where none is named."""
+    """The rows of "hf://owner/name[:config[:split]]"; the default split is "train"."""
     from datasets import load_dataset  # slow to import
 
     name, config, split = [*path.removeprefix(HUB).split(":"), "", ""][:3]
@@ -191,7 +191,9 @@ def _hub_rows(path: str) -> Iterator[Row]:
         dataset = load_dataset(name, config or None, split=split or "train", streaming=True)
         for number, value in enumerate(dataset, start=1):
             yield Row(shown, number, None, _as_json(value), value, [])
-    except (OSError, ValueError, RuntimeError) as error:  # no network, no such data set, configuration or split
+    except (OSError, ValueError, RuntimeError) as error:  # no network, or no such dataset, configuration or split
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: cannot be read from the Hub ({first}); expected hf://owner/name, and after it "
-                         ":configuration:split where there are several") from None  # fmt: skip
+        raise InputError(
+            f"{path}: cannot be read from the Hub ({first}); expected hf://owner/name, or with several configurations or "
+            "splits hf://owner/name:configuration:split"
+        ) from None

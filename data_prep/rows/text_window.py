@@ -1,4 +1,4 @@
-"""Text files of any size, plain or compressed, a piece at a time: the memory used does not grow with the file."""
+"""Reads and decompresses text files of any size piece by piece: the memory used does not grow with the file."""
 
 import codecs
 import gzip
@@ -18,30 +18,31 @@ BLANKS = re.compile(r"[ \t\r\n]*")
 
 
 class Window:
-    """The part of a text file that is being read: `text` from `position` on, on line `line` (from 1).
+    """The part of a text file that is being read: `text` from `position` on, which is on line `line` (from 1).
 
-    Bytes that are no UTF-8 come as lone surrogates (PEP 383, surrogateescape), so that nothing gets lost. What ends the
-    reading before its time is left in `failure`, what the file is instead of UTF-8 in `encoding`.
+    Bytes that are not UTF-8 become lone surrogates (PEP 383, surrogateescape), so that nothing is lost.
+
+    Attributes: `failure`, why reading stopped early, or None; `encoding`, the encoding found if it is not UTF-8, or None;
+    `byte_order_mark`, whether the file begins with one.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.text, self.position, self.line = "", 0, 1
         self.failure: str | None = None
-        self._before = 0  # characters of the current line that lie before `text`
+        self._before = 0  # characters of the current line before `text`
         self._ended = False
         self._chunks = self._read(Path(path))
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
         head = b""
-        while len(head) < 4 and (
-            chunk := next(self._chunks, b"")
-        ):  # a decompressor may give less than it is asked for
+        # A decompressor may return less than it is asked for.
+        while len(head) < 4 and (chunk := next(self._chunks, b"")):
             head += chunk
         self.encoding = "UTF-16 or UTF-32" if WIDE.match(head) else None
         self.byte_order_mark = head.startswith(codecs.BOM_UTF8)
         self.text = self._decode(head.removeprefix(codecs.BOM_UTF8))
 
     def _read(self, path: Path) -> Iterator[bytes]:
-        """The bytes of the file, decompressed by its ending; a failure ends them."""
+        """The bytes of the file, decompressed as its ending says; they end early at a failure."""
         with path.open("rb") as file:
             magic = file.read(6)
             file.seek(0)
@@ -63,9 +64,9 @@ class Window:
                 self.failure = f"{name or 'the file'} breaks off after {done:,} bytes ({error})"
 
     def more(self) -> bool:
-        """Read on, and let go of what lies before `position`; False at the end of the file.
+        """Read more, and discard what is before `position`. False at the end of the file.
 
-        What is read doubles with what is kept, so that a row that needs many calls is looked at a few times only.
+        Each call reads at least as much as is kept, so that a row that needs many calls is scanned only a few times.
         """
         if self._ended:
             return False
@@ -82,7 +83,7 @@ class Window:
         return read > 0
 
     def skip_blanks(self) -> str:
-        """Move on to the next character that is no blank, and return it; "" at the end of the file."""
+        """Move to the next character that is not blank, and return it; "" at the end of the file."""
         while True:
             self.move(BLANKS.match(self.text, self.position).end())
             if self.position < len(self.text):
@@ -91,12 +92,12 @@ class Window:
                 return ""
 
     def move(self, position: int) -> None:
-        """Move on to `position` in `text`."""
+        """Move forward to `position` in `text`."""
         self.line += self.text.count("\n", self.position, position)
         self.position = position
 
     def place(self, position: int) -> str:
-        """ "line 3, column 9" of a position that is not before the present one."""
+        """ "line 3, column 9" for a position in `text` that is not before the current one."""
         line = self.line + self.text.count("\n", self.position, position)
         newline = self.text.rfind("\n", 0, position)
         return f"line {line:,}, column {position - newline if newline >= 0 else self._before + position + 1:,}"

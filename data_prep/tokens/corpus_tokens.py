@@ -1,7 +1,7 @@
-"""One source of a mixture, tokenized once into shards; an interrupted run goes on behind its last whole shard.
+"""Tokenize one source of a mixture into shards; an interrupted run resumes after its last complete shard.
 
-Texts go through `tokenizers` in batches, two of them under way at a time, so that no core waits while the ids of a
-finished batch are written. The ids of a document do not depend on its batch, nor on the number of threads.
+`tokenizers` encodes two batches of texts at the same time, so that no core waits while the ids of a finished batch are
+written. The ids of a document depend neither on its batch nor on the number of threads.
 """
 
 import itertools
@@ -31,7 +31,7 @@ IN_WORK = 2  # batches tokenized at the same time
 
 
 class CorpusTokenizer(NamedTuple):
-    """A tokenizer folder as corpora need it: `transformers`, slow to import, stays out."""
+    """What tokenizing a corpus needs of a tokenizer folder, read without `transformers`, which is slow to import."""
 
     tokenizer: Tokenizer
     end_of_text: int
@@ -41,9 +41,9 @@ class CorpusTokenizer(NamedTuple):
 
 
 def load_tokenizer(folder: str | Path) -> CorpusTokenizer:
-    """The tokenizer in `folder`, set so that special-token text in a document is encoded as the characters it is.
+    """The tokenizer in `folder`, set to encode special-token text in a document as ordinary characters.
 
-    Raises InputError where there is no tokenizer.json or no end-of-text token.
+    Raises InputError if there is no tokenizer.json or no end-of-text token.
     """
     folder = existing(folder, "python -m data_prep.train_tokenizer")
     path = existing(folder / "tokenizer.json", "saving a fast tokenizer: save_pretrained(...)")
@@ -66,7 +66,7 @@ def load_tokenizer(folder: str | Path) -> CorpusTokenizer:
 
 
 def encode(texts: Iterable[str], tokenizer: CorpusTokenizer) -> Iterator[tuple[np.ndarray, int]]:
-    """(ids with the end of text behind them, bytes of the text) of each text, in order."""
+    """(ids followed by the end of text, bytes of the text as UTF-8) of each text, in order."""
     dtype, end = token_dtype(tokenizer.vocab_size), tokenizer.end_of_text
 
     def encode_batch(batch: list[str]) -> list[tuple[np.ndarray, int]]:
@@ -83,12 +83,12 @@ def encode(texts: Iterable[str], tokenizer: CorpusTokenizer) -> Iterator[tuple[n
 
 
 def enough(tokens: int, documents: int, total_tokens: int, shuffle_buffer: int) -> bool:
-    """Whether the documents that leave a shuffle buffer hold `total_tokens`: no mixture asks a source for more."""
+    """Whether the documents that have left a shuffle buffer hold `total_tokens`: no mixture needs more of a source."""
     return documents > shuffle_buffer and tokens * (documents - shuffle_buffer) >= total_tokens * documents
 
 
 def fingerprint(files: list[str], tokenizer: CorpusTokenizer, **settings) -> dict:
-    """What the shards of a source depend on; a source from a killed run is gone on with only where it is the same."""
+    """All that the shards of a source depend on: a source is resumed only if its fingerprint is unchanged."""
     return {"files": stamps(files), "tokenizer": tokenizer.hash, **settings}
 
 
@@ -103,9 +103,12 @@ def tokenize_source(
     shard_tokens: int,
     expected_bytes: int | None = None,
 ) -> TokenShards:
-    """The documents of `files` as shards in `folder`, made or gone on with.
+    """The documents of `files` as shards in `folder`, created or resumed.
 
-    With `most` = (tokens, documents of a shuffle buffer) the files are read no further than is `enough`.
+    Args:
+        most: (tokens, documents in a shuffle buffer): stop reading when there is `enough`; None: read everything.
+        shard_tokens: tokens per shard, about.
+        expected_bytes: of text, for the progress bar.
     """
     name, dtype = folder.name, token_dtype(tokenizer.vocab_size)
     settings = {
@@ -117,7 +120,7 @@ def tokenize_source(
     made_from = fingerprint(files, tokenizer, **settings)
     state = folder / "source.json"
     if folder.exists() and (not state.exists() or read_json(state) != made_from):
-        print(f"{name}: files or settings are not those of the interrupted run: tokenized from the start")
+        print(f"{name}: files or settings differ from those of the interrupted run: tokenizing from the start")
         shutil.rmtree(folder)
     if (folder / "index.json").exists():
         print(f"{name}: tokenized by the interrupted run")
@@ -128,7 +131,7 @@ def tokenize_source(
     writer = ShardWriter(folder, dtype, shard_tokens)
     documents, tokens, size = (sum(shard[key] for shard in writer.shards) for key in ("documents", "tokens", "bytes"))
     if documents:
-        print(f"{name}: {documents:,} documents were tokenized by the interrupted run; going on behind them")
+        print(f"{name}: {documents:,} documents were tokenized by the interrupted run; resuming after them")
     counts, bad_rows = Counter(), BadRows(on_bad, folder / "quarantine.jsonl")
 
     def texts() -> Iterator[str]:
@@ -139,18 +142,18 @@ def tokenize_source(
     with tqdm(total=expected_bytes, initial=size, unit="B", unit_scale=True, desc=f"tokenizing {name}") as bar:
         for ids, length in encode(itertools.islice(texts(), documents, None), tokenizer):
             if most and enough(tokens, documents, *most):
-                print(f"{name}: not read to its end: no mixture of {most[0]:,} tokens asks for more than this")
+                print(f"{name}: not read to its end: no mixture of {most[0]:,} tokens needs more")
                 break
             writer.add(ids, length)
             documents, tokens = documents + 1, tokens + len(ids)
             bar.update(length)
     writer.close()
-    bad_rows.close()  # again, where it was not read to its end
+    bad_rows.close()  # if reading stopped early, `read_documents` has not closed it
     for line in reading_counts(bad_rows, counts):
         print(f"{name}: {line}")
     if counts["special"]:
         print(
-            f"{name}: {counted(counts['special'], 'document')} with the text of a special token, encoded as characters"
+            f"{name}: {counted(counts['special'], 'document')} with special-token text, encoded as ordinary characters"
         )
     write_index(folder, writer.shards, dtype, tokenizer.vocab_size, tokenizer.hash)
     return TokenShards(folder)

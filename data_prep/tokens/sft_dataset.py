@@ -99,8 +99,8 @@ class LengthPolicy:
                 self.counts["pieces"] += len(pieces)
         for piece, (ids, mask) in pieces:
             if self.max_length is not None and len(ids) > self.max_length:
-                self.counts["cut"] += 1
-                self.counts["tokens cut"] += len(ids) - self.max_length
+                self.counts["truncated"] += 1
+                self.counts["tokens truncated"] += len(ids) - self.max_length
                 ids, mask = ids[: self.max_length], mask[: self.max_length]
             if mask.any():
                 yield piece, Encoded(ids, mask)
@@ -114,17 +114,17 @@ class LengthPolicy:
             return f"no conversation is longer than {limit}" if limit else "conversations may be of any length"
         are = "conversation is" if counts["long"] == 1 else "conversations are"
         line = f"{counts['long']:,} {are} longer than {limit}: "
-        cut = f"training will not see the last {counted(counts['tokens cut'], 'token')} of them"
+        cut = f"training will not see the last {counted(counts['tokens truncated'], 'token')} of them"
         if self.long == "drop":
-            line += f"left out, with {counted(counts['tokens in long'], 'token')} (long: drop)"
+            line += f"dropped, with {counted(counts['tokens in long'], 'token')} (long: drop)"
         elif self.long == "split":
             line += f"split at turns into {counts['pieces']:,} (long: split)"
-            if counts["cut"]:
-                line += f"; of these {counts['cut']:,} are still longer, an exchange each: {cut}"
+            if counts["truncated"]:
+                line += f"; of them {counts['truncated']:,} are still longer, an exchange each: {cut}"
         else:
             line += cut
         if lost := counts["without an answer"]:
-            line += f"; {lost:,} of what was cut {'has' if lost == 1 else 'have'} no answer left and is left out"
+            line += f"; {lost:,} of those truncated {'has' if lost == 1 else 'have'} no answer left and {'is' if lost == 1 else 'are'} dropped"
         return line
 
 

@@ -1,11 +1,10 @@
-"""Token ids on disk: a folder of shards with an index, which a reader maps, so that opening it costs the same at any size.
+"""Token ids on disk: a folder of shards with an index. Readers memory-map it, so opening takes the same time at any size.
 
     index.json        dtype, vocab_size, tokenizer (its hash), tokens, documents, bytes, shards, and what the writer adds
     shard-00000.bin   token ids, little-endian uint16 (uint32 for vocabularies beyond 65,536), end of text after each document
-    shard-00000.idx   a row of two little-endian uint64 a document: where it ends, counted from the start of the shard, in
-                      tokens and in bytes of its text
+    shard-00000.idx   two little-endian uint64 per document: where it ends in the shard, in tokens and in bytes of text
 
-No document is in two shards. The pattern is Megatron-LM's indexed dataset (arXiv:1909.08053).
+No document is split between shards. The pattern is Megatron-LM's indexed dataset (arXiv:1909.08053).
 """
 
 import hashlib
@@ -19,7 +18,7 @@ import numpy as np
 from data_prep.common.errors import InputError
 from data_prep.common.files import atomic_write, existing, read_json, write_json
 
-SHARD_TOKENS = 2**26  # 128 MiB as uint16: what a killed run loses at most
+SHARD_TOKENS = 2**26  # 128 MiB as uint16: the most that a killed run loses
 
 
 def shard_name(number: int, ending: str) -> str:
@@ -27,24 +26,24 @@ def shard_name(number: int, ending: str) -> str:
 
 
 def token_dtype(vocab_size: int) -> str:
-    """The NumPy name of the smallest type that holds the ids of `vocab_size` entries."""
+    """The NumPy name of the smallest integer type for the ids of `vocab_size` entries."""
     return "<u2" if vocab_size <= 2**16 else "<u4"
 
 
 def tokenizer_hash(folder: str | Path) -> str:
-    """SHA-256 of what a tokenizer.json says of ids: saving it again, or padding set, does not change it."""
+    """SHA-256 of what determines ids in a tokenizer.json: saving it again or setting padding does not change it."""
     content = read_json(existing(Path(folder) / "tokenizer.json", "saving a fast tokenizer: save_pretrained(...)"))
     told = {key: value for key, value in content.items() if key not in ("padding", "truncation")}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def read_ends(path: Path) -> np.ndarray:
-    """An .idx file, mapped: (documents, 2), the ends in tokens and in bytes."""
+    """An .idx file, memory-mapped: (documents, 2), the ends in tokens and in bytes."""
     return np.memmap(path, dtype="<u8", mode="r").reshape(-1, 2)
 
 
 def finished_shards(folder: Path, dtype: str) -> list[dict]:
-    """The shards in `folder` from number 0 on that are whole: their .idx is written last."""
+    """The complete shards in `folder`, from number 0 on. The .idx of a shard is written last."""
     shards = []
     while (path := folder / shard_name(len(shards), "idx")).exists():
         ends, ids = read_ends(path), folder / shard_name(len(shards), "bin")
@@ -56,11 +55,11 @@ def finished_shards(folder: Path, dtype: str) -> list[dict]:
 
 
 class ShardWriter:
-    """Writes documents into shards of about `shard_tokens`; a shard closes with the document that fills it.
+    """Writes documents into shards of about `shard_tokens`: the document that fills a shard is its last.
 
-    It goes on behind the finished shards that it finds in the folder. A shard that is being written bears another name.
+    Resumes after the finished shards in the folder. A shard has another name while it is being written.
 
-    Attributes: `shards`, what the index says of the finished ones.
+    Attributes: `shards`, the index entries of the finished shards.
     """
 
     def __init__(self, folder: Path, dtype: str, shard_tokens: int = SHARD_TOKENS) -> None:
@@ -70,7 +69,7 @@ class ShardWriter:
         self._file, self._ends, self._tokens, self._bytes = None, array("Q"), 0, 0
 
     def add(self, ids: np.ndarray, size: int) -> None:
-        """One document: its ids, end of text included, and the bytes of its text."""
+        """Add a document: its ids, which end with the end of text, and the size of its text in bytes."""
         if self._file is None:
             self._file = (self.folder / "shard.partial").open("wb", buffering=1 << 20)
         self._file.write(np.asarray(ids, self.dtype).tobytes())
@@ -80,7 +79,7 @@ class ShardWriter:
             self.close()
 
     def close(self) -> None:
-        """Finish the shard at hand, if there is one."""
+        """Finish the current shard, if there is one."""
         if self._file is None:
             return
         self._file.flush()
@@ -102,7 +101,7 @@ class ShardWriter:
 
 
 def write_index(folder: Path, shards: list[dict], dtype: str, vocab_size: int, tokenizer: str, **more) -> dict:
-    """Write index.json, the last file of a folder of shards, and return it."""
+    """Write index.json, the last file of a folder of shards. Returns its content."""
     totals = {key: sum(shard[key] for shard in shards) for key in ("tokens", "documents", "bytes")}
     index = {"dtype": dtype, "vocab_size": vocab_size, "tokenizer": tokenizer, **totals, **more, "shards": shards}
     write_json(folder / "index.json", index)
@@ -110,11 +109,11 @@ def write_index(folder: Path, shards: list[dict], dtype: str, vocab_size: int, t
 
 
 class TokenShards:
-    """The ids of a folder of shards as one long array: it has a length in tokens, and slices give arrays.
+    """The ids in a folder of shards as one long array: `len` is in tokens, and slices are NumPy arrays.
 
-    Raises InputError where the folder or a shard is missing, or a shard has another size than the index says.
+    Raises InputError if the folder or a shard is missing, or if the size of a shard is not that in the index.
 
-    Attributes: `index`, the content of index.json; `documents`, how many there are.
+    Attributes: `index`, the content of index.json; `documents`, their number.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -125,8 +124,8 @@ class TokenShards:
             expected, found = shard["tokens"] * dtype.itemsize, existing(self.folder / shard["file"]).stat().st_size
             if found != expected:
                 raise InputError(
-                    f"{self.folder / shard['file']}: found {found:,} bytes, its index says {expected:,}: the copy is not "
-                    "whole; copy it again, or make it again with python -m data_prep.mix_corpus"
+                    f"{self.folder / shard['file']}: found {found:,} bytes, expected {expected:,} as the index says: the copy "
+                    "is incomplete; copy it again, or rebuild it with python -m data_prep.mix_corpus"
                 )
         self._ids = [np.memmap(self.folder / shard["file"], dtype=dtype, mode="r") for shard in shards]
         self._starts = np.cumsum([0] + [shard["tokens"] for shard in shards])
@@ -135,7 +134,7 @@ class TokenShards:
         self._document_starts = np.cumsum([0] + [shard["documents"] for shard in shards])
         self.documents = int(self._document_starts[-1])
 
-    def __reduce__(self):  # to the workers of a DataLoader goes the name of the folder, not what is mapped
+    def __reduce__(self):  # workers of a DataLoader get the name of the folder, not the data
         return type(self), (self.folder,)
 
     def __len__(self) -> int:
@@ -144,7 +143,7 @@ class TokenShards:
     def __getitem__(self, span: slice) -> np.ndarray:
         start, stop, step = span.indices(len(self))
         if step != 1:
-            raise ValueError(f"slices of shards go one by one, not by {step}")
+            raise ValueError(f"slices of shards have step 1, not {step}")
         parts = []
         shard = int(np.searchsorted(self._starts, start, side="right")) - 1
         while start < stop:
@@ -156,11 +155,11 @@ class TokenShards:
         return np.concatenate(parts) if parts else np.empty(0, self.index["dtype"])
 
     def document(self, number: int) -> tuple[np.ndarray, int]:
-        """The ids of document `number`, from 0, end of text included, and the bytes of its text."""
+        """The ids of document `number` (from 0) with its end of text, and the size of its text in bytes."""
         if not self._ends:
             files = [self.folder / shard["file"] for shard in self.index["shards"]]
             self._ends = [read_ends(file.with_suffix(".idx")) for file in files]
-            # Read, not mapped: what is mapped counts as memory of the process, and a mixture goes through all of it.
+            # Read, not mapped: mapped pages count as memory of the process, and a mixture reads them all.
             self._files = [file.open("rb", buffering=0) for file in files]
         shard = int(np.searchsorted(self._document_starts, number, side="right")) - 1
         ends, inside = self._ends[shard], number - int(self._document_starts[shard])
@@ -171,11 +170,11 @@ class TokenShards:
         return np.frombuffer(file.read((end - start) * dtype.itemsize), dtype), end_byte - start_byte
 
     def check_tokenizer(self, folder: str | Path, entries: int) -> None:
-        """Raise InputError where the ids are not those of the tokenizer in `folder`, which has so many entries."""
+        """Raise InputError if the ids are not of the tokenizer in `folder`, which has `entries` entries."""
         if self.index["vocab_size"] != entries:
             what = f"tokenized with {self.index['vocab_size']:,} entries, but {folder} has {entries:,}"
         elif self.index["tokenizer"] != tokenizer_hash(folder):
-            what = f"tokenized with another tokenizer than {folder}, of as many entries"
+            what = f"tokenized with a tokenizer other than {folder}, with as many entries"
         else:
             return
         raise InputError(f"{self.folder}: {what}; run data_prep.mix_corpus again with this tokenizer")
