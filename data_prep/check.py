@@ -150,7 +150,7 @@ def measured(rows: Iterable[Checked], on_bad: str, lengths: Lengths) -> Iterator
 
 
 def with_warnings(rows: Iterable[Measured], lengths: Lengths) -> Iterator[Measured]:
-    """The rows; to the problems of a usable one is added what is strange in it."""
+    """The rows; the problems of a usable row now include its warnings."""
     for checked, size in rows:
         if size:
             strange = warnings_of(checked.record, lengths.special_text)
@@ -159,7 +159,7 @@ def with_warnings(rows: Iterable[Measured], lengths: Lengths) -> Iterator[Measur
 
 
 def with_duplicates(rows: Iterable[Measured], duplicates: dict[int, Duplicate]) -> Iterator[Measured]:
-    """The rows; to the problems of a duplicate is added where its original is.
+    """The rows; a duplicate gets a problem that says where its original is.
 
     Args:
         duplicates: {position among the usable rows: Duplicate}; an original precedes its duplicates.

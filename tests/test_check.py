@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from data_prep import check
 from data_prep.checking.report import histogram, share
-from data_prep.checking.rows import REPAIRABLE, WARNINGS
 from data_prep.common.errors import run_main
 from data_prep.common.files import read_json, read_jsonl
 
@@ -45,7 +44,7 @@ def pair(prompt: str, chosen: str, rejected: str) -> str:
     return json.dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected})
 
 
-# {what is found: (the row, what becomes of it)}; line n of the file is the nth of these.
+# {kind of problem: (the row, its treatment)}; line n of the file is the nth of these.
 DEFECTS = {
     "": (row(user("How many?"), assistant("Seven.")), ""),
     "broken JSON": ('{"messages": [{"role": "user" "content": "x"}]}', "quarantined"),
@@ -86,7 +85,7 @@ def defective(tmp_path) -> Path:
 
 
 def checked(monkeypatch, capsys, *arguments) -> tuple[str, str]:
-    """What `python -m data_prep.check` prints on stdout and on stderr; SystemExit where it ends with an error."""
+    """What `python -m data_prep.check` prints on stdout and on stderr; SystemExit if it ends with an error."""
     monkeypatch.setattr(sys, "argv", ["check", *map(str, arguments)])
     capsys.readouterr()
     run_main(check.main)
@@ -102,18 +101,20 @@ def refused(monkeypatch, capsys, *arguments) -> str:
 
 
 def found(report: dict) -> dict[tuple[str, str], list[tuple[int, int | None]]]:
-    """{(kind, what becomes of the row): [(row, line), …]}"""
+    """{(kind, treatment of the row): [(row, line), …]}"""
     return {
         (finding["kind"], finding["treatment"]): [(example["row"], example["line"]) for example in finding["first"]]
         for finding in report["findings"]
     }
 
 
-def expected_findings(mended: str) -> dict[tuple[str, str], list[tuple[int, int]]]:
-    """What DEFECTS hold, each kind at its line, where repairable rows are `mended` ("quarantined" or "repaired")."""
+def expected_findings(repairable: str) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    """What DEFECTS hold, each kind at its line; repairable rows are "quarantined" or "repaired"."""
     lines = {kind: (number, number) for number, kind in enumerate(DEFECTS, start=1)}
     expected = {
-        (kind, mended if what == "repairable" else what): [lines[kind]] for kind, (_, what) in DEFECTS.items() if what
+        (kind, repairable if what == "repairable" else what): [lines[kind]]
+        for kind, (_, what) in DEFECTS.items()
+        if what
     }
     for kind, where in ALSO.items():
         expected[kind, "quarantined"] = sorted([*expected.get((kind, "quarantined"), []), lines[where]])
@@ -158,7 +159,7 @@ def test_rows_that_are_kept_and_rows_that_are_not(defective, tmp_path, monkeypat
     assert preferences[1] == {**about, "prompt": [user("good")], "completions": ["yes", "no"], "ranks": [0, 1]}
     aside = list(read_jsonl(tmp_path / "out" / "quarantine.jsonl"))
     lines = [line for line, what in DEFECTS.values() if what in ("quarantined", "repairable")]
-    assert [each["raw"] for each in aside] == lines  # untouched, the byte that is no UTF-8 as well
+    assert [each["raw"] for each in aside] == lines  # untouched, the byte that is not UTF-8 as well
     assert all(each["file"] == str(defective) and each["row"] == each["line"] for each in aside)
     assert [reason["kind"] for reason in aside[0]["reasons"]] == ["broken JSON"]
 
@@ -370,10 +371,6 @@ def test_histogram(values, bins):
 
 def test_shares():
     assert [share(0, 10), share(1, 3), share(1, 5000), share(3, 3), share(0, 0)] == ["0.0 %", "33.3 %", "< 0.1 %", "100 %", "–"]  # fmt: skip
-
-
-def test_warnings_and_repairs_are_different_things():
-    assert not set(WARNINGS) & set(REPAIRABLE)
 
 
 def test_killed_at_any_moment_it_leaves_all_or_nothing(tmp_path):

@@ -1,4 +1,4 @@
-"""Conversations: from every usual format on disk to messages, with every defect named, and none lost."""
+"""Conversations: from every common format on disk to messages; every problem is named, and no row is lost."""
 
 import json
 import os
@@ -270,7 +270,7 @@ def test_repair_repairs_what_is_certain_and_counts_it(tmp_path, capsys):
         "chat.json: 2 conversations, 1 trailing human turn trimmed, repaired: 2 × trailing comma, 2 × role alias, "
         "1 × byte order mark, 1 × two turns of the same speaker in a row\n"
     )
-    assert "found a comma with nothing behind it, line 2, column 83; expected no comma after the last one" in refusal(
+    assert "found a comma with nothing after it, line 2, column 83; expected no comma after the last one" in refusal(
         path
     )
 
@@ -281,7 +281,7 @@ def test_what_cannot_be_repaired_is_refused_under_repair(tmp_path):
     assert "on_bad is 'mend'; expected error, repair, quarantine" in refusal(path, on_bad="mend")
 
 
-def test_quarantine_sets_bad_rows_aside_untouched(tmp_path, capsys):
+def test_quarantine_keeps_bad_rows_unchanged(tmp_path, capsys):
     path, aside = tmp_path / "chat.jsonl", tmp_path / "out" / "quarantine.jsonl"
     lines = [
         json.dumps({"conversations": [human(), gpt()]}).encode(),
@@ -303,7 +303,7 @@ def test_quarantine_sets_bad_rows_aside_untouched(tmp_path, capsys):
     path.write_bytes(lines[1])
     assert "no conversation is left of 1 row" in refused_to_load(path, on_bad="quarantine", quarantine=aside)
     assert len(aside.read_text().splitlines()) == 1
-    path.write_bytes(lines[0])  # mended: the older quarantine would tell of rows that are in
+    path.write_bytes(lines[0])  # fixed: the older quarantine would list rows that are now in
     load_conversations(path, on_bad="quarantine", quarantine=aside)
     assert capsys.readouterr().out.endswith("; rows in 1 = rows out 1 + quarantined 0\n") and not aside.exists()
     assert "there is no file for the bad rows" in refusal(path, on_bad="quarantine")

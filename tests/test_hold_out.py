@@ -1,4 +1,4 @@
-"""Rows held out by prompt: all that is read is on one side, as it was, and no prompt is on both."""
+"""Rows held out by prompt: every row is in one part, unchanged, and no prompt is in both."""
 
 import json
 import shutil

@@ -224,7 +224,7 @@ def test_pairs_from_csv_parquet_and_compressed_files_in_one_folder(tmp_path):
         [SYSTEM, {"role": "user", "content": "Q3"}],
         EARLIER,
     ]
-    # One row has a margin, so that every row says whether it has scores.
+    # One row has a margin, so every row says whether it has scores.
     assert [row["scores"] for row in found] == [[1.5, 0.0], None, None, None]
     assert load_rankings(tmp_path).column_names == ["prompt", "completions", "ranks", "scores"]
 
@@ -393,7 +393,7 @@ DEFECTIVE = {
 def test_a_defective_row_is_named(tmp_path, kind):
     row, found = DEFECTIVE[kind]
     path = write(tmp_path, [{"prompt": "Q", **PAIR}, row], "ranked.json")
-    if isinstance(row, dict):  # the data doctor tells preferences from conversations by this
+    if isinstance(row, dict):  # data_prep.check tells preferences from conversations by this
         assert bool(formats_of(row)) == (not kind.startswith("unknown fields") or len(row) > 2)
     message = refusal(path)
     assert message.startswith(f"{path}: 1 row cannot be used: 1 × {kind.split(' (')[0]}\n")
@@ -443,7 +443,7 @@ def test_repair_merges_turns_of_one_speaker_and_counts(tmp_path, capsys):
     assert "3 × two turns of the same speaker in a row" in out
     message = refusal(path)
     assert "2 rows cannot be used: 3 × two turns of the same speaker in a row, 1 × trailing comma\n" in message
-    # Roles that are only written otherwise are mended too.
+    # Roles that are only written differently are repaired too.
     aliases = {
         "prompt": [{"role": "User ", "content": "Q"}],
         "chosen": [{"role": "ASSISTANT", "content": "a"}],
@@ -452,7 +452,7 @@ def test_repair_merges_turns_of_one_speaker_and_counts(tmp_path, capsys):
     dataset = load_rankings(write(tmp_path, [aliases]), "repair")
     assert (dataset[0]["prompt"], dataset[0]["completions"]) == (USER, ["a", "b"])
     assert "repaired: 2 × role alias" in capsys.readouterr().out
-    # What repair cannot mend stays an error.
+    # What cannot be repaired stays an error.
     rows.append({"prompt": "Q", "chosen": "same", "rejected": "same"})
     with pytest.raises(InputError, match="1 row cannot be used: 1 × identical completions ranked differently"):
         load_rankings(write(tmp_path, rows), "repair")

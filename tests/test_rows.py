@@ -216,7 +216,7 @@ def test_plain_text_tells_of_its_encoding_mark_and_bad_bytes_as_other_files_do(t
     assert row.raw.encode("utf-8", "surrogateescape") == "ab".encode("utf-16")  # its bytes, for the quarantine
 
 
-def test_a_data_set_of_the_hub_is_streamed_with_its_configuration_and_split(monkeypatch):
+def test_a_dataset_on_the_hub_is_streamed_with_its_configuration_and_split(monkeypatch):
     asked = []
 
     def load_dataset(name, config, split, streaming):
@@ -234,7 +234,7 @@ def test_a_data_set_of_the_hub_is_streamed_with_its_configuration_and_split(monk
     assert asked[1] == ("who/what", None, "train", True)
 
 
-def test_a_data_set_that_cannot_be_had_is_named():
+def test_a_dataset_that_cannot_be_read_is_named():
     with pytest.raises(InputError) as caught:  # the tests are offline
         list(read_rows("hf://nobody/nothing:some:train"))
     assert str(caught.value).startswith("hf://nobody/nothing:some:train: cannot be read from the Hub (")

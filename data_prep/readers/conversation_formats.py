@@ -241,7 +241,7 @@ def text_problem(text, kind: str, where: str) -> list[Problem]:
         return [Problem(kind, f"{shorten(text)} at {where}", "a string with more than blanks in it")]
     if (start := not_utf8(text)) is not None:  # JSON can contain half a surrogate pair, which no tokenizer accepts
         found = f"{text[start]!r} (half a surrogate pair) at {where}, character {start + 1}"
-        return [Problem(NOT_UNICODE, found, "whole characters")]
+        return [Problem(NOT_UNICODE, found, "complete characters")]
     return []
 
 

@@ -120,5 +120,5 @@ def _text(row: Row, text_column: str) -> tuple[str, list[Problem]]:
         return "", [Problem("no text", f"{shorten(text)} under {text_column!r}", expected)]
     if (start := not_utf8(text)) is not None and not row.problems:
         found = f"{text[start]!r} (half a surrogate pair) as character {start + 1:,}"
-        return text, [Problem(NOT_UNICODE, found, "whole characters")]
+        return text, [Problem(NOT_UNICODE, found, "complete characters")]
     return text, []

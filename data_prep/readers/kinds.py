@@ -5,10 +5,10 @@ from data_prep.readers.preference_formats import formats_of
 
 
 def classify(row, text_column: str = "text") -> str:
-    """ "preferences", "conversations", "document" or "": what has the fields of none of them, or is not an object.
+    """ "preferences", "conversations", "document", or "" for a row with the fields of none of them or not an object.
 
-    The first kind that fits: answers to be compared make a preference of what would otherwise be a conversation, and a
-    document is what has text under `text_column` and nothing else that is known.
+    The first kind that fits: a conversation with answers to compare is a preference, and a row with text under
+    `text_column` is a document only if it is neither.
     """
     if not isinstance(row, dict):
         return ""

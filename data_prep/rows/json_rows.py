@@ -59,7 +59,7 @@ class Decoder:
         return self._decoder.raw_decode(text, position)
 
     def whole(self, text: str) -> object:
-        """The value of the whole text, blanks around it apart. Raises ValueError or RecursionError."""
+        """The value of the whole text, which may have blanks around it. Raises ValueError or RecursionError."""
         value, end = self.at(text, len(text) - len(text.lstrip(" \t\r\n")))
         if rest := text[end:].lstrip(" \t\r\n"):
             raise json.JSONDecodeError("Extra data", text, len(text) - len(rest))
@@ -171,7 +171,7 @@ def _list_rows(window: Window, closing: str) -> Iterator[Parsed]:
             return
         window.move(window.position + 1)
     if window.skip_blanks():
-        found = f"{shorten(window.text[window.position :])} behind the list, {window.place(window.position)}"
+        found = f"{shorten(window.text[window.position :])} after the list, {window.place(window.position)}"
         yield from rest(window, Problem(BROKEN, found, "the end of the file: one list in a file"))
 
 
@@ -253,7 +253,7 @@ def _without_trailing_commas(decoder: Decoder, raw: str, window: Window) -> tupl
 
 
 def _comma_problem(place: str) -> Problem:
-    return Problem(TRAILING_COMMA, f"a comma with nothing behind it, {place}", "no comma after the last one")
+    return Problem(TRAILING_COMMA, f"a comma with nothing after it, {place}", "no comma after the last one")
 
 
 def _broken(window: Window, error: Exception) -> Problem:

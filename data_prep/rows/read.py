@@ -100,7 +100,7 @@ def identify(row: Row, column: str = "id") -> tuple[str, Row]:
     value = row.value.get(column) if isinstance(row.value, dict) else None
     identifier = f"{Path(row.path).name}:{row.number}" if value is None else str(value)
     if not_utf8(identifier) is not None:
-        row = row.with_found([Problem(NOT_UNICODE, f"{identifier!r} under {column!r}", "whole characters")])
+        row = row.with_found([Problem(NOT_UNICODE, f"{identifier!r} under {column!r}", "complete characters")])
     return identifier, row
 
 
@@ -149,7 +149,7 @@ def _window_rows(path: str, counts: Counter) -> Iterator[Row]:
             problems = [*problems, Problem("not an object", "null", "a row: { ... }")]
         yield Row(path, number, line, raw, value, problems)
     if window.failure:
-        problem = Problem("unreadable file", window.failure, "a whole file")
+        problem = Problem("unreadable file", window.failure, "a complete file")
         yield Row(path, number + 1, window.line, "", None, [problem])
 
 
@@ -165,7 +165,7 @@ def _parquet_rows(path: str) -> Iterator[Row]:
                     number += 1
                     yield _arrow_row(path, number, batch.slice(index, 1))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        problem = Problem("unreadable file", f"{shorten(str(error))}", "a whole Parquet file")
+        problem = Problem("unreadable file", f"{shorten(str(error))}", "a complete Parquet file")
         yield Row(path, number + 1, None, "", None, [problem])
 
 

@@ -52,7 +52,7 @@ class Window:
                 self.failure = f"{actual} data; the name should end in {_ending(actual)}"
                 return
             if name and magic and not magic.startswith(start):
-                self.failure = f"no {name} data: it begins with the bytes {magic!r}"
+                self.failure = f"not {name} data: it begins with the bytes {magic!r}"
                 return
             stream = _decompressed(file, name)
             done = 0

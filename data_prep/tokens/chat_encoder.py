@@ -68,7 +68,7 @@ class ChatEncoder:
         for messages in conversations:
             typed = list(dict.fromkeys(self.special_text(messages)))
             character_of: dict[str, str] = {}
-            if typed:  # a character stands in for each of them while the template is at work
+            if typed:  # a character stands in for each of them while the template is rendered
                 used = {char for message in messages for char in message["content"]}
                 free = (chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in used)  # a private use area
                 character_of = dict(zip(typed, free, strict=False))
@@ -161,10 +161,10 @@ def _encode_piece(tokenizer: Tokenizer, piece: str, spans: list[tuple[int, int]]
     """A part of a text. Some tokenizers put a space before every text, so an inner part is encoded after a line break,
     which is removed again if it is a token of its own."""
     if inner:
-        behind = tokenizer.encode("\n" + piece, add_special_tokens=False)
-        length = sum(end <= 1 for _, end in behind.offsets)
-        if length == len(behind.ids) or behind.offsets[length][0] == 1:
-            ids, mask = with_mask(behind, [(begin + 1, end + 1) for begin, end in spans])
+        after = tokenizer.encode("\n" + piece, add_special_tokens=False)
+        length = sum(end <= 1 for _, end in after.offsets)
+        if length == len(after.ids) or after.offsets[length][0] == 1:
+            ids, mask = with_mask(after, [(begin + 1, end + 1) for begin, end in spans])
             return Encoded(ids[length:], mask[length:])
     return with_mask(tokenizer.encode(piece, add_special_tokens=False), spans)
 

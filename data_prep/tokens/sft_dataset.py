@@ -49,7 +49,7 @@ def template_roles(tokenizer) -> tuple[str, ...]:
 
 
 def split_at_turns(encoder: ChatEncoder, messages: list[dict], max_length: int) -> list[tuple[list[dict], Encoded]]:
-    """Pieces of whole exchanges, each as long as `max_length` tokens allow, and each after the system turn if there is one.
+    """Pieces of whole exchanges, each as long as `max_length` tokens allow, after the system turn if there is one.
 
     An exchange is a user's turn and all that follows it up to the user's next turn. One that is too long by itself is a
     piece of its own, and stays too long.

@@ -33,8 +33,8 @@ def token_dtype(vocab_size: int) -> str:
 def tokenizer_hash(folder: str | Path) -> str:
     """SHA-256 of what determines ids in a tokenizer.json: saving it again or setting padding does not change it."""
     content = read_json(existing(Path(folder) / "tokenizer.json", "saving a fast tokenizer: save_pretrained(...)"))
-    told = {key: value for key, value in content.items() if key not in ("padding", "truncation")}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode("ascii")).hexdigest()
+    relevant = {key: value for key, value in content.items() if key not in ("padding", "truncation")}
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def read_ends(path: Path) -> np.ndarray:
