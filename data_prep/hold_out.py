@@ -1,7 +1,7 @@
 """Hold out part of a dataset for evaluation, split by prompt: no prompt is in both parts.
 
-    python -m data_prep.hold_out ../shared/data/dpo_zh_500.jsonl --fraction 0.2 \
-        --train runs/dpo_zh/train.jsonl --heldout runs/dpo_zh/heldout.jsonl
+    python -m data_prep.hold_out data/rankings.jsonl --fraction 0.2 \
+        --train runs/mine/train.jsonl --heldout runs/mine/heldout.jsonl
     python -m data_prep.hold_out hf://HuggingFaceTB/smoltalk:all --fraction 0.0005 --train_fraction 0.04 \
         --train runs/smoltalk/train.jsonl --heldout runs/smoltalk/heldout.jsonl
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from helpers.data import DATA
+from helpers.data import DATA, needs_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -598,6 +598,7 @@ def test_pairs_are_all_pairs_without_the_ties(ranks):
     assert all(ranks[better] < ranks[worse] for better, worse in found)
 
 
+@needs_data
 @pytest.mark.parametrize(("name", "rows", "systems"), [("dpo_zh_500.jsonl", 500, 84), ("dpo_en_demo.json", 300, 80)])
 def test_real_pairs(name, rows, systems, capsys):
     dataset = load_rankings(DATA / name)
