@@ -36,6 +36,7 @@ from helpers.recipes import (
     succeeded,
     words,
 )
+from huggingface_hub import ModelCard
 from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -427,7 +428,7 @@ def test_an_answer_depends_neither_on_the_rows_beside_it_nor_on_their_number(bui
             assert other.stopped[row] == together.stopped[index] and other.last[row] == together.last[index]
     assert len(set(together.mask.sum(1).tolist())) > 2  # else answers of one length would do
     others = trainer.roll_out(rows, range(48, 56))
-    assert trainer.texts(others) != trainer.texts(together)
+    assert others.texts(trainer.processing_class) != together.texts(trainer.processing_class)
 
 
 def test_answers_that_ended_are_left_out_of_what_is_still_drawn_and_no_answer_changes(build):
@@ -583,7 +584,9 @@ def test_functions_get_texts_for_texts_and_their_rewards_in_order(build):
     trainer.score(rollout)
     ((prompts, completions, topic, columns),) = asked
     assert prompts == ["a", "bcd", "ef"] and topic == ["x", "y", "z"] and columns == {}
-    assert completions == trainer.texts(rollout) and all(isinstance(text, str) for text in completions)
+    assert completions == rollout.texts(trainer.processing_class) and all(
+        isinstance(text, str) for text in completions
+    )
     assert rollout.rewards["number"].tolist() == [10, 20, 30] and rollout.scores.tolist() == [5, 10, 15]
 
 
@@ -675,7 +678,7 @@ def test_a_function_of_another_form_is_one_clear_error(build, function, message)
     trainer = build()
     row = {**trainer.train_dataset[0], "reference": "a"}
     with pytest.raises(InputError, match=re.escape(message)):
-        trainer.ask(function, [row], ["a"])
+        trainer.rewards_by(function, [row], ["a"])
 
 
 # A reward model with another tokenizer
@@ -729,7 +732,7 @@ def test_text_prompts_and_a_reward_model_with_another_tokenizer_work_or_are_refu
     rollout = trainer.roll_out([trainer.train_dataset[0]], [0])
     assert rollout.stopped.item()
     trainer.score(rollout)
-    ids = tokenizer("ab" + trainer.texts(rollout)[0] + END_OF_TURN)["input_ids"]
+    ids = tokenizer("ab" + rollout.texts(trainer.processing_class)[0] + END_OF_TURN)["input_ids"]
     with torch.no_grad():
         assert rollout.scores.item() == pytest.approx(model(torch.tensor([ids])).logits.item(), abs=1e-4)
 
@@ -1036,6 +1039,18 @@ def test_weights_that_were_gathered_for_saving_are_what_is_saved(build, kind, tm
     for file in (policy, "value_model/model.safetensors"):
         weights = load_file(tmp_path / "saved" / file)
         assert weights and all((weight == 2.0).all() for weight in weights.values())
+
+
+def test_the_model_card_names_the_method_also_beside_an_adapter(build):
+    trainer = build()
+    trainer.model.policy = get_peft_model(trainer.model.policy, LoraConfig(task_type="CAUSAL_LM", r=2))
+    trainer.save_model()
+    path = Path(trainer.args.output_dir) / "README.md"
+    assert ModelCard.load(path).data.library_name == "peft"  # as the adapter is saved
+    trainer.create_model_card(model_name="assistant", tags="zh")
+    card = ModelCard.load(path)
+    assert card.data.model_name == "assistant" and {"trl", "ppo", "zh"} <= set(card.data.tags)
+    assert "https://huggingface.co/papers/1909.08593" in card.text
 
 
 # The value model's own settings
