@@ -4,6 +4,7 @@ A run here takes seconds: models of 2 layers, answers of a few bytes. The policy
 test_recipes.py, whose answers end after a few tokens, so that lengths vary; `talker` always says the same.
 """
 
+import ast
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import shutil
 import signal
 import tempfile
 import time
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from helpers.processes import accelerate_launch, run, torchrun
 from helpers.recipes import (
     EXACT,
     LORA,
+    ROOT,
     Done,
     again,
     conversation,
@@ -42,7 +45,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2LMHeadModel,
+    TrainingArguments,
+)
 from transformers import GPT2ForSequenceClassification as Classifier
 
 from data_prep.common.errors import InputError
@@ -52,7 +61,7 @@ from data_prep.models.scoring import score_answers
 from data_prep.rewards import chrf, exact_match
 from data_prep.train_tokenizer import END_OF_TURN, train_tokenizer
 from recipes.trainers.arguments import last_checkpoint
-from recipes.trainers.ppo.config import PPOConfig
+from recipes.trainers.ppo.config import REFUSED, PPOConfig
 from recipes.trainers.ppo.loss import clipped_losses
 from recipes.trainers.ppo.policy_and_value import groups_by_length
 from recipes.trainers.ppo.rollout import Rollout, SeededSampling, repetition
@@ -60,6 +69,7 @@ from recipes.trainers.ppo.trainer import PPOTrainer
 
 QUESTIONS = [letter * (1 + number % 4) for number, letter in enumerate("abcdefghijklmnopqrstuvwxyzABCDEF")]
 HELD_OUT = ["0", "11", "222", "3", "44"]
+PPO = ROOT / "recipes" / "trainers" / "ppo"
 FULL: dict = {}
 BY_LORA = {**LORA, "lora_r": 4}
 
@@ -507,7 +517,7 @@ def test_a_random_model_learns_to_say_the_letter_that_is_rewarded(
     given |= {"per_device_train_batch_size": 128, "reward_funcs": f"{reward_file}:share_of_a", "kl_coef": 0.0}
     succeeded(again("ppo", **{**given, **changes}, output_dir=tmp_path / "ppo"))
     figures = results(tmp_path / "ppo", "ppo")["metrics"]
-    assert figures["before_score"] < 0.1 and figures["after_score"] > 0.9
+    assert figures["eval_score_first"] < 0.1 and figures["eval_score_last"] > 0.9
 
 
 # Rewards
@@ -568,7 +578,7 @@ def test_functions_get_messages_for_messages_and_the_columns(two_rewards, reward
 
 def test_functions_that_are_only_measured_are_measured_on_held_out_answers(two_rewards):
     figures = results(two_rewards, "ppo")["metrics"]
-    assert figures["before_exact_match"] == figures["after_exact_match"] == 0.25  # right for x alone
+    assert figures["eval_exact_match_first"] == figures["eval_exact_match_last"] == 0.25  # right for x alone
 
 
 def test_functions_get_texts_for_texts_and_their_rewards_in_order(build):
@@ -662,7 +672,7 @@ def test_two_functions_of_one_name_both_count_or_are_refused(run_settings, rewar
     }
     done = again("ppo", **given, output_dir=tmp_path / "ppo")
     if done.code == 0:
-        assert results(tmp_path / "ppo", "ppo")["metrics"]["before_score"] > 100
+        assert results(tmp_path / "ppo", "ppo")["metrics"]["eval_score_first"] > 100
     else:
         assert "letters" in complaint(done)
 
@@ -950,7 +960,7 @@ def test_the_best_evaluation_is_what_is_saved(without_budget):
     assert [*found] == [1, 2, 3, 4, 5, 6]
     same_weights(without_budget, without_budget / f"checkpoint-{best}")
     figures = results(without_budget, "ppo")["metrics"]
-    assert figures["after_score"] == found[best][0] > figures["before_score"]
+    assert figures["eval_score_last"] == found[best][0] > figures["eval_score_first"]
 
 
 def test_an_evaluation_beyond_the_kl_budget_is_never_the_best(without_budget, best_settings, tmp_path):
@@ -962,7 +972,7 @@ def test_an_evaluation_beyond_the_kl_budget_is_never_the_best(without_budget, be
     done = succeeded(again("ppo", **best_settings, kl_budget=budget, save_total_limit=2, output_dir=tmp_path / "ppo"))
     assert evaluations(tmp_path / "ppo") == found
     same_weights(tmp_path / "ppo", without_budget / f"checkpoint-{best}")
-    assert results(tmp_path / "ppo", "ppo")["metrics"]["after_score"] == found[best][0]
+    assert results(tmp_path / "ppo", "ppo")["metrics"]["eval_score_last"] == found[best][0]
     kept = sorted(path.name for path in (tmp_path / "ppo").glob("checkpoint-*"))
     assert kept == sorted({f"checkpoint-{best}", "checkpoint-6"}) and len(kept) == 2
     assert "alarm kl_over_budget" in done.out + done.err
@@ -979,7 +989,7 @@ def test_by_lora_too_the_best_adapter_is_what_is_merged_and_saved(best_settings,
     ]  # fmt: skip
     # The figures afterwards are those of the adapter, drawn by the same random numbers.
     figures = results(tmp_path / "ppo", "ppo")["metrics"]
-    assert (figures["after_score"], figures["after_kl"]) == found[3] != found[6]
+    assert (figures["eval_score_last"], figures["eval_kl_last"]) == found[3] != found[6]
     assert_merged(tmp_path / "ppo", tmp_path / "ppo" / "checkpoint-3", given["sft_model_path"])
 
 
@@ -1023,8 +1033,8 @@ def test_what_is_saved_is_the_policy_that_was_evaluated(uninterrupted, build, ki
     found = trainer.evaluate(trainer.train_dataset)
     figures = results(folder, "ppo")["metrics"]
     for name in ("score", "length", "eos_rate", "entropy", "repetition"):
-        assert found[f"eval_{name}"] == pytest.approx(figures[f"after_{name}"], abs=1e-4)
-    assert found["eval_kl"] == pytest.approx(0, abs=1e-5) and abs(figures["after_kl"]) > 0.01
+        assert found[f"eval_{name}"] == pytest.approx(figures[f"eval_{name}_last"], abs=1e-4)
+    assert found["eval_kl"] == pytest.approx(0, abs=1e-5) and abs(figures["eval_kl_last"]) > 0.01
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
@@ -1122,6 +1132,37 @@ def test_held_out_prompts_that_are_trained_on_too_are_refused(run_settings, tmp_
     refused(again("ppo", **given), message)
 
 
+# Arguments
+
+
+def read_as_args(path: Path) -> set[str]:
+    """Every name that a module reads as `args.name` or `self.args.name`."""
+    reads = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)]
+    return {
+        node.attr
+        for node in reads
+        if ast.unparse(node.value) in ("args", "self.args") and not isinstance(node.ctx, ast.Store)
+    }
+
+
+def test_every_argument_is_read_by_the_trainer_or_refused():
+    names = {each.name for each in fields(PPOConfig)}
+    inherited = {each.name for each in fields(TrainingArguments)}
+    read = read_as_args(PPO / "trainer.py") | read_as_args(PPO / "prepare.py")
+    # Models are given to the trainer; the recipe loads them from these two, which are TRL's.
+    paths = {"sft_model_path", "reward_model_path"}
+    assert names - inherited - read - REFUSED.keys() == paths
+    assert paths <= read_as_args(PPO.parents[1] / "ppo.py")
+    assert REFUSED.keys() <= names
+
+
+@pytest.mark.parametrize("name", ["max_seconds", "stop_on", "reward_funcs", "eval_funcs", "value_model_path"])
+def test_the_trainer_has_no_argument_that_the_recipe_alone_reads(name, tmp_path):
+    """PPOTrainer(PPOConfig(max_seconds=60)) once ran for ever."""
+    with pytest.raises(TypeError, match=name):
+        PPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **{name: None})
+
+
 # Two processes
 
 
@@ -1188,7 +1229,7 @@ def test_evaluations_of_two_processes_are_those_of_one(by_two, kind):
     for figures in (found["metrics"], expected["metrics"]):
         figures.pop("episodes_per_second")
     assert found["metrics"] == pytest.approx(expected["metrics"], abs=1e-4)
-    assert found["metrics"]["before_length"] * 5 == pytest.approx(round(found["metrics"]["before_length"] * 5))
+    assert found["metrics"]["eval_length_first"] * 5 == pytest.approx(round(found["metrics"]["eval_length_first"] * 5))
     names = [name for name in expected["curves"] if name.startswith("held-out")]
     assert len(names) == 7
     for name in names:

@@ -32,7 +32,8 @@ def reward_weights(args: PPOConfig, rewards: int) -> list[float]:
 
 def stop_token_of(args: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     """The id of the token that ends an answer; raises InputError if it is the pad token."""
-    stop = tokenizer.eos_token_id if args.stop_token_id is None else args.stop_token_id
+    eos = args.stop_token == "eos" or args.stop_token_id is None
+    stop = tokenizer.eos_token_id if eos else args.stop_token_id
     if tokenizer.pad_token_id in (None, stop):
         raise InputError("the tokenizer pads with what ends an answer: answers could not be told from padding")
     return stop
