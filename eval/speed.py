@@ -5,10 +5,10 @@
     python -m eval.speed ppo --run runs/quickstart
     python -m eval.speed data
 
-`matrix` prints the rate of a 1024³ matrix product, by which speeds compare between machines. `shakespeare` times nanoGPT's
-small model to nanoGPT's loss (eval/benchmarks/shakespeare.py). `ppo` times TRL 1.12's own PPO trainer and ours
-(recipes/trainers/ppo/benchmark.py, which has its options). `data` measures data preparation (eval/benchmarks/data.py).
-Run them on a quiet machine: no test looks at their times.
+`matrix` prints the rate of a 1024³ matrix product, by which speeds compare between machines. `shakespeare` times
+nanoGPT's small model to nanoGPT's loss (eval/benchmarks/shakespeare.py). `ppo` times TRL 1.12's own PPO trainer and
+ours (recipes/trainers/ppo/benchmark.py, which has its options). `data` measures data preparation
+(eval/benchmarks/data.py). Run them on a quiet machine: no test looks at their times.
 """
 
 import argparse

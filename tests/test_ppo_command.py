@@ -1,7 +1,7 @@
 """recipes/ppo.py through its command, one process and two: what it learns, saves, resumes and refuses.
 
-A run takes seconds: models of 2 layers, answers of a few bytes. The policy of most runs is `ready_to_end`, whose answers
-end after a few tokens, so that lengths vary; `talker` always says the same.
+A run takes seconds: models of 2 layers, answers of a few bytes. The policy of most runs is `ready_to_end`, whose
+answers end after a few tokens, so that lengths vary; `talker` always says the same.
 """
 
 import json
@@ -174,8 +174,8 @@ def same_weights(one: Path, other: Path) -> None:
     ("changes", "shape"),
     [
         ({"learning_rate": 0.005, "total_episodes": 3840}, {"initializer_range": 0.2}),
-        # The value model first, and faster. Adapters leave the token table as it was initialized: a wider one, in which the
-        # tokens are far enough apart to be told.
+        # The value model first, and faster. Adapters leave the token table as it was initialized: it is wider here, so
+        # that its rows are far enough apart.
         (
             {"use_peft": True, "lora_target_modules": "all-linear", "lora_r": 16, "lora_alpha": 32, "total_episodes": 4480,
              "learning_rate": 0.005, "value_learning_rate": 0.02, "num_value_warmup_updates": 2},
@@ -489,7 +489,7 @@ def test_every_so_many_updates_all_answers_go_to_a_file_and_some_to_the_screen(u
 
 
 def test_a_resumed_run_writes_no_row_of_the_table_twice(uninterrupted, tmp_path):
-    """Killed after its last table, taken up from before it."""
+    """Killed after its last table, resumed from before it."""
     settings, whole, _ = uninterrupted("full")
     folder = copy_up_to(whole, tmp_path / "ppo", 3)
     assert len(table_of(folder)) == 24

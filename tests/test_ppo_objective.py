@@ -1,8 +1,8 @@
-"""PPOTrainer optimises the same objective as TRL 1.12's trainer: losses and gradients of one update on the same answers.
+"""PPOTrainer optimises the objective of TRL 1.12's trainer: losses and gradients of one update on the same answers.
 
 Both go through their own `train()`; TRL's is given the answers that ours sampled. It differs from ours on purpose in
-where the score sits and in which values count, both by one line of its code (`TRL_LINE`): it runs on these answers as it
-is and with that line changed, and once on answers of its own.
+where the score sits and in which values count, both by one line of its code (`TRL_LINE`): it runs on these answers as
+it is and with that line changed, and once on answers of its own.
 """
 
 import inspect

@@ -1,4 +1,4 @@
-"""Sampling answers: by the policy's probabilities, each by random numbers of its own; and what a rollout says of them."""
+"""Sampling answers: by the policy's probabilities, each by random numbers of its own; and rollouts made of them."""
 
 import json
 import math

@@ -2,9 +2,9 @@
 
     python -m eval.speed shakespeare
 
-Trains nanoGPT's small CPU model (4 layers, 128 wide, context 64, characters) by recipes/configs/shakespeare and takes the
-seconds of the whole process to nanoGPT's validation loss of 1.8857. nanoGPT's own CPU recipe took 102 s to it on a machine
-whose fp32 matrix product ran at 190 GFLOP/s: the ratio is taken at the same matrix rate.
+Trains nanoGPT's small CPU model (4 layers, 128 wide, context 64, characters) by recipes/configs/shakespeare and takes
+the seconds of the whole process to nanoGPT's validation loss of 1.8857. nanoGPT's own CPU recipe took 102 s to it on a
+machine whose fp32 matrix product ran at 190 GFLOP/s: the ratio is taken at the same matrix rate.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> dict:
 
 
 def tokenize(text: bytes, folder: Path) -> None:
-    """Split the text as nanoGPT does, and make tokenizer and token shards in `folder`, where the YAMLs look for them."""
+    """Split the text as nanoGPT does; make tokenizer and token shards in `folder`, where the YAMLs look for them."""
     data = folder / "runs/shakespeare/data"
     data.mkdir(parents=True)
     (data / "train.txt").write_bytes(text[:TRAINING_BYTES])

@@ -3,9 +3,9 @@
     alarm kl_over_budget at update 37: KL 12.4 nats per answer, budget 8.0; raise kl_coef or lower learning_rate
 
 A log is an average over some tens of answers, so a single one proves nothing: all alarms but `non_finite_loss` need
-their sign in two logs in a row, and are cleared by two logs without it. Four of them compare with the mean of the run's
-own first `FIRST_LOGS` logs. With 64 answers per rollout and 128 prompts per evaluation, runs in which nothing changes
-raise none in 100 updates (tests/test_alarms.py simulates such runs); smaller rollouts are noisier.
+their sign in two logs in a row, and are cleared by two logs without it. Four of them compare with the mean of the
+run's own first `FIRST_LOGS` logs. With 64 answers per rollout and 128 prompts per evaluation, runs in which nothing
+changes raise none in 100 updates (tests/test_alarms.py simulates such runs); smaller rollouts are noisier.
 """
 
 import copy
@@ -27,10 +27,11 @@ NAMES = (
     "non_finite_loss",
 )
 
-# Four rollouts of 64 answers: their mean has half the noise of one, and with logging_steps 1 the policy has hardly moved.
+# Four rollouts of 64 answers: their mean has half the noise of one, and with logging_steps 1 the policy has hardly
+# moved.
 FIRST_LOGS = 4
-# Lengths vary about as much as their mean, so that the mean of 64 varies by an eighth of itself: doubling is far outside.
-# Reward models often pay for length (Singhal 2023, arXiv:2310.03716).
+# Lengths vary about as much as their mean, so that the mean of 64 varies by an eighth of itself: doubling is far
+# outside. Reward models often pay for length (Singhal 2023, arXiv:2310.03716).
 LENGTH_GROWTH = 2.0
 # If doubling would exceed the limit, 90 % of the limit counts instead, provided that is still a growth by a quarter.
 NEAR_LIMIT, LEAST_GROWTH = 0.9, 1.25
@@ -38,15 +39,15 @@ NEAR_LIMIT, LEAST_GROWTH = 0.9, 1.25
 LENGTH_SHRINKAGE = 1 / 3
 # A share of 64 has a standard error of at most 1/(2·8) = 0.06: a quarter of all answers is four of them.
 EOS_FALL = 0.25
-# The mean share of 64 answers has a standard error of 0.04 even if a tenth of them are nothing but repetition. Degenerate
-# text repeats far more (Welleck 2019, arXiv:1908.04319, who measure 4-grams in this way).
+# The mean share of 64 answers has a standard error of 0.04 even if a tenth of them are nothing but repetition.
+# Degenerate text repeats far more (Welleck 2019, arXiv:1908.04319, who measure 4-grams in this way).
 REPETITION_RISE = 0.2
 # Learning costs entropy: runs that went well spent 73 % of theirs on three quarters of their gain (Cui 2025,
 # arXiv:2505.22617). Below a fifth, samples hardly differ, and the policy has little to learn from.
 ENTROPY_LEFT = 0.2
 # The measure must fall by more than chance explains: by 2.5 standard errors of a mean over 128 prompts, and by another
-# √(2·ln n) of them, because the best of n evaluations owes about that much to luck. All evaluations use the same prompts
-# and random numbers, so the true error is smaller. Five points are the least that matters.
+# √(2·ln n) of them, because the best of n evaluations owes about that much to luck. All evaluations use the same
+# prompts and random numbers, so the true error is smaller. Five points are the least that matters.
 PROMPTS, STANDARD_ERRORS, LEAST_FALL = 128, 2.5, 0.05
 # The error of a measure outside of 0 to 1 is unknown: a quarter of the best.
 RELATIVE_FALL = 0.25
@@ -107,8 +108,8 @@ class PPOAlarms(TrainerCallback, ExportableState):
         }
 
     def on_train_begin(self, args, state, control, **kwargs):
-        # The Trainer restores this state only with `restore_callback_states_from_checkpoint`, and then with the old budget.
-        # Read from the Trainer's state instead, it is there without that option, and the new budget holds.
+        # The Trainer restores this state only with `restore_callback_states_from_checkpoint`, and then with the old
+        # budget. Read from the Trainer's state instead, it is there without that option, and the new budget holds.
         name = type(self).__name__
         if state.global_step and name in state.stateful_callbacks:
             for key, value in copy.deepcopy(state.stateful_callbacks[name]["attributes"]).items():
@@ -191,9 +192,9 @@ class PPOAlarms(TrainerCallback, ExportableState):
             return
         self.evaluated_up_to = state.global_step
         self.evaluations.append([state.global_step, score, value])
-        # Over-optimization (Gao 2023, arXiv:2210.10760; Stiennon 2020, arXiv:2009.01325, figure 5): the score of the reward
-        # model rises while answers get worse. Since the best evaluation so far, the measure must have fallen, and the score
-        # be above all scores up to then: scores have no scale, but an order.
+        # Over-optimization (Gao 2023, arXiv:2210.10760; Stiennon 2020, arXiv:2009.01325, figure 5): the score of the
+        # reward model rises while answers get worse. Since the best evaluation so far, the measure must have fallen,
+        # and the score be above all scores up to then: scores have no scale, but an order.
         values = [row[2] for row in self.evaluations]
         at = values.index(max(values))
         step, best_score, best = self.evaluations[at]

@@ -2,8 +2,9 @@
 
     python -m recipes.trainers.ppo.benchmark --run runs/quickstart
 
-Both train a run's SFT model against its reward model on the same prompts, each in a process of its own. The first update
-is not timed. Run it on a quiet machine. That both optimise the same objective is tested (tests/test_ppo_objective.py).
+Both train a run's SFT model against its reward model on the same prompts, each in a process of its own. The first
+update is not timed. Run it on a quiet machine. That both optimise the same objective is tested
+(tests/test_ppo_objective.py).
 """
 
 import argparse

@@ -47,8 +47,8 @@ REFUSED = {
 class PPOConfig(TRLPPOConfig):
     """TRL's arguments, some with other defaults, and a few more.
 
-    One update samples `per_device_train_batch_size` × `gradient_accumulation_steps` answers on each process and goes over
-    them `num_ppo_epochs` times in `num_mini_batches` optimizer steps each, in micro-batches of
+    One update samples `per_device_train_batch_size` × `gradient_accumulation_steps` answers on each process and goes
+    over them `num_ppo_epochs` times in `num_mini_batches` optimizer steps each, in micro-batches of
     `per_device_train_batch_size`. Steps of the Trainer (`logging_steps`, `eval_steps`, `save_steps`, `max_steps`) are
     updates.
 

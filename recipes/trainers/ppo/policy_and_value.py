@@ -82,7 +82,7 @@ def groups_by_length(lengths: torch.Tensor, size: int) -> list[torch.Tensor]:
 def attention_kernel(device: torch.device, length: int) -> AbstractContextManager:
     """The attention kernel for rows of `length` tokens, in the forward and the backward pass.
 
-    torch 2.13 on CPU: up to 128 tokens, the backward pass of flash attention takes up to twice the time of plain matrix
-    products. It belongs around the backward pass too, in which checkpointed layers run again.
+    torch 2.13 on CPU: up to 128 tokens, the backward pass of flash attention takes up to twice the time of plain
+    matrix products. It belongs around the backward pass too, in which checkpointed layers run again.
     """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" and length <= 128 else nullcontext()

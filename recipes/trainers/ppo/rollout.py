@@ -52,8 +52,8 @@ class Rollout:
     def inputs(self, indices: torch.Tensor) -> dict[str, torch.Tensor]:
         """What a forward pass over some of the answers takes (`PolicyAndValue`).
 
-        Columns that are padding in all of them are left out, except up to seven, so that lengths are multiples of eight:
-        few different shapes are fast (see `answer_tokens`).
+        Columns that are padding in all of them are left out, except up to seven, so that lengths are multiples of
+        eight: few different shapes are fast (see `answer_tokens`).
         """
         length = min(-(-(int(self.last[indices].max()) + 1) // 8) * 8, self.input_ids.shape[1])
         return {

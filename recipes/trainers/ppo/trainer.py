@@ -49,8 +49,8 @@ class PPOTrainer(Trainer):
     Args:
         args: see PPOConfig. The batch size and the number of steps in it are set to those of rollouts.
         processing_class: the policy's tokenizer; its pad token must differ from the stop token.
-        model, ref_model: policy and reference. `ref_model` may be None for a LoRA policy, whose reference is the policy
-            with its adapter switched off (or with the adapter `args.ref_adapter_name`).
+        model, ref_model: policy and reference. `ref_model` may be None for a LoRA policy: the reference is then the
+            policy with its adapter switched off, or with the adapter `args.ref_adapter_name` instead.
         reward_model: a sequence classifier with one label; None if there are `reward_funcs`.
         value_model: another sequence classifier with one label, never the same object.
         train_dataset, eval_dataset: rows with `prompt`, text or messages that end on the user's turn; further columns
@@ -61,8 +61,8 @@ class PPOTrainer(Trainer):
         reward_processing_class: the reward model's tokenizer if it differs from the policy's; answers are then encoded
             again, as text.
 
-    A checkpoint holds policy, value model, optimizer, schedule and random states of an update; a run resumed from it on
-    the same machine gives the same bits as one that was never interrupted.
+    A checkpoint holds policy, value model, optimizer, schedule and random states of an update; a run resumed from it
+    on the same machine gives the same bits as one that was never interrupted.
 
     Raises InputError for arguments, functions and prompts that do not fit together, ValueError for models that do not.
     """
@@ -224,6 +224,7 @@ class PPOTrainer(Trainer):
         return torch.tensor(rewards, device=self.args.device)
 
     def metrics_of(self, rollout: Rollout) -> dict[str, torch.Tensor]:
+        """`answer_metrics` at the current KL coefficient, (N,) each."""
         return answer_metrics(rollout, self.kl_coef, self.args.missing_eos_penalty or 0.0)
 
     @torch.no_grad()
