@@ -23,6 +23,7 @@ from data_prep.common.errors import InputError
 from data_prep.rewards import chrf, exact_match
 from data_prep.train_tokenizer import END_OF_TURN
 from recipes.trainers.ppo.config import REFUSED, PPOConfig
+from recipes.trainers.ppo.policy_and_value import answer_logprobs
 
 # Arguments
 
@@ -112,6 +113,30 @@ def test_text_prompts_and_a_reward_model_with_another_tokenizer(build_ppo, other
     ids = tokenizer("ab" + rollout.texts(trainer.processing_class)[0] + END_OF_TURN)["input_ids"]
     with torch.no_grad():
         assert rollout.scores.item() == pytest.approx(model(torch.tensor([ids])).logits.item(), abs=1e-4)
+
+
+# The reference
+
+
+@pytest.mark.parametrize("name", [None, "other"])
+def test_the_reference_of_a_lora_policy_is_itself_without_its_adapter_or_with_another(build_ppo, name):
+    trainer = build_ppo()
+    start, trainer.ref_model = trainer.ref_model, None
+    torch.manual_seed(0)
+    adapter = LoraConfig(task_type="CAUSAL_LM", r=2, init_lora_weights=False)
+    policy = trainer.model.policy = get_peft_model(trainer.model.policy, adapter)
+    policy.add_adapter("other", adapter)
+    trainer.args.ref_adapter_name = name
+    rollout = trainer.roll_out(list(trainer.train_dataset), range(8))
+    trainer.score(rollout)
+    assert policy.active_adapter == "default"
+    inputs = rollout.inputs(torch.arange(8))
+    with torch.no_grad():
+        by_start, _ = answer_logprobs(start, **inputs, temperature=1.0)
+        policy.set_adapter("other")
+        by_other, _ = answer_logprobs(policy, **inputs, temperature=1.0)
+    assert (by_start - by_other).abs().max() > 1e-3 and (by_start - rollout.logprobs).abs().max() > 1e-3
+    torch.testing.assert_close(rollout.ref_logprobs, by_other if name else by_start)
 
 
 # Optimizer and saving

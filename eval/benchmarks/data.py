@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict:
     """speed and peak memory from files to what training reads"""
-    rows, parts, metrics = read_conversations(arguments.data), set(arguments.part), {}
+    rows, parts, metrics = load_rows(arguments.data), set(arguments.part), {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         tokenizer, corpus = folder / "tokenizer", folder / "corpus.jsonl"
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> dict:
     return {"metrics": metrics}
 
 
-def read_conversations(path: str | Path) -> list[dict]:
+def load_rows(path: str | Path) -> list[dict]:
     """The rows of a file of conversations; raises InputError if there is none, or something else in it."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such file; fetch it by: curl -L --create-dirs -o {CONVERSATIONS} {URL}")

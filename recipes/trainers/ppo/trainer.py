@@ -209,7 +209,7 @@ class PPOTrainer(Trainer):
     def policy_as_reference(self):
         """The LoRA policy as its own reference: without its adapter, or with `ref_adapter_name` in its place."""
         policy, args = self.accelerator.unwrap_model(self.model).policy, self.args
-        if args.ref_adapter_name is None:
+        if not args.ref_adapter_name:
             with policy.disable_adapter():
                 yield policy
         else:
