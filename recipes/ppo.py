@@ -41,6 +41,28 @@ class ScriptArguments:
     results_dir: str | None = field(default=None, metadata={"help": "Where the figures go; None: the output folder."})
     muon_lr: float | None = field(default=None, metadata={"help": "Muon's rate; None, or with LoRA: that of `optim`."})
     max_prompts: int | None = field(default=None, metadata={"help": "Prompts kept of --heldout; None: all."})
+    reward_funcs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "functions f(prompts, completions, **columns) -> list[float], as path/to/file.py:name or "
+            "package.module.name, beside a reward model or instead of it; default: the reward model only"
+        },
+    )
+    eval_funcs: list[str] | None = field(
+        default=None,
+        metadata={"help": "functions of the same form, measured on held-out answers, never trained on; default: none"},
+    )
+    value_model_path: str | None = field(
+        default=None,
+        metadata={"help": "checkpoint that the value model starts from; default: the reward model, else the policy"},
+    )
+    stop_on: list[str] | None = field(
+        default=None,
+        metadata={"help": "alarms that stop the run, see recipes/trainers/ppo/alarms.py; default: none"},
+    )
+    max_seconds: float | None = field(
+        default=None, metadata={"help": "stop training after so many seconds of wall time; default: run to the end"}
+    )
 
 
 def prompts_of(path: list[str] | str, on_bad: str, quarantine: str) -> Dataset:
@@ -82,7 +104,7 @@ def main() -> None:
         else:
             print(f"{args.reward_model_path} has another tokenizer: answers are encoded again, as text, for it")
     check_context(tokenizer, policy.config, None)
-    start = args.value_model_path or (None if reward_tokenizer else args.reward_model_path) or args.sft_model_path
+    start = script.value_model_path or (None if reward_tokenizer else args.reward_model_path) or args.sft_model_path
     value_model = AutoModelForSequenceClassification.from_pretrained(
         existing(start), num_labels=1, pad_token_id=tokenizer.pad_token_id, **load
     )
@@ -99,11 +121,11 @@ def main() -> None:
         optimizer = MuonWithAdamW(
             PolicyAndValue(policy, value_model), script.muon_lr, args.learning_rate, args.weight_decay
         )
-    reward_funcs = [load_function(name) for name in args.reward_funcs or ()]
-    eval_funcs = [load_function(name) for name in args.eval_funcs or ()]
+    reward_funcs = [load_function(name) for name in script.reward_funcs or ()]
+    eval_funcs = [load_function(name) for name in script.eval_funcs or ()]
     measure = f"eval_{eval_funcs[0].__name__}" if eval_funcs else None
-    callbacks = [PPOAlarms(args.kl_budget, args.stop_on or [], measure, args.response_length)]
-    callbacks += [StopAfter(args.max_seconds)] if args.max_seconds is not None else []
+    callbacks = [PPOAlarms(args.kl_budget, script.stop_on or [], measure, args.response_length)]
+    callbacks += [StopAfter(script.max_seconds)] if script.max_seconds is not None else []
     trainer = PPOTrainer(
         args, tokenizer, policy, reference, reward_model, value_model, dataset, heldout,
         callbacks=callbacks, optimizers=(optimizer, None), reward_funcs=reward_funcs, eval_funcs=eval_funcs,
@@ -136,8 +158,8 @@ def main() -> None:
             curves[f"held-out {'KL' if name == 'eval_kl' else name[5:]}"] = sorted(points.items())
         episodes = trainer.state.global_step * trainer.rollout_size * args.world_size
         figures = {"episodes": episodes, "episodes_per_second": episodes / seconds}
-        figures |= {f"{when}_{key[5:]}": value for when, found in (("before", before), ("after", after))
-                    for key, value in found.items()}  # fmt: skip
+        figures |= {f"{key}_first": value for key, value in before.items()}
+        figures |= {f"{key}_last": value for key, value in after.items()}
         results = {"seconds": seconds, "prompts": len(dataset), "metrics": figures, "curves": curves}
         results["alarms"] = [row for row in history if "alarm" in row]
         write_results(script.results_dir or args.output_dir, "ppo", results)

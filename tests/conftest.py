@@ -120,3 +120,30 @@ def write_conversations(tmp_path):
         return tmp_path / name
 
     return write
+
+
+@pytest.fixture(scope="session")
+def ready_to_end_dir(tiny_chat_tokenizer, tmp_path_factory) -> Path:
+    """An assistant whose answers end after a few tokens, after any of them; see `ready_to_end`."""
+    from helpers.recipes import ready_to_end
+
+    return ready_to_end(tiny_chat_tokenizer, tmp_path_factory.mktemp("models") / "ready_to_end")
+
+
+@pytest.fixture(scope="session")
+def other_tokenizer_dir(tmp_path_factory) -> Path:
+    """A reward model with another tokenizer than `tiny_chat_tokenizer`."""
+    from helpers.ppo import reward_model_with_another_tokenizer
+
+    return reward_model_with_another_tokenizer(tmp_path_factory.mktemp("models") / "other_tokenizer")
+
+
+@pytest.fixture
+def build_ppo(tiny_chat_tokenizer, ready_to_end_dir, tiny_reward_dir, tmp_path):
+    """build_ppo(gamma=0.5, …) is a PPOTrainer in this process; see `helpers.ppo.build_trainer`."""
+    from helpers.ppo import build_trainer  # TRL's trainers are slow to import
+
+    def build(policy: Path = ready_to_end_dir, **changes):
+        return build_trainer(tiny_chat_tokenizer, policy, tiny_reward_dir, tmp_path / "trainer", **changes)
+
+    return build

@@ -32,7 +32,7 @@ def evaluation(score: float, measure: float) -> dict:
 def run(alarms, logs, evaluations=None, state=None) -> tuple[TrainerState, TrainerControl]:
     """Feed `alarms` a log an update ({} stands for STEADY) and {update: metrics}, in the Trainer's order.
 
-    Goes on from `state` and ends early where the run is stopped.
+    Resumes from `state`, and ends early if the run is stopped.
     """
     state, control, evaluations = state or TrainerState(), TrainerControl(), evaluations or {}
     if resumed := state.global_step > 0:  # recipes/ppo.py evaluates the SFT model first, at update 0 of an empty state
@@ -68,7 +68,7 @@ def steps(alarms) -> list[tuple[str, int]]:
         ("length_drift", "objective/length", (8.0, 9.0, 11.0, 12.0), 3.4, 3.3, "3.3 of at most 48 tokens, 10 at first; raise kl_coef or lower missing_eos_penalty"),
         # 60 is past the limit of 48: 43.2 is 90 % of it, and more than 1.25 × 30
         ("length_drift", "objective/length", (28.0, 29.0, 31.0, 32.0), 43.2, 43.3, "43.3 of at most 48 tokens, 30 at first; "),
-        ("eos_collapse", "objective/eos_rate", (1.0, 0.9, 0.9, 0.8), 0.66, 0.64, "64% of the answers end by themselves, 90% at first; "),
+        ("eos_collapse", "objective/eos_rate", (1.0, 0.9, 0.9, 0.8), 0.66, 0.64, "EOS rate 64%, 90% at first; "),
         ("repetition", "objective/repetition", (0.1, 0.0, 0.1, 0.0), 0.24, 0.26, "26% of an answer's 3-grams repeat earlier ones, 5% at first; "),
         ("entropy_collapse", "policy/entropy", (3.0, 2.0, 2.0, 1.0), 0.41, 0.39, "0.39 nats per token, 2 at first; "),
     ],
@@ -122,7 +122,7 @@ def test_one_non_finite_loss_is_enough(log, says):
     assert alarms.raised[0]["message"].startswith(says)
 
 
-def test_figures_that_are_not_numbers_are_left_to_the_loss():
+def test_metrics_that_are_not_numbers_are_left_to_the_loss():
     """NaN is on no side of a threshold, must not enter the first logs, and is no NaN in trainer_state.json."""
     nan = dict.fromkeys(("objective/kl", "objective/length", "objective/eos_rate", "policy/entropy"), float("nan"))
     run(alarms := build(), [{}, nan, {}, {}, {}, {"policy/entropy": 0.1}, nan, {"policy/entropy": 0.1}])
@@ -212,12 +212,12 @@ def test_what_is_printed_and_that_processes_agree(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_says_once_that_over_optimization_cannot_be_seen(capsys):
+def test_says_once_that_over_optimization_cannot_be_detected(capsys):
     run(build(measure=None), *evaluated((0.4, 0.45), (1.0, 0.1), (2.0, 0.1)))
-    said = "alarms: no measure on held-out answers (eval_funcs), so that over-optimization cannot be seen\n"
+    said = "alarms: no metric of held-out answers (eval_funcs), so over-optimization cannot be detected\n"
     assert capsys.readouterr().out == said
     build().on_train_begin(SimpleNamespace(eval_strategy="no"), TrainerState(), TrainerControl())
-    assert capsys.readouterr().out == "alarms: no eval_strategy, so that over-optimization cannot be seen\n"
+    assert capsys.readouterr().out == "alarms: no eval_strategy, so over-optimization cannot be detected\n"
 
 
 def test_bad_settings_are_refused():
@@ -225,7 +225,7 @@ def test_bad_settings_are_refused():
         build(["repetition", "kl_over_buget"])
     with pytest.raises(InputError, match="kl_over_budget can never be raised without a kl_budget"):
         build(["kl_over_budget"], kl_budget=None)
-    with pytest.raises(InputError, match="overoptimization can never be raised without a measure"):
+    with pytest.raises(InputError, match="overoptimization can never be raised without a metric"):
         build(["overoptimization"], measure=None)
     with pytest.raises(InputError, match="kl_budget: expected more than 0 nats per answer, found 0"):
         build(kl_budget=0.0)
@@ -244,7 +244,7 @@ def test_bad_settings_are_refused():
     right=st.floats(0.05, 0.95),
     rise=st.sampled_from([0.0, 0.1]),
 )
-def test_a_run_that_stands_still_raises_nothing(seed, length, cut, loops, entropy, kl, right, rise):
+def test_a_run_in_which_nothing_changes_raises_nothing(seed, length, cut, loops, entropy, kl, right, rise):
     """100 updates of 64 answers, every fifth followed by an evaluation on the same 128 prompts.
 
     Lengths spread as much as their mean and a share `cut` runs into the limit; a share `loops` of the answers repeats
@@ -260,11 +260,11 @@ def test_a_run_that_stands_still_raises_nothing(seed, length, cut, loops, entrop
     repetition = np.where(random.random(shape) < loops, 0.9, random.random(shape) * 0.1)
     entropies = entropy * random.exponential(1.0, shape)
     log_ratios = kl + 1.5 * np.sqrt(2 * kl) * random.standard_normal(shape)
-    figures = {
+    metrics = {
         "objective/length": lengths, "objective/eos_rate": 1.0 - is_cut, "objective/repetition": repetition,
         "policy/entropy": entropies, "objective/kl": log_ratios,
     }  # fmt: skip
-    logs = [{key: float(values[update].mean()) for key, values in figures.items()} for update in range(updates)]
+    logs = [{key: float(values[update].mean()) for key, values in metrics.items()} for update in range(updates)]
     chances = random.beta(right, 1 - right, size=128)
     evaluations = {
         update: evaluation(
@@ -290,7 +290,7 @@ troubles = st.sampled_from(
     cut=st.integers(1, 47),
 )
 def test_a_resumed_run_raises_the_same_alarms(logs, measures, stop_on, cut):
-    """Whole, or cut at any update, through the JSON of trainer_state.json, and gone on with by a new callback."""
+    """Whole, or cut at any update, through the JSON of trainer_state.json, and resumed with a new callback."""
     logs = [log for log, number in logs for _ in range(number)]  # troubles that last
     evaluations = {5 * number: evaluation(float(number), measure) for number, measure in enumerate(measures)}
     quiet = {"is_world_process_zero": False}
@@ -307,7 +307,7 @@ def test_a_resumed_run_raises_the_same_alarms(logs, measures, stop_on, cut):
     assert control.should_training_stop == whole_control.should_training_stop
 
 
-def test_a_stopped_run_that_goes_on_unchanged_is_stopped_again():
+def test_a_stopped_run_that_is_resumed_unchanged_is_stopped_again():
     over = [{"objective/kl": 9.0}] * 5
     state, _ = run(first := build(["kl_over_budget"]), over)
     state.stateful_callbacks["PPOAlarms"] = first.state()

@@ -1,4 +1,4 @@
-"""The benchmark of the way from files to training data, small: it makes its inputs, runs every part and says so."""
+"""The benchmark of data preparation, small: it makes its inputs, runs every part and writes its results."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ def test_inputs_are_the_rows_over_and_over_with_new_ids(tmp_path):
 
 
 def speed(conversations: Path, *parts: str) -> tuple[dict[str, float], str]:
-    """The figures that the command writes of these parts, and what it prints."""
+    """The metrics that the command writes of these parts, and what it prints."""
     sizes = ["--conversations", "20", "--corpus_bytes", "30000", "--large_bytes", "30000", "--vocab_size", "280"]
     command = [sys.executable, "-m", "eval.speed", "data", "--data", conversations, *sizes, "--part", *parts]
     command += ["--results_dir", conversations.parent]
@@ -45,7 +45,7 @@ def speed(conversations: Path, *parts: str) -> tuple[dict[str, float], str]:
     return metrics, done.stdout
 
 
-def test_corpora_are_measured_and_the_figures_written_down(conversations):
+def test_corpora_are_measured_and_the_metrics_written_down(conversations):
     metrics, printed = speed(conversations, "shards", "large", "bpe")
     assert list(metrics) == [
         "text to shards over encode_batch", "peak memory of 1 GB to shards", "BPE training over a bare call",
@@ -53,7 +53,7 @@ def test_corpora_are_measured_and_the_figures_written_down(conversations):
     assert "0.0 MB of text: " in printed and "BPE of 280 entries: " in printed
 
 
-def test_conversations_are_measured_and_the_figures_written_down(conversations):
+def test_conversations_are_measured_and_the_metrics_written_down(conversations):
     metrics, printed = speed(conversations, "conversations", "memory")
     assert list(metrics) == [
         "conversations ready", "their peak memory", "peak memory of ten times as many", "over the first",
@@ -63,6 +63,6 @@ def test_conversations_are_measured_and_the_figures_written_down(conversations):
 
 def test_data_that_are_no_conversations_are_refused(tmp_path):
     write_json(tmp_path / "a.json", [{"text": "a"}])
-    arguments = data_speed.argparse.Namespace(data=tmp_path / "a.json")
+    arguments = data_speed.argparse.Namespace(data=tmp_path / "a.json", part=data_speed.PARTS)
     with pytest.raises(InputError, match="expected a list of {'id', 'conversations'}"):
-        data_speed.data(arguments)
+        data_speed.run(arguments)

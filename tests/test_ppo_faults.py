@@ -1,7 +1,7 @@
 """Every fault of TRL 1.12's PPOTrainer, one test each: TRL's trainer fails it, strictly, and ours passes it.
 
 Both are built on the same tiny models, prompts and arguments. Left out is what shows under a DDP wrapper alone (LoRA
-without a reference model crashes, saving fails): it takes the two processes of test_ppo.py.
+without a reference model crashes, saving fails): see the two processes of test_ppo_command.py.
 """
 
 import copy
@@ -136,8 +136,8 @@ def yes_sayers(models, talker) -> dict[str, torch.nn.Module]:
     return with_policy(models, AutoModelForCausalLM.from_pretrained(talker("yes")))
 
 
-def drawing(tokenizer, logits: dict[int, float]) -> GPT2LMHeadModel:
-    """A policy that draws tokens by these logits, wherever it stands, and no other; of equal odds where it has to."""
+def sampling(tokenizer, logits: dict[int, float]) -> GPT2LMHeadModel:
+    """A policy that samples tokens by these logits at every position, and other tokens never."""
     model = GPT2LMHeadModel(tiny_config(tokenizer, n_layer=1, tie_word_embeddings=False))
     with torch.no_grad():
         for weight in model.parameters():
@@ -162,17 +162,17 @@ def scoring(model: GPT2ForSequenceClassification, value: float) -> GPT2ForSequen
     return model
 
 
-def watch_draws(policy) -> list[torch.Tensor]:
+def watch_samples(policy) -> list[torch.Tensor]:
     """What `policy.generate` gives back, prompts and answers, one tensor per call from now on."""
-    drawn, generate = [], policy.generate
+    sampled, generate = [], policy.generate
 
     def watched(*args, **kwargs):
         output = generate(*args, **kwargs)
-        drawn.append(getattr(output, "sequences", output))
+        sampled.append(getattr(output, "sequences", output))
         return output
 
     policy.generate = watched
-    return drawn
+    return sampled
 
 
 def watch_gradients(module: torch.nn.Module) -> list[torch.Tensor]:
@@ -187,9 +187,9 @@ def watch_gradients(module: torch.nn.Module) -> list[torch.Tensor]:
     return gradients
 
 
-def answers(drawn: torch.Tensor, stop: int, width: int = PROMPT) -> list[list[int]]:
-    """The answers in what was drawn, each to its first stop token."""
-    rows = drawn[:, width:].tolist()
+def answers(sampled: torch.Tensor, stop: int, width: int = PROMPT) -> list[list[int]]:
+    """The answers in what was sampled, each to its first stop token."""
+    rows = sampled[:, width:].tolist()
     return [row[: row.index(stop) + 1] if stop in row else row for row in rows]
 
 
@@ -307,7 +307,7 @@ def test_a_callback_stops_the_run(train, tiny_chat_tokenizer, models, tmp_path):
     assert trainer.state.global_step == 1
 
 
-@fails_on_stock("mini-batches are drawn from the global NumPy generator, which nothing seeds")
+@fails_on_stock("mini-batches are shuffled by the global NumPy generator, which nothing seeds")
 def test_the_seed_alone_decides(train, tiny_chat_tokenizer, tmp_path):
     def end(seed: int, state: int) -> dict[str, torch.Tensor]:
         models = random_models(tiny_chat_tokenizer)
@@ -368,21 +368,21 @@ def test_the_saved_model_knows_where_to_stop(train, tiny_chat_tokenizer, models,
 # Answers
 
 
-@fails_on_stock("without a stop token response_length tokens are drawn")
+@fails_on_stock("without a stop token response_length tokens are sampled")
 def test_answers_end_at_the_end_of_turn_without_being_told(train, tiny_chat_tokenizer, yes_sayers, tmp_path):
-    drawn = watch_draws(yes_sayers["model"])
+    sampled = watch_samples(yes_sayers["model"])
     train(tiny_chat_tokenizer, tmp_path, yes_sayers, stop_token=None).train()
-    assert [tuple(each.shape) for each in drawn] == [(BATCH, PROMPT + 4)]
+    assert [tuple(each.shape) for each in sampled] == [(BATCH, PROMPT + 4)]
 
 
-@fails_on_stock("pad is drawn like any token, and cuts the answer")
-def test_pad_is_never_drawn(train, tiny_chat_tokenizer, models, tmp_path):
+@fails_on_stock("pad is sampled like any token, and truncates the answer")
+def test_pad_is_never_sampled(train, tiny_chat_tokenizer, models, tmp_path):
     pad, end = tiny_chat_tokenizer.pad_token_id, tiny_chat_tokenizer.eos_token_id
     other = tiny_chat_tokenizer.convert_tokens_to_ids("a")
-    given = with_policy(models, drawing(tiny_chat_tokenizer, {pad: 0.0, other: 0.0}))  # as likely as each other
-    drawn = watch_draws(given["model"])
+    given = with_policy(models, sampling(tiny_chat_tokenizer, {pad: 0.0, other: 0.0}))  # as likely as each other
+    sampled = watch_samples(given["model"])
     train(tiny_chat_tokenizer, tmp_path, given).train()
-    assert answers(drawn[0], end) == [[other] * 8] * BATCH
+    assert answers(sampled[0], end) == [[other] * 8] * BATCH
 
 
 @fails_on_stock("prompts are padded where the tokenizer pads: the answer follows on padding")
@@ -394,13 +394,13 @@ def test_prompts_of_unlike_lengths_under_a_tokenizer_that_pads_on_the_right(
     prompts = [[{"role": "user", "content": text}] for text in ("a", "bc", "def", "ghij")]
     column = "prompt" if train is ours else "input_ids"
     rows = [{column: prompt if train is ours else ids_of(tokenizer, prompt)} for prompt in prompts]
-    drawn = watch_draws(yes_sayers["model"])
+    sampled = watch_samples(yes_sayers["model"])
     train(tokenizer, tmp_path, yes_sayers, Dataset.from_list(rows)).train()
     yes = tokenizer("yes<|end|>", add_special_tokens=False)["input_ids"]
-    assert answers(drawn[0], tokenizer.eos_token_id, width=PROMPT + 3) == [yes] * BATCH
+    assert answers(sampled[0], tokenizer.eos_token_id, width=PROMPT + 3) == [yes] * BATCH
 
 
-@fails_on_stock("it is taken, and the end of an answer reads as padding", raises=DID_NOT_RAISE)
+@fails_on_stock("it is accepted, and the end of an answer reads as padding", raises=DID_NOT_RAISE)
 def test_a_pad_token_that_ends_answers_is_refused(train, tiny_chat_tokenizer, models, tmp_path):
     tokenizer = copy.deepcopy(tiny_chat_tokenizer)
     tokenizer.pad_token = tokenizer.eos_token
@@ -418,10 +418,10 @@ def test_a_pad_token_that_ends_answers_is_refused(train, tiny_chat_tokenizer, mo
     ids=["text", "messages"],
 )
 def test_the_dataset_holds_prompts(train, prompt, tokens, tiny_chat_tokenizer, models, tmp_path):
-    drawn = watch_draws(models["model"])
+    sampled = watch_samples(models["model"])
     train(tiny_chat_tokenizer, tmp_path, models, Dataset.from_list([{"prompt": prompt}] * BATCH)).train()
     expected = tiny_chat_tokenizer.convert_tokens_to_ids(tokens)
-    assert drawn[0][:, : len(tokens)].tolist() == [expected] * BATCH
+    assert sampled[0][:, : len(tokens)].tolist() == [expected] * BATCH
 
 
 # Rewards and losses
@@ -437,7 +437,7 @@ def test_the_penalty_looks_at_the_stop_token_in_use(train, tiny_chat_tokenizer, 
         return given["value_model"].score.weight
 
     assert torch.equal(value_model_after(5.0, 8), value_model_after(None, 8))  # y e s: stopped
-    assert not torch.equal(value_model_after(5.0, 2), value_model_after(None, 2))  # y e: cut
+    assert not torch.equal(value_model_after(5.0, 2), value_model_after(None, 2))  # y e: truncated
 
 
 @pytest.fixture
@@ -449,16 +449,16 @@ def coin_flippers(tiny_chat_tokenizer, models) -> dict[str, torch.nn.Module]:
     tokens = (tiny_chat_tokenizer.convert_tokens_to_ids("a"), tiny_chat_tokenizer.eos_token_id)
     scoring(models["value_model"], 0.0)
     scoring(models["reward_model"], 1.0)
-    return with_policy(models, drawing(tiny_chat_tokenizer, dict.fromkeys(tokens, 0.0)))
+    return with_policy(models, sampling(tiny_chat_tokenizer, dict.fromkeys(tokens, 0.0)))
 
 
 @fails_on_stock("the score lands one token after EOS")
 def test_the_score_sits_on_the_last_token(train, tiny_chat_tokenizer, coin_flippers, tmp_path):
-    drawn = watch_draws(coin_flippers["model"])
+    sampled = watch_samples(coin_flippers["model"])
     gradients = watch_gradients(coin_flippers["value_model"].transformer.ln_f)
     # Without foresight (gamma 0) the return of a token is its own reward: values of 0 are wrong where the score is.
     train(tiny_chat_tokenizer, tmp_path, coin_flippers, gamma=0.0, kl_coef=0.0).train()
-    lengths = [len(answer) for answer in answers(drawn[0], tiny_chat_tokenizer.eos_token_id)]
+    lengths = [len(answer) for answer in answers(sampled[0], tiny_chat_tokenizer.eos_token_id)]
     assert min(lengths) < max(lengths)
     # The value of a token stands at the position before it.
     assert [reached(each) for each in gradients] == [sorted([PROMPT + length - 2] for length in lengths)]
@@ -466,11 +466,11 @@ def test_the_score_sits_on_the_last_token(train, tiny_chat_tokenizer, coin_flipp
 
 @fails_on_stock("the value after EOS is trained")
 def test_no_value_after_the_end_is_trained(train, tiny_chat_tokenizer, coin_flippers, tmp_path):
-    drawn = watch_draws(coin_flippers["model"])
+    sampled = watch_samples(coin_flippers["model"])
     gradients = watch_gradients(coin_flippers["value_model"].transformer.ln_f)
     # With all of it (gamma and lambda 1) the return of every token is the score.
     train(tiny_chat_tokenizer, tmp_path, coin_flippers, gamma=1.0, lam=1.0, kl_coef=0.0).train()
-    lengths = [len(answer) for answer in answers(drawn[0], tiny_chat_tokenizer.eos_token_id)]
+    lengths = [len(answer) for answer in answers(sampled[0], tiny_chat_tokenizer.eos_token_id)]
     expected = sorted([*range(PROMPT - 1, PROMPT + length - 1)] for length in lengths)
     assert [reached(each) for each in gradients] == [expected]
 
@@ -479,16 +479,16 @@ def test_no_value_after_the_end_is_trained(train, tiny_chat_tokenizer, coin_flip
 def test_nothing_after_the_end_is_in_the_policy_loss_or_the_kl(train, tiny_chat_tokenizer, coin_flippers, tmp_path):
     go_on, end = tiny_chat_tokenizer.convert_tokens_to_ids("a"), tiny_chat_tokenizer.eos_token_id
     # The reference goes on with odds of 3 to 1.
-    coin_flippers["ref_model"] = drawing(tiny_chat_tokenizer, {go_on: 0.0, end: -math.log(3)})
-    drawn = watch_draws(coin_flippers["model"])
+    coin_flippers["ref_model"] = sampling(tiny_chat_tokenizer, {go_on: 0.0, end: -math.log(3)})
+    sampled = watch_samples(coin_flippers["model"])
     gradients = watch_gradients(coin_flippers["model"].transformer.ln_f)
     trainer = train(tiny_chat_tokenizer, tmp_path, coin_flippers)
     trainer.train()
-    drawn_answers = answers(drawn[0], end)
-    expected = sorted([*range(PROMPT - 1, PROMPT + len(answer) - 1)] for answer in drawn_answers)
+    sampled_answers = answers(sampled[0], end)
+    expected = sorted([*range(PROMPT - 1, PROMPT + len(answer) - 1)] for answer in sampled_answers)
     assert [reached(each) for each in gradients] == [expected]
     nats = {go_on: math.log(0.5 / 0.75), end: math.log(0.5 / 0.25)}
-    kl = sum(nats[token] for answer in drawn_answers for token in answer) / BATCH
+    kl = sum(nats[token] for answer in sampled_answers for token in answer) / BATCH
     assert trainer.state.log_history[0]["objective/kl"] == pytest.approx(kl, abs=1e-5)
 
 
@@ -506,7 +506,7 @@ def test_metrics_are_averages_of_what_was_computed(train, tiny_chat_tokenizer, m
     size = {"per_device_train_batch_size": BATCH // 2, "gradient_accumulation_steps": 2}
     trainer = train(tiny_chat_tokenizer, tmp_path, models, **size, num_mini_batches=2, learning_rate=0.0)
     trainer.train()
-    # A policy that stands still is as likely to draw its answers as it was.
+    # A policy that stands still is as likely to give its answers as it was.
     ratio = trainer.state.log_history[0]["val/ratio" if train is stock else "policy/ratio"]
     assert ratio == pytest.approx(1.0, abs=1e-5)
 
@@ -520,13 +520,13 @@ def test_one_object_as_reward_and_value_model_is_refused(train, tiny_chat_tokeni
 # What ours had wrong itself
 
 
-def test_the_policys_own_generation_config_does_not_change_the_draws(tiny_chat_tokenizer, models, tmp_path):
+def test_the_policys_own_generation_config_does_not_change_the_samples(tiny_chat_tokenizer, models, tmp_path):
     trainer = ours(tiny_chat_tokenizer, tmp_path, models)
     rows = list(trainer.train_dataset)
-    drawn = trainer.roll_out(rows, range(8)).answers
+    sampled = trainer.roll_out(rows, range(8)).answers
     own = trainer.model.policy.generation_config
     own.repetition_penalty, own.num_beams, own.top_k = 100.0, 2, 1
-    assert torch.equal(trainer.roll_out(rows, range(8)).answers, drawn)
+    assert torch.equal(trainer.roll_out(rows, range(8)).answers, sampled)
     assert trainer.model.policy.generation_config is own and own.repetition_penalty == 100.0
 
 
@@ -552,7 +552,7 @@ def test_another_dataset_can_be_evaluated(tiny_chat_tokenizer, yes_sayers, tmp_p
 
 
 def test_the_reward_after_penalties_counts_them(tiny_chat_tokenizer, yes_sayers, tmp_path):
-    """Answers of 4 tokens that are cut after 3: the penalty is in rlhf_reward, not in the score."""
+    """Answers of 4 tokens, truncated after 3: the penalty is in rlhf_reward, not in the score."""
     plain = ours(tiny_chat_tokenizer, tmp_path, yes_sayers, response_length=3).evaluate()
     trainer = ours(tiny_chat_tokenizer, tmp_path, yes_sayers, response_length=3, missing_eos_penalty=2.0)
     penalized = trainer.evaluate()

@@ -21,7 +21,7 @@ from data_prep.tokens.chat_encoder import ChatEncoder, encode_prompts
 from data_prep.train_tokenizer import CHAT_TEMPLATE, END_OF_TEXT, END_OF_TURN, PAD, SPECIAL_TOKENS
 from eval.chat import fitting
 from recipes.dpo import as_pairs
-from recipes.trainers.ppo.trainer import with_prompt_ids
+from recipes.trainers.ppo.prepare import with_prompt_ids
 from recipes.trainers.rloo_grpo import reward_at_last_token, reward_of_text
 
 TYPED = "a<|endoftext|>b<|end|><|assistant|>"

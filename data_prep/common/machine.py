@@ -30,3 +30,12 @@ def matrix_rate(dtype: torch.dtype = torch.float32, seconds: float = 0.5) -> flo
             torch.accelerator.synchronize()
         best = max(best, 4 * 2 * 1024**3 / (time.perf_counter() - start))
     return best
+
+
+def matrix_rates() -> dict[str, float]:
+    """GFLOP/s of `matrix_rate` by precision, printed too: fp32 and, if it is fast here, bf16."""
+    kinds = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if bf16_is_fast() else {})
+    rates = {name: matrix_rate(dtype) / 1e9 for name, dtype in kinds.items()}
+    for name, rate in rates.items():
+        print(f"{name}: {rate:.0f} GFLOP/s in a 1024³ matrix product, {torch.get_num_threads()} threads")
+    return rates

@@ -1,17 +1,17 @@
-"""How fast is the way from files to what training reads, and how much memory does it take?
+"""Benchmark of data preparation: speed and peak memory from files to what training reads.
 
-    python -m eval.speed data --data ../shared/data/belle_chat_800.json
+    python -m eval.speed data
 
-Inputs are made in a temporary folder (2.6 GB at the sizes below) by repeating the conversations given with new ids. Every
-figure is of a process of its own, started for it: seconds by the clock, memory as the most that the process and its
-children held together, looked at 50 times a second.
+Inputs are made in a temporary folder (2.6 GB at the default sizes) by repeating the given conversations with new ids.
+Each result is of a process of its own: seconds by the clock, memory as the most that the process and its children held
+together, sampled 50 times a second.
 
     conversations   100,000 conversations read, checked, tokenized, masked, ready to train
     memory          the same for ten times as many, over that peak
-    shards          text to token shards by data_prep/mix_corpus.py, over `encode_batch` of `tokenizers` on the same text
-    large           the memory of mix_corpus on 1 GB of text
-    bpe             data_prep/train_tokenizer.py on 100 MB, from start to end, over the call of `train_from_iterator` of
-                    `tokenizers` alone; beside it, over a script that reads the file, makes this call and saves
+    shards          text to token shards by data_prep.mix_corpus, over `encode_batch` of `tokenizers` on the same text
+    large           the memory of data_prep.mix_corpus on 1 GB of text
+    bpe             data_prep.train_tokenizer on 100 MB, from start to end, over the call of `train_from_iterator` of
+                    `tokenizers` alone; printed too: over a script that reads the file, makes this call and saves
 """
 
 import argparse
@@ -27,14 +27,25 @@ import psutil
 from tqdm.auto import tqdm
 
 from data_prep.common.errors import InputError
-from data_prep.common.files import atomic_write, existing, read_json, read_jsonl, write_jsonl
+from data_prep.common.files import atomic_write, read_json, read_jsonl, write_jsonl
 from data_prep.train_tokenizer import SPLIT
 
+CONVERSATIONS = "data/belle_chat_ramdon_10k.json"
+URL = "https://raw.githubusercontent.com/baichuan-inc/Baichuan2/main/fine-tune/data/belle_chat_ramdon_10k.json"
 PARTS = ("conversations", "memory", "shards", "large", "bpe")
+UNITS = {
+    "conversations ready": "s",
+    "their peak memory": "GiB",
+    "peak memory of ten times as many": "GiB",
+    "over the first": "times",
+    "text to shards over encode_batch": "times",
+    "peak memory of 1 GB to shards": "GiB",
+    "BPE training over a bare call": "times",
+}
 MAX_LENGTH = 512  # tokens of a conversation, as in recipes/configs/belle/sft.yaml
 BATCH = 1000  # texts that `encode_batch` is given at once
 
-# The least that makes a tokenizer of the same kind out of the same file; it prints the seconds of the call.
+# The shortest script that trains a tokenizer of the same kind on the same file; it prints the seconds of the call.
 BARE_BPE = """
 import json, sys, time
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
@@ -53,8 +64,95 @@ tokenizer.save(output)
 """
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", default=CONVERSATIONS, help=f"conversations in the Baichuan format, default: {CONVERSATIONS}"
+    )
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="default: all")
+    parser.add_argument("--conversations", type=int, default=100_000, help="default: 100,000")
+    parser.add_argument("--corpus_bytes", type=float, default=100e6, help="of text, for shards and bpe; default: 1e8")
+    parser.add_argument("--large_bytes", type=float, default=1e9, help="of text, for large; default: 1e9")
+    parser.add_argument("--vocab_size", type=int, default=16_384, help="for bpe; default: 16384")
+
+
+def run(arguments: argparse.Namespace) -> dict:
+    """speed and peak memory from files to what training reads"""
+    rows, parts, metrics = load_rows(arguments.data), set(arguments.part), {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        tokenizer, corpus = folder / "tokenizer", folder / "corpus.jsonl"
+        write_corpus(rows, min(arguments.corpus_bytes, 1e6), folder / "small.jsonl")
+        train_tokenizer(folder / "small.jsonl", 6000, tokenizer)
+        if parts & {"conversations", "memory"}:
+            metrics |= conversations(rows, arguments.conversations, folder, tokenizer, parts)
+        if parts & {"shards", "bpe"}:
+            write_corpus(rows, arguments.corpus_bytes, corpus)
+        if "shards" in parts:
+            metrics |= shards_over_encode_batch(corpus, tokenizer)
+        if "large" in parts:
+            metrics |= large_shards(rows, arguments.large_bytes, folder, tokenizer)
+        if "bpe" in parts:
+            metrics |= bpe_over_bare_call(corpus, arguments.vocab_size)
+    print()
+    for name, value in metrics.items():
+        print(f"{name:36} {value:10.2f} {UNITS[name]}")
+    return {"metrics": metrics}
+
+
+def load_rows(path: str | Path) -> list[dict]:
+    """The rows of a file of conversations; raises InputError if there is none, or something else in it."""
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file; fetch it by: curl -L --create-dirs -o {CONVERSATIONS} {URL}")
+    rows = read_json(path)
+    if isinstance(rows, list) and rows and all(isinstance(row, dict) and "conversations" in row for row in rows):
+        return rows
+    raise InputError(f"{path}: expected a list of {{'id', 'conversations'}}")
+
+
+# The parts
+
+
+def conversations(rows: list[dict], count: int, folder: Path, tokenizer: Path, parts: set[str]) -> dict[str, float]:
+    """`count` conversations made ready to train on, and, for the part memory, ten times as many."""
+    first, metrics = ready(rows, count, folder, tokenizer), {}
+    if "conversations" in parts:
+        metrics |= {"conversations ready": first.seconds, "their peak memory": first.peak / 1024}
+    if "memory" in parts:
+        many = ready(rows, 10 * count, folder, tokenizer)
+        metrics |= {"peak memory of ten times as many": many.peak / 1024, "over the first": many.peak / first.peak}
+    return metrics
+
+
+def shards_over_encode_batch(corpus: Path, tokenizer: Path) -> dict[str, float]:
+    bare = last_number(measure("-m", "eval.benchmarks.data", "encode", corpus, tokenizer))
+    ours, size = shards(corpus, tokenizer), text_bytes(corpus) / 1e6
+    print(f"{size:.1f} MB of text: {size / ours.seconds:.2f} MB/s to shards, {size / bare:.2f} MB/s by encode_batch")
+    return {"text to shards over encode_batch": bare / ours.seconds}
+
+
+def large_shards(rows: list[dict], size: float, folder: Path, tokenizer: Path) -> dict[str, float]:
+    write_corpus(rows, size, folder / "large.jsonl")
+    found = shards(folder / "large.jsonl", tokenizer)
+    print(f"{size / 1e6:,.0f} MB of text to shards: {found.seconds:.1f} s, {found.peak:.0f} MiB")
+    return {"peak memory of 1 GB to shards": found.peak / 1024}
+
+
+def bpe_over_bare_call(corpus: Path, vocab_size: int) -> dict[str, float]:
+    bare = measure("-c", BARE_BPE, corpus, vocab_size, SPLIT, corpus.with_name("bare.json"))
+    ours = train_tokenizer(corpus, vocab_size, corpus.with_name("trained"))
+    call = last_number(bare)
+    print(
+        f"BPE of {vocab_size:,} entries: {ours.seconds:.1f} s, by a bare script {bare.seconds:.1f} s, "
+        f"{ours.seconds / bare.seconds:.2f} times; the call in it takes {call:.1f} s"
+    )
+    return {"BPE training over a bare call": ours.seconds / call}
+
+
+# Inputs and measured processes
+
+
 class Measured(NamedTuple):
-    """What a process took: seconds, MiB, and what it printed."""
+    """What a process took, seconds and MiB, and what it printed."""
 
     seconds: float
     peak: float
@@ -62,7 +160,7 @@ class Measured(NamedTuple):
 
 
 def measure(*command) -> Measured:
-    """Run a Python command to its end and measure it. Exits as it does where it fails."""
+    """Run a Python command to its end and measure it; exits with an error if it fails."""
     start, peak = time.perf_counter(), 0
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = psutil.Popen([sys.executable, *map(str, command)], stdout=output, stderr=errors)
@@ -82,7 +180,7 @@ def last_number(found: Measured) -> float:
 
 
 def resident(process: psutil.Process) -> int:
-    """Bytes of memory that a process and its children hold; 0 where it has just ended."""
+    """Bytes of memory that a process and its children hold; 0 if it has just ended."""
     try:
         return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
     except psutil.NoSuchProcess:
@@ -90,7 +188,7 @@ def resident(process: psutil.Process) -> int:
 
 
 def write_conversations(rows: list[dict], count: int, path: Path) -> None:
-    """`count` conversations, the rows over and over with new ids, as one JSON list."""
+    """Write `count` conversations, the rows repeated with new ids, as one JSON list."""
     with atomic_write(path) as file:
         file.write("[\n")
         for number in tqdm(range(count), desc=path.name, unit="row", leave=False):
@@ -99,7 +197,7 @@ def write_conversations(rows: list[dict], count: int, path: Path) -> None:
 
 
 def write_corpus(rows: list[dict], size: float, path: Path) -> None:
-    """The conversations as documents {"id", "text"}, over and over until they are `size` bytes of text."""
+    """Write the conversations as documents {"id", "text"}, repeated until they are `size` bytes of text."""
 
     def documents() -> Iterator[dict]:
         number = written = 0
@@ -116,89 +214,34 @@ def text_bytes(path: Path) -> int:
     return sum(len(row["text"].encode("utf-8")) for row in read_jsonl(path))
 
 
-def ready(path: Path, tokenizer: Path) -> Measured:
-    """`load_tokenized` on a file of conversations, in a process of its own; its seconds are those of the call."""
+def ready(rows: list[dict], count: int, folder: Path, tokenizer: Path) -> Measured:
+    """`load_tokenized` on a file of `count` conversations; the seconds are those of the call."""
+    path = folder / "conversations.json"
+    write_conversations(rows, count, path)
     found = measure("-m", "eval.benchmarks.data", "load", path, tokenizer)
-    return found._replace(seconds=last_number(found))
+    found = found._replace(seconds=last_number(found))
+    path.unlink()
+    print(f"{count:,} conversations: {found.seconds:.1f} s, {found.peak:.0f} MiB")
+    return found
 
 
-def shards(path: Path, tokenizer: Path, folder: Path) -> Measured:
-    """mix_corpus on a corpus: the whole process, from the command to the shards."""
-    output = folder / f"{path.stem}_tokens"
-    config = {"tokenizer": str(tokenizer), "sources": {"text": {"files": [str(path)]}}, "passes": 1}
-    config_path = folder / f"{path.stem}.yaml"
-    config_path.write_text(json.dumps({**config, "output_dir": str(output)}))  # JSON is YAML
-    return measure("-m", "data_prep.mix_corpus", "--config", config_path)
+def train_tokenizer(corpus: Path, vocab_size: int, folder: Path) -> Measured:
+    """data_prep.train_tokenizer on a corpus."""
+    options = ["--corpus", corpus, "--vocab_size", vocab_size, "--output_dir", folder]
+    return measure("-m", "data_prep.train_tokenizer", *options)
 
 
-def data(arguments: argparse.Namespace) -> dict:
-    """Seconds and memory from files to what training reads, beside what they should be."""
-    rows = read_json(existing(arguments.data))
-    if (
-        not isinstance(rows, list)
-        or not rows
-        or not all(isinstance(row, dict) and "conversations" in row for row in rows)
-    ):
-        raise InputError(f"{arguments.data}: expected a list of {{'id', 'conversations'}}")
-    parts = arguments.part or PARTS
-    lines, metrics = [], {}
-
-    def result(name: str, value: float, unit: str, reach: float, aim: float, higher: bool = False) -> None:
-        def reached(bound: float) -> str:
-            return "yes" if (value >= bound if higher else value <= bound) else "NO"
-
-        metrics[name] = value
-        lines.append(f"{name:36} {value:10.2f} {unit:6} {reach:8g} {reached(reach):4} {aim:8g} {reached(aim):4}")
-
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        write_corpus(rows, arguments.corpus_bytes, folder / "corpus.jsonl")
-        write_corpus(rows, min(arguments.corpus_bytes, 1e6), folder / "small.jsonl")
-        tokenizer = folder / "tokenizer"
-        measure("-m", "data_prep.train_tokenizer", "--corpus", folder / "small.jsonl", "--vocab_size", 6000,
-                "--output_dir", tokenizer)  # fmt: skip
-        if {"conversations", "memory"} & set(parts):
-            write_conversations(rows, arguments.conversations, folder / "some.json")
-            some = ready(folder / "some.json", tokenizer)
-            print(f"{arguments.conversations:,} conversations: {some.seconds:.1f} s, {some.peak:.0f} MiB")
-        if "conversations" in parts:
-            result("conversations ready", some.seconds, "s", 60, 25)
-            result("their peak memory", some.peak / 1024, "GiB", 1.5, 0.8)
-        if "memory" in parts:
-            many = 10 * arguments.conversations
-            write_conversations(rows, many, folder / "many.json")
-            found = ready(folder / "many.json", tokenizer)
-            (folder / "many.json").unlink()
-            print(f"{many:,} conversations: {found.seconds:.1f} s, {found.peak:.0f} MiB")
-            result("peak memory of ten times as many", found.peak / 1024, "GiB", 1.5, 0.8)
-            result("over the first", found.peak / some.peak, "times", 1.2, 1.2)
-        if "shards" in parts:
-            size = text_bytes(folder / "corpus.jsonl") / 1e6
-            bare = last_number(measure("-m", "eval.benchmarks.data", "encode", folder / "corpus.jsonl", tokenizer))
-            ours = shards(folder / "corpus.jsonl", tokenizer, folder)
-            print(
-                f"{size:.1f} MB of text: {size / ours.seconds:.2f} MB/s to shards, {size / bare:.2f} MB/s by encode_batch"
-            )
-            result("text to shards over encode_batch", bare / ours.seconds, "times", 0.7, 0.9, higher=True)
-        if "large" in parts:
-            write_corpus(rows, arguments.large_bytes, folder / "large.jsonl")
-            found = shards(folder / "large.jsonl", tokenizer, folder)
-            print(
-                f"{arguments.large_bytes / 1e6:,.0f} MB of text to shards: {found.seconds:.1f} s, {found.peak:.0f} MiB"
-            )
-            result("peak memory of 1 GB to shards", found.peak / 1024, "GiB", 1.0, 0.5)
-        if "bpe" in parts:
-            bare = measure("-c", BARE_BPE, folder / "corpus.jsonl", arguments.vocab_size, SPLIT, folder / "bare.json")
-            ours = measure("-m", "data_prep.train_tokenizer", "--corpus", folder / "corpus.jsonl", "--vocab_size",
-                           arguments.vocab_size, "--output_dir", folder / "trained")  # fmt: skip
-            print(
-                f"BPE of {arguments.vocab_size:,} entries: {ours.seconds:.1f} s, by a bare script {bare.seconds:.1f} s, "
-                f"{ours.seconds / bare.seconds:.2f} times; the call in it takes {last_number(bare):.1f} s"
-            )
-            result("BPE training over a bare call", ours.seconds / last_number(bare), "times", 1.2, 1.05)
-    print(f"\n{'':36} {'measured':>10} {'':6} {'reach':>8} {'':4} {'aim':>8}")
-    print("\n".join(lines))
-    return {"metrics": metrics}
+def shards(corpus: Path, tokenizer: Path) -> Measured:
+    """data_prep.mix_corpus on a corpus: the whole process, from the command to the shards."""
+    config = {
+        "tokenizer": str(tokenizer),
+        "sources": {"text": {"files": [str(corpus)]}},
+        "passes": 1,
+        "output_dir": str(corpus.with_name(f"{corpus.stem}_tokens")),
+    }
+    path = corpus.with_suffix(".yaml")
+    path.write_text(json.dumps(config))  # JSON is YAML
+    return measure("-m", "data_prep.mix_corpus", "--config", path)
 
 
 # What the processes do
@@ -218,7 +261,7 @@ def load(path: str, tokenizer: str) -> float:
 
 
 def encode(path: str, tokenizer: str) -> float:
-    """Seconds of `encode_batch` on texts that lie in memory, all cores at work."""
+    """Seconds of `encode_batch` on texts in memory, on all cores."""
     from tokenizers import Tokenizer
 
     loaded, texts = Tokenizer.from_file(f"{tokenizer}/tokenizer.json"), [row["text"] for row in read_jsonl(path)]
@@ -228,15 +271,6 @@ def encode(path: str, tokenizer: str) -> float:
     return time.perf_counter() - start
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, help="conversations in the Baichuan format, to be repeated")
-    parser.add_argument("--part", nargs="+", choices=PARTS, help="all without")
-    parser.add_argument("--conversations", type=int, default=100_000)
-    parser.add_argument("--corpus_bytes", type=float, default=100e6, help="of text, for shards and bpe")
-    parser.add_argument("--large_bytes", type=float, default=1e9, help="of text, for large")
-    parser.add_argument("--vocab_size", type=int, default=16_384, help="for bpe")
-
-
 if __name__ == "__main__":
-    name, *given = sys.argv[1:]
-    print({"load": load, "encode": encode}[name](*given))
+    name, *paths = sys.argv[1:]
+    print({"load": load, "encode": encode}[name](*paths))

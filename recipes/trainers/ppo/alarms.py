@@ -1,11 +1,11 @@
-"""Alarms over a PPO run: what in its logs says that it goes wrong, and what to change.
+"""PPO's alarms: named warnings for a PPO run that goes wrong, each with a remedy.
 
     alarm kl_over_budget at update 37: KL 12.4 nats per answer, budget 8.0; raise kl_coef or lower learning_rate
 
-Logs are averages over some tens of answers, so that a single one proves nothing: all alarms but `non_finite_loss` need
-their sign in two logs in a row, and count as gone after two without it. Four of them compare with the mean of the run's
-own first `FIRST_LOGS` logs. With 64 answers a rollout and 128 prompts an evaluation, runs that stand still raise none
-in 100 updates (tests/test_alarms.py draws such runs); smaller rollouts are noisier.
+A log is an average over some tens of answers, so a single one proves nothing: all alarms but `non_finite_loss` need
+their sign in two logs in a row, and are cleared by two logs without it. Four of them compare with the mean of the
+run's own first `FIRST_LOGS` logs. With 64 answers per rollout and 128 prompts per evaluation, runs in which nothing
+changes raise none in 100 updates (tests/test_alarms.py simulates such runs); smaller rollouts are noisier.
 """
 
 import copy
@@ -17,40 +17,47 @@ from transformers.trainer_callback import ExportableState
 
 from data_prep.common.errors import InputError
 
-NAMES = ("kl_over_budget", "overoptimization", "length_drift", "eos_collapse", "repetition", "entropy_collapse",
-         "non_finite_loss")  # fmt: skip
+NAMES = (
+    "kl_over_budget",
+    "overoptimization",
+    "length_drift",
+    "eos_collapse",
+    "repetition",
+    "entropy_collapse",
+    "non_finite_loss",
+)
 
-# Four rollouts of 64 answers: their mean has half a rollout's noise, and with logging_steps 1 the policy has hardly
-# moved yet.
+# Four rollouts of 64 answers: their mean has half the noise of one, and with logging_steps 1 the policy has hardly
+# moved.
 FIRST_LOGS = 4
-# Lengths vary about as much as their mean, so that the mean of 64 varies by an eighth of itself: doubling is far outside.
-# Reward models often pay for length (Singhal 2023, arXiv:2310.03716).
+# Lengths vary about as much as their mean, so that the mean of 64 varies by an eighth of itself: doubling is far
+# outside. Reward models often pay for length (Singhal 2023, arXiv:2310.03716).
 LENGTH_GROWTH = 2.0
-# Where doubling would pass the limit, 90 % of the limit counts instead, if that is still a growth by a quarter.
+# If doubling would exceed the limit, 90 % of the limit counts instead, provided that is still a growth by a quarter.
 NEAR_LIMIT, LEAST_GROWTH = 0.9, 1.25
-# Not a half: answers that ran into the limit and learn to end may halve the mean, and that is no fault.
+# Not a half: if truncated answers learn to end, that may halve the mean, and it is no fault.
 LENGTH_SHRINKAGE = 1 / 3
 # A share of 64 has a standard error of at most 1/(2·8) = 0.06: a quarter of all answers is four of them.
 EOS_FALL = 0.25
-# The mean share of 64 answers has a standard error of 0.04 even if a tenth of them are nothing but repetition. Text that
-# degenerates goes much further (Welleck 2019, arXiv:1908.04319, who measure 4-grams in this way).
+# The mean share of 64 answers has a standard error of 0.04 even if a tenth of them are nothing but repetition.
+# Degenerate text repeats far more (Welleck 2019, arXiv:1908.04319, who measure 4-grams in this way).
 REPETITION_RISE = 0.2
 # Learning costs entropy: runs that went well spent 73 % of theirs on three quarters of their gain (Cui 2025,
-# arXiv:2505.22617). Below a fifth hardly any answer is drawn that the policy could learn from.
+# arXiv:2505.22617). Below a fifth, samples hardly differ, and the policy has little to learn from.
 ENTROPY_LEFT = 0.2
-# The measure must fall by more than chance explains: by 2.5 standard errors of a mean over 128 prompts, and, because the
-# best of n evaluations owes some √(2·ln n) of them to luck, by as many more. Prompts and draws that are better than
-# independent make the true error smaller. Five points are the least that matters.
+# The measure must fall by more than chance explains: by 2.5 standard errors of a mean over 128 prompts, and by another
+# √(2·ln n) of them, because the best of n evaluations owes about that much to luck. All evaluations use the same
+# prompts and random numbers, so the true error is smaller. Five points are the least that matters.
 PROMPTS, STANDARD_ERRORS, LEAST_FALL = 128, 2.5, 0.05
-# What has no range of 0 to 1 has no known error: a quarter of the best.
+# The error of a measure outside of 0 to 1 is unknown: a quarter of the best.
 RELATIVE_FALL = 0.25
 
 
 def least_fall(best: float, value: float, evaluations: int) -> float:
-    """How far below the `best` of so many evaluations a `value` of the measure must lie to mean something."""
+    """How far below the `best` of so many evaluations a `value` of the measure must be to be more than chance."""
     if not 0 <= best <= 1:
         return RELATIVE_FALL * abs(best)
-    # Of all quantities between 0 and 1, a yes or no varies most: p(1 - p), with p between the two, as if they were equal.
+    # Of all quantities between 0 and 1, a yes or no varies most: p(1 - p), with p halfway between best and value.
     share = min(max((best + value) / 2, 0.0), 1.0)
     error = math.sqrt(share * (1 - share) / PROMPTS)
     return max(LEAST_FALL, (STANDARD_ERRORS + math.sqrt(2 * math.log(evaluations))) * error)
@@ -59,18 +66,18 @@ def least_fall(best: float, value: float, evaluations: int) -> float:
 class PPOAlarms(TrainerCallback, ExportableState):
     """Named alarms over what PPOTrainer logs: printed, kept in `raised`, and in `trainer_state.json`.
 
-    An alarm is raised once, and again only when it has gone and come back. It goes to `state.log_history` as
-    {"step", "alarm", "message"}.
+    An alarm is raised once, and again only after it was cleared. It is written to `state.log_history` as {"step",
+    "alarm", "message"}.
 
     Args:
-        kl_budget: nats per answer; None: KL is not watched.
+        kl_budget: nats per answer; None: no limit.
         stop_on: names of alarms that stop the run.
-        measure: the evaluation metric, such as `eval_exact_match`, that is to rise and is not trained on; None:
-            over-optimization cannot be seen. It is taken for a mean of values between 0 and 1 where it lies there.
-        max_length: tokens an answer can have (`response_length`).
+        measure: an evaluation metric that should rise and is not trained on, such as `eval_exact_match`; None:
+            over-optimization cannot be detected. A value from 0 to 1 is taken for a mean of values from 0 to 1.
+        max_length: most tokens of an answer (`response_length`).
 
-    Raises InputError for a name in `stop_on` that is none or that cannot be raised, for a budget that is not positive,
-    and at the first evaluation that lacks `measure`.
+    Raises InputError for an unknown name in `stop_on` or one that can never be raised, for a budget that is not
+    positive, and at the first evaluation that lacks `measure`.
     """
 
     def __init__(self, kl_budget: float | None, stop_on: list[str], measure: str | None, max_length: int) -> None:
@@ -80,20 +87,20 @@ class PPOAlarms(TrainerCallback, ExportableState):
             raise InputError(f"kl_budget: expected more than 0 nats per answer, found {kl_budget}")
         for name, needed, what in (
             ("kl_over_budget", kl_budget, "a kl_budget"),
-            ("overoptimization", measure, "a measure on held-out answers (eval_funcs)"),
+            ("overoptimization", measure, "a metric of held-out answers (eval_funcs)"),
         ):
             if name in stop_on and needed is None:
-                raise InputError(f"stop_on: {name} can never be raised without {what}; give one, or take it out")
+                raise InputError(f"stop_on: {name} can never be raised without {what}; give one, or remove the name")
         self.kl_budget, self.stop_on, self.measure, self.max_length = kl_budget, stop_on, measure, max_length
-        self.first: dict[str, list[float]] = {}  # the first logs of each figure
+        self.first: dict[str, list[float]] = {}  # the first logs of each metric
         self.signs: dict[str, list[bool]] = {}  # whether the last two logs had the sign of an alarm
-        self.standing: list[str] = []  # alarms raised and not gone
+        self.standing: list[str] = []  # alarms raised and not cleared
         self.evaluations: list[list[float]] = []  # [step, score, measure]
         self.evaluated_up_to = -1  # the last step whose evaluation counts
         self.raised: list[dict] = []
 
     def state(self) -> dict:
-        """What `trainer_state.json` keeps, JSON all through."""
+        """What `trainer_state.json` keeps, as plain JSON."""
         kept = ("first", "signs", "standing", "evaluations", "evaluated_up_to", "raised")
         return {
             "args": {key: getattr(self, key) for key in ("kl_budget", "stop_on", "measure", "max_length")},
@@ -101,28 +108,27 @@ class PPOAlarms(TrainerCallback, ExportableState):
         }
 
     def on_train_begin(self, args, state, control, **kwargs):
-        # The Trainer saves this state and gives it back only with `restore_callback_states_from_checkpoint`, and then with
-        # the old budget. Taken from where it lies, it is there without that, and the budget asked for now holds.
+        # The Trainer restores this state only with `restore_callback_states_from_checkpoint`, and then with the old
+        # budget. Read from the Trainer's state instead, it is there without that option, and the new budget holds.
         name = type(self).__name__
         if state.global_step and name in state.stateful_callbacks:
             for key, value in copy.deepcopy(state.stateful_callbacks[name]["attributes"]).items():
                 setattr(self, key, value)
-            # The Trainer may evaluate once more before it goes on (eval_on_start): the run that was cut did not.
+            # With eval_on_start the Trainer evaluates again when it resumes; the interrupted run did not.
             self.evaluated_up_to = state.global_step
-            # An alarm that stopped the run stops it again if nothing has changed, instead of standing unheard.
+            # An alarm that stopped the run stops it again if nothing has changed, instead of counting as raised.
             self.standing = [alarm for alarm in self.standing if alarm not in self.stop_on]
-        # After a checkpoint written without this callback, the Trainer's next one would end in a KeyError.
+        # Resumed from a checkpoint without this callback, the Trainer would fail with a KeyError at its next one.
         state.stateful_callbacks.setdefault(name, self.state())
         if state.is_world_process_zero and (self.measure is None or args.eval_strategy == "no"):
-            missing = "measure on held-out answers (eval_funcs)" if self.measure is None else "eval_strategy"
-            tqdm.write(f"alarms: no {missing}, so that over-optimization cannot be seen")
+            missing = "metric of held-out answers (eval_funcs)" if self.measure is None else "eval_strategy"
+            tqdm.write(f"alarms: no {missing}, so over-optimization cannot be detected")
 
-    # PPOTrainer reduces what it logs over all processes: each sees the same numbers here and decides the same, so that
-    # all stop at the same update.
+    # PPOTrainer reduces what it logs over all processes: all see the same numbers here and stop at the same update.
 
     def on_train_end(self, args, state, control, **kwargs):
         if state.is_world_process_zero and args.load_best_model_at_end and state.best_model_checkpoint is None:
-            tqdm.write("no evaluation stayed within kl_budget: the policy is that of the last update, not the best")
+            tqdm.write("no evaluation was within kl_budget: the policy is that of the last update, not the best one")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         losses = {key: logs[key] for key in ("loss", "loss/policy", "loss/value") if key in logs}
@@ -155,8 +161,7 @@ class PPOAlarms(TrainerCallback, ExportableState):
         if compared := self.with_first(logs, "objective/eos_rate"):
             rate, first = compared
             message = (
-                f"{rate:.0%} of the answers end by themselves, {first:.0%} at first; raise missing_eos_penalty, "
-                "response_length or kl_coef"
+                f"EOS rate {rate:.0%}, {first:.0%} at first; raise missing_eos_penalty, response_length or kl_coef"
             )
             self.watch(state, control, "eos_collapse", rate < first - EOS_FALL, message)
 
@@ -177,7 +182,7 @@ class PPOAlarms(TrainerCallback, ExportableState):
             self.watch(state, control, "entropy_collapse", entropy < ENTROPY_LEFT * first, message)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        # One evaluation a step: a second one (before and at the start, or after the run) must not count as another.
+        # One evaluation per update: a repeated one (at the start or the end of a run) does not count again.
         if self.measure is None or "eval_score" not in metrics or state.global_step <= self.evaluated_up_to:
             return
         if self.measure not in metrics:
@@ -187,9 +192,9 @@ class PPOAlarms(TrainerCallback, ExportableState):
             return
         self.evaluated_up_to = state.global_step
         self.evaluations.append([state.global_step, score, value])
-        # Over-optimization (Gao 2023, arXiv:2210.10760; Stiennon 2020, arXiv:2009.01325, figure 5): the reward model is
-        # paid more and more for what is worth less. Against the best evaluation so far, the measure must have fallen and
-        # the score be above all that it was until then: scores have no scale, but an order.
+        # Over-optimization (Gao 2023, arXiv:2210.10760; Stiennon 2020, arXiv:2009.01325, figure 5): the score of the
+        # reward model rises while answers get worse. Since the best evaluation so far, the measure must have fallen,
+        # and the score be above all scores up to then: scores have no scale, but an order.
         values = [row[2] for row in self.evaluations]
         at = values.index(max(values))
         step, best_score, best = self.evaluations[at]
@@ -203,7 +208,7 @@ class PPOAlarms(TrainerCallback, ExportableState):
         self.watch(state, control, "overoptimization", risen and fallen, message)
 
     def with_first(self, logs: dict, key: str) -> tuple[float, float] | None:
-        """(value, mean of the run's first logs) of a figure; None while these are collected or where it is missing."""
+        """(value, mean of the run's first logs) of a metric; None while these are collected or if it is missing."""
         value = logs.get(key, math.nan)
         if not math.isfinite(value):
             return None
@@ -214,7 +219,7 @@ class PPOAlarms(TrainerCallback, ExportableState):
         return value, sum(first) / FIRST_LOGS
 
     def watch(self, state, control, name: str, sign: bool, message: str, in_a_row: int = 2) -> None:
-        """Note whether a log had the sign of an alarm; raise the alarm after `in_a_row` of them."""
+        """Note whether a log had the sign of an alarm; raise the alarm after `in_a_row` that had."""
         self.signs[name] = [*self.signs.get(name, []), sign][-2:]
         if not any(self.signs[name]):
             self.standing = [alarm for alarm in self.standing if alarm != name]

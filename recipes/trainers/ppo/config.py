@@ -1,4 +1,4 @@
-"""Arguments of PPO: TRL 1.12's, every one of which works here or is refused by name, and what they lack."""
+"""Arguments of PPO: TRL 1.12's, each of which works here or is refused by name, and some of its own."""
 
 from dataclasses import MISSING, dataclass, field, fields
 
@@ -6,13 +6,19 @@ from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 
 from data_prep.common.errors import InputError
 
-# What the Trainer or TRL's class would accept and nothing here would read: {argument: why, or what to set instead}.
+FOLLOWS = (
+    "it follows from total_episodes, per_device_train_batch_size, gradient_accumulation_steps and num_mini_batches"
+)
+NO_LABELS = "there are no labels to compare with; see eval_funcs"
+# Arguments that the Trainer or TRL's class would accept and PPOTrainer does not read: {argument: why, or what to set}.
 REFUSED = {
-    **dict.fromkeys(
-        ("num_total_batches", "micro_batch_size", "local_batch_size", "batch_size", "local_mini_batch_size",
-         "mini_batch_size", "world_size"),
-        "it follows from total_episodes, per_device_train_batch_size, gradient_accumulation_steps and num_mini_batches",
-    ),
+    "num_total_batches": FOLLOWS,
+    "micro_batch_size": FOLLOWS,
+    "local_batch_size": FOLLOWS,
+    "batch_size": FOLLOWS,
+    "local_mini_batch_size": FOLLOWS,
+    "mini_batch_size": FOLLOWS,
+    "world_size": FOLLOWS,
     "fp16": "set bf16: small log-probability ratios do not survive fp16",
     "label_smoothing_factor": "PPO has no labels",
     "label_names": "PPO has no labels",
@@ -20,74 +26,77 @@ REFUSED = {
     "auto_find_batch_size": "a rollout has a fixed size; lower per_device_train_batch_size and raise "
     "gradient_accumulation_steps by hand, which changes no update",
     "use_liger_kernel": "the losses of PPO are not among its kernels",
-    **dict.fromkeys(("torch_compile", "torch_compile_backend", "torch_compile_mode"),
-                    "rollouts change shape with every update"),
-    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), "an evaluation draws answers as training does; see bf16"),
-    **dict.fromkeys(("eval_use_gather_object", "eval_do_concat_batches", "eval_accumulation_steps"),
-                    "an evaluation keeps sums only"),
+    "torch_compile": "rollouts change shape with every update",
+    "torch_compile_backend": "rollouts change shape with every update",
+    "torch_compile_mode": "rollouts change shape with every update",
+    "bf16_full_eval": "an evaluation samples answers as training does; see bf16",
+    "fp16_full_eval": "an evaluation samples answers as training does; see bf16",
+    "eval_use_gather_object": "an evaluation keeps sums only",
+    "eval_do_concat_batches": "an evaluation keeps sums only",
+    "eval_accumulation_steps": "an evaluation keeps sums only",
     "ds3_gather_for_generation": "it is for DeepSpeed ZeRO-3, which is not supported; use ZeRO-2",
     "train_sampling_strategy": "prompts are shuffled; micro-batches are sorted by length anyway",
     "include_num_input_tokens_seen": "see objective/length and episodes",
-    "include_for_metrics": "there are no labels to compare with; see eval_funcs",
-    "batch_eval_metrics": "there are no labels to compare with; see eval_funcs",
-    "prediction_loss_only": "an evaluation draws answers and has no loss",
-}  # fmt: skip
+    "include_for_metrics": NO_LABELS,
+    "batch_eval_metrics": NO_LABELS,
+    "prediction_loss_only": "an evaluation samples answers and has no loss",
+}
 
 
 @dataclass
 class PPOConfig(TRLPPOConfig):
-    """TRL's arguments with the defaults that hold up, and these.
+    """TRL's arguments, some with other defaults, and a few more.
 
-    One update draws `per_device_train_batch_size` × `gradient_accumulation_steps` answers on each process and goes over
-    them `num_ppo_epochs` times in `num_mini_batches` optimizer steps each, in micro-batches of
+    One update samples `per_device_train_batch_size` × `gradient_accumulation_steps` answers on each process and goes
+    over them `num_ppo_epochs` times in `num_mini_batches` optimizer steps each, in micro-batches of
     `per_device_train_batch_size`. Steps of the Trainer (`logging_steps`, `eval_steps`, `save_steps`, `max_steps`) are
     updates.
+
+    `sft_model_path` and `reward_model_path`, which are TRL's, are read by recipes/ppo.py: PPOTrainer is given models.
 
     Raises InputError for an argument that would be ignored (`REFUSED`) and for values that contradict each other.
     """
 
-    sft_model_path: str = field(default="", metadata={"help": "The policy and its reference start here."})
-    reward_model_path: str | None = field(default=None, metadata={"help": "A sequence classifier with one label."})
-    value_model_path: str | None = field(
-        default=None,
-        metadata={"help": "Where the value model starts; None: the reward model, without one the policy."},
+    sft_model_path: str = field(default="", metadata={"help": "checkpoint of recipes/sft.py: policy and reference"})
+    reward_model_path: str | None = field(
+        default=None, metadata={"help": "checkpoint of recipes/reward.py; default: no reward model, see reward_funcs"}
     )
-    reward_funcs: list[str] | None = field(
-        default=None,
-        metadata={"help": "Functions f(prompts, completions, **columns) -> list[float]: path/to/file.py:name or "
-                          "package.module.name. Beside a reward model or instead of it."},
-    )  # fmt: skip
     reward_weights: list[float] | None = field(
         default=None,
-        metadata={"help": "Of the reward model, where there is one, then of each function; None: 1 each."},
-    )
-    eval_funcs: list[str] | None = field(
-        default=None,
-        metadata={"help": "Functions of the same form, measured on held-out answers and never trained on."},
+        metadata={
+            "help": "weights of the reward model, if there is one, and of each of reward_funcs; default: 1 each"
+        },
     )
     stop_token: str | None = field(
-        default=None, metadata={"help": "eos, or None: stop_token_id, and without one the tokenizer's eos_token."}
+        default=None,
+        metadata={"help": "eos: answers end on the tokenizer's eos_token; default: on stop_token_id if set, else eos"},
     )
-    temperature: float = field(default=1.0, metadata={"help": "Of the draws, and of the probabilities trained on."})
+    temperature: float = field(
+        default=1.0, metadata={"help": "sampling temperature; log-probabilities are taken at it too"}
+    )
     target_kl: float | None = field(
         default=None,
-        metadata={"help": "Adapt kl_coef towards this KL, nats per answer (Ziegler 2019, section 2.2); None: fixed."},
+        metadata={
+            "help": "adapt kl_coef towards this KL, in nats per answer (Ziegler 2019, section 2.2); default: kl_coef is "
+            "fixed"
+        },
     )
     value_learning_rate: float | None = field(
-        default=None, metadata={"help": "Of the value model; None: learning_rate. It has far more to learn."}
+        default=None, metadata={"help": "value model's learning rate; default: learning_rate"}
     )
     num_value_warmup_updates: int = field(
         default=0,
-        metadata={"help": "Updates at the start that train the value model alone (Yuan 2025, arXiv:2503.01491): "
-                          "advantages over values that know nothing are noise, and move the policy at random."},
-    )  # fmt: skip
+        metadata={
+            "help": "first updates, in which only the value model is trained (Yuan 2025, arXiv:2503.01491): advantages "
+            "over values that predict nothing are noise"
+        },
+    )
     kl_budget: float | None = field(
         default=None,
-        metadata={"help": "KL, nats per answer: beyond it an alarm is raised, and no checkpoint counts as the best."},
-    )
-    stop_on: list[str] | None = field(default=None, metadata={"help": "Alarms that stop the run; see alarms.py."})
-    max_seconds: float | None = field(
-        default=None, metadata={"help": "Stop training after so many seconds of wall time; None: run to the end."}
+        metadata={
+            "help": "KL, in nats per answer, above which an alarm is raised and no checkpoint counts as the best; "
+            "default: no limit"
+        },
     )
 
     def __post_init__(self) -> None:
@@ -97,7 +106,7 @@ class PPOConfig(TRLPPOConfig):
             if each.name in REFUSED and found != default and (found is not False or default is True):
                 raise InputError(f"{each.name}: not supported by PPO: {REFUSED[each.name]}")
         if self.load_best_model_at_end and self.metric_for_best_model is None:
-            self.metric_for_best_model = "score"  # the library's default is a loss, which an evaluation here has not
+            self.metric_for_best_model = "score"  # the Trainer's default is the loss, which evaluations here lack
         super().__post_init__()
         if self.stop_token not in (None, "eos"):
             raise InputError(f"stop_token: expected eos or nothing, found {self.stop_token!r}; see stop_token_id")

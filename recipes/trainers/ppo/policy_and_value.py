@@ -1,7 +1,13 @@
-"""Policy and value model: log-probabilities, entropy and values of the answers' tokens alone."""
+"""Policy and value model: log-probabilities, entropies and values, computed on the tokens of the answers only.
+
+Shapes: N answers, R tokens of the longest answer, L tokens of the longest conversation (see `Rollout` in rollout.py).
+"""
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 class PolicyAndValue(nn.Module):
@@ -17,6 +23,10 @@ class PolicyAndValue(nn.Module):
         self.value_model.activation_checkpointing_enable(**kwargs)
 
     def forward(self, input_ids, positions, answers, mask, temperature: float) -> tuple[torch.Tensor, ...]:
+        """(log-probability, entropy, value) of each answer token, (N, R) each, 0 where `mask` is False.
+
+        Inputs as in `Rollout`: `input_ids` (N, L), the others (N, R).
+        """
         logprobs, entropy = answer_logprobs(self.policy, input_ids, positions, answers, mask, temperature)
         model = self.value_model.get_base_model() if hasattr(self.value_model, "peft_config") else self.value_model
         hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
@@ -25,9 +35,9 @@ class PolicyAndValue(nn.Module):
 
 
 def answer_tokens(mask: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """(rows, columns) of `positions` where `mask` is True, with zeros behind them up to a multiple of 64.
+    """(rows, columns) of `positions` where `mask` is True, padded with zeros to a multiple of 64.
 
-    oneDNN prepares and keeps a kernel for every shape it meets, and tensor cores want round ones.
+    oneDNN compiles and caches a kernel for every new shape, and tensor cores are fast on round shapes.
     """
     rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(positions)
     spare = -int(mask.sum()) % 64
@@ -39,7 +49,8 @@ def answer_logprobs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(log-probability, entropy) of each answer token under `model`, (N, R) each, 0 where `mask` is False.
 
-    The head runs on the answers' positions alone: logits of prompts and padding would be most of the memory.
+    Log-probabilities and entropies are taken at `temperature`. The head runs on the positions of the answers only:
+    logits of prompts and padding would be most of the memory.
     """
     model = model.get_base_model() if hasattr(model, "peft_config") else model
     hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
@@ -47,21 +58,31 @@ def answer_logprobs(
     logs = logits.log_softmax(-1)
     chosen = logs.gather(-1, answers[mask][:, None]).squeeze(-1)
     with torch.no_grad():
-        spread = -(logs.exp() * logs).sum(-1)
-    empty = torch.zeros(mask.shape, device=logs.device)
-    return empty.masked_scatter(mask, chosen), empty.masked_scatter(mask, spread)
+        entropy = -(logs.exp() * logs).sum(-1)
+    zeros = torch.zeros(mask.shape, device=logs.device)
+    return zeros.masked_scatter(mask, chosen), zeros.masked_scatter(mask, entropy)
 
 
 def groups_by_length(lengths: torch.Tensor, size: int) -> list[torch.Tensor]:
-    """The rows in groups of at most `size`, in eights, each with lengths down to three quarters of its longest.
+    """Indices of the rows in groups of at most `size`, longest first.
 
-    Answers end early: in one batch, more than half of the positions would be padding to the longest. Eights, and eight
-    rows at least, because few shapes are fast, for the reason `answer_tokens` gives.
+    Answers end early: in one batch, more than half of the positions would be padding. So a group holds lengths down to
+    three quarters of its longest, but eight rows at least, and a multiple of eight, because few different shapes are
+    fast (see `answer_tokens`).
     """
     order, groups = lengths.argsort(descending=True, stable=True), []
     while len(order):
         alike = int((lengths[order] >= 0.75 * lengths[order[0]]).sum())
-        taken = min(max(alike // 8 * 8, 8), size)
-        groups.append(order[:taken])
-        order = order[taken:]
+        count = min(max(alike // 8 * 8, 8), size)
+        groups.append(order[:count])
+        order = order[count:]
     return groups
+
+
+def attention_kernel(device: torch.device, length: int) -> AbstractContextManager:
+    """The attention kernel for rows of `length` tokens, in the forward and the backward pass.
+
+    torch 2.13 on CPU: up to 128 tokens, the backward pass of flash attention takes up to twice the time of plain
+    matrix products. It belongs around the backward pass too, in which checkpointed layers run again.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" and length <= 128 else nullcontext()

@@ -1,30 +1,37 @@
-"""Answers drawn from a policy, a random number of its own for every token.
-
-Shapes as in `ppo_trainer.py`: N answers of a rollout, R tokens of the longest answer, L of the longest conversation.
-"""
+"""Sample answers reproducibly, one uniform number per token, and what belongs to a batch of them."""
 
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 from transformers import GenerationConfig, LogitsProcessor
 
 from data_prep.models.batched_generate import decode
 
+# What `answer_metrics` measures, in its order.
+METRICS = ("score", "kl", "rlhf_reward", "length", "eos_rate", "entropy", "repetition")
+
 
 @dataclass
 class Rollout:
-    """What one batch of prompts gave.
+    """A batch of prompts with one sampled answer each.
 
-    rows: N rows of the dataset, `prompt` among them.
-    input_ids: (N, L) prompt and answer, padded on the right, which causal attention never looks back at.
-    positions: (N, R) where in a row of `input_ids` the token stands that predicts each answer token.
-    answers: (N, R) the answer's tokens, the stop token included.
-    mask: (N, R) True on the answer's tokens, False after them.
-    last: (N,) where the answer's last token stands in `input_ids`.
-    stopped: (N,) True where the answer ends on the stop token.
-    logprobs, ref_logprobs, values: (N, R) under policy, reference and value model, 0 where `mask` is False.
-    scores: (N,) the weighted reward of each answer; rewards: its parts, {name: (N,)}.
-    advantages, returns: (N, R).
+    N answers, R tokens of the longest answer, L tokens of the longest conversation (prompt and answer).
+
+    Set by `PPOTrainer.roll_out`:
+        rows: N rows of the dataset, `prompt` and `prompt_ids` among them.
+        input_ids: (N, L) prompt and answer, padded on the right, which causal attention never sees.
+        positions: (N, R) position in a row of `input_ids` of the token that predicts each answer token.
+        answers: (N, R) the answer's tokens, stop token included.
+        mask: (N, R) True on the answer's tokens, False after them.
+        last: (N,) position of the answer's last token in `input_ids`.
+        stopped: (N,) True if the answer ends on the stop token, False if it was truncated.
+    Set by `PPOTrainer.score`:
+        logprobs, ref_logprobs, values: (N, R) under policy, reference and value model, 0 where `mask` is False.
+        rewards: {name of the reward model or function: (N,)}.
+        scores: (N,) their weighted sum.
+    Set by `PPOTrainer.estimate_advantages`:
+        advantages, returns: (N, R), 0 where `mask` is False.
     """
 
     rows: list[dict]
@@ -37,21 +44,79 @@ class Rollout:
     logprobs: torch.Tensor | None = None
     ref_logprobs: torch.Tensor | None = None
     values: torch.Tensor | None = None
-    scores: torch.Tensor | None = None
     rewards: dict[str, torch.Tensor] = field(default_factory=dict)
+    scores: torch.Tensor | None = None
     advantages: torch.Tensor | None = None
     returns: torch.Tensor | None = None
 
+    def inputs(self, indices: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What a forward pass over some of the answers takes (`PolicyAndValue`).
+
+        Columns that are padding in all of them are left out, except up to seven, so that lengths are multiples of
+        eight: few different shapes are fast (see `answer_tokens`).
+        """
+        length = min(-(-(int(self.last[indices].max()) + 1) // 8) * 8, self.input_ids.shape[1])
+        return {
+            "input_ids": self.input_ids[indices, :length],
+            "positions": self.positions[indices].clamp(max=length - 1),
+            "answers": self.answers[indices],
+            "mask": self.mask[indices],
+        }
+
+    def texts(self, tokenizer) -> list[str]:
+        """The answers as text, without their stop token."""
+        lengths = (self.mask.sum(1) - self.stopped.long()).tolist()
+        kept = [answer[:length] for answer, length in zip(self.answers.tolist(), lengths, strict=True)]
+        return tokenizer.batch_decode(kept, skip_special_tokens=True)
+
+
+def rollout_of(rows: list[dict], answers: torch.Tensor, stop_token_id: int, pad_token_id: int) -> Rollout:
+    """The rollout of rows with `prompt_ids` and the answers (N, R) that `sample_answers` gave."""
+    device = answers.device
+    prompts = [torch.tensor(row["prompt_ids"], device=device) for row in rows]
+    prompt_lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    ends = answers == stop_token_id
+    stopped = ends.any(1)
+    lengths = torch.where(stopped, ends.int().argmax(1) + 1, answers.shape[1])
+    answers = answers[:, : int(lengths.max())]
+    mask = torch.arange(answers.shape[1], device=device) < lengths[:, None]
+    conversations = [
+        torch.cat([prompt, answer[:length]])
+        for prompt, answer, length in zip(prompts, answers, lengths.tolist(), strict=True)
+    ]
+    input_ids = nn.utils.rnn.pad_sequence(conversations, batch_first=True, padding_value=pad_token_id)
+    positions = (prompt_lengths - 1)[:, None] + torch.arange(answers.shape[1], device=device)
+    positions = positions.clamp(max=input_ids.shape[1] - 1)
+    return Rollout(rows, input_ids, positions, answers, mask, prompt_lengths + lengths - 1, stopped)
+
+
+def answer_metrics(rollout: Rollout, kl_coef: float, missing_eos_penalty: float) -> dict[str, torch.Tensor]:
+    """`METRICS` of a scored rollout, one number per answer, (N,) each; KL and entropy in nats per answer."""
+    mask = rollout.mask
+    kl = ((rollout.logprobs - rollout.ref_logprobs) * mask).sum(1)
+    penalty = missing_eos_penalty * (~rollout.stopped)
+    values = (
+        rollout.scores,
+        kl,
+        rollout.scores - penalty - kl_coef * kl,
+        mask.sum(1).float(),
+        rollout.stopped.float(),
+        (-rollout.logprobs * mask).sum(1),
+        repetition(rollout.answers, mask),
+    )
+    return dict(zip(METRICS, values, strict=True))
+
 
 class SeededSampling(LogitsProcessor):
-    """Draw each row's next token by random numbers of its own, and leave only that one to a greedy search.
+    """Sample each row's next token by a random number of its own, and leave only that token to greedy search.
 
-    `generate` draws a batch's tokens from one stream, so that an answer would depend on the rows beside it: on the batch
-    size and on the number of processes. By inverse transform from one uniform number per row and position it does not.
+    `generate` samples a whole batch from one random stream, so an answer would depend on the rows beside it: on the
+    batch size and on the number of processes. Inverse transform sampling from one uniform number per row and position
+    does not.
 
     Args:
         uniforms: (rows, positions) in [0, 1).
-        prompt_length: columns before the first drawn token.
+        prompt_length: columns before the first sampled token.
         temperature: the logits are divided by it.
     """
 
@@ -60,14 +125,15 @@ class SeededSampling(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         cumulative = (scores.float() / self.temperature).softmax(-1).cumsum(-1)
-        # Below the sum, which rounding leaves near 1: a token of probability 0 is never reached, not even the last.
+        # Rounding leaves the sum near 1, not at it. Scaled to it and kept below it, a token of probability 0 is never
+        # sampled, not even the last.
         wanted = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None].clamp(max=1 - 1e-6)
         token = torch.searchsorted(cumulative, wanted * cumulative[:, -1:], right=True)
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
 
 def repetition(answers: torch.Tensor, mask: torch.Tensor, n: int = 3) -> torch.Tensor:
-    """(N,) share of an answer's n-grams of tokens that stand in it earlier; 0 for an answer without n-grams."""
+    """(N,) share of an answer's token n-grams that occurred earlier in it; 0 for an answer shorter than n."""
     shares = []
     for answer, length in zip(answers.tolist(), mask.sum(1).tolist(), strict=True):
         grams = [tuple(answer[start : start + n]) for start in range(length - n + 1)]
@@ -76,7 +142,7 @@ def repetition(answers: torch.Tensor, mask: torch.Tensor, n: int = 3) -> torch.T
 
 
 @torch.no_grad()
-def draw_answers(
+def sample_answers(
     policy,
     batch: dict[str, torch.Tensor],
     uniforms: torch.Tensor,
@@ -91,19 +157,19 @@ def draw_answers(
         policy: a causal language model, with an adapter or without.
         batch: `input_ids` and `attention_mask` of the prompts, padded on the left.
         uniforms: (N, R) random numbers in [0, 1), see `SeededSampling`.
-        shrink: go on without the rows that have ended. Under FSDP every process must make the same calls: False there.
+        shrink: drop finished rows from the batch. False under FSDP, where all processes must make the same calls.
     """
     settings = GenerationConfig(
         max_new_tokens=uniforms.shape[1],
-        use_cache=True,  # else the policy's generation config decides, and one saved in training says no
-        do_sample=False,  # the draw is SeededSampling's
+        use_cache=True,  # otherwise the policy's generation config decides, and one saved in training says no
+        do_sample=False,  # SeededSampling does it
         eos_token_id=stop_token_id,
         pad_token_id=pad_token_id,
-        suppress_tokens=[pad_token_id],  # a drawn pad would read as the end of the answer
+        suppress_tokens=[pad_token_id],  # a sampled pad would read as the end of the answer
     )
     width = batch["input_ids"].shape[1]
-    # `generate` fills what the settings leave open from the policy's own: a repetition penalty there would change
-    # what is drawn, but not the probabilities that are trained on.
+    # `generate` fills what `settings` leaves open from the policy's own generation config: a repetition penalty there
+    # would change the samples, but not the probabilities that are trained on.
     owner = policy.get_base_model() if hasattr(policy, "peft_config") else policy
     own, owner.generation_config = owner.generation_config, GenerationConfig()
     try:
