@@ -31,10 +31,10 @@ from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import existing, read_json, write_results
 from data_prep.common.machine import bf16_is_fast, matrix_rate
 from data_prep.common.parallel import cores
+from data_prep.common.provenance import commit, machine
 from data_prep.models.loading import check_context
 from data_prep.readers.conversations import read_conversations
 from eval.benchmarks import data as data_speed
-from eval.report import commit, machine
 
 NANOGPT_LOSS, NANOGPT_SECONDS, NANOGPT_RATE = 1.8857, 102.0, 190e9
 TRAINING_BYTES = 1_003_854  # nanoGPT's split of tinyshakespeare: the first 90 % train, the rest validates

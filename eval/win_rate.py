@@ -17,7 +17,7 @@ from pathlib import Path
 
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
-from data_prep.common.intervals import bootstrap_interval, show
+from data_prep.common.intervals import bootstrap_interval, show, show_nats
 
 TIE_WIDTH = 5.0  # chrF points
 JUDGE = (
@@ -77,11 +77,6 @@ def kl_divergence(
     return bootstrap_interval(
         [sum(next(differences) for _ in answers[index]) / len(answers[index]) for index in whole]
     )
-
-
-def show_nats(interval: dict) -> str:
-    """ "1.25 [0.98, 1.51]" """
-    return f"{interval['value']:z.2f} [{interval['low']:z.2f}, {interval['high']:z.2f}]"
 
 
 def main() -> None:

@@ -24,7 +24,9 @@ from data_prep.models.bits_per_byte import heldout_batches
 from data_prep.models.generation import generate_answers
 from data_prep.models.scoring import sequence_logprobs
 from data_prep.train_tokenizer import train_tokenizer
-from eval import answers, chat, perplexity, report, reward_accuracy, win_rate
+from eval import answers, chat, metrics, perplexity, report, reward_accuracy, win_rate
+from eval.metrics import load_metric
+from eval.reporting.tables import comparison, verdict
 
 SURE = {"low": 1.0, "high": 1.0}
 
@@ -76,7 +78,7 @@ def questions(write_conversations) -> Path:
 
 
 def test_metrics_load_by_path_and_ignore_blanks_but_not_case():
-    metric = evaluate.load(str(loading.METRICS / "exact_match.py"))
+    metric = evaluate.load(str(Path(metrics.__file__).with_name("exact_match.py")))
     texts = {"predictions": ["a  b\n", "A b", "", "é 漢字"], "references": ["a b", "a b", "x", "é 漢字"]}
     found = metric.compute(**texts)
     assert found["matches"] == [True, False, False, True]
@@ -98,11 +100,11 @@ def test_chrf_by_hand():
 
 def load_chrf(pairs):
     predictions, references = zip(*pairs, strict=True)
-    return loading.load_metric("chrf").compute(predictions=list(predictions), references=list(references))
+    return load_metric("chrf").compute(predictions=list(predictions), references=list(references))
 
 
 def test_win_rate_metric():
-    metric = loading.load_metric("win_rate")
+    metric = load_metric("win_rate")
     assert metric.compute(wins=[1.0, 0.5, 0.0])["win_rate"]["value"] == 0.5
     assert metric.compute(wins=[1.0] * 5)["win_rate"] == {"value": 1.0, **SURE, "n": 5}
     with pytest.raises(ValueError, match="found 2.0"):
@@ -552,7 +554,7 @@ def test_a_run_of_ppo_alone_says_how_to_compare(command, run):
 def test_what_the_table_of_methods_says(tmp_path, seconds, rates, expected):
     for name, taken, rate in zip(("ppo", "grpo"), seconds, rates, strict=True):
         write_method(tmp_path, name, taken, interval(rate, rate - 0.05, rate + 0.05), episodes=1)
-    said = report.verdict(report.comparison({path.stem: results(tmp_path, path.stem) for path in tmp_path.glob("*")}))
+    said = verdict(comparison({path.stem: results(tmp_path, path.stem) for path in tmp_path.glob("*")}))
     assert len(said) == 3 and all(part in sentence for part, sentence in zip(expected, said, strict=True))
     if rates[1] == 0.9:
         assert said[1:] == [

@@ -22,5 +22,10 @@ def bootstrap_interval(values, weights=None, draws: int = 2000, seed: int = 0) -
 
 
 def show(interval: dict) -> str:
-    """ "72.1 % [69.8, 74.3]" """
+    """An interval of a share in percent: "72.1% [69.8%, 74.3%]"."""
     return f"{interval['value']:.1%} [{interval['low']:.1%}, {interval['high']:.1%}]"
+
+
+def show_nats(interval: dict) -> str:
+    """An interval of a KL divergence in nats: "1.25 [0.98, 1.51]"."""
+    return f"{interval['value']:z.2f} [{interval['low']:z.2f}, {interval['high']:z.2f}]"

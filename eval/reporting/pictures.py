@@ -1,0 +1,72 @@
+"""The report's pictures."""
+
+from data_prep.common.plots import BLUE, GREEN, GREY, as_uri, canvas
+from eval.reporting.tables import SHARES, number
+
+# What PPO evaluates of its answers beside score and KL; what else it evaluates are measures of their worth (eval_funcs).
+FIGURES = ("rlhf_reward", "length", "eos_rate", "entropy", "repetition")
+
+
+def picture(points: list, label: str) -> str:
+    """A curve by step."""
+    figure, panel = canvas(4.4, 2.6, left=0.14, right=0.98, top=0.96, bottom=0.2)
+    marker = "o" if len(points) < 15 else None
+    panel.plot(*zip(*points, strict=True), color=BLUE, linewidth=1.8, marker=marker, markersize=4)
+    panel.set_xlabel("step", color=GREY)
+    if label.endswith(SHARES):
+        panel.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    return as_uri(figure)
+
+
+def score_against_kl(curves: dict) -> dict | None:
+    """The held-out evaluations of a PPO run as a path away from the SFT model (as in Gao 2023, arXiv:2210.10760, fig. 1).
+
+    Reads the curves "held-out score" and "held-out KL", and of the others the first that is a measure on the answers'
+    worth ("held-out <measure>", none of `FIGURES`), [[update, value], …] each. Returns {"picture": data: URI, "words":
+    what it shows, "curves": names of those in it}; None without score or KL.
+    """
+    start = "held-out "
+    found = {name.removeprefix(start): dict(row) for name, row in curves.items() if name.startswith(start) and row}
+    score, kl = found.pop("score", {}), found.pop("KL", {})
+    measure, measured = next(((name, points) for name, points in found.items() if name not in FIGURES), ("", {}))
+    steps = sorted(set(score) & set(kl) & set(measured or score))
+    if not steps:
+        return None
+    first, last = steps[0], steps[-1]
+    figure, panel = canvas(6.6, 3.3, left=0.1, right=0.9, top=0.95, bottom=0.17)
+    path = [kl[step] for step in steps]
+    panel.plot(path, [score[step] for step in steps], color=BLUE, linewidth=1.8, marker="o", markersize=4)
+    panel.set_xlabel("KL from the fine-tuned model, nats per answer", color=GREY)
+    panel.set_ylabel("reward model's score (dots)", color=BLUE)
+    panel.margins(y=0.15)
+    for step, side, height in ((first, "left", -14), (last, "right", 7)):
+        panel.annotate(f"update {step}", (kl[step], score[step]), xytext=(0, height), textcoords="offset points", ha=side,
+                       color=GREY)  # fmt: skip
+    words = (
+        f"From update {first} to {last} the KL went from {number(kl[first])} to {number(kl[last])} nats per answer and "
+        f"the reward model's score from {number(score[first])} to {number(score[last])}."
+    )
+    if measure:
+        right = panel.twinx()
+        right.plot(path, [measured[step] for step in steps], color=GREEN, linewidth=1.8, linestyle="--", marker="s",
+                   markersize=4)  # fmt: skip
+        right.spines[["top", "left", "bottom"]].set_visible(False)
+        right.spines["right"].set_color(GREY)
+        right.tick_params(colors=GREY, labelsize=10)
+        right.set_ylabel(f"{measure.replace('_', ' ')} (squares)", color=GREEN)
+        right.margins(y=0.15)
+        if measure.endswith(SHARES):
+            right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        values = {step: number(measured[step], measure) for step in steps}
+        best = max(steps, key=measured.get)
+        words += (
+            f" The reference answers' verdict ({measure.replace('_', ' ')} of sampled answers, a stand-in for a human "
+            f"judge) went from {values[first]} to {values[last]}; it was highest at update {best}, {values[best]}."
+        )
+        if measured[last] < measured[best] and score[last] > score[best]:
+            words += (
+                " Since then the score has risen and the verdict fallen: that is what over-optimisation looks like. "
+                "Whether it is more than chance, the alarms say."
+            )
+    drawn = ["score", "KL", *([measure] if measure else [])]
+    return {"picture": as_uri(figure), "words": words, "curves": [start + name for name in drawn]}
