@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
-from data_prep.common.intervals import show
+from data_prep.common.intervals import show_interval
 
 EXAMPLES = 12
 
@@ -89,9 +89,9 @@ def main() -> None:
             "examples": examples,
         }
         write_results(arguments.results_dir, f"answers_{name}", results)
-    shown = ", ".join(f"{group} {show(value['exact_match'])}" for group, value in groups.items())
+    shown = ", ".join(f"{group} {show_interval(value['exact_match'])}" for group, value in groups.items())
     print(
-        f"{name}: {show(total['exact_match'])} of {len(rows):,} answers word for word right"
+        f"{name}: {show_interval(total['exact_match'])} of {len(rows):,} answers word for word right"
         f"{f' ({shown})' if shown else ''}, chrF {total['chrf']:.1f}, "
         f"{total['stops_by_itself']:.0%} ended by themselves"
     )

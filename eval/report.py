@@ -17,7 +17,7 @@ from pathlib import Path
 
 from data_prep.common.errors import run_main
 from data_prep.common.files import atomic_write, existing, read_json, write_json
-from data_prep.common.intervals import show, show_nats
+from data_prep.common.intervals import show_interval, show_nats
 from data_prep.common.provenance import commit, machine
 from eval.reporting.pictures import picture, score_against_kl
 from eval.reporting.run_folder import completions, data_files, model_folders, samples, times
@@ -111,7 +111,7 @@ def main() -> None:
         "others": {name: result for name, result in results.items()
                    if name not in {section["name"] for section in sections} and not name.startswith(EVALUATIONS)},
         "methods": methods, "verdict": verdict(methods), "sft": results.get("answers_sft_heldout"),
-        "folders": model_folders(run), "show": show, "show_nats": show_nats, "number": number,
+        "folders": model_folders(run), "show_interval": show_interval, "show_nats": show_nats, "number": number,
     }  # fmt: skip
     template = (Path(__file__).parent / "reporting" / "template.html").read_text(encoding="utf-8")
     html = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template).render(page)

@@ -9,15 +9,12 @@ has learned to like long answers (Singhal 2023, arXiv:2310.03716). Writes `rewar
 """
 
 import argparse
-import math
 import time
 from pathlib import Path
 
-import numpy as np
-
 from data_prep.common.errors import run_main
 from data_prep.common.files import write_results
-from data_prep.common.intervals import show
+from data_prep.common.intervals import show_interval
 from data_prep.readers.preferences import read_rankings
 
 
@@ -36,19 +33,17 @@ def main() -> None:
     model, tokenizer = load_checkpoint(arguments.model, reward_model=True)
     check_chat(arguments.model, model, tokenizer, 1)
     start = time.perf_counter()
-    with np.errstate(invalid="ignore"):  # no correlation where all rewards or all lengths are the same
-        agreement = ranking_agreement(model, tokenizer, rows)
+    agreement = ranking_agreement(model, tokenizer, rows)
     correlation = agreement["length_correlation"]
-    if not math.isfinite(correlation):  # NaN is not JSON
-        agreement["length_correlation"] = None
     name = arguments.name or Path(arguments.model).name
     if arguments.results_dir:
         about = {"seconds": time.perf_counter() - start, "model": arguments.model, "data": arguments.rankings}
         results = {**about, "rankings": len(rows), "counts": counts, "metrics": agreement}
         write_results(arguments.results_dir, f"reward_accuracy_{name}", results)
     print(
-        f"{name}: {show(agreement['accuracy'])} of {agreement['pairs']:,} pairs right (from {len(rows):,} prompts), "
-        f"margin {agreement['margin']:.2f}, correlation of reward with length {correlation:+.2f}"
+        f"{name}: {show_interval(agreement['accuracy'])} of {agreement['pairs']:,} pairs right (from {len(rows):,} prompts), "
+        f"margin {agreement['margin']:.2f}, correlation of reward with length "
+        + ("undefined" if correlation is None else f"{correlation:+.2f}")
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
-from data_prep.common.intervals import bootstrap_interval, show, show_nats
+from data_prep.common.intervals import bootstrap_interval, show_interval, show_nats
 
 TIE_WIDTH = 5.0  # chrF points
 JUDGE = (
@@ -166,9 +166,9 @@ def main() -> None:
         write_results(arguments.results_dir, f"win_rate_{label}", results)
     distance = f"; KL from the opponent {show_nats(figures['kl'])} nats per answer" if "kl" in figures else ""
     print(
-        f"{label}: wins {show(rate)} on {len(rows):,} prompts ({figures['wins']:,} wins, {figures['ties']:,} ties, "
-        f"{figures['losses']:,} losses); sampled answers word for word right: {show(exact)} against "
-        f"{show(opponent_exact)}{distance}. The judge is {judge}"
+        f"{label}: wins {show_interval(rate)} on {len(rows):,} prompts ({figures['wins']:,} wins, {figures['ties']:,} ties, "
+        f"{figures['losses']:,} losses); sampled answers word for word right: {show_interval(exact)} against "
+        f"{show_interval(opponent_exact)}{distance}. The judge is {judge}"
     )
 
 

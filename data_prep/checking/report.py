@@ -3,8 +3,6 @@
 Both are made from the dictionary that `data_prep.check` writes as check.json.
 """
 
-import base64
-import io
 import math
 import os
 from collections.abc import Iterator
@@ -12,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.common.plots import BLUE, RED, as_uri, canvas
+
 BINS = 20
 FILES = 20  # files listed on the screen
-GREY, BLUE, RED = "#7a818c", "#3f8fe0", "#d9534f"  # they read on light and on dark paper
 BAR = 30  # characters of the longest bar on the screen
 TREATMENTS = {"quarantined": "set aside", "repaired": "repaired", "kept": "kept", "error": "an error"}
 
@@ -178,34 +177,23 @@ def bars(bins: list[dict]) -> Iterator[str]:
 
 def picture(bins: list[dict], xlabel: str, mark: int | None = None) -> str:
     """Bars of a histogram as a PNG in a data: URI, with a line at `mark`."""
-    import matplotlib
+    from matplotlib.ticker import MaxNLocator  # slow to import
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, panel = pyplot.subplots(figsize=(6.2, 2.7))
-    figure.subplots_adjust(left=0.11, right=0.97, top=0.93, bottom=0.2)
+    figure, (panel,) = canvas(6.2, 2.7, left=0.11, right=0.97, top=0.93, bottom=0.2)
     width = bins[0]["to"] - bins[0]["from"] + 1 if bins[0]["to"] is not None else 1
     align = "center" if width == 1 else "edge"  # a bar of one number stands over it
     colors = [BLUE if mark is None or row["from"] < mark else RED for row in bins]
-    panel.bar([row["from"] for row in bins], [row["count"] for row in bins], width=0.9 * width, align=align,
-              color=colors)  # fmt: skip
+    starts, counts = [row["from"] for row in bins], [row["count"] for row in bins]
+    panel.bar(starts, counts, width=0.9 * width, align=align, color=colors)
     if mark is not None:
         panel.axvline(mark, color=RED, linewidth=1.4, linestyle="--")
-    panel.set_xlabel(xlabel + (" (last bar: and more)" if bins[-1]["to"] is None else ""), color=GREY)
-    panel.set_ylabel("rows", color=GREY)
-    panel.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
+    panel.set_xlabel(xlabel + (" (last bar: and more)" if bins[-1]["to"] is None else ""))
+    panel.set_ylabel("rows")
+    panel.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    panel.grid(axis="y", alpha=0.25, color=GREY)
-    panel.set_axisbelow(True)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.spines[["left", "bottom"]].set_color(GREY)
-    panel.tick_params(colors=GREY, labelsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160, transparent=True, metadata={"Software": None})
-    pyplot.close(figure)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    panel.grid(visible=False, axis="x")
+    return as_uri(figure)
 
 
 def page(report: dict) -> str:

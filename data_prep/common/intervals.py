@@ -21,7 +21,7 @@ def bootstrap_interval(values, weights=None, draws: int = 2000, seed: int = 0) -
     }  # fmt: skip
 
 
-def show(interval: dict) -> str:
+def show_interval(interval: dict) -> str:
     """An interval of a share in percent: "72.1% [69.8%, 74.3%]"."""
     return f"{interval['value']:.1%} [{interval['low']:.1%}, {interval['high']:.1%}]"
 

@@ -9,10 +9,10 @@ FIGURES = ("rlhf_reward", "length", "eos_rate", "entropy", "repetition")
 
 def picture(points: list, label: str) -> str:
     """A curve by step."""
-    figure, panel = canvas(4.4, 2.6, left=0.14, right=0.98, top=0.96, bottom=0.2)
+    figure, (panel,) = canvas(4.4, 2.6, left=0.14, right=0.98, top=0.96, bottom=0.2)
     marker = "o" if len(points) < 15 else None
     panel.plot(*zip(*points, strict=True), color=BLUE, linewidth=1.8, marker=marker, markersize=4)
-    panel.set_xlabel("step", color=GREY)
+    panel.set_xlabel("step")
     if label.endswith(SHARES):
         panel.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     return as_uri(figure)
@@ -33,26 +33,26 @@ def score_against_kl(curves: dict) -> dict | None:
     if not steps:
         return None
     first, last = steps[0], steps[-1]
-    figure, panel = canvas(6.6, 3.3, left=0.1, right=0.9, top=0.95, bottom=0.17)
+    figure, (panel,) = canvas(6.6, 3.3, left=0.1, right=0.9, top=0.95, bottom=0.17)
     path = [kl[step] for step in steps]
     panel.plot(path, [score[step] for step in steps], color=BLUE, linewidth=1.8, marker="o", markersize=4)
-    panel.set_xlabel("KL from the fine-tuned model, nats per answer", color=GREY)
+    panel.set_xlabel("KL from the fine-tuned model, nats per answer")
     panel.set_ylabel("reward model's score (dots)", color=BLUE)
     panel.margins(y=0.15)
     for step, side, height in ((first, "left", -14), (last, "right", 7)):
-        panel.annotate(f"update {step}", (kl[step], score[step]), xytext=(0, height), textcoords="offset points", ha=side,
-                       color=GREY)  # fmt: skip
+        where = {"xytext": (0, height), "textcoords": "offset points", "ha": side}
+        panel.annotate(f"update {step}", (kl[step], score[step]), color=GREY, **where)
     words = (
         f"From update {first} to {last} the KL went from {number(kl[first])} to {number(kl[last])} nats per answer and "
         f"the reward model's score from {number(score[first])} to {number(score[last])}."
     )
     if measure:
         right = panel.twinx()
-        right.plot(path, [measured[step] for step in steps], color=GREEN, linewidth=1.8, linestyle="--", marker="s",
-                   markersize=4)  # fmt: skip
+        line = {"linewidth": 1.8, "linestyle": "--", "marker": "s", "markersize": 4}
+        right.plot(path, [measured[step] for step in steps], color=GREEN, **line)
         right.spines[["top", "left", "bottom"]].set_visible(False)
         right.spines["right"].set_color(GREY)
-        right.tick_params(colors=GREY, labelsize=10)
+        right.tick_params(colors=GREY, labelsize=9)
         right.set_ylabel(f"{measure.replace('_', ' ')} (squares)", color=GREEN)
         right.margins(y=0.15)
         if measure.endswith(SHARES):

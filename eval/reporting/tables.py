@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data_prep.common.intervals import show, show_nats
+from data_prep.common.intervals import show_interval, show_nats
 from eval.reporting.stages import METHODS, method_of, trainings
 
 EQUAL_TIMES = 1.15  # training times count as equal where the longest is less than this many times the shortest
@@ -19,7 +19,7 @@ class Known(dict):
 def number(value, key: str = "") -> str:
     """A figure for a reader: an interval, a share in percent, millions, thousands with commas, or three digits."""
     if isinstance(value, dict) and {"value", "low", "high"} <= set(value):
-        return show(value)
+        return show_interval(value)
     if not isinstance(value, int | float) or isinstance(value, bool):
         return "–" if value is None else str(value)
     if key.endswith(SHARES) and 0 <= value <= 1:
@@ -140,15 +140,15 @@ def markdown(results: dict, columns: list[str], table: list[dict], facts: dict) 
     for row in table:
         for model, cell in zip(columns, row["cells"], strict=True):
             if cell and not row["group"]:
-                rows.append((f"word for word right, greedy, {model}: `{row['set']}`", show(cell)))
+                rows.append((f"word for word right, greedy, {model}: `{row['set']}`", show_interval(cell)))
     held_out = results.get("reward", {}).get("metrics", {}).get("accuracy")
-    rows += [("reward model, accuracy on held-out wordings", show(held_out))] if held_out else []
+    rows += [("reward model, accuracy on held-out wordings", show_interval(held_out))] if held_out else []
     rows += [
-        (f"reward model, accuracy: {name}", show(value))
+        (f"reward model, accuracy: {name}", show_interval(value))
         for name, value, _ in evaluations(results, "reward_accuracy_", "accuracy")
     ]
     rows += [
-        (f"win rate, sampled answers: {name}", show(value))
+        (f"win rate, sampled answers: {name}", show_interval(value))
         for name, value, _ in evaluations(results, "win_rate_", "win_rate")
     ]
     about = facts["machine"]
@@ -157,7 +157,7 @@ def markdown(results: dict, columns: list[str], table: list[dict], facts: dict) 
         lines += ["| against SFT | win rate | right, greedy | KL, nats per answer | training | learned from |"]
         lines += ["|---|---|---|---|---|---|"]
         for row in methods:
-            rate, right = (show(row[key]) if row[key] else "–" for key in ("win_rate", "greedy"))
+            rate, right = (show_interval(row[key]) if row[key] else "–" for key in ("win_rate", "greedy"))
             cells = [row["title"], rate, right, show_nats(row["kl"]) if row["kl"] else "–"]
             cells += [f"{row['seconds']:,.0f} s" if row["seconds"] else "–", row["learned_from"] or "–"]
             lines.append(f"| {' | '.join(cells)} |")
