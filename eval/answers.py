@@ -17,6 +17,7 @@ from pathlib import Path
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
 from data_prep.common.intervals import show_interval
+from eval.common.options import CONVERSATIONS, add_result_options, add_row_options, quarantine_file
 
 EXAMPLES = 12
 
@@ -45,14 +46,14 @@ def figures(rows: list[dict], answers: list[dict], exact_match, chrf) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of the model that answers")
-    parser.add_argument("--conversations", nargs="+", required=True, help="Baichuan format")
-    parser.add_argument("--name", help="of the results file; the model's folder name without")
-    parser.add_argument("--limit", type=int, help="questions, drawn at random; all of them without")
+    parser.add_argument("--conversations", nargs="+", required=True, help=CONVERSATIONS)
+    add_row_options(parser)
+    add_result_options(parser, "the model's folder")
+    parser.add_argument("--limit", type=int, help="number of prompts, sampled at random (default: all)")
     parser.add_argument("--group_by", help="regular expression on the id, such as '/([a-z]+)/'")
-    parser.add_argument("--results_dir", help="where the figures go; without, they are printed only")
     parser.add_argument("--max_new_tokens", type=int, default=64)
     parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=42, help="of the draw by --limit")
+    parser.add_argument("--seed", type=int, default=42, help="seed for --limit")
     arguments = parser.parse_args()
     try:
         pattern = re.compile(arguments.group_by) if arguments.group_by else None
@@ -64,7 +65,11 @@ def main() -> None:
     from data_prep.readers.prompts import read_questions
     from eval.metrics import load_metric
 
-    rows = read_questions(arguments.conversations, arguments.limit, arguments.seed)
+    name = arguments.name or Path(arguments.model).name
+    quarantine = quarantine_file(arguments.on_bad, arguments.results_dir, name)
+    rows = read_questions(
+        arguments.conversations, arguments.limit, arguments.seed, arguments.on_bad, quarantine, arguments.columns
+    )
     model, tokenizer = load_checkpoint(arguments.model)
     check_chat(arguments.model, model, tokenizer, arguments.max_new_tokens)
     start = time.perf_counter()
@@ -76,13 +81,12 @@ def main() -> None:
     groups = {}
     for group, positions in grouped(rows, pattern).items() if pattern else ():
         groups[group] = figures([rows[i] for i in positions], [answers[i] for i in positions], *metrics)
-    name = arguments.name or Path(arguments.model).name
     if arguments.results_dir:
         about = {"seconds": time.perf_counter() - start, "model": arguments.model, "data": arguments.conversations}
         examples = [{**row, "answer": answer["text"]} for row, answer in zip(rows, answers, strict=True)][:EXAMPLES]
         results = {
             **about,
-            "questions": len(rows),
+            "prompts": len(rows),
             **settings,
             "metrics": total,
             "groups": groups,

@@ -16,16 +16,27 @@ from data_prep.common.errors import run_main
 from data_prep.common.files import write_results
 from data_prep.common.intervals import show_interval
 from data_prep.readers.preferences import read_rankings
+from eval.common.options import add_result_options, add_row_options, quarantine_file
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of a reward model")
-    parser.add_argument("--rankings", nargs="+", required=True, help="rankings or pairs, JSONL or JSON")
-    parser.add_argument("--name", help="of the results file; the model's folder name without")
-    parser.add_argument("--results_dir", help="where the figures go; without, they are printed only")
+    parser.add_argument(
+        "--rankings",
+        nargs="+",
+        required=True,
+        help="files, folders or globs of rankings or pairs, in any format that data_prep reads (see data_prep/README.md)",
+    )
+    add_row_options(parser)
+    add_result_options(parser, "the model's folder")
     arguments = parser.parse_args()
-    rows, counts = read_rankings(arguments.rankings)
+    name = arguments.name or Path(arguments.model).name
+    quarantine = quarantine_file(arguments.on_bad, arguments.results_dir, name)
+    rows, counts = read_rankings(arguments.rankings, arguments.on_bad, quarantine, arguments.columns)
+    changed = {key: count for key, count in counts.items() if key.startswith(("repaired", "quarantined")) and count}
+    if changed:
+        print("; ".join(f"{key}: {count:,}" for key, count in changed.items()))
 
     from data_prep.models.loading import check_chat, load_checkpoint
     from data_prep.models.scoring import ranking_agreement  # slow to import: after the input has been checked
@@ -35,7 +46,6 @@ def main() -> None:
     start = time.perf_counter()
     agreement = ranking_agreement(model, tokenizer, rows)
     correlation = agreement["length_correlation"]
-    name = arguments.name or Path(arguments.model).name
     if arguments.results_dir:
         about = {"seconds": time.perf_counter() - start, "model": arguments.model, "data": arguments.rankings}
         results = {**about, "rankings": len(rows), "counts": counts, "metrics": agreement}

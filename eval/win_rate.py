@@ -18,6 +18,7 @@ from pathlib import Path
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
 from data_prep.common.intervals import bootstrap_interval, show_interval, show_nats
+from eval.common.options import CONVERSATIONS, add_result_options, add_row_options, quarantine_file
 
 TIE_WIDTH = 5.0  # chrF points
 JUDGE = (
@@ -83,12 +84,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of the model in question")
     parser.add_argument("--opponent", required=True, help="folder or Hub id of the model it is compared with")
-    parser.add_argument("--conversations", nargs="+", required=True, help="Baichuan format")
-    parser.add_argument("--name", help="of the results file; <model>_vs_<opponent> without")
-    parser.add_argument("--limit", type=int, help="prompts, drawn at random; all of them without")
+    parser.add_argument("--conversations", nargs="+", required=True, help=CONVERSATIONS)
+    add_row_options(parser)
+    add_result_options(parser, "<model>_vs_<opponent>")
+    parser.add_argument("--limit", type=int, help="number of prompts, sampled at random (default: all)")
     parser.add_argument("--temperature", type=float, default=1.0, help="0: greedy, one answer per prompt")
-    parser.add_argument("--num_return_sequences", type=int, default=4, help="answers drawn per prompt")
-    parser.add_argument("--results_dir", help="where the figures go; without, they are printed only")
+    parser.add_argument("--num_return_sequences", type=int, default=4, help="answers sampled per prompt")
     parser.add_argument("--max_new_tokens", type=int, default=64)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--seed", type=int, default=42)
@@ -101,7 +102,11 @@ def main() -> None:
     from data_prep.readers.prompts import read_questions
     from eval.metrics import load_metric
 
-    rows = read_questions(arguments.conversations, arguments.limit, arguments.seed)
+    label = arguments.name or f"{Path(arguments.model).name}_vs_{Path(arguments.opponent).name}"
+    quarantine = quarantine_file(arguments.on_bad, arguments.results_dir, label)
+    rows = read_questions(
+        arguments.conversations, arguments.limit, arguments.seed, arguments.on_bad, quarantine, arguments.columns
+    )
     drawn = arguments.num_return_sequences if arguments.temperature > 0 else 1
     start = time.perf_counter()
     players = [(name, *load_checkpoint(name)) for name in (arguments.model, arguments.opponent)]
@@ -147,7 +152,6 @@ def main() -> None:
         )  # fmt: skip
         figures |= {"kl": kl} if kl else {}
     seconds = time.perf_counter() - start
-    label = arguments.name or f"{Path(arguments.model).name}_vs_{Path(arguments.opponent).name}"
     judge = JUDGE.format(TIE_WIDTH)
     if arguments.results_dir:
         settings = {key: getattr(arguments, key) for key in ("temperature", "max_new_tokens", "seed")}

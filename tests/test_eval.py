@@ -179,7 +179,7 @@ def test_answers(command, yes, questions, tmp_path):
     assert found["examples"][1] == {
         "id": "b/what/2", "prompt": [{"role": "user", "content": "2?"}], "reference": "no", "answer": "yes",
     }  # fmt: skip
-    assert out.count("\n") == 1
+    assert out.startswith("conversations.json: 4 conversations\n") and out.count("\n") == 2
     assert "talk: 75.0% [25.0%, 100.0%] of 4 answers word for word right (module 100.0%" in out
     assert "100% ended by themselves" in out
 
@@ -189,7 +189,7 @@ def test_answers_that_never_stop_and_limit(command, zero_model_dir, questions, t
     code, _, err = command(answers, *arguments, "--results_dir", tmp_path)
     assert code == 0, err
     found = results(tmp_path, "answers_base")  # of all-zero logits, greedy takes entry 0: <|endoftext|>, its own end
-    assert found["questions"] == 3 and found["groups"] == {}
+    assert found["prompts"] == 3 and found["groups"] == {}
     assert found["metrics"]["exact_match"]["value"] == 0.0
     assert found["metrics"]["tokens_per_answer"] == 1
 
@@ -198,6 +198,66 @@ def test_what_the_expression_does_not_find_is_a_group_of_its_own():
     rows = [{"id": "a/what/1"}, {"id": "42"}]
     assert answers.grouped(rows, re.compile("/([a-z]+)/")) == {"no match": [1], "what": [0]}
     assert answers.grouped(rows, re.compile("[0-9]+")) == {"1": [0], "42": [1]}
+
+
+# Bad rows
+
+
+@pytest.fixture
+def defective(write_conversations) -> Path:
+    """Three questions, all answered by "yes"; in the second, the user takes two turns in a row."""
+    path = write_conversations([("a", "1?", "yes"), ("b", "2?", "yes"), ("c", "3?", "yes")])
+    rows = json.loads(path.read_text())
+    rows[1]["conversations"].insert(0, {"from": "human", "value": "Well"})
+    write_json(path, rows)
+    return path
+
+
+@pytest.mark.parametrize("module", [answers, win_rate])
+def test_a_bad_row_is_refused_repaired_or_quarantined(command, module, yes, no, defective, tmp_path):
+    arguments = ("--model", yes, "--conversations", defective, "--max_new_tokens", 8, "--name", "x")
+    arguments += ("--opponent", no) if module is win_rate else ()
+    code, out, err = command(module, *arguments)
+    assert code == 1 and f"{defective}: 1 row cannot be used" in err and "row 2 (id 'b')" in err
+    assert "repair" in err and "quarantine" in err
+
+    code, out, err = command(module, *arguments, "--on_bad", "quarantine")
+    assert code == 1 and err.endswith(
+        "error: --on_bad quarantine: give --results_dir, where bad rows go to quarantine_<name>.jsonl\n"
+    )
+
+    stem = f"{module.__name__.removeprefix('eval.')}_x"
+    for on_bad, kept in (("repair", ["a", "b", "c"]), ("quarantine", ["a", "c"])):
+        code, out, err = command(module, *arguments, "--on_bad", on_bad, "--results_dir", tmp_path / on_bad)
+        assert code == 0, err
+        found = results(tmp_path / on_bad, stem)
+        assert [example["id"] for example in found["examples"]] == kept and found["prompts"] == len(kept)
+        assert found["metrics"]["exact_match"]["value"] == 1.0
+        if on_bad == "repair":
+            assert "3 conversations, repaired: 1 × two turns of" in out
+            assert found["examples"][1]["prompt"] == [{"role": "user", "content": "Well\n2?"}]
+            assert not (tmp_path / on_bad / "quarantine_x.jsonl").exists()
+        else:
+            assert "rows in 3 = rows out 2 + quarantined 1" in out
+            (bad,) = map(json.loads, (tmp_path / on_bad / "quarantine_x.jsonl").read_text().splitlines())
+            assert (bad["file"], bad["row"]) == (str(defective), 2)
+
+
+def test_bad_rankings_and_documents(command, long_is_good_dir, zero_model_dir, tmp_path):
+    write_jsonl(tmp_path / "rankings.jsonl", [{"q": "1?", "good": "long answer", "bad": "short"}, {"q": "2?"}])
+    arguments = ("--model", long_is_good_dir, "--rankings", tmp_path / "rankings.jsonl")
+    arguments += ("--columns", "prompt=q,chosen=good,rejected=bad", "--name", "x", "--results_dir", tmp_path)
+    assert command(reward_accuracy, *arguments)[0] == 1
+    code, out, err = command(reward_accuracy, *arguments, "--on_bad", "quarantine")
+    assert code == 0 and out.startswith("quarantined: 1\nx: 100.0%"), err
+    assert json.loads((tmp_path / "quarantine_x.jsonl").read_text())["row"] == 2
+
+    write_jsonl(tmp_path / "documents.jsonl", [{"body": "yes"}, {"body": 7}])
+    arguments = ("--model", zero_model_dir, "--documents", tmp_path / "documents.jsonl", "--text_column", "body")
+    assert command(perplexity, *arguments)[0] == 1
+    code, out, err = command(perplexity, *arguments, "--on_bad", "quarantine", "--results_dir", tmp_path)
+    assert code == 0 and "rows in 2 = rows out 1 + quarantined 1" in out and "on 3 bytes (3 tokens)" in out, err
+    assert json.loads((tmp_path / "quarantine_base.jsonl").read_text())["row"] == 2
 
 
 # Reward accuracy
