@@ -38,8 +38,8 @@ def figures(rows: list[dict], answers: list[dict], exact_match, chrf) -> dict:
     return {
         "exact_match": exact_match.compute(**texts)["exact_match"],
         "chrf": chrf.compute(**texts)["chrf"],
-        "stops_by_itself": sum(answer["stopped"] for answer in answers) / len(answers),
-        "tokens_per_answer": sum(answer["tokens"] for answer in answers) / len(answers),
+        "eos_rate": sum(answer["stopped"] for answer in answers) / len(answers),
+        "length": sum(answer["tokens"] for answer in answers) / len(answers),
     }
 
 
@@ -97,7 +97,7 @@ def main() -> None:
     print(
         f"{name}: {show_interval(total['exact_match'])} of {len(rows):,} answers word for word right"
         f"{f' ({shown})' if shown else ''}, chrF {total['chrf']:.1f}, "
-        f"{total['stops_by_itself']:.0%} ended by themselves"
+        f"{total['eos_rate']:.0%} ended by themselves"
     )
 
 

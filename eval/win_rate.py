@@ -142,8 +142,8 @@ def main() -> None:
     figures |= {"exact_match": exact, "opponent_exact_match": opponent_exact}
     for whose, answers in zip(("", "opponent_"), drawn_answers, strict=True):
         every = [answer for group in answers for answer in group]
-        figures[f"{whose}stops_by_itself"] = sum(answer["stopped"] for answer in every) / len(every)
-        figures[f"{whose}tokens_per_answer"] = sum(answer["tokens"] for answer in every) / len(every)
+        figures[f"{whose}eos_rate"] = sum(answer["stopped"] for answer in every) / len(every)
+        figures[f"{whose}length"] = sum(answer["tokens"] for answer in every) / len(every)
     (_, model, tokenizer), (_, opponent, other_tokenizer) = players
     if arguments.temperature > 0 and same_ids(tokenizer, other_tokenizer):
         kl = kl_divergence(

@@ -170,8 +170,8 @@ def test_answers(command, yes, questions, tmp_path):
     found = results(tmp_path, "answers_talk")
     assert found["metrics"]["exact_match"] == bootstrap_interval([1, 0, 1, 1])
     assert found["metrics"]["exact_match"]["value"] == 0.75
-    assert found["metrics"]["stops_by_itself"] == 1.0
-    assert found["metrics"]["tokens_per_answer"] == 4  # y, e, s and the end of the turn
+    assert found["metrics"]["eos_rate"] == 1.0
+    assert found["metrics"]["length"] == 4  # y, e, s and the end of the turn
     assert found["metrics"]["chrf"] < 100
     values = {group: (v["exact_match"]["value"], v["exact_match"]["n"]) for group, v in found["groups"].items()}
     assert values == {"module": (1.0, 2), "what": (0.5, 2)}
@@ -191,7 +191,7 @@ def test_answers_that_never_stop_and_limit(command, zero_model_dir, questions, t
     found = results(tmp_path, "answers_base")  # of all-zero logits, greedy takes entry 0: <|endoftext|>, its own end
     assert found["prompts"] == 3 and found["groups"] == {}
     assert found["metrics"]["exact_match"]["value"] == 0.0
-    assert found["metrics"]["tokens_per_answer"] == 1
+    assert found["metrics"]["length"] == 1
 
 
 def test_what_the_expression_does_not_find_is_a_group_of_its_own():
@@ -359,8 +359,8 @@ def test_kl_by_hand(command, yes, leaning, questions, tmp_path, temperature, max
     assert code == 0, err
     metrics = results(tmp_path, "win_rate_x")["metrics"]
     assert metrics["kl"] == {key: pytest.approx(nats, rel=1e-5) for key in ("value", "low", "high")} | {"n": 4}
-    assert metrics["stops_by_itself"] == stops and metrics["tokens_per_answer"] == min(4, max_new_tokens)
-    assert metrics["opponent_stops_by_itself"] < 1 and 1 <= metrics["opponent_tokens_per_answer"] <= max_new_tokens
+    assert metrics["eos_rate"] == stops and metrics["length"] == min(4, max_new_tokens)
+    assert metrics["opponent_eos_rate"] < 1 and 1 <= metrics["opponent_length"] <= max_new_tokens
     assert f"KL from the opponent {nats:.2f} [{nats:.2f}, {nats:.2f}] nats per answer" in out
 
 
@@ -387,7 +387,7 @@ def test_no_kl_of_greedy_answers_nor_between_tokenizers(command, yes, zero_model
         code, out, err = command(win_rate, *arguments)
         assert code == 0, err
         metrics = results(tmp_path, "win_rate_x")["metrics"]
-        assert "kl" not in metrics and "KL" not in out and metrics["tokens_per_answer"] == 4
+        assert "kl" not in metrics and "KL" not in out and metrics["length"] == 4
 
 
 def test_log_probabilities_do_not_depend_on_the_batch(tiny_model_dir):
@@ -473,9 +473,9 @@ def run(tmp_path, yes, no, zero_model_dir, write_conversations):
     bits = {"loss": [[10, 5.0], [20, 4.0]], "held-out bits per byte": [[0, 8.03], [20, 2.5]]}
     values = {"seconds": 12.4, "parameters": 4273664, "tokens": 40960}
     write_results(folder, "pretrain", {**values, "metrics": {"bits_per_byte": 2.5}, "curves": bits})
-    sft = {"stops_by_itself": 0.98, "loss_first": 4.0, "loss_last": 0.5}
+    sft = {"eos_rate": 0.98, "loss_first": 4.0, "loss_last": 0.5}
     write_results(folder, "sft", {"seconds": 3.0, "conversations": 12, "metrics": sft, "curves": {"loss": [[1, 4.0]]}})
-    ppo = {"episodes": 3072, "before_score": 0.25, "after_score": 1.5}
+    ppo = {"episodes": 3072, "eval_score_first": 0.25, "eval_score_last": 1.5, "eval_exact_match_last": 0.625}
     write_results(folder, "ppo", {"seconds": 4.0, "prompts": 7, "metrics": ppo, "curves": {"score": [[1, 0.25]]}})
     exact = {"value": 0.75, "low": 0.5, "high": 1.0, "n": 4}
     for model in ("sft", "ppo"):
@@ -492,8 +492,9 @@ def test_report(command, run):
     assert "<script" not in page and page.count("Is &lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; bad?") == 1
     assert "4.3 M parameters from random weights on 40,960 tokens" in page
     assert "2.5 bits per byte on held-out text (before: 8.03)" in page
-    assert "ends 98% of its answers by itself; loss 4 → 0.5" in page
+    assert "EOS rate 98%; loss 4 → 0.5" in page
     assert "score 0.25 → 1.5 on held-out prompts, KL –" in page  # a figure that the stage did not write
+    assert "<dt>eval exact match last</dt><dd>62%</dd>" in page and "<dt>eval score last</dt><dd>1.5</dd>" in page
     assert "not run; it is run by <code>accelerate launch recipes/reward.py</code>" in page
     assert "Not run; it is run by <code>python -m eval.win_rate</code>" in page
     assert page.count('<dd class="right">yes ✓</dd>') == 2 and page.count("<dd>no</dd>") == 2
@@ -509,7 +510,7 @@ def test_results_json_has_every_figure_but_no_curve(command, run):
     assert list(found["stages"]) == ["answers_ppo", "answers_sft", "ppo", "pretrain", "sft"]
     assert found["stages"]["sft"] == {
         "stage": "sft", "seconds": 3.0, "conversations": 12,
-        "metrics": {"stops_by_itself": 0.98, "loss_first": 4.0, "loss_last": 0.5},
+        "metrics": {"eos_rate": 0.98, "loss_first": 4.0, "loss_last": 0.5},
     }  # fmt: skip
     assert {"cpu", "cores", "torch", "python"} <= set(found["machine"])
     assert "Not run: none of the models  is in" in (run / "report.html").read_text()
@@ -598,6 +599,7 @@ def test_methods_compared(command, tmp_path):
     assert "<strong>65%</strong><span>ppo vs sft; a tie counts half</span>" in page  # not DPO's, which sorts before it
     written = (tmp_path / "results.md").read_text()
     assert "| win rate, sampled answers: ppo seed2 vs sft | 63.0% [45.0%, 75.0%] |" in written
+    assert "| exact match, greedy, ppo: `x` | 60.0% [40.0%, 90.0%] |" in written
     assert "| RLOO | 70.0% [66.0%, 74.0%] | – | 3.21 [3.00, 12.35] | 262 s | 9,000 answers |" in written
     assert "| PPO, seed 10 | – | – | – | 250 s | 12,864 answers |" in written and caption in " ".join(written.split())
 

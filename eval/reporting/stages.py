@@ -14,7 +14,7 @@ STAGES = {
         "Supervised fine-tuning",
         "accelerate launch recipes/sft.py",
         "fine-tuned on {conversations} conversations",
-        "ends {stops_by_itself} of its answers by itself; loss {loss_first} → {loss_last}",
+        "EOS rate {eos_rate}; loss {loss_first} → {loss_last}",
     ),
     "reward": (
         "Reward model",
@@ -25,8 +25,8 @@ STAGES = {
     "ppo": (
         "PPO",
         "accelerate launch recipes/ppo.py",
-        "{episodes} answers drawn and scored, to {prompts} prompts",
-        "score {before_score} → {after_score} on held-out prompts, KL {after_kl}",
+        "{episodes} answers to {prompts} prompts sampled and scored",
+        "score {eval_score_first} → {eval_score_last} on held-out prompts, KL {eval_kl_last}",
     ),
 }
 # The methods that improve the assistant, in the same form.
@@ -41,13 +41,13 @@ METHODS = {
     "rloo": (
         "RLOO",
         "accelerate launch recipes/rloo.py",
-        "{episodes} answers drawn and scored, to {prompts} prompts",
+        "{episodes} answers to {prompts} prompts sampled and scored",
         "score {score_last}, KL {kl_last} at the end of training",
     ),
     "grpo": (
         "GRPO",
         "accelerate launch recipes/grpo.py",
-        "{episodes} answers drawn and scored, to {prompts} prompts",
+        "{episodes} answers to {prompts} prompts sampled and scored",
         "score {score_last}, KL {kl_last} at the end of training",
     ),
 }

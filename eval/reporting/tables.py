@@ -6,7 +6,7 @@ from data_prep.common.intervals import show_interval, show_nats
 from eval.reporting.stages import METHODS, method_of, trainings
 
 EQUAL_TIMES = 1.15  # training times count as equal where the longest is less than this many times the shortest
-SHARES = ("stops_by_itself", "eos_rate", "accuracy", "fraction", "win_rate", "exact_match")
+SHARES = ("eos_rate", "accuracy", "fraction", "win_rate", "exact_match")
 
 
 class Known(dict):
@@ -22,7 +22,7 @@ def number(value, key: str = "") -> str:
         return show_interval(value)
     if not isinstance(value, int | float) or isinstance(value, bool):
         return "–" if value is None else str(value)
-    if key.endswith(SHARES) and 0 <= value <= 1:
+    if key.removesuffix("_first").removesuffix("_last").endswith(SHARES) and 0 <= value <= 1:
         return f"{value:.0%}"
     if abs(value) >= 1e6:
         return f"{value / 1e6:.1f} M"
@@ -140,7 +140,7 @@ def markdown(results: dict, columns: list[str], table: list[dict], facts: dict) 
     for row in table:
         for model, cell in zip(columns, row["cells"], strict=True):
             if cell and not row["group"]:
-                rows.append((f"word for word right, greedy, {model}: `{row['set']}`", show_interval(cell)))
+                rows.append((f"exact match, greedy, {model}: `{row['set']}`", show_interval(cell)))
     held_out = results.get("reward", {}).get("metrics", {}).get("accuracy")
     rows += [("reward model, accuracy on held-out wordings", show_interval(held_out))] if held_out else []
     rows += [
@@ -154,7 +154,7 @@ def markdown(results: dict, columns: list[str], table: list[dict], facts: dict) 
     about = facts["machine"]
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), ""]
     if methods := comparison(results):
-        lines += ["| against SFT | win rate | right, greedy | KL, nats per answer | training | learned from |"]
+        lines += ["| against SFT | win rate | exact match, greedy | KL, nats per answer | training | learned from |"]
         lines += ["|---|---|---|---|---|---|"]
         for row in methods:
             rate, right = (show_interval(row[key]) if row[key] else "–" for key in ("win_rate", "greedy"))
