@@ -19,11 +19,24 @@ from data_prep.common.errors import run_main
 from data_prep.common.files import atomic_write, existing, read_json, write_json
 from data_prep.common.intervals import show_interval, show_nats
 from data_prep.common.provenance import commit, machine
+from data_prep.readers.prompts import read_questions
 from eval.reporting.pictures import picture, score_against_kl
+from eval.reporting.publishing import example_question, publish, tables_in
 from eval.reporting.run_folder import completions, data_files, model_folders, samples, times
 from eval.reporting.stages import METHODS, STAGES, method_of, trainings
-from eval.reporting.tables import Known, answers_table, comparison, evaluations, markdown, number, tiles, verdict
+from eval.reporting.tables import (
+    MODELS,
+    Known,
+    answers_table,
+    comparison,
+    evaluations,
+    markdown,
+    number,
+    tiles,
+    verdict,
+)
 
+ASKED_AT_ONCE = 128  # questions, while one is looked for to be published
 EVALUATIONS = ("answers_", "win_rate_", "reward_accuracy_", "perplexity_")
 
 
@@ -40,6 +53,17 @@ def ask(run: Path, names: list[str], questions: list[dict], max_new_tokens: int)
             given = generate_answers(model, tokenizer, [row["prompt"] for row in questions], max_new_tokens, desc=name)
             answers[name] = [answer["text"] for (answer,) in given]
     return answers
+
+
+def find_example(run: Path, names: list[str], asked: Path, max_new_tokens: int) -> tuple | None:
+    """What `example_question` finds among the questions of `asked`, in file order, a few at a time."""
+    questions = read_questions(asked, None, 0) if asked.exists() else []
+    for start in range(0, len(questions), ASKED_AT_ONCE):
+        part = questions[start : start + ASKED_AT_ONCE]
+        if found := example_question(part, ask(run, names, part, max_new_tokens)):
+            question, answers = found
+            return {**question, "number": start + question["number"]}, answers
+    return None
 
 
 def stage_sections(run: Path, results: dict) -> list[dict]:
@@ -73,19 +97,24 @@ def stage_sections(run: Path, results: dict) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder with results/, data/ and the models")
-    parser.add_argument("--models", nargs="*", default=["base", "sft", "ppo"], help="folders of the run to be asked")
+    parser.add_argument("--models", nargs="*", default=MODELS, help="folders of the run to be asked")
     parser.add_argument("--prompts", help="conversations to ask; <run>/data/conversations_heldout.json without")
     parser.add_argument("--limit", type=int, default=8, help="questions to ask, drawn at random")
     parser.add_argument("--max_new_tokens", type=int, default=48)
-    parser.add_argument("--seed", type=int, default=42, help="of the draw by --limit")
+    parser.add_argument("--seed", type=int, default=42, help="seed for --limit")
+    parser.add_argument(
+        "--publish",
+        type=Path,
+        help="also write results.json, answers.png and the tables in RESULTS.md into this folder",
+    )
     arguments = parser.parse_args()
     run = existing(arguments.run, "recipes/quickstart.sh")
     if arguments.prompts:
         existing(arguments.prompts)
+    if arguments.publish and (path := arguments.publish / "RESULTS.md").exists():
+        tables_in(path.read_text(encoding="utf-8"), path)  # before the models are asked, which takes long
 
     import jinja2
-
-    from data_prep.readers.prompts import read_questions
 
     results = {path.stem: read_json(path) for path in sorted(run.glob("results/*.json"))}
     asked = Path(arguments.prompts or run / "data" / "conversations_heldout.json")
@@ -117,9 +146,17 @@ def main() -> None:
     html = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template).render(page)
     write_json(run / "results.json", facts)
     with atomic_write(run / "results.md") as file:
-        file.write(markdown(results, columns, table, facts))
+        file.write(markdown(facts))
     with atomic_write(run / "report.html") as file:
         file.write(html)
+    if arguments.publish:
+        example = find_example(run, arguments.models, asked, arguments.max_new_tokens)
+        publish(arguments.publish, facts, example, asked)
+        print(f"{arguments.publish}: results.json, RESULTS.md" + (", answers.png" if example else ""))
+        if not example:
+            print(
+                "no answers.png: there is no question that only the last model answers exactly, each model in its own way"
+            )
     missing = [name for name in STAGES if name not in results]
     print(f"{run / 'report.html'}: {len(results)} results" + (f"; not run: {', '.join(missing)}" if missing else ""))
 

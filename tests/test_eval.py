@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import evaluate
+import matplotlib.image
 import pytest
 import torch
 from helpers.models import save, tiny_config
@@ -19,6 +20,7 @@ from transformers import GPT2LMHeadModel
 from data_prep.common.errors import run_main
 from data_prep.common.files import write_json, write_jsonl, write_results
 from data_prep.common.intervals import bootstrap_interval, show_interval, show_nats
+from data_prep.common.plots import sheet, wrapped
 from data_prep.models import loading
 from data_prep.models.bits_per_byte import heldout_batches
 from data_prep.models.generation import generate_answers
@@ -26,7 +28,9 @@ from data_prep.models.scoring import sequence_logprobs
 from data_prep.train_tokenizer import train_tokenizer
 from eval import answers, chat, metrics, perplexity, report, reward_accuracy, win_rate
 from eval.metrics import load_metric
-from eval.reporting.tables import comparison, verdict
+from eval.reporting.pictures import answers_picture
+from eval.reporting.publishing import BEGIN, END, caption, example_question, tables_in
+from eval.reporting.tables import comparison, markdown, verdict
 
 SURE = {"low": 1.0, "high": 1.0}
 
@@ -685,6 +689,136 @@ def test_alarms_and_answers_along_the_way(command, run):
     asked = (shown, "a &lt;b&gt; text", "third")
     expected = [(prompt, f"{shown} {step}.{i}") for step in (1, 40) for i, prompt in enumerate(asked)]
     assert cells == expected and "Prompt, update 1<" in page and "Prompt, update 40<" in page
+
+
+# What is published of a run
+
+
+def published(folder: Path) -> tuple[str, str]:
+    """(the tables in a folder's RESULTS.md, those that its results.json renders to)."""
+    _, tables, _ = tables_in((folder / "RESULTS.md").read_text(), folder)
+    return tables, f"\n{markdown(json.loads((folder / 'results.json').read_text()))}"
+
+
+def test_publish(command, run, tmp_path):
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "RESULTS.md").write_text(f"Before.\n\n{BEGIN}\nold\n{END}\n\nAfter.\n")
+    code, out, err = command(report, "--run", run, "--max_new_tokens", 8, "--limit", 1, "--publish", folder)
+    assert code == 0 and f"{folder}: results.json, RESULTS.md, answers.png\n" in out, err
+    text = (folder / "RESULTS.md").read_text()
+    assert (
+        text.startswith(f"Before.\n\n{BEGIN}\n| | |\n")
+        and text.endswith(f".\n{END}\n\nAfter.\n")
+        and "old" not in text
+    )
+    tables, rendered = published(folder)
+    assert tables == rendered and "| bits per byte on held-out documents | 2.5 |" in tables
+    stages = json.loads((folder / "results.json").read_text())["stages"]
+    assert stages["pretrain"]["metrics"] == {"bits_per_byte": 2.5} and "curves" not in stages["pretrain"]
+    assert_small_picture(folder / "answers.png")
+
+    (folder / "RESULTS.md").write_text(text.replace("| 2.5 |", "| 2.4 |"))  # by hand
+    tables, rendered = published(folder)
+    assert tables != rendered
+
+
+def assert_small_picture(path: Path) -> None:
+    """A PNG 1,000 pixels wide, below 150 KB."""
+    picture = path.read_bytes()
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n" and len(picture) < 150_000
+    assert int.from_bytes(picture[16:20]) == 1000
+
+
+def test_publish_into_a_new_folder_and_without_an_example(command, run, yes, tmp_path):
+    (run / "sft").unlink()
+    (run / "sft").symlink_to(yes)  # as right as PPO, so that no question tells them apart
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "answers.png").touch()
+    code, out, err = command(report, "--run", run, "--max_new_tokens", 8, "--limit", 1, "--publish", folder)
+    assert code == 0 and "no answers.png: there is no question" in out, err
+    assert sorted(path.name for path in folder.iterdir()) == ["RESULTS.md", "results.json"]
+    assert (folder / "RESULTS.md").read_text().startswith(f"# Results\n\n{BEGIN}\n")
+
+
+def test_the_example_is_the_first_question_that_the_rule_fits():
+    questions = [{"reference": reference} for reference in ("a b", "a b", "a b", "a b", "a b")]
+    answers = {
+        "base": ["x", "x", "x", "x", "x"],
+        "sft": ["a b", "y", "x", "y", "y"],  # right; different; the base model's; different; different
+        "ppo": ["a b", "z", "a b", "a  b", "a b"],  # right; wrong; right; right but for a blank; right
+    }
+    question, given = example_question(questions, answers)
+    assert question == {"reference": "a b", "number": 4} and given == {"base": "x", "sft": "y", "ppo": "a  b"}
+    assert example_question(questions, {"base": answers["base"], "sft": answers["base"]}) is None
+    assert example_question(questions, {"ppo": answers["ppo"]}) is None and example_question(questions, {}) is None
+
+
+def test_the_caption_says_the_rule_and_how_often():
+    exact = {"exact_match": {"value": 0.775, "low": 0.7, "high": 0.8, "n": 400}}
+    stages = {
+        "answers_sft_heldout": {"model": "runs/x/sft", "data": ["runs/x/asked.json"], "metrics": exact},
+        "answers_sft_other": {"model": "runs/x/sft", "data": ["runs/x/other.json"], "metrics": exact},
+        "win_rate": {"model": "runs/x/ppo", "opponent": "runs/x/sft", "data": ["runs/x/asked.json"], "metrics": exact},
+    }
+    said = caption({"number": 1234}, {"base": "x", "sft": "y", "ppo": "z"}, stages, Path("data/asked.json"))
+    assert said == (
+        "How it was chosen: the first question of asked.json (number 1,234) that PPO answers with exactly the "
+        "reference; Base and SFT give other answers, no two of them equal. It shows what changes, not how often: exact "
+        "match on held-out questions is SFT 77.5%. All metrics: RESULTS.md."
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "$x^2$ costs 5$ \\frac{", "W" * 5000, "word " * 900, "\x1b[31m\x00 é 漢字", "a\nb\n\nc"],
+)
+def test_no_text_breaks_the_picture_or_leaves_it(text, tmp_path):
+    question = {"prompt": [{"role": "user", "content": text}], "reference": text}
+    (tmp_path / "x.png").write_bytes(answers_picture(question, {"base": text, "ppo": text}, text))
+    assert_small_picture(tmp_path / "x.png")
+    image = matplotlib.image.imread(tmp_path / "x.png")
+    border = [image[:4], image[-4:], image[:, :24], image[:, -24:]]
+    assert all((part == 1).all() for part in border)  # white: nothing reaches the border
+
+
+def test_wrapped_text_keeps_its_words_and_its_width():
+    figure, panel = sheet(300)
+    text = " ".join(f"word{number}" for number in range(30))
+    lines = wrapped(figure, text, 200, 99, size=12)
+    assert " ".join(lines) == text and len(lines) > 5
+    for line in lines:
+        drawn = panel.text(0, 0, line, fontsize=12, parse_math=False).get_window_extent()
+        assert 80 < drawn.width <= 200.5
+    short = wrapped(figure, text, 200, 2, size=12)
+    assert len(short) == 2 and short[0] == lines[0] and short[1].endswith(" …") and lines[1].startswith(short[1][:-2])
+    assert wrapped(figure, "", 200, 2, size=12) == []
+    assert "".join(wrapped(figure, "W" * 100, 200, 99, size=12)) == "W" * 100
+
+
+@pytest.mark.parametrize(
+    "text", ["", BEGIN, END, f"{END}\n{BEGIN}", f"{BEGIN}{BEGIN}{END}", f"{BEGIN}{END}{END}"], ids=range(6)
+)
+def test_a_page_without_its_markers_is_refused_and_kept(command, run, tmp_path, text):
+    (tmp_path / "RESULTS.md").write_text(text)
+    code, _, err = command(report, "--run", run, "--publish", tmp_path)
+    assert code == 1 and "RESULTS.md: expected the lines <!-- tables" in err
+    assert (tmp_path / "RESULTS.md").read_text() == text and not (tmp_path / "results.json").exists()
+
+
+PUBLISHED = sorted(Path(__file__).parents[1].glob("recipes/configs/*/RESULTS.md"))
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.name)
+def test_the_tables_in_the_repository_are_those_of_its_results(path):
+    folder = path.parent
+    if not (folder / "results.json").exists():
+        pytest.skip("no run has been published yet")
+    tables, rendered = published(folder)
+    assert tables == rendered
+    assert (folder / "results.json").stat().st_size < 60_000
+    assert_small_picture(folder / "answers.png")
 
 
 # The commands that make what is compared

@@ -1,6 +1,21 @@
 """The report's pictures."""
 
-from data_prep.common.plots import BLUE, GREEN, GREY, as_uri, canvas
+from data_prep.common.agreement import exact_match
+from data_prep.common.plots import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    RED,
+    SOFT,
+    as_small_png,
+    as_uri,
+    canvas,
+    set_height,
+    sheet,
+    wrapped,
+)
+from data_prep.common.text import printable
 from eval.reporting.tables import SHARES, number
 
 # What PPO evaluates of its answers beside score and KL; what else it evaluates are measures of their worth (eval_funcs).
@@ -70,3 +85,59 @@ def score_against_kl(curves: dict) -> dict | None:
             )
     drawn = ["score", "KL", *([measure] if measure else [])]
     return {"picture": as_uri(figure), "words": words, "curves": [start + name for name in drawn]}
+
+
+WIDTH, MARGIN, LABEL, LINE = 1000, 32, 150, 25  # pixels of answers_picture; LABEL is the column of the models' names
+LINES = 4  # of a question or an answer; longer ones are shortened
+TITLES = {"base": "Base", "sft": "SFT", "ppo": "PPO"}
+
+
+def answers_picture(question: dict, answers: dict[str, str], caption: str) -> bytes:
+    """One question with each model's answer, marked if it is the reference word for word, as a PNG 1,000 pixels wide.
+
+    Args:
+        question: {"prompt": messages, "reference": str}.
+        answers: {model: its answer}, from top to bottom.
+
+    The texts are drawn as they are: "$" opens no formula, control characters show as their codes.
+    """
+    figure, panel = sheet(WIDTH)
+    turns, inner = question["prompt"], WIDTH - 2 * MARGIN
+    asked = turns[-1]["content"] if len(turns) == 1 else "\n".join(f"{row['role']}: {row['content']}" for row in turns)
+    y = MARGIN
+
+    def write(text: str, x: float, most: int, color: str, size: float = 13, leading: float = LINE, **font) -> None:
+        nonlocal y
+        for line in wrapped(figure, printable(text), WIDTH - MARGIN - 14 - x, most, size=size, **font):
+            panel.text(x, y, line, color=color, fontsize=size, va="top", parse_math=False, **font)
+            y += leading
+
+    write(asked, MARGIN, LINES, INK, size=15, leading=29, weight="bold")
+    y += 14
+    rows = [(TITLES.get(name, name), text, exact_match(text, question["reference"])) for name, text in answers.items()]
+    for title, text, exact in [*rows, ("Reference", question["reference"], None)]:
+        top = y
+        y += 14
+        x = MARGIN + LABEL
+        write(text if text.strip() else "(nothing)", x, LINES, INK if text.strip() else GREY)
+        if exact is not None:
+            write(
+                "✓ exact match" if exact else "✗ no exact match", x, 1, GREEN if exact else RED, size=10.5, leading=20
+            )
+        y += 10
+        panel.text(MARGIN + 16, top + 14, title, color=GREY if exact is None else INK, fontsize=13, weight="bold",
+                   va="top", parse_math=False)  # fmt: skip
+        if exact is not None:
+            panel.add_patch(_box(MARGIN, top, inner, y - top))
+        y += 8
+    y += 6
+    write(caption, MARGIN, 6, GREY, size=10, leading=18)
+    set_height(figure, panel, y + MARGIN - 8)
+    return as_small_png(figure)
+
+
+def _box(x: float, y: float, width: float, height: float):
+    """The background of an answer."""
+    from matplotlib.patches import FancyBboxPatch  # slow to import
+
+    return FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=8", color=SOFT, zorder=0)

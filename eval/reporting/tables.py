@@ -5,6 +5,7 @@ from pathlib import Path
 from data_prep.common.intervals import show_interval, show_nats
 from eval.reporting.stages import METHODS, method_of, trainings
 
+MODELS = ["base", "sft", "ppo"]  # the folders of the chain
 EQUAL_TIMES = 1.15  # training times count as equal where the longest is less than this many times the shortest
 SHARES = ("eos_rate", "accuracy", "fraction", "win_rate", "exact_match")
 
@@ -129,8 +130,10 @@ def evaluations(results: dict, prefix: str, figure: str) -> list[tuple[str, dict
     ]
 
 
-def markdown(results: dict, columns: list[str], table: list[dict], facts: dict) -> str:
-    """The run's main figures as Markdown, for a README: 95 % intervals in brackets."""
+def markdown(facts: dict) -> str:
+    """A run's main metrics as Markdown, 95 % intervals in brackets; `facts` are those of its results.json."""
+    results = facts["stages"]
+    columns, table = answers_table(results, MODELS)
     rows = [
         (
             "bits per byte on held-out documents",
