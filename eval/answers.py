@@ -1,12 +1,13 @@
-"""How often does a model answer as the reference does? Greedy answers to the last turn of conversations.
+"""How often is a model's answer the reference answer? Greedy answers to the last turn of conversations.
 
     python -m eval.answers --model runs/quickstart/sft --name sft_heldout --limit 300 \
         --conversations runs/quickstart/data/conversations_heldout.json --group_by '/([a-z]+)/' \
         --results_dir runs/quickstart/results
 
-Exact match (word for word, runs of blanks counting as one) with its 95 % bootstrap interval over questions, chrF, and
-the share of answers that the model ends by itself. `--group_by` breaks the figures down by what a regular expression
-finds in a conversation's id (its first group, or all of it). Writes `answers_<name>.json` with a few examples in it.
+Measures exact match (whitespace aside) with its 95 % bootstrap interval over prompts, chrF, the share of answers that
+end with the end-of-turn token (`eos_rate`), and their mean length in tokens. `--group_by` splits the metrics by what a
+regular expression finds in a conversation's id (its first group, or the whole match). Writes `answers_<name>.json`, with
+a few examples.
 """
 
 import argparse
@@ -23,17 +24,17 @@ EXAMPLES = 12
 
 
 def grouped(rows: list[dict], pattern: re.Pattern) -> dict[str, list[int]]:
-    """{what `pattern` finds in the id: positions in `rows`}; rows in which it finds nothing are under "no match"."""
+    """{what `pattern` finds in the id: positions in `rows`}; rows without a match are under "no match"."""
     groups: dict[str, list[int]] = {}
     for position, row in enumerate(rows):
         found = pattern.search(row["id"])
-        group = found and (found[1] if pattern.groups else found[0])  # None also for a group that was not needed
+        group = found and (found[1] if pattern.groups else found[0])  # None also for an optional group that is absent
         groups.setdefault(group or "no match", []).append(position)
     return dict(sorted(groups.items()))
 
 
-def figures(rows: list[dict], answers: list[dict], exact_match, chrf) -> dict:
-    """Exact match with its interval, corpus chrF (0 to 100), share that stop, mean length in tokens."""
+def metrics_of(rows: list[dict], answers: list[dict], exact_match, chrf) -> dict:
+    """Exact match with its interval, corpus chrF (0 to 100), share of answers that end, mean length in tokens."""
     texts = {"predictions": [answer["text"] for answer in answers], "references": [row["reference"] for row in rows]}
     return {
         "exact_match": exact_match.compute(**texts)["exact_match"],
@@ -77,10 +78,10 @@ def main() -> None:
     settings = {"max_new_tokens": arguments.max_new_tokens, "batch_size": arguments.batch_size}
     answers = [answer for (answer,) in generate_answers(model, tokenizer, prompts, **settings)]
     metrics = load_metric("exact_match"), load_metric("chrf")
-    total = figures(rows, answers, *metrics)
+    total = metrics_of(rows, answers, *metrics)
     groups = {}
     for group, positions in grouped(rows, pattern).items() if pattern else ():
-        groups[group] = figures([rows[i] for i in positions], [answers[i] for i in positions], *metrics)
+        groups[group] = metrics_of([rows[i] for i in positions], [answers[i] for i in positions], *metrics)
     if arguments.results_dir:
         about = {"seconds": time.perf_counter() - start, "model": arguments.model, "data": arguments.conversations}
         examples = [{**row, "answer": answer["text"]} for row, answer in zip(rows, answers, strict=True)][:EXAMPLES]
@@ -95,9 +96,9 @@ def main() -> None:
         write_results(arguments.results_dir, f"answers_{name}", results)
     shown = ", ".join(f"{group} {show_interval(value['exact_match'])}" for group, value in groups.items())
     print(
-        f"{name}: {show_interval(total['exact_match'])} of {len(rows):,} answers word for word right"
+        f"{name}: exact match {show_interval(total['exact_match'])} on {len(rows):,} prompts"
         f"{f' ({shown})' if shown else ''}, chrF {total['chrf']:.1f}, "
-        f"{total['eos_rate']:.0%} ended by themselves"
+        f"EOS rate {total['eos_rate']:.0%}"
     )
 
 

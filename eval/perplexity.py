@@ -3,9 +3,9 @@
     python -m eval.perplexity --model runs/quickstart/base \
         --documents runs/quickstart/data/corpus_heldout.jsonl --results_dir runs/quickstart/results
 
-Reads JSONL ({"text"}), plain text or conversations (their text alone). A document longer than the model's context is
-cut into windows, each starting without memory of the one before. Bits per byte compare between any two models;
-perplexity per token only between models with the same tokenizer. Writes `perplexity_<name>.json`.
+Reads documents or conversations (their text only). A document longer than the model's context is split into windows;
+each window starts without the tokens before it. Bits per byte can be compared between any two models, perplexity per
+token only between models with the same tokenizer. Writes `perplexity_<name>.json`.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
     name = arguments.name or Path(arguments.model).name
     bad_rows = BadRows(arguments.on_bad, quarantine_file(arguments.on_bad, arguments.results_dir, name))
 
-    from data_prep.models.bits_per_byte import (  # slow to import: after the input has been checked
+    from data_prep.models.bits_per_byte import (  # slow to import
         bits_per_byte,
         heldout_batches,
     )
@@ -45,7 +45,7 @@ def main() -> None:
     model, tokenizer = load_checkpoint(arguments.model)
     if tokenizer.bos_token_id is None:
         raise InputError(
-            f"{arguments.model}: its tokenizer names no bos_token to predict a document's first token from"
+            f"{arguments.model}: its tokenizer has no bos_token, from which a document's first token is predicted"
         )
     start = time.perf_counter()
     context = model.config.max_position_embeddings
@@ -60,11 +60,11 @@ def main() -> None:
     bits, loss = bits_per_byte(model, batches, model.device)
     size = round(sum(sum(batch["bytes"]) for batch in batches))
     tokens = int(sum((batch["labels"] != -100).sum() for batch in batches))
-    figures = {"bits_per_byte": bits, "perplexity_per_token": math.exp(loss), "loss_per_token": loss}
+    metrics = {"bits_per_byte": bits, "perplexity_per_token": math.exp(loss), "loss_per_token": loss}
     if arguments.results_dir:
         about = {"seconds": time.perf_counter() - start, "model": arguments.model, "data": [arguments.documents]}
         counts = {"tokens": tokens, "bytes": size, "context": context}
-        write_results(arguments.results_dir, f"perplexity_{name}", {**about, **counts, "metrics": figures})
+        write_results(arguments.results_dir, f"perplexity_{name}", {**about, **counts, "metrics": metrics})
     print(
         f"{arguments.model}: {bits:.3f} bits per byte, perplexity {math.exp(loss):.1f} per token, on {size:,} bytes "
         f"({tokens:,} tokens) of {arguments.documents}"

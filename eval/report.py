@@ -1,15 +1,20 @@
-"""One page that shows what a run brought: every figure, curve and picture, and the same questions to every model.
+"""One page on a whole run: every metric and curve, and the answers of every model to the same questions.
 
     python -m eval.report --run runs/quickstart
 
 Reads `results/*.json` of the run, its data and model folders, `base/samples.jsonl` and `ppo/completions.jsonl`; asks the
-models (`--models`, folders of the run) the same held-out questions. Writes into the run's folder `results.json` (every
-figure, the machine and the commit), `results.md` (the main ones, for a README) and `report.html`, which needs nothing
-beside itself. What is missing is called "not run".
+models (`--models`, folders of the run) the same held-out questions. Writes into the run's folder `results.json` (all
+metrics, the machine and the commit), `results.md` (the main metrics as tables) and `report.html`, a page that loads no
+other file. What is missing is called "not run".
 
 PPO, DPO, RLOO and GRPO are compared by `results/<name>.json`, `win_rate_<name>_vs_sft.json` and
-`answers_<name>_heldout.json`, where <name> is the method, for a further seed followed by `_seed<number>`; they are made
-by recipes/compare.sh.
+`answers_<name>_heldout.json`, which recipes/compare.sh makes; <name> is the method, with `_seed<number>` for a further
+seed.
+
+`--publish FOLDER` also writes `results.json` without curves and examples, the tables in `RESULTS.md` (between two
+comments; the text around them is kept) and `answers.png`: one held-out question, answered by every model. It is the
+first question, in file order, that the last model answers with exactly the reference while the others give other
+answers, no two of them equal.
 """
 
 import argparse
@@ -41,7 +46,7 @@ EVALUATIONS = ("answers_", "win_rate_", "reward_accuracy_", "perplexity_")
 
 
 def ask(run: Path, names: list[str], questions: list[dict], max_new_tokens: int) -> dict[str, list[str]]:
-    """{model: its greedy answers}; a model that is not there is left out."""
+    """{model: its greedy answers}; a model without a folder is left out."""
     from data_prep.models.generation import generate_answers
     from data_prep.models.loading import check_chat, load_checkpoint
 
@@ -67,7 +72,7 @@ def find_example(run: Path, names: list[str], asked: Path, max_new_tokens: int) 
 
 
 def stage_sections(run: Path, results: dict) -> list[dict]:
-    """What the page says of each stage of the chain, every other method, and every other training that left a curve."""
+    """What the page shows of each stage of the chain, every other method, and every other training with a curve."""
     named = trainings(results)
     others = [name for name, result in results.items() if result.get("curves") and name not in {*STAGES, *named}]
     sections = []
@@ -97,9 +102,11 @@ def stage_sections(run: Path, results: dict) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder with results/, data/ and the models")
-    parser.add_argument("--models", nargs="*", default=MODELS, help="folders of the run to be asked")
-    parser.add_argument("--prompts", help="conversations to ask; <run>/data/conversations_heldout.json without")
-    parser.add_argument("--limit", type=int, default=8, help="questions to ask, drawn at random")
+    parser.add_argument("--models", nargs="*", default=MODELS, help="folders of the run whose models answer")
+    parser.add_argument(
+        "--prompts", help="conversations with the questions (default: <run>/data/conversations_heldout.json)"
+    )
+    parser.add_argument("--limit", type=int, default=8, help="number of questions on the page, sampled at random")
     parser.add_argument("--max_new_tokens", type=int, default=48)
     parser.add_argument("--seed", type=int, default=42, help="seed for --limit")
     parser.add_argument(

@@ -1,11 +1,11 @@
-"""How often does a reward model prefer the answer that was ranked better?
+"""How often does a reward model score the better-ranked answer higher?
 
     python -m eval.reward_accuracy --model runs/quickstart/reward \
         --rankings runs/quickstart/data/rankings_heldout.jsonl --name heldout --results_dir runs/quickstart/results
 
-Over all pairs of unequal rank, each prompt weighing the same, with the 95 % bootstrap interval over prompts; the mean
-margin (reward of the better minus the worse); and the correlation of reward with length, which says whether the model
-has learned to like long answers (Singhal 2023, arXiv:2310.03716). Writes `reward_accuracy_<name>.json`.
+Measures the accuracy over all pairs of unequal rank, with equal weight per prompt and a 95 % bootstrap interval over
+prompts; the mean margin (reward of the better answer minus that of the worse); and the correlation of reward with
+length, which shows whether the model prefers long answers (Singhal 2023, arXiv:2310.03716). Writes `reward_accuracy_<name>.json`.
 """
 
 import argparse

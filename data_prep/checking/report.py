@@ -1,4 +1,4 @@
-"""What the data doctor found, for a reader: on the screen and as one page that needs nothing beside itself.
+"""What the validator found: on the screen, and as one page that loads no other file.
 
 Both are made from the dictionary that `data_prep.check` writes as check.json.
 """
@@ -15,14 +15,14 @@ from data_prep.common.plots import BLUE, RED, as_uri, canvas
 BINS = 20
 FILES = 20  # files listed on the screen
 BAR = 30  # characters of the longest bar on the screen
-TREATMENTS = {"quarantined": "set aside", "repaired": "repaired", "kept": "kept", "error": "an error"}
+TREATMENTS = {"quarantined": "quarantined", "repaired": "repaired", "kept": "kept", "error": "an error"}
 
 
 def histogram(values: np.ndarray, least_top: int = 0) -> list[dict]:
     """Counts of whole numbers in about `BINS` bins of a round width: [{"from", "to" (inclusive), "count"}, …].
 
-    The bins end where 99 % of the values do, or at `least_top`; the last takes all that is above, and its "to" is None
-    where something is.
+    The bins end at the 99th percentile, or at `least_top` if that is more. The last bin also counts everything above; its
+    "to" is then None.
     """
     if not len(values):
         return []
@@ -42,7 +42,7 @@ def histogram(values: np.ndarray, least_top: int = 0) -> list[dict]:
 
 
 def share(part: int, whole: int) -> str:
-    """A share in percent: "12.3 %"; "< 0.1 %" where it is not nothing but would round to it."""
+    """A share in percent: "12.3 %"; "< 0.1 %" if it is positive but would round to 0."""
     if not whole:
         return "–"
     percent = 100 * part / whole
@@ -57,18 +57,18 @@ def interval(row: dict) -> str:
 
 
 def place(file: str, line: int | None, row: int) -> str:
-    """Where a row stands: "a.json:3", or "a.parquet, row 2" where rows have no lines."""
+    """Where a row stands: "a.json:3", or "a.parquet, row 2" if rows have no lines."""
     return f"{file}, row {row}" if line is None else f"{file}:{line}"
 
 
 def common_folder(report: dict) -> str:
-    """The folder that all files are in, with a slash at its end; "" where there is none."""
+    """The folder that all files are in, with a slash at its end; "" if there is none."""
     folder = os.path.commonprefix([os.path.dirname(file["file"]) + "/" for file in report["files"]])
     return folder[: folder.rfind("/") + 1].removeprefix("/" if folder == "/" else "")
 
 
 def places(examples: list[dict], folder: str) -> str:
-    """Where examples stand, each file named once and without `folder`: "a.json:3, :7, b.parquet, row 2"."""
+    """Where examples are, each file named once and without `folder`: "a.json:3, :7, b.parquet, row 2"."""
     said, last = [], None
     for example in examples:
         file = example["file"]
@@ -78,7 +78,7 @@ def places(examples: list[dict], folder: str) -> str:
 
 
 def sentences(report: dict) -> list[tuple[str, str]]:
-    """The figures below the table as (name, sentence)."""
+    """The counts below the table as (name, sentence)."""
     rows, turns, tokens, lengths = (report[key] for key in ("rows", "turns", "tokens", "lengths"))
     said = []
     if turns["total"]:
@@ -89,11 +89,13 @@ def sentences(report: dict) -> list[tuple[str, str]]:
         total, kept = tokens["total"], tokens["learned"] + tokens["masked"]
         parts = {part: f"{tokens[part]:,} ({share(tokens[part], total)})" for part in ("learned", "masked", "cut")}
         limit = f" at {tokens['max_length']:,} tokens" if tokens["max_length"] else ""
-        said.append((
-            "tokens",
-            f"{total:,} with {tokens['tokenizer']}: {kept:,} kept, of them {parts['learned']} to learn from and "
-            f"{parts['masked']} masked; {parts['cut']} cut{limit}",
-        ))  # fmt: skip
+        said.append(
+            (
+                "tokens",
+                f"{total:,} with {tokens['tokenizer']}: {kept:,} kept, of them {parts['learned']} to learn from and "
+                f"{parts['masked']} masked; {parts['cut']} cut{limit}",
+            )
+        )
     if lengths["histogram"]:
         said.append(("length", f"{spread(lengths)} {lengths['unit']}"))
     if rows["out"]:
@@ -109,14 +111,14 @@ def sentences(report: dict) -> list[tuple[str, str]]:
 
 
 def spread(figures: dict) -> str:
-    """Least, most and median: "2 to 18 (median 4)"."""
+    """Minimum, maximum and median: "2 to 18 (median 4)"."""
     if figures["least"] == figures["most"]:
         return f"{figures['least']:,}"
     return f"{figures['least']:,} to {figures['most']:,} (median {figures['median']:,})"
 
 
 def balance(report: dict) -> str:
-    """The line that says that no row was lost."""
+    """The line that shows that no row was lost."""
     rows = report["rows"]
     kept = f"rows in {rows['in']:,} = rows out {rows['out']:,} + quarantined {rows['quarantined']:,}"
     return kept + (f" ({rows['repaired']:,} of the rows out repaired)" if rows["repaired"] else "")
@@ -210,6 +212,13 @@ def page(report: dict) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
     return environment.from_string(template).render(
-        **report, pictures=pictures, said=sentences(report), balance=balance(report), place=place, places=places,
-        folder=common_folder(report), share=share, treatments=TREATMENTS,
-    )  # fmt: skip
+        **report,
+        pictures=pictures,
+        said=sentences(report),
+        balance=balance(report),
+        place=place,
+        places=places,
+        folder=common_folder(report),
+        share=share,
+        treatments=TREATMENTS,
+    )

@@ -18,8 +18,8 @@ from data_prep.common.plots import (
 from data_prep.common.text import printable
 from eval.reporting.tables import SHARES, number
 
-# What PPO evaluates of its answers beside score and KL; what else it evaluates are measures of their worth (eval_funcs).
-FIGURES = ("rlhf_reward", "length", "eos_rate", "entropy", "repetition")
+# What PPO evaluates besides score and KL; anything else it evaluates measures the quality of answers (eval_funcs).
+NO_QUALITY = ("rlhf_reward", "length", "eos_rate", "entropy", "repetition")
 
 
 def picture(points: list, label: str) -> str:
@@ -36,14 +36,13 @@ def picture(points: list, label: str) -> str:
 def score_against_kl(curves: dict) -> dict | None:
     """The held-out evaluations of a PPO run as a path away from the SFT model (as in Gao 2023, arXiv:2210.10760, fig. 1).
 
-    Reads the curves "held-out score" and "held-out KL", and of the others the first that is a measure on the answers'
-    worth ("held-out <measure>", none of `FIGURES`), [[update, value], …] each. Returns {"picture": data: URI, "words":
-    what it shows, "curves": names of those in it}; None without score or KL.
+    Reads the curves "held-out score" and "held-out KL", and the first other curve that measures the quality of answers ("held-out <measure>", none of `NO_QUALITY`), [[update, value], …] each. Returns {"picture": data: URI, "words":
+    what it shows, "curves": their names}; None without score or KL.
     """
     start = "held-out "
     found = {name.removeprefix(start): dict(row) for name, row in curves.items() if name.startswith(start) and row}
     score, kl = found.pop("score", {}), found.pop("KL", {})
-    measure, measured = next(((name, points) for name, points in found.items() if name not in FIGURES), ("", {}))
+    measure, measured = next(((name, points) for name, points in found.items() if name not in NO_QUALITY), ("", {}))
     steps = sorted(set(score) & set(kl) & set(measured or score))
     if not steps:
         return None
@@ -75,13 +74,13 @@ def score_against_kl(curves: dict) -> dict | None:
         values = {step: number(measured[step], measure) for step in steps}
         best = max(steps, key=measured.get)
         words += (
-            f" The reference answers' verdict ({measure.replace('_', ' ')} of sampled answers, a stand-in for a human "
+            f" Agreement with the reference ({measure.replace('_', ' ')} of sampled answers, a proxy for a human "
             f"judge) went from {values[first]} to {values[last]}; it was highest at update {best}, {values[best]}."
         )
         if measured[last] < measured[best] and score[last] > score[best]:
             words += (
-                " Since then the score has risen and the verdict fallen: that is what over-optimisation looks like. "
-                "Whether it is more than chance, the alarms say."
+                " Since then the score has risen and the agreement has fallen, as in over-optimization. "
+                "The alarms say whether this is more than chance."
             )
     drawn = ["score", "KL", *([measure] if measure else [])]
     return {"picture": as_uri(figure), "words": words, "curves": [start + name for name in drawn]}
@@ -93,7 +92,7 @@ TITLES = {"base": "Base", "sft": "SFT", "ppo": "PPO"}
 
 
 def answers_picture(question: dict, answers: dict[str, str], caption: str) -> bytes:
-    """One question with each model's answer, marked if it is the reference word for word, as a PNG 1,000 pixels wide.
+    """One question with each model's answer, marked if it is exactly the reference, as a PNG 1,000 pixels wide.
 
     Args:
         question: {"prompt": messages, "reference": str}.
@@ -125,8 +124,16 @@ def answers_picture(question: dict, answers: dict[str, str], caption: str) -> by
                 "✓ exact match" if exact else "✗ no exact match", x, 1, GREEN if exact else RED, size=10.5, leading=20
             )
         y += 10
-        panel.text(MARGIN + 16, top + 14, title, color=GREY if exact is None else INK, fontsize=13, weight="bold",
-                   va="top", parse_math=False)  # fmt: skip
+        panel.text(
+            MARGIN + 16,
+            top + 14,
+            title,
+            color=GREY if exact is None else INK,
+            fontsize=13,
+            weight="bold",
+            va="top",
+            parse_math=False,
+        )
         if exact is not None:
             panel.add_patch(_box(MARGIN, top, inner, y - top))
         y += 8

@@ -75,8 +75,9 @@ def caption(question: dict, answers: dict[str, str], stages: dict, asked: Path) 
     *others, last = (TITLES.get(name, name) for name in answers)
     text = (
         f"How it was chosen: the first question of {asked.name} (number {question['number']:,}) that {last} answers with "
-        f"exactly the reference; {' and '.join(others)} give other answers, no two of them equal. "
-        "It shows what changes, not how often"
+        f"exactly the reference; {' and '.join(others)} "
+        + ("give other answers, no two of them equal. " if len(others) > 1 else "gives another answer. ")
+        + "It shows what changes, not how often"
     )
     shares = {}
     for result in stages.values():

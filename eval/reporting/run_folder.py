@@ -23,7 +23,7 @@ def data_files(run: Path) -> list[dict]:
 
 
 def model_folders(run: Path) -> list[dict]:
-    """Name, kind, parameters, context and vocabulary of the models in the run's folder, read without loading them."""
+    """Name, kind, parameters, context and vocabulary of the run's models, read from their files without loading them."""
     from safetensors import safe_open
 
     rows = []
@@ -42,7 +42,7 @@ def model_folders(run: Path) -> list[dict]:
 
 
 def samples(run: Path, steps: int = 6) -> dict[str, list[tuple[int, str]]]:
-    """{prompt: [(step, what the model wrote after it)]} of pretraining, at most `steps`, first and last included."""
+    """{prompt: [(step, sample)]} of pretraining, at most `steps` per prompt, the first and the last among them."""
     path = run / "base" / "samples.jsonl"
     rows: dict[str, dict[int, str]] = {}
     for row in read_jsonl(path) if path.exists() else ():
@@ -51,7 +51,7 @@ def samples(run: Path, steps: int = 6) -> dict[str, list[tuple[int, str]]]:
 
 
 def completions(folder: Path, rows: int = 3) -> list[tuple[int, list[dict]]]:
-    """[(update, first rows)] of the first and the last answers that PPO showed, from the model's `completions.jsonl`."""
+    """[(update, its first rows)] for the first and the last update in the model's `completions.jsonl`."""
     path = folder / "completions.jsonl"
     shown: dict[int, list[dict]] = {}
     for row in read_jsonl(path) if path.exists() else ():
@@ -60,7 +60,7 @@ def completions(folder: Path, rows: int = 3) -> list[tuple[int, list[dict]]]:
 
 
 def times(run: Path, results: dict) -> list[tuple[str, float]]:
-    """[(step, seconds)]: whole commands as recipes/quickstart.sh noted them, then what else left its time."""
+    """[(step, seconds)]: whole commands as recipes/quickstart.sh noted them, then all other results with a time."""
     path = run / "results" / "times.tsv"
     noted = [line.split("\t") for line in path.read_text().splitlines()] if path.exists() else []
     whole = {name.removesuffix(".json"): float(seconds) for name, seconds in noted}

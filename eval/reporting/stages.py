@@ -2,7 +2,7 @@
 
 import re
 
-# In the order of the chain: {stage: (title, the command, what it did, the figure to look at)}.
+# In the order of the chain: {stage: (title, command, what it did, its main metric)}.
 STAGES = {
     "pretrain": (
         "Pretraining",
@@ -54,7 +54,7 @@ METHODS = {
 
 
 def trainings(results: dict) -> dict[str, str]:
-    """{name of the results: title} of every method that was trained, its further seeds after it."""
+    """{name of the results: title} of every method that was trained, each followed by its further seeds."""
     found = {}
     for method, (title, *_) in METHODS.items():
         seeds = [match[1] for name in results if (match := re.fullmatch(rf"{method}_seed(\d+)", name))]

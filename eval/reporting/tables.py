@@ -6,19 +6,19 @@ from data_prep.common.intervals import show_interval, show_nats
 from eval.reporting.stages import METHODS, method_of, trainings
 
 MODELS = ["base", "sft", "ppo"]  # the folders of the chain
-EQUAL_TIMES = 1.15  # training times count as equal where the longest is less than this many times the shortest
+EQUAL_TIMES = 1.15  # training times count as equal if the longest is less than this many times the shortest
 SHARES = ("eos_rate", "accuracy", "fraction", "win_rate", "exact_match")
 
 
 class Known(dict):
-    """For `str.format_map`: what a stage did not write down is a dash."""
+    """For `str.format_map`: what a stage did not write is a dash."""
 
     def __missing__(self, key: str) -> str:
         return "–"
 
 
 def number(value, key: str = "") -> str:
-    """A figure for a reader: an interval, a share in percent, millions, thousands with commas, or three digits."""
+    """A value as the report shows it: an interval, a percentage, millions, thousands with commas, or three digits."""
     if isinstance(value, dict) and {"value", "low", "high"} <= set(value):
         return show_interval(value)
     if not isinstance(value, int | float) or isinstance(value, bool):
@@ -50,19 +50,24 @@ def answers_table(results: dict, models: list[str]) -> tuple[list[str], list[dic
 
 def comparison(results: dict) -> list[dict]:
     """The rows of the table of methods, one per training: {"name", "title", "win_rate", "greedy", "kl", "seconds",
-    "temperature", "learned_from"}; None for what was not run. Win rate and KL are against SFT.
+    "temperature", "learned_from"}; None if it was not run. Win rate and KL are against SFT.
     """
     rows = []
     for name, title in trainings(results).items():
         result, won = results[name], results.get(f"win_rate_{name}_vs_sft", {})
         metrics, right = result.get("metrics", {}), results.get(f"answers_{name}_heldout", {})
-        drawn = {"answers": metrics.get("episodes"), "pairs": result.get("pairs")}
-        rows.append({
-            "name": name, "title": title, "seconds": result.get("seconds"), "temperature": won.get("temperature"),
-            **{key: won.get("metrics", {}).get(key) for key in ("win_rate", "kl")},
-            "greedy": right.get("metrics", {}).get("exact_match"),
-            "learned_from": next((f"{number(value)} {what}" for what, value in drawn.items() if value), None),
-        })  # fmt: skip
+        learned = {"answers": metrics.get("episodes"), "pairs": result.get("pairs")}
+        rows.append(
+            {
+                "name": name,
+                "title": title,
+                "seconds": result.get("seconds"),
+                "temperature": won.get("temperature"),
+                **{key: won.get("metrics", {}).get(key) for key in ("win_rate", "kl")},
+                "greedy": right.get("metrics", {}).get("exact_match"),
+                "learned_from": next((f"{number(value)} {what}" for what, value in learned.items() if value), None),
+            }
+        )
     return rows
 
 
@@ -103,7 +108,7 @@ def verdict(rows: list[dict]) -> list[str]:
 def tiles(
     results: dict, columns: list[str], table: list[dict], models: list[str], accuracies: list, rates: list
 ) -> list[tuple]:
-    """The four figures on top, as (title, value, note)."""
+    """The four metrics on top, as (title, value, note)."""
     bits = results.get("pretrain", {}).get("curves", {}).get("held-out bits per byte", [])
     best = max((row for row in table if not row["group"]), key=lambda row: sum(map(bool, row["cells"])), default=None)
     right = (
@@ -114,15 +119,18 @@ def tiles(
     chain = " → ".join(f"{model} {value:.0%}" for model, value in right)
     missing = ("–", "not run")
     return [
-        ("Bits per byte, unseen text", *((f"{bits[-1][1]:.2f}", f"before: {bits[0][1]:.2f}") if bits else missing)),
-        ("Right word for word", *((f"{right[-1][1]:.0%}", f"{chain}; {best['set']}") if right else missing)),
-        ("Reward model is right", *((f"{accuracies[0][1]['value']:.0%}", "guessing: 50%") if accuracies else missing)),
-        ("Wins", *((f"{won[1]['value']:.0%}", f"{won[0]}; a tie counts half") if won else missing)),
+        ("Bits per byte, held-out text", *((f"{bits[-1][1]:.2f}", f"before: {bits[0][1]:.2f}") if bits else missing)),
+        ("Exact match", *((f"{right[-1][1]:.0%}", f"{chain}; {best['set']}") if right else missing)),
+        (
+            "Reward model's accuracy",
+            *((f"{accuracies[0][1]['value']:.0%}", "guessing: 50%") if accuracies else missing),
+        ),
+        ("Win rate", *((f"{won[1]['value']:.0%}", f"{won[0]}; a tie counts half") if won else missing)),
     ]
 
 
 def evaluations(results: dict, prefix: str, figure: str) -> list[tuple[str, dict, dict]]:
-    """[(what the name says beside `prefix`, the figure's interval, the whole result)] of all results of a kind."""
+    """[(the name without `prefix`, the interval of the metric `figure`, the whole result)] of all results of a kind."""
     return [
         (name.removeprefix(prefix).replace("_", " "), result["metrics"][figure], result)
         for name, result in results.items()

@@ -1,4 +1,4 @@
-"""A training's curves: out of the trainer's log, into a picture with its numbers beside it."""
+"""The curves of a training: from the trainer's log into a picture, with the numbers beside it."""
 
 from pathlib import Path
 
