@@ -1,12 +1,13 @@
-"""How often does a model answer as the reference does? Greedy answers to the last turn of conversations.
+"""How often is a model's answer the reference answer? Greedy answers to the last turn of conversations.
 
     python -m eval.answers --model runs/quickstart/sft --name sft_heldout --limit 300 \
         --conversations runs/quickstart/data/conversations_heldout.json --group_by '/([a-z]+)/' \
         --results_dir runs/quickstart/results
 
-Exact match (word for word, runs of blanks counting as one) with its 95 % bootstrap interval over questions, chrF, and
-the share of answers that the model ends by itself. `--group_by` breaks the figures down by what a regular expression
-finds in a conversation's id (its first group, or all of it). Writes `answers_<name>.json` with a few examples in it.
+Measures exact match (whitespace aside) with its 95 % bootstrap interval over prompts, chrF, the share of answers that
+end with the end-of-turn token (`eos_rate`), and their mean length in tokens. `--group_by` splits the metrics by what a
+regular expression finds in a conversation's id (its first group, or the whole match). Writes `answers_<name>.json`, with
+a few examples.
 """
 
 import argparse
@@ -16,43 +17,44 @@ from pathlib import Path
 
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
-from data_prep.common.intervals import show
+from data_prep.common.intervals import show_interval
+from eval.common.options import CONVERSATIONS, add_result_options, add_row_options, quarantine_file
 
 EXAMPLES = 12
 
 
 def grouped(rows: list[dict], pattern: re.Pattern) -> dict[str, list[int]]:
-    """{what `pattern` finds in the id: positions in `rows`}; rows in which it finds nothing are under "no match"."""
+    """{what `pattern` finds in the id: positions in `rows`}; rows without a match are under "no match"."""
     groups: dict[str, list[int]] = {}
     for position, row in enumerate(rows):
         found = pattern.search(row["id"])
-        group = found and (found[1] if pattern.groups else found[0])  # None also for a group that was not needed
+        group = found and (found[1] if pattern.groups else found[0])  # None also for an optional group that is absent
         groups.setdefault(group or "no match", []).append(position)
     return dict(sorted(groups.items()))
 
 
-def figures(rows: list[dict], answers: list[dict], exact_match, chrf) -> dict:
-    """Exact match with its interval, corpus chrF (0 to 100), share that stop, mean length in tokens."""
+def metrics_of(rows: list[dict], answers: list[dict], exact_match, chrf) -> dict:
+    """Exact match with its interval, corpus chrF (0 to 100), share of answers that end, mean length in tokens."""
     texts = {"predictions": [answer["text"] for answer in answers], "references": [row["reference"] for row in rows]}
     return {
         "exact_match": exact_match.compute(**texts)["exact_match"],
         "chrf": chrf.compute(**texts)["chrf"],
-        "stops_by_itself": sum(answer["stopped"] for answer in answers) / len(answers),
-        "tokens_per_answer": sum(answer["tokens"] for answer in answers) / len(answers),
+        "eos_rate": sum(answer["stopped"] for answer in answers) / len(answers),
+        "length": sum(answer["tokens"] for answer in answers) / len(answers),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of the model that answers")
-    parser.add_argument("--conversations", nargs="+", required=True, help="Baichuan format")
-    parser.add_argument("--name", help="of the results file; the model's folder name without")
-    parser.add_argument("--limit", type=int, help="questions, drawn at random; all of them without")
+    parser.add_argument("--conversations", nargs="+", required=True, help=CONVERSATIONS)
+    add_row_options(parser)
+    add_result_options(parser, "the model's folder")
+    parser.add_argument("--limit", type=int, help="number of prompts, sampled at random (default: all)")
     parser.add_argument("--group_by", help="regular expression on the id, such as '/([a-z]+)/'")
-    parser.add_argument("--results_dir", help="where the figures go; without, they are printed only")
     parser.add_argument("--max_new_tokens", type=int, default=64)
     parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=42, help="of the draw by --limit")
+    parser.add_argument("--seed", type=int, default=42, help="seed for --limit")
     arguments = parser.parse_args()
     try:
         pattern = re.compile(arguments.group_by) if arguments.group_by else None
@@ -64,7 +66,11 @@ def main() -> None:
     from data_prep.readers.prompts import read_questions
     from eval.metrics import load_metric
 
-    rows = read_questions(arguments.conversations, arguments.limit, arguments.seed)
+    name = arguments.name or Path(arguments.model).name
+    quarantine = quarantine_file(arguments.on_bad, arguments.results_dir, name)
+    rows = read_questions(
+        arguments.conversations, arguments.limit, arguments.seed, arguments.on_bad, quarantine, arguments.columns
+    )
     model, tokenizer = load_checkpoint(arguments.model)
     check_chat(arguments.model, model, tokenizer, arguments.max_new_tokens)
     start = time.perf_counter()
@@ -72,28 +78,27 @@ def main() -> None:
     settings = {"max_new_tokens": arguments.max_new_tokens, "batch_size": arguments.batch_size}
     answers = [answer for (answer,) in generate_answers(model, tokenizer, prompts, **settings)]
     metrics = load_metric("exact_match"), load_metric("chrf")
-    total = figures(rows, answers, *metrics)
+    total = metrics_of(rows, answers, *metrics)
     groups = {}
     for group, positions in grouped(rows, pattern).items() if pattern else ():
-        groups[group] = figures([rows[i] for i in positions], [answers[i] for i in positions], *metrics)
-    name = arguments.name or Path(arguments.model).name
+        groups[group] = metrics_of([rows[i] for i in positions], [answers[i] for i in positions], *metrics)
     if arguments.results_dir:
         about = {"seconds": time.perf_counter() - start, "model": arguments.model, "data": arguments.conversations}
         examples = [{**row, "answer": answer["text"]} for row, answer in zip(rows, answers, strict=True)][:EXAMPLES]
         results = {
             **about,
-            "questions": len(rows),
+            "prompts": len(rows),
             **settings,
             "metrics": total,
             "groups": groups,
             "examples": examples,
         }
         write_results(arguments.results_dir, f"answers_{name}", results)
-    shown = ", ".join(f"{group} {show(value['exact_match'])}" for group, value in groups.items())
+    shown = ", ".join(f"{group} {show_interval(value['exact_match'])}" for group, value in groups.items())
     print(
-        f"{name}: {show(total['exact_match'])} of {len(rows):,} answers word for word right"
+        f"{name}: exact match {show_interval(total['exact_match'])} on {len(rows):,} prompts"
         f"{f' ({shown})' if shown else ''}, chrF {total['chrf']:.1f}, "
-        f"{total['stops_by_itself']:.0%} ended by themselves"
+        f"EOS rate {total['eos_rate']:.0%}"
     )
 
 

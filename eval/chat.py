@@ -1,12 +1,12 @@
-"""Talk with any checkpoint in the terminal.
+"""Chat with any checkpoint in the terminal.
 
     python -m eval.chat --model runs/quickstart/ppo
     python -m eval.chat --model runs/quickstart/base --raw
 
-A model whose end-of-sequence token is the end of a turn in its chat template is talked with, and remembers the
-conversation; any other (a base model), and every model under `--raw`, continues the text it is given. /reset forgets
-the conversation, /exit or Ctrl-D leaves, Ctrl-C stops an answer. Reads questions from a pipe too, one a line.
-What is typed stays text: "<|endoftext|>" reaches the model as characters, as it did in training.
+A model whose end-of-sequence token ends a turn of its chat template answers, and remembers the conversation. Any other
+model (a base model), and every model with `--raw`, continues the given text. /reset forgets the conversation, /exit or
+Ctrl-D leaves, Ctrl-C stops an answer. Questions can also come from a pipe, one per line. Typed text stays text:
+"<|endoftext|>" reaches the model as characters, as in training.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from data_prep.common.text import counted
 
 
 def is_chat_model(model, tokenizer) -> bool:
-    """Whether the template ends an assistant's turn with a token the model stops at."""
+    """Whether the template ends an assistant's turn with a token at which the model stops."""
     from data_prep.models.generation import end_of_turn_ids
 
     if tokenizer.chat_template is None:
@@ -28,10 +28,11 @@ def is_chat_model(model, tokenizer) -> bool:
     return written.endswith(tuple(tokenizer.convert_ids_to_tokens(ids)))
 
 
-def fitting(tokenizer, history: list[dict], room: int) -> tuple[list[dict], list[int], str]:
-    """(`history` without its oldest turns where they do not fit, its at most `room` ids, a note on what was left out).
+def fitting(tokenizer, history: list[dict], most: int) -> tuple[list[dict], list[int], str]:
+    """(`history` without the oldest turns that do not fit, its ids, at most `most`, a note on what was left out).
 
-    Question and answer go together; a system turn stays. What does not fit of the last question is cut on the left.
+    A question is dropped together with its answer; a system turn is kept. A last question that is too long is truncated
+    on the left.
     """
     from data_prep.tokens.chat_encoder import encode_prompts
 
@@ -39,13 +40,13 @@ def fitting(tokenizer, history: list[dict], room: int) -> tuple[list[dict], list
     dropped = 0
     while True:
         (ids,) = encode_prompts(tokenizer, [history])
-        if len(ids) <= room or len(history) <= first + 1:
+        if len(ids) <= most or len(history) <= first + 1:
             break
         history = history[:first] + history[first + 2 :]
         dropped += 1
     notes = [f"no longer fits and is forgotten: the oldest {counted(dropped, 'exchange')}"] if dropped else []
-    notes += [f"the first {len(ids) - room} tokens do not fit and are cut"] if len(ids) > room else []
-    return history, ids[-room:], "; ".join(notes)
+    notes += [f"the first {len(ids) - most} tokens do not fit and are truncated"] if len(ids) > most else []
+    return history, ids[-most:], "; ".join(notes)
 
 
 def main() -> None:
@@ -54,11 +55,11 @@ def main() -> None:
     parser.add_argument("--raw", action="store_true", help="continue the text, without chat template or history")
     parser.add_argument("--system", help="text of a system turn")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    parser.add_argument("--max_new_tokens", type=int, help="128, or half the context where that is less, without")
+    parser.add_argument("--max_new_tokens", type=int, help="default: 128, or half the context if that is less")
     parser.add_argument("--seed", type=int, default=42)
     arguments = parser.parse_args()
 
-    import torch  # slow to import: after the arguments have been checked
+    import torch  # slow to import
     from transformers import GenerationConfig, TextStreamer
 
     from data_prep.models.generation import end_of_turn_ids
@@ -73,7 +74,7 @@ def main() -> None:
             f"--max_new_tokens {max_new_tokens}: expected 1 to {context - 1}; "
             f"{arguments.model} has {context} positions"
         )
-    room = context - max_new_tokens
+    longest = context - max_new_tokens
     chat = not arguments.raw and is_chat_model(model, tokenizer)
     end = [token for token in end_of_turn_ids(model, tokenizer) if token is not None]
     pad = tokenizer.pad_token_id
@@ -106,11 +107,13 @@ def main() -> None:
         elif question.strip():
             if chat:
                 asked = [*history, {"role": "user", "content": question}]
-                history, ids, note = fitting(tokenizer, asked, room)
+                history, ids, note = fitting(tokenizer, asked, longest)
             else:
                 ids = encode_text(tokenizer, question)
-                note = f"the first {len(ids) - room} tokens do not fit and are cut" if len(ids) > room else ""
-                ids = ids[-room:]
+                note = (
+                    f"the first {len(ids) - longest} tokens do not fit and are truncated" if len(ids) > longest else ""
+                )
+                ids = ids[-longest:]
             if note:
                 print(f"({note})")
             sys.stdout.write("model> " if chat else question)
@@ -120,7 +123,7 @@ def main() -> None:
                 output = model.generate(
                     inputs, attention_mask=torch.ones_like(inputs), generation_config=settings, streamer=streamer
                 )
-            except KeyboardInterrupt:  # an answer that was stopped is not remembered, nor is its question
+            except KeyboardInterrupt:  # a stopped answer is forgotten, together with its question
                 print("\n(stopped)")
                 history = history[:-1] if chat else history
                 continue

@@ -4,11 +4,11 @@
         --conversations runs/quickstart/data/conversations_heldout.json --limit 300 --temperature 1.0 \
         --num_return_sequences 4 --name ppo_vs_sft --results_dir runs/quickstart/results
 
-The judge is a stand-in for a human one: agreement with the reference answer. A word-for-word match beats any other
-answer; otherwise the higher sentence chrF wins; two matches, or scores less than 5 points apart, tie. Every answer of
-the one is compared with every answer of the other, win 1, tie 0.5, loss 0, averaged per prompt; the 95 % bootstrap
-interval is over prompts. Beside it: how far the model is from its opponent (the KL divergence of its drawn answers, where
-both share a tokenizer), how often each ends its answers, and their length. Writes `win_rate_<name>.json`.
+The judge is a proxy for a human judge: agreement with the reference answer. An exact match beats any other answer;
+otherwise the higher sentence chrF wins; two matches, or scores less than 5 points apart, tie. Every answer of the model
+is compared with every answer of its opponent (win 1, tie 0.5, loss 0) and averaged per prompt; the 95 % bootstrap
+interval is over prompts. Also measured: the KL divergence from the opponent on the model's sampled answers (if both
+share a tokenizer), the share of answers that end, and their length. Writes `win_rate_<name>.json`.
 """
 
 import argparse
@@ -17,17 +17,18 @@ from pathlib import Path
 
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
-from data_prep.common.intervals import bootstrap_interval, show
+from data_prep.common.intervals import bootstrap_interval, show_interval, show_nats
+from eval.common.options import CONVERSATIONS, add_result_options, add_row_options, quarantine_file
 
 TIE_WIDTH = 5.0  # chrF points
 JUDGE = (
-    "a stand-in for a human judge: agreement with the reference answer (a word-for-word match beats any other answer, "
+    "a proxy for a human judge: agreement with the reference answer (an exact match beats any other answer, "
     "then the higher sentence chrF; two matches, or scores less than {:g} points apart, tie)"
 )
 
 
 def outcome(matches: bool, score: float, other_matches: bool, other_score: float) -> float:
-    """1 where the first answer wins, 0.5 for a tie, 0 where it loses. Scores are chrF, 0 to 100."""
+    """1 if the first answer wins, 0.5 for a tie, 0 if it loses. Scores are chrF, 0 to 100."""
     if matches or other_matches:
         return 0.5 + (matches - other_matches) / 2
     if abs(score - other_score) < TIE_WIDTH:
@@ -36,7 +37,7 @@ def outcome(matches: bool, score: float, other_matches: bool, other_score: float
 
 
 def same_ids(tokenizer, other) -> bool:
-    """Whether a conversation becomes the same ids with both, and so both models' token probabilities compare."""
+    """Whether both tokenizers give a conversation the same ids, so that token probabilities can be compared."""
     return tokenizer.get_vocab() == other.get_vocab() and tokenizer.chat_template == other.chat_template
 
 
@@ -52,26 +53,26 @@ def kl_divergence(
 ) -> dict | None:
     """The KL divergence of `model` from `opponent` in nats per answer, with its interval over prompts.
 
-    Estimated on the answers that `model` has drawn: the mean of log p_model - log p_opponent, summed over an answer's
-    tokens, the end of turn included (k1 of http://joschu.net/blog/kl-approx.html: without bias, and so below 0 now and
-    then where the two are close). `answers` are those of `generate_answers` to each prompt, `max_new_tokens` and
-    `temperature` those of the draws. Prompts that were cut to fit one of the models are left out, with a count on the
-    screen; None where no other is left.
+    Estimated on answers sampled from `model`: the mean of log p_model - log p_opponent, summed over an answer's
+    tokens, the end of turn included (k1 of http://joschu.net/blog/kl-approx.html: unbiased, and so
+    sometimes below 0 if the two are close). `answers` are those of `generate_answers` to each prompt, sampled with
+    `max_new_tokens` and at `temperature`. Prompts too long for one of the models were truncated: they are left out, and
+    their number is printed. None if no prompt is left.
     """
     from data_prep.models.scoring import sequence_logprobs
     from data_prep.tokens.chat_encoder import encode_prompts
 
-    room = min(player.config.max_position_embeddings for player in (model, opponent)) - max_new_tokens
-    whole = [index for index, ids in enumerate(encode_prompts(tokenizer, prompts)) if len(ids) <= room]
+    longest = min(player.config.max_position_embeddings for player in (model, opponent)) - max_new_tokens
+    whole = [index for index, ids in enumerate(encode_prompts(tokenizer, prompts)) if len(ids) <= longest]
     if len(whole) < len(prompts):
         left_out = len(prompts) - len(whole)
-        print(f"KL: {left_out:,} of {len(prompts):,} prompts are longer than {room} tokens and are left out")
+        print(f"KL: {left_out:,} of {len(prompts):,} prompts are longer than {longest} tokens and are left out")
     if not whole:
         return None
     asked = [prompts[index] for index in whole for _ in answers[index]]
-    drawn = [answer["ids"] for index in whole for answer in answers[index]]
+    sampled = [answer["ids"] for index in whole for answer in answers[index]]
     own, other = (
-        sequence_logprobs(player, tokenizer, asked, drawn, temperature, batch_size) for player in (model, opponent)
+        sequence_logprobs(player, tokenizer, asked, sampled, temperature, batch_size) for player in (model, opponent)
     )
     differences = iter([mine - its for mine, its in zip(own, other, strict=True)])
     return bootstrap_interval(
@@ -79,21 +80,16 @@ def kl_divergence(
     )
 
 
-def show_nats(interval: dict) -> str:
-    """ "1.25 [0.98, 1.51]" """
-    return f"{interval['value']:z.2f} [{interval['low']:z.2f}, {interval['high']:z.2f}]"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of the model in question")
     parser.add_argument("--opponent", required=True, help="folder or Hub id of the model it is compared with")
-    parser.add_argument("--conversations", nargs="+", required=True, help="Baichuan format")
-    parser.add_argument("--name", help="of the results file; <model>_vs_<opponent> without")
-    parser.add_argument("--limit", type=int, help="prompts, drawn at random; all of them without")
+    parser.add_argument("--conversations", nargs="+", required=True, help=CONVERSATIONS)
+    add_row_options(parser)
+    add_result_options(parser, "<model>_vs_<opponent>")
+    parser.add_argument("--limit", type=int, help="number of prompts, sampled at random (default: all)")
     parser.add_argument("--temperature", type=float, default=1.0, help="0: greedy, one answer per prompt")
-    parser.add_argument("--num_return_sequences", type=int, default=4, help="answers drawn per prompt")
-    parser.add_argument("--results_dir", help="where the figures go; without, they are printed only")
+    parser.add_argument("--num_return_sequences", type=int, default=4, help="answers sampled per prompt")
     parser.add_argument("--max_new_tokens", type=int, default=64)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--seed", type=int, default=42)
@@ -106,53 +102,69 @@ def main() -> None:
     from data_prep.readers.prompts import read_questions
     from eval.metrics import load_metric
 
-    rows = read_questions(arguments.conversations, arguments.limit, arguments.seed)
-    drawn = arguments.num_return_sequences if arguments.temperature > 0 else 1
+    label = arguments.name or f"{Path(arguments.model).name}_vs_{Path(arguments.opponent).name}"
+    quarantine = quarantine_file(arguments.on_bad, arguments.results_dir, label)
+    rows = read_questions(
+        arguments.conversations, arguments.limit, arguments.seed, arguments.on_bad, quarantine, arguments.columns
+    )
+    per_prompt = arguments.num_return_sequences if arguments.temperature > 0 else 1
     start = time.perf_counter()
     players = [(name, *load_checkpoint(name)) for name in (arguments.model, arguments.opponent)]
-    for player in players:  # before the first is asked, which takes long
+    for player in players:  # before the first generates, which takes long
         check_chat(*player, arguments.max_new_tokens)
-    sides, drawn_answers, texts = [], [], []
+    sides, sampled_answers, texts = [], [], []
     prompts = [row["prompt"] for row in rows]
-    # Different seeds: with the same one the two would share their luck, and answers would not be independent.
+    # Different seeds: with one seed both would use the same random numbers, and the answers would not be independent.
     for seed, (name, model, tokenizer) in enumerate(players, start=arguments.seed):
         answers = generate_answers(
-            model, tokenizer, prompts, arguments.max_new_tokens, arguments.temperature, drawn, arguments.batch_size,
-            seed, desc=name,
-        )  # fmt: skip
-        drawn_answers.append(answers)
+            model,
+            tokenizer,
+            prompts,
+            arguments.max_new_tokens,
+            arguments.temperature,
+            per_prompt,
+            arguments.batch_size,
+            seed,
+            desc=name,
+        )
+        sampled_answers.append(answers)
         texts.append([[answer["text"] for answer in group] for group in answers])
         pairs = {
             "predictions": [text for group in texts[-1] for text in group],
-            "references": [row["reference"] for row in rows for _ in range(drawn)],
+            "references": [row["reference"] for row in rows for _ in range(per_prompt)],
         }
         matches = load_metric("exact_match").compute(**pairs)["matches"]
         scores = load_metric("chrf").compute(**pairs)["sentence_chrf"]
         judged = list(zip(matches, scores, strict=True))
-        sides.append([judged[i : i + drawn] for i in range(0, len(judged), drawn)])
+        sides.append([judged[i : i + per_prompt] for i in range(0, len(judged), per_prompt)])
     outcomes = [
         [outcome(*mine, *other) for mine in own for other in others] for own, others in zip(*sides, strict=True)
     ]
     flat = [value for group in outcomes for value in group]
     rate = load_metric("win_rate").compute(wins=[sum(group) / len(group) for group in outcomes])["win_rate"]
     exact, opponent_exact = (
-        bootstrap_interval([sum(match for match, _ in group) / drawn for group in side]) for side in sides
+        bootstrap_interval([sum(match for match, _ in group) / per_prompt for group in side]) for side in sides
     )
-    figures = {"win_rate": rate, "wins": flat.count(1.0), "ties": flat.count(0.5), "losses": flat.count(0.0)}
-    figures |= {"exact_match": exact, "opponent_exact_match": opponent_exact}
-    for whose, answers in zip(("", "opponent_"), drawn_answers, strict=True):
+    metrics = {"win_rate": rate, "wins": flat.count(1.0), "ties": flat.count(0.5), "losses": flat.count(0.0)}
+    metrics |= {"exact_match": exact, "opponent_exact_match": opponent_exact}
+    for whose, answers in zip(("", "opponent_"), sampled_answers, strict=True):
         every = [answer for group in answers for answer in group]
-        figures[f"{whose}stops_by_itself"] = sum(answer["stopped"] for answer in every) / len(every)
-        figures[f"{whose}tokens_per_answer"] = sum(answer["tokens"] for answer in every) / len(every)
+        metrics[f"{whose}eos_rate"] = sum(answer["stopped"] for answer in every) / len(every)
+        metrics[f"{whose}length"] = sum(answer["tokens"] for answer in every) / len(every)
     (_, model, tokenizer), (_, opponent, other_tokenizer) = players
     if arguments.temperature > 0 and same_ids(tokenizer, other_tokenizer):
         kl = kl_divergence(
-            model, opponent, tokenizer, prompts, drawn_answers[0], arguments.max_new_tokens, arguments.temperature,
+            model,
+            opponent,
+            tokenizer,
+            prompts,
+            sampled_answers[0],
+            arguments.max_new_tokens,
+            arguments.temperature,
             arguments.batch_size,
-        )  # fmt: skip
-        figures |= {"kl": kl} if kl else {}
+        )
+        metrics |= {"kl": kl} if kl else {}
     seconds = time.perf_counter() - start
-    label = arguments.name or f"{Path(arguments.model).name}_vs_{Path(arguments.opponent).name}"
     judge = JUDGE.format(TIE_WIDTH)
     if arguments.results_dir:
         settings = {key: getattr(arguments, key) for key in ("temperature", "max_new_tokens", "seed")}
@@ -166,14 +178,14 @@ def main() -> None:
             {**row, "answer": own[0], "opponent_answer": other[0], "outcome": group[0]}
             for row, own, other, group in zip(rows, *texts, outcomes, strict=True)
         ][:8]
-        counts = {"prompts": len(rows), "num_return_sequences": drawn}
-        results = {"seconds": seconds, **about, **counts, **settings, "metrics": figures, "examples": examples}
+        counts = {"prompts": len(rows), "num_return_sequences": per_prompt}
+        results = {"seconds": seconds, **about, **counts, **settings, "metrics": metrics, "examples": examples}
         write_results(arguments.results_dir, f"win_rate_{label}", results)
-    distance = f"; KL from the opponent {show_nats(figures['kl'])} nats per answer" if "kl" in figures else ""
+    distance = f"; KL from the opponent {show_nats(metrics['kl'])} nats per answer" if "kl" in metrics else ""
     print(
-        f"{label}: wins {show(rate)} on {len(rows):,} prompts ({figures['wins']:,} wins, {figures['ties']:,} ties, "
-        f"{figures['losses']:,} losses); sampled answers word for word right: {show(exact)} against "
-        f"{show(opponent_exact)}{distance}. The judge is {judge}"
+        f"{label}: wins {show_interval(rate)} on {len(rows):,} prompts ({metrics['wins']:,} wins, {metrics['ties']:,} ties, "
+        f"{metrics['losses']:,} losses); exact match of its answers {show_interval(exact)} against "
+        f"{show_interval(opponent_exact)}{distance}. The judge is {judge}"
     )
 
 

@@ -9,7 +9,6 @@ with its 95 % interval, the margin, the correlation of reward with length, and a
 the same scores. With `--use_peft` LoRA adapters and the score head are trained, and merged before saving.
 """
 
-import math
 import time
 from dataclasses import dataclass, field
 
@@ -18,7 +17,7 @@ from trl import ModelConfig, RewardConfig, get_peft_config
 
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
-from data_prep.common.intervals import show
+from data_prep.common.intervals import show_interval
 from data_prep.models.loading import check_context, checkpoint_or_hub_id
 from data_prep.models.scoring import ranking_agreement, score_answers
 from data_prep.readers.preferences import load_rankings
@@ -104,13 +103,12 @@ def main() -> None:
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     model = model.merge_and_unload() if model_args.use_peft else model
     agreement = ranking_agreement(model, tokenizer, (heldout or dataset).to_list(), args.max_length)
+    correlation = agreement["length_correlation"]
     print(
-        f"accuracy on {'held-out' if heldout else 'its own training'} rankings {show(agreement['accuracy'])}, "
-        f"margin {agreement['margin']:.2f}, correlation of reward with length {agreement['length_correlation']:+.2f}"
+        f"accuracy on {'held-out' if heldout else 'its own training'} rankings {show_interval(agreement['accuracy'])}, "
+        f"margin {agreement['margin']:.2f}, correlation of reward with length "
+        + ("undefined" if correlation is None else f"{correlation:+.2f}")
     )
-
-    if not math.isfinite(agreement["length_correlation"]):  # where all lengths are the same; NaN is not JSON
-        agreement["length_correlation"] = None
 
     # Save
     trainer.model = model

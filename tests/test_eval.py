@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import evaluate
+import matplotlib.image
 import pytest
 import torch
 from helpers.models import save, tiny_config
@@ -18,13 +19,18 @@ from transformers import GPT2LMHeadModel
 
 from data_prep.common.errors import run_main
 from data_prep.common.files import write_json, write_jsonl, write_results
-from data_prep.common.intervals import bootstrap_interval
+from data_prep.common.intervals import bootstrap_interval, show_interval, show_nats
+from data_prep.common.plots import sheet, wrapped
 from data_prep.models import loading
 from data_prep.models.bits_per_byte import heldout_batches
 from data_prep.models.generation import generate_answers
 from data_prep.models.scoring import sequence_logprobs
 from data_prep.train_tokenizer import train_tokenizer
-from eval import answers, chat, perplexity, report, reward_accuracy, win_rate
+from eval import answers, chat, metrics, perplexity, report, reward_accuracy, win_rate
+from eval.metrics import load_metric
+from eval.reporting.pictures import answers_picture
+from eval.reporting.publishing import BEGIN, END, caption, example_question, tables_in
+from eval.reporting.tables import comparison, markdown, verdict
 
 SURE = {"low": 1.0, "high": 1.0}
 
@@ -75,8 +81,13 @@ def questions(write_conversations) -> Path:
 # Metrics
 
 
+def test_intervals_as_they_are_written():
+    assert show_interval({"value": 0.721, "low": 0.698, "high": 0.743, "n": 9}) == "72.1% [69.8%, 74.3%]"
+    assert show_nats({"value": 1.25, "low": -0.001, "high": 1.506, "n": 9}) == "1.25 [0.00, 1.51]"
+
+
 def test_metrics_load_by_path_and_ignore_blanks_but_not_case():
-    metric = evaluate.load(str(loading.METRICS / "exact_match.py"))
+    metric = evaluate.load(str(Path(metrics.__file__).with_name("exact_match.py")))
     texts = {"predictions": ["a  b\n", "A b", "", "é 漢字"], "references": ["a b", "a b", "x", "é 漢字"]}
     found = metric.compute(**texts)
     assert found["matches"] == [True, False, False, True]
@@ -98,11 +109,11 @@ def test_chrf_by_hand():
 
 def load_chrf(pairs):
     predictions, references = zip(*pairs, strict=True)
-    return loading.load_metric("chrf").compute(predictions=list(predictions), references=list(references))
+    return load_metric("chrf").compute(predictions=list(predictions), references=list(references))
 
 
 def test_win_rate_metric():
-    metric = loading.load_metric("win_rate")
+    metric = load_metric("win_rate")
     assert metric.compute(wins=[1.0, 0.5, 0.0])["win_rate"]["value"] == 0.5
     assert metric.compute(wins=[1.0] * 5)["win_rate"] == {"value": 1.0, **SURE, "n": 5}
     with pytest.raises(ValueError, match="found 2.0"):
@@ -163,8 +174,8 @@ def test_answers(command, yes, questions, tmp_path):
     found = results(tmp_path, "answers_talk")
     assert found["metrics"]["exact_match"] == bootstrap_interval([1, 0, 1, 1])
     assert found["metrics"]["exact_match"]["value"] == 0.75
-    assert found["metrics"]["stops_by_itself"] == 1.0
-    assert found["metrics"]["tokens_per_answer"] == 4  # y, e, s and the end of the turn
+    assert found["metrics"]["eos_rate"] == 1.0
+    assert found["metrics"]["length"] == 4  # y, e, s and the end of the turn
     assert found["metrics"]["chrf"] < 100
     values = {group: (v["exact_match"]["value"], v["exact_match"]["n"]) for group, v in found["groups"].items()}
     assert values == {"module": (1.0, 2), "what": (0.5, 2)}
@@ -172,9 +183,9 @@ def test_answers(command, yes, questions, tmp_path):
     assert found["examples"][1] == {
         "id": "b/what/2", "prompt": [{"role": "user", "content": "2?"}], "reference": "no", "answer": "yes",
     }  # fmt: skip
-    assert out.count("\n") == 1
-    assert "talk: 75.0% [25.0%, 100.0%] of 4 answers word for word right (module 100.0%" in out
-    assert "100% ended by themselves" in out
+    assert out.startswith("conversations.json: 4 conversations\n") and out.count("\n") == 2
+    assert "talk: exact match 75.0% [25.0%, 100.0%] on 4 prompts (module 100.0%" in out
+    assert out.endswith(", EOS rate 100%\n")
 
 
 def test_answers_that_never_stop_and_limit(command, zero_model_dir, questions, tmp_path):
@@ -182,15 +193,75 @@ def test_answers_that_never_stop_and_limit(command, zero_model_dir, questions, t
     code, _, err = command(answers, *arguments, "--results_dir", tmp_path)
     assert code == 0, err
     found = results(tmp_path, "answers_base")  # of all-zero logits, greedy takes entry 0: <|endoftext|>, its own end
-    assert found["questions"] == 3 and found["groups"] == {}
+    assert found["prompts"] == 3 and found["groups"] == {}
     assert found["metrics"]["exact_match"]["value"] == 0.0
-    assert found["metrics"]["tokens_per_answer"] == 1
+    assert found["metrics"]["length"] == 1
 
 
 def test_what_the_expression_does_not_find_is_a_group_of_its_own():
     rows = [{"id": "a/what/1"}, {"id": "42"}]
     assert answers.grouped(rows, re.compile("/([a-z]+)/")) == {"no match": [1], "what": [0]}
     assert answers.grouped(rows, re.compile("[0-9]+")) == {"1": [0], "42": [1]}
+
+
+# Bad rows
+
+
+@pytest.fixture
+def defective(write_conversations) -> Path:
+    """Three questions, all answered by "yes"; in the second, the user takes two turns in a row."""
+    path = write_conversations([("a", "1?", "yes"), ("b", "2?", "yes"), ("c", "3?", "yes")])
+    rows = json.loads(path.read_text())
+    rows[1]["conversations"].insert(0, {"from": "human", "value": "Well"})
+    write_json(path, rows)
+    return path
+
+
+@pytest.mark.parametrize("module", [answers, win_rate])
+def test_a_bad_row_is_refused_repaired_or_quarantined(command, module, yes, no, defective, tmp_path):
+    arguments = ("--model", yes, "--conversations", defective, "--max_new_tokens", 8, "--name", "x")
+    arguments += ("--opponent", no) if module is win_rate else ()
+    code, out, err = command(module, *arguments)
+    assert code == 1 and f"{defective}: 1 row cannot be used" in err and "row 2 (id 'b')" in err
+    assert "repair" in err and "quarantine" in err
+
+    code, out, err = command(module, *arguments, "--on_bad", "quarantine")
+    assert code == 1 and err.endswith(
+        "error: --on_bad quarantine: give --results_dir, where bad rows go to quarantine_<name>.jsonl\n"
+    )
+
+    stem = f"{module.__name__.removeprefix('eval.')}_x"
+    for on_bad, kept in (("repair", ["a", "b", "c"]), ("quarantine", ["a", "c"])):
+        code, out, err = command(module, *arguments, "--on_bad", on_bad, "--results_dir", tmp_path / on_bad)
+        assert code == 0, err
+        found = results(tmp_path / on_bad, stem)
+        assert [example["id"] for example in found["examples"]] == kept and found["prompts"] == len(kept)
+        assert found["metrics"]["exact_match"]["value"] == 1.0
+        if on_bad == "repair":
+            assert "3 conversations, repaired: 1 × two turns of" in out
+            assert found["examples"][1]["prompt"] == [{"role": "user", "content": "Well\n2?"}]
+            assert not (tmp_path / on_bad / "quarantine_x.jsonl").exists()
+        else:
+            assert "rows in 3 = rows out 2 + quarantined 1" in out
+            (bad,) = map(json.loads, (tmp_path / on_bad / "quarantine_x.jsonl").read_text().splitlines())
+            assert (bad["file"], bad["row"]) == (str(defective), 2)
+
+
+def test_bad_rankings_and_documents(command, long_is_good_dir, zero_model_dir, tmp_path):
+    write_jsonl(tmp_path / "rankings.jsonl", [{"q": "1?", "good": "long answer", "bad": "short"}, {"q": "2?"}])
+    arguments = ("--model", long_is_good_dir, "--rankings", tmp_path / "rankings.jsonl")
+    arguments += ("--columns", "prompt=q,chosen=good,rejected=bad", "--name", "x", "--results_dir", tmp_path)
+    assert command(reward_accuracy, *arguments)[0] == 1
+    code, out, err = command(reward_accuracy, *arguments, "--on_bad", "quarantine")
+    assert code == 0 and out.startswith("quarantined: 1\nx: 100.0%"), err
+    assert json.loads((tmp_path / "quarantine_x.jsonl").read_text())["row"] == 2
+
+    write_jsonl(tmp_path / "documents.jsonl", [{"body": "yes"}, {"body": 7}])
+    arguments = ("--model", zero_model_dir, "--documents", tmp_path / "documents.jsonl", "--text_column", "body")
+    assert command(perplexity, *arguments)[0] == 1
+    code, out, err = command(perplexity, *arguments, "--on_bad", "quarantine", "--results_dir", tmp_path)
+    assert code == 0 and "rows in 2 = rows out 1 + quarantined 1" in out and "on 3 bytes (3 tokens)" in out, err
+    assert json.loads((tmp_path / "quarantine_base.jsonl").read_text())["row"] == 2
 
 
 # Reward accuracy
@@ -219,7 +290,8 @@ def test_reward_accuracy(command, long_is_good_dir, tmp_path):
 def test_equal_rewards_have_no_correlation(command, long_is_good_dir, tmp_path):
     write_jsonl(tmp_path / "rankings.jsonl", [{"prompt": "?", "chosen": "ab", "rejected": "cd"}])
     arguments = ("--model", long_is_good_dir, "--rankings", tmp_path / "rankings.jsonl", "--results_dir", tmp_path)
-    assert command(reward_accuracy, *arguments)[0] == 0
+    code, out, err = command(reward_accuracy, *arguments)
+    assert code == 0 and "correlation of reward with length undefined\n" in out and "RuntimeWarning" not in err
     found = results(tmp_path, "reward_accuracy_long_is_good")["metrics"]
     assert found["length_correlation"] is None and found["accuracy"]["value"] == 0 and found["margin"] == 0
 
@@ -238,7 +310,7 @@ def test_win_rate_by_hand(command, yes, no, questions, tmp_path):
     # Four answers of each, every one against every one: 16 comparisons a question.
     assert (metrics["wins"], metrics["ties"], metrics["losses"]) == (48, 0, 16)
     assert metrics["exact_match"]["value"] == 0.75 and metrics["opponent_exact_match"]["value"] == 0.25
-    assert "stand-in for a human judge" in found["judge"] and "stand-in for a human judge" in out
+    assert "proxy for a human judge" in found["judge"] and "proxy for a human judge" in out
     assert "yes_vs_no: wins 75.0% [25.0%, 100.0%] on 4 prompts (48 wins, 0 ties, 16 losses)" in out
 
 
@@ -291,8 +363,8 @@ def test_kl_by_hand(command, yes, leaning, questions, tmp_path, temperature, max
     assert code == 0, err
     metrics = results(tmp_path, "win_rate_x")["metrics"]
     assert metrics["kl"] == {key: pytest.approx(nats, rel=1e-5) for key in ("value", "low", "high")} | {"n": 4}
-    assert metrics["stops_by_itself"] == stops and metrics["tokens_per_answer"] == min(4, max_new_tokens)
-    assert metrics["opponent_stops_by_itself"] < 1 and 1 <= metrics["opponent_tokens_per_answer"] <= max_new_tokens
+    assert metrics["eos_rate"] == stops and metrics["length"] == min(4, max_new_tokens)
+    assert metrics["opponent_eos_rate"] < 1 and 1 <= metrics["opponent_length"] <= max_new_tokens
     assert f"KL from the opponent {nats:.2f} [{nats:.2f}, {nats:.2f}] nats per answer" in out
 
 
@@ -319,7 +391,7 @@ def test_no_kl_of_greedy_answers_nor_between_tokenizers(command, yes, zero_model
         code, out, err = command(win_rate, *arguments)
         assert code == 0, err
         metrics = results(tmp_path, "win_rate_x")["metrics"]
-        assert "kl" not in metrics and "KL" not in out and metrics["tokens_per_answer"] == 4
+        assert "kl" not in metrics and "KL" not in out and metrics["length"] == 4
 
 
 def test_log_probabilities_do_not_depend_on_the_batch(tiny_model_dir):
@@ -405,9 +477,9 @@ def run(tmp_path, yes, no, zero_model_dir, write_conversations):
     bits = {"loss": [[10, 5.0], [20, 4.0]], "held-out bits per byte": [[0, 8.03], [20, 2.5]]}
     values = {"seconds": 12.4, "parameters": 4273664, "tokens": 40960}
     write_results(folder, "pretrain", {**values, "metrics": {"bits_per_byte": 2.5}, "curves": bits})
-    sft = {"stops_by_itself": 0.98, "loss_first": 4.0, "loss_last": 0.5}
+    sft = {"eos_rate": 0.98, "loss_first": 4.0, "loss_last": 0.5}
     write_results(folder, "sft", {"seconds": 3.0, "conversations": 12, "metrics": sft, "curves": {"loss": [[1, 4.0]]}})
-    ppo = {"episodes": 3072, "before_score": 0.25, "after_score": 1.5}
+    ppo = {"episodes": 3072, "eval_score_first": 0.25, "eval_score_last": 1.5, "eval_exact_match_last": 0.625}
     write_results(folder, "ppo", {"seconds": 4.0, "prompts": 7, "metrics": ppo, "curves": {"score": [[1, 0.25]]}})
     exact = {"value": 0.75, "low": 0.5, "high": 1.0, "n": 4}
     for model in ("sft", "ppo"):
@@ -424,8 +496,9 @@ def test_report(command, run):
     assert "<script" not in page and page.count("Is &lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; bad?") == 1
     assert "4.3 M parameters from random weights on 40,960 tokens" in page
     assert "2.5 bits per byte on held-out text (before: 8.03)" in page
-    assert "ends 98% of its answers by itself; loss 4 → 0.5" in page
+    assert "EOS rate 98%; loss 4 → 0.5" in page
     assert "score 0.25 → 1.5 on held-out prompts, KL –" in page  # a figure that the stage did not write
+    assert "<dt>eval exact match last</dt><dd>62%</dd>" in page and "<dt>eval score last</dt><dd>1.5</dd>" in page
     assert "not run; it is run by <code>accelerate launch recipes/reward.py</code>" in page
     assert "Not run; it is run by <code>python -m eval.win_rate</code>" in page
     assert page.count('<dd class="right">yes ✓</dd>') == 2 and page.count("<dd>no</dd>") == 2
@@ -441,7 +514,7 @@ def test_results_json_has_every_figure_but_no_curve(command, run):
     assert list(found["stages"]) == ["answers_ppo", "answers_sft", "ppo", "pretrain", "sft"]
     assert found["stages"]["sft"] == {
         "stage": "sft", "seconds": 3.0, "conversations": 12,
-        "metrics": {"stops_by_itself": 0.98, "loss_first": 4.0, "loss_last": 0.5},
+        "metrics": {"eos_rate": 0.98, "loss_first": 4.0, "loss_last": 0.5},
     }  # fmt: skip
     assert {"cpu", "cores", "torch", "python"} <= set(found["machine"])
     assert "Not run: none of the models  is in" in (run / "report.html").read_text()
@@ -526,10 +599,11 @@ def test_methods_compared(command, tmp_path):
         "runs. RLOO's win rate is higher than PPO's: 70.0% against 64.0% (mean of 2 seeds); their intervals overlap."
     )
     assert caption.replace("'", "&#39;") in table
-    assert "drawn at temperature 1,\n" in page and "(SFT: 50.0% [40.0%, 90.0%])" in page
+    assert "sampled at temperature 1,\n" in page and "(SFT: 50.0% [40.0%, 90.0%])" in page
     assert "<strong>65%</strong><span>ppo vs sft; a tie counts half</span>" in page  # not DPO's, which sorts before it
     written = (tmp_path / "results.md").read_text()
     assert "| win rate, sampled answers: ppo seed2 vs sft | 63.0% [45.0%, 75.0%] |" in written
+    assert "| exact match, greedy, ppo: `x` | 60.0% [40.0%, 90.0%] |" in written
     assert "| RLOO | 70.0% [66.0%, 74.0%] | – | 3.21 [3.00, 12.35] | 262 s | 9,000 answers |" in written
     assert "| PPO, seed 10 | – | – | – | 250 s | 12,864 answers |" in written and caption in " ".join(written.split())
 
@@ -538,7 +612,7 @@ def test_a_run_of_ppo_alone_says_how_to_compare(command, run):
     command(report, "--run", run, "--max_new_tokens", 8, "--models")
     page = (run / "report.html").read_text()
     assert '<tr><td>PPO</td><td class="number">not run</td>' in page
-    assert "Other methods and seeds: not run; they are run by\n    <code>bash recipes/compare.sh</code>" in page
+    assert "Other methods and seeds: not run; run\n    <code>bash recipes/compare.sh</code>" in page
 
 
 @pytest.mark.parametrize(
@@ -552,7 +626,7 @@ def test_a_run_of_ppo_alone_says_how_to_compare(command, run):
 def test_what_the_table_of_methods_says(tmp_path, seconds, rates, expected):
     for name, taken, rate in zip(("ppo", "grpo"), seconds, rates, strict=True):
         write_method(tmp_path, name, taken, interval(rate, rate - 0.05, rate + 0.05), episodes=1)
-    said = report.verdict(report.comparison({path.stem: results(tmp_path, path.stem) for path in tmp_path.glob("*")}))
+    said = verdict(comparison({path.stem: results(tmp_path, path.stem) for path in tmp_path.glob("*")}))
     assert len(said) == 3 and all(part in sentence for part, sentence in zip(expected, said, strict=True))
     if rates[1] == 0.9:
         assert said[1:] == [
@@ -571,7 +645,7 @@ HELD_OUT = {
 @pytest.mark.parametrize(
     ("changes", "said", "pictures"),
     [
-        ({}, "it was highest at update 30, 70%. Since then the score has risen and the verdict fallen", 2),
+        ({}, "it was highest at update 30, 70%. Since then the score has risen and the agreement has fallen", 2),
         ({"held-out exact_match": [[0, 0.4], [60, 0.5]]}, "went from 40% to 50%; it was highest at update 60, 50%.<", 2),
         ({"held-out score": [[0, 0.25], [30, 1.0], [60, 0.9]]}, "it was highest at update 30, 70%.<", 2),
         ({"held-out exact_match": []}, "went from 0 to 9 nats per answer and the reward model's score from 0.25 to 2.<", 2),
@@ -590,7 +664,7 @@ def test_score_against_kl(command, tmp_path, changes, said, pictures):
     if said:
         assert said in shown[0] and shown[0].startswith("From update 0 to 60 the KL went from 0 to 9 nats per answer")
         assert f'alt="Score against KL. {shown[0][:-1]}"' in page
-        assert ("a stand-in for a human judge" in shown[0]) == bool(curves["held-out exact_match"])
+        assert ("a proxy for a human judge" in shown[0]) == bool(curves["held-out exact_match"])
 
 
 def test_alarms_and_answers_along_the_way(command, run):
@@ -615,6 +689,136 @@ def test_alarms_and_answers_along_the_way(command, run):
     asked = (shown, "a &lt;b&gt; text", "third")
     expected = [(prompt, f"{shown} {step}.{i}") for step in (1, 40) for i, prompt in enumerate(asked)]
     assert cells == expected and "Prompt, update 1<" in page and "Prompt, update 40<" in page
+
+
+# What is published of a run
+
+
+def published(folder: Path) -> tuple[str, str]:
+    """(the tables in a folder's RESULTS.md, those that its results.json renders to)."""
+    _, tables, _ = tables_in((folder / "RESULTS.md").read_text(), folder)
+    return tables, f"\n{markdown(json.loads((folder / 'results.json').read_text()))}"
+
+
+def test_publish(command, run, tmp_path):
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "RESULTS.md").write_text(f"Before.\n\n{BEGIN}\nold\n{END}\n\nAfter.\n")
+    code, out, err = command(report, "--run", run, "--max_new_tokens", 8, "--limit", 1, "--publish", folder)
+    assert code == 0 and f"{folder}: results.json, RESULTS.md, answers.png\n" in out, err
+    text = (folder / "RESULTS.md").read_text()
+    assert (
+        text.startswith(f"Before.\n\n{BEGIN}\n| | |\n")
+        and text.endswith(f".\n{END}\n\nAfter.\n")
+        and "old" not in text
+    )
+    tables, rendered = published(folder)
+    assert tables == rendered and "| bits per byte on held-out documents | 2.5 |" in tables
+    stages = json.loads((folder / "results.json").read_text())["stages"]
+    assert stages["pretrain"]["metrics"] == {"bits_per_byte": 2.5} and "curves" not in stages["pretrain"]
+    assert_small_picture(folder / "answers.png")
+
+    (folder / "RESULTS.md").write_text(text.replace("| 2.5 |", "| 2.4 |"))  # by hand
+    tables, rendered = published(folder)
+    assert tables != rendered
+
+
+def assert_small_picture(path: Path) -> None:
+    """A PNG 1,000 pixels wide, below 150 KB."""
+    picture = path.read_bytes()
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n" and len(picture) < 150_000
+    assert int.from_bytes(picture[16:20]) == 1000
+
+
+def test_publish_into_a_new_folder_and_without_an_example(command, run, yes, tmp_path):
+    (run / "sft").unlink()
+    (run / "sft").symlink_to(yes)  # as right as PPO, so that no question tells them apart
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "answers.png").touch()
+    code, out, err = command(report, "--run", run, "--max_new_tokens", 8, "--limit", 1, "--publish", folder)
+    assert code == 0 and "no answers.png: there is no question" in out, err
+    assert sorted(path.name for path in folder.iterdir()) == ["RESULTS.md", "results.json"]
+    assert (folder / "RESULTS.md").read_text().startswith(f"# Results\n\n{BEGIN}\n")
+
+
+def test_the_example_is_the_first_question_that_the_rule_fits():
+    questions = [{"reference": reference} for reference in ("a b", "a b", "a b", "a b", "a b")]
+    answers = {
+        "base": ["x", "x", "x", "x", "x"],
+        "sft": ["a b", "y", "x", "y", "y"],  # right; different; the base model's; different; different
+        "ppo": ["a b", "z", "a b", "a  b", "a b"],  # right; wrong; right; right but for a blank; right
+    }
+    question, given = example_question(questions, answers)
+    assert question == {"reference": "a b", "number": 4} and given == {"base": "x", "sft": "y", "ppo": "a  b"}
+    assert example_question(questions, {"base": answers["base"], "sft": answers["base"]}) is None
+    assert example_question(questions, {"ppo": answers["ppo"]}) is None and example_question(questions, {}) is None
+
+
+def test_the_caption_says_the_rule_and_how_often():
+    exact = {"exact_match": {"value": 0.775, "low": 0.7, "high": 0.8, "n": 400}}
+    stages = {
+        "answers_sft_heldout": {"model": "runs/x/sft", "data": ["runs/x/asked.json"], "metrics": exact},
+        "answers_sft_other": {"model": "runs/x/sft", "data": ["runs/x/other.json"], "metrics": exact},
+        "win_rate": {"model": "runs/x/ppo", "opponent": "runs/x/sft", "data": ["runs/x/asked.json"], "metrics": exact},
+    }
+    said = caption({"number": 1234}, {"base": "x", "sft": "y", "ppo": "z"}, stages, Path("data/asked.json"))
+    assert said == (
+        "How it was chosen: the first question of asked.json (number 1,234) that PPO answers with exactly the "
+        "reference; Base and SFT give other answers, no two of them equal. It shows what changes, not how often: exact "
+        "match on held-out questions is SFT 77.5%. All metrics: RESULTS.md."
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "$x^2$ costs 5$ \\frac{", "W" * 5000, "word " * 900, "\x1b[31m\x00 é 漢字", "a\nb\n\nc"],
+)
+def test_no_text_breaks_the_picture_or_leaves_it(text, tmp_path):
+    question = {"prompt": [{"role": "user", "content": text}], "reference": text}
+    (tmp_path / "x.png").write_bytes(answers_picture(question, {"base": text, "ppo": text}, text))
+    assert_small_picture(tmp_path / "x.png")
+    image = matplotlib.image.imread(tmp_path / "x.png")
+    border = [image[:4], image[-4:], image[:, :24], image[:, -24:]]
+    assert all((part == 1).all() for part in border)  # white: nothing reaches the border
+
+
+def test_wrapped_text_keeps_its_words_and_its_width():
+    figure, panel = sheet(300)
+    text = " ".join(f"word{number}" for number in range(30))
+    lines = wrapped(figure, text, 200, 99, size=12)
+    assert " ".join(lines) == text and len(lines) > 5
+    for line in lines:
+        drawn = panel.text(0, 0, line, fontsize=12, parse_math=False).get_window_extent()
+        assert 80 < drawn.width <= 200.5
+    short = wrapped(figure, text, 200, 2, size=12)
+    assert len(short) == 2 and short[0] == lines[0] and short[1].endswith(" …") and lines[1].startswith(short[1][:-2])
+    assert wrapped(figure, "", 200, 2, size=12) == []
+    assert "".join(wrapped(figure, "W" * 100, 200, 99, size=12)) == "W" * 100
+
+
+@pytest.mark.parametrize(
+    "text", ["", BEGIN, END, f"{END}\n{BEGIN}", f"{BEGIN}{BEGIN}{END}", f"{BEGIN}{END}{END}"], ids=range(6)
+)
+def test_a_page_without_its_markers_is_refused_and_kept(command, run, tmp_path, text):
+    (tmp_path / "RESULTS.md").write_text(text)
+    code, _, err = command(report, "--run", run, "--publish", tmp_path)
+    assert code == 1 and "RESULTS.md: expected the lines <!-- tables" in err
+    assert (tmp_path / "RESULTS.md").read_text() == text and not (tmp_path / "results.json").exists()
+
+
+PUBLISHED = sorted(Path(__file__).parents[1].glob("recipes/configs/*/RESULTS.md"))
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.name)
+def test_the_tables_in_the_repository_are_those_of_its_results(path):
+    folder = path.parent
+    if not (folder / "results.json").exists():
+        pytest.skip("no run has been published yet")
+    tables, rendered = published(folder)
+    assert tables == rendered
+    assert (folder / "results.json").stat().st_size < 60_000
+    assert_small_picture(folder / "answers.png")
 
 
 # The commands that make what is compared
@@ -724,18 +928,33 @@ def test_bad_input(command, yes, tiny_reward_dir, questions, tmp_path):
         assert "Traceback" not in err
 
 
-def test_eval_imports_no_recipe_and_no_recipe_imports_eval():
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports, anywhere in it: "eval.report" for both `import` and `from … import`."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize(
+    ("folder", "forbidden"),
+    [("eval", "recipes"), ("recipes", "eval"), ("data_prep", "eval"), ("data_prep", "recipes")],
+)
+def test_no_package_imports_one_that_builds_on_it(folder, forbidden):
     root = Path(__file__).parents[1]
-    for folder, forbidden in (
-        ("eval", "recipes"),
-        ("recipes", "eval"),
-        ("data_prep", "eval"),
-        ("data_prep", "recipes"),
-    ):
-        for path in (root / folder).rglob("*.py"):
-            if path == root / "eval" / "speed.py":  # it times the trainer itself, which no file stands for
-                continue
-            for node in ast.walk(ast.parse(path.read_text())):
-                names = [node.module] if isinstance(node, ast.ImportFrom) else []
-                names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                assert not any((name or "").split(".")[0] == forbidden for name in names), path
+    wrong = {
+        str(path.relative_to(root)): sorted(name for name in imported(path) if name.split(".")[0] == forbidden)
+        for path in (root / folder).rglob("*.py")
+    }
+    assert not {path: names for path, names in wrong.items() if names}
+
+
+def test_what_evaluations_are_made_of_imports_no_evaluation():
+    root = Path(__file__).parents[1] / "eval"
+    commands = {f"eval.{path.stem}" for path in root.glob("*.py")} - {"eval.__init__"}
+    assert {"eval.report", "eval.answers"} <= commands
+    for path in root.glob("*/*.py"):
+        assert not imported(path) & commands, path

@@ -1,10 +1,8 @@
-"""What the data doctor found, for a reader: on the screen and as one page that needs nothing beside itself.
+"""What the validator found: on the screen, and as one page that loads no other file.
 
 Both are made from the dictionary that `data_prep.check` writes as check.json.
 """
 
-import base64
-import io
 import math
 import os
 from collections.abc import Iterator
@@ -12,18 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.common.plots import BLUE, RED, as_uri, canvas
+
 BINS = 20
 FILES = 20  # files listed on the screen
-GREY, BLUE, RED = "#7a818c", "#3f8fe0", "#d9534f"  # they read on light and on dark paper
 BAR = 30  # characters of the longest bar on the screen
-TREATMENTS = {"quarantined": "set aside", "repaired": "repaired", "kept": "kept", "error": "an error"}
+TREATMENTS = {"quarantined": "quarantined", "repaired": "repaired", "kept": "kept", "error": "an error"}
 
 
 def histogram(values: np.ndarray, least_top: int = 0) -> list[dict]:
     """Counts of whole numbers in about `BINS` bins of a round width: [{"from", "to" (inclusive), "count"}, …].
 
-    The bins end where 99 % of the values do, or at `least_top`; the last takes all that is above, and its "to" is None
-    where something is.
+    The bins end at the 99th percentile, or at `least_top` if that is more. The last bin also counts everything above; its
+    "to" is then None.
     """
     if not len(values):
         return []
@@ -43,7 +42,7 @@ def histogram(values: np.ndarray, least_top: int = 0) -> list[dict]:
 
 
 def share(part: int, whole: int) -> str:
-    """A share in percent: "12.3 %"; "< 0.1 %" where it is not nothing but would round to it."""
+    """A share in percent: "12.3 %"; "< 0.1 %" if it is positive but would round to 0."""
     if not whole:
         return "–"
     percent = 100 * part / whole
@@ -58,18 +57,18 @@ def interval(row: dict) -> str:
 
 
 def place(file: str, line: int | None, row: int) -> str:
-    """Where a row stands: "a.json:3", or "a.parquet, row 2" where rows have no lines."""
+    """Where a row stands: "a.json:3", or "a.parquet, row 2" if rows have no lines."""
     return f"{file}, row {row}" if line is None else f"{file}:{line}"
 
 
 def common_folder(report: dict) -> str:
-    """The folder that all files are in, with a slash at its end; "" where there is none."""
+    """The folder that all files are in, with a slash at its end; "" if there is none."""
     folder = os.path.commonprefix([os.path.dirname(file["file"]) + "/" for file in report["files"]])
     return folder[: folder.rfind("/") + 1].removeprefix("/" if folder == "/" else "")
 
 
 def places(examples: list[dict], folder: str) -> str:
-    """Where examples stand, each file named once and without `folder`: "a.json:3, :7, b.parquet, row 2"."""
+    """Where examples are, each file named once and without `folder`: "a.json:3, :7, b.parquet, row 2"."""
     said, last = [], None
     for example in examples:
         file = example["file"]
@@ -79,7 +78,7 @@ def places(examples: list[dict], folder: str) -> str:
 
 
 def sentences(report: dict) -> list[tuple[str, str]]:
-    """The figures below the table as (name, sentence)."""
+    """The counts below the table as (name, sentence)."""
     rows, turns, tokens, lengths = (report[key] for key in ("rows", "turns", "tokens", "lengths"))
     said = []
     if turns["total"]:
@@ -90,11 +89,13 @@ def sentences(report: dict) -> list[tuple[str, str]]:
         total, kept = tokens["total"], tokens["learned"] + tokens["masked"]
         parts = {part: f"{tokens[part]:,} ({share(tokens[part], total)})" for part in ("learned", "masked", "cut")}
         limit = f" at {tokens['max_length']:,} tokens" if tokens["max_length"] else ""
-        said.append((
-            "tokens",
-            f"{total:,} with {tokens['tokenizer']}: {kept:,} kept, of them {parts['learned']} to learn from and "
-            f"{parts['masked']} masked; {parts['cut']} cut{limit}",
-        ))  # fmt: skip
+        said.append(
+            (
+                "tokens",
+                f"{total:,} with {tokens['tokenizer']}: {kept:,} kept, of them {parts['learned']} to learn from and "
+                f"{parts['masked']} masked; {parts['cut']} cut{limit}",
+            )
+        )
     if lengths["histogram"]:
         said.append(("length", f"{spread(lengths)} {lengths['unit']}"))
     if rows["out"]:
@@ -110,14 +111,14 @@ def sentences(report: dict) -> list[tuple[str, str]]:
 
 
 def spread(figures: dict) -> str:
-    """Least, most and median: "2 to 18 (median 4)"."""
+    """Minimum, maximum and median: "2 to 18 (median 4)"."""
     if figures["least"] == figures["most"]:
         return f"{figures['least']:,}"
     return f"{figures['least']:,} to {figures['most']:,} (median {figures['median']:,})"
 
 
 def balance(report: dict) -> str:
-    """The line that says that no row was lost."""
+    """The line that shows that no row was lost."""
     rows = report["rows"]
     kept = f"rows in {rows['in']:,} = rows out {rows['out']:,} + quarantined {rows['quarantined']:,}"
     return kept + (f" ({rows['repaired']:,} of the rows out repaired)" if rows["repaired"] else "")
@@ -178,34 +179,23 @@ def bars(bins: list[dict]) -> Iterator[str]:
 
 def picture(bins: list[dict], xlabel: str, mark: int | None = None) -> str:
     """Bars of a histogram as a PNG in a data: URI, with a line at `mark`."""
-    import matplotlib
+    from matplotlib.ticker import MaxNLocator  # slow to import
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, panel = pyplot.subplots(figsize=(6.2, 2.7))
-    figure.subplots_adjust(left=0.11, right=0.97, top=0.93, bottom=0.2)
+    figure, (panel,) = canvas(6.2, 2.7, left=0.11, right=0.97, top=0.93, bottom=0.2)
     width = bins[0]["to"] - bins[0]["from"] + 1 if bins[0]["to"] is not None else 1
     align = "center" if width == 1 else "edge"  # a bar of one number stands over it
     colors = [BLUE if mark is None or row["from"] < mark else RED for row in bins]
-    panel.bar([row["from"] for row in bins], [row["count"] for row in bins], width=0.9 * width, align=align,
-              color=colors)  # fmt: skip
+    starts, counts = [row["from"] for row in bins], [row["count"] for row in bins]
+    panel.bar(starts, counts, width=0.9 * width, align=align, color=colors)
     if mark is not None:
         panel.axvline(mark, color=RED, linewidth=1.4, linestyle="--")
-    panel.set_xlabel(xlabel + (" (last bar: and more)" if bins[-1]["to"] is None else ""), color=GREY)
-    panel.set_ylabel("rows", color=GREY)
-    panel.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
+    panel.set_xlabel(xlabel + (" (last bar: and more)" if bins[-1]["to"] is None else ""))
+    panel.set_ylabel("rows")
+    panel.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    panel.grid(axis="y", alpha=0.25, color=GREY)
-    panel.set_axisbelow(True)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.spines[["left", "bottom"]].set_color(GREY)
-    panel.tick_params(colors=GREY, labelsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160, transparent=True, metadata={"Software": None})
-    pyplot.close(figure)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    panel.grid(visible=False, axis="x")
+    return as_uri(figure)
 
 
 def page(report: dict) -> str:
@@ -222,6 +212,13 @@ def page(report: dict) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
     return environment.from_string(template).render(
-        **report, pictures=pictures, said=sentences(report), balance=balance(report), place=place, places=places,
-        folder=common_folder(report), share=share, treatments=TREATMENTS,
-    )  # fmt: skip
+        **report,
+        pictures=pictures,
+        said=sentences(report),
+        balance=balance(report),
+        place=place,
+        places=places,
+        folder=common_folder(report),
+        share=share,
+        treatments=TREATMENTS,
+    )

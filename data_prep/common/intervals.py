@@ -1,4 +1,4 @@
-"""95 % intervals for figures that are averages over prompts."""
+"""95 % intervals for averages over prompts."""
 
 import numpy as np
 
@@ -6,21 +6,29 @@ import numpy as np
 def bootstrap_interval(values, weights=None, draws: int = 2000, seed: int = 0) -> dict:
     """The (weighted) mean of one value per prompt, and its 95 % percentile bootstrap interval over prompts.
 
-    Prompts are drawn anew, not pairs or answers: those of one prompt are not independent (Efron & Tibshirani 1993,
-    chapter 8). Returns {"value", "low", "high", "n"}.
+    Prompts are resampled, not pairs or answers: those of one prompt are not independent (Efron & Tibshirani 1993,
+    chapter 8). Returns {"value", "low", "high", "n"}. Raises ValueError without values.
     """
     values = np.asarray(values, dtype=float)
     weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=float)
     if not len(values):
         raise ValueError("no values to average")
-    drawn = np.random.default_rng(seed).integers(0, len(values), size=(draws, len(values)))
-    means = (values * weights)[drawn].sum(1) / weights[drawn].sum(1)
+    sampled = np.random.default_rng(seed).integers(0, len(values), size=(draws, len(values)))
+    means = (values * weights)[sampled].sum(1) / weights[sampled].sum(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return {
-        "value": float((values * weights).sum() / weights.sum()), "low": float(low), "high": float(high), "n": len(values),
-    }  # fmt: skip
+        "value": float((values * weights).sum() / weights.sum()),
+        "low": float(low),
+        "high": float(high),
+        "n": len(values),
+    }
 
 
-def show(interval: dict) -> str:
-    """ "72.1 % [69.8, 74.3]" """
+def show_interval(interval: dict) -> str:
+    """An interval of a share in percent: "72.1% [69.8%, 74.3%]"."""
     return f"{interval['value']:.1%} [{interval['low']:.1%}, {interval['high']:.1%}]"
+
+
+def show_nats(interval: dict) -> str:
+    """An interval of a KL divergence in nats: "1.25 [0.98, 1.51]"."""
+    return f"{interval['value']:z.2f} [{interval['low']:z.2f}, {interval['high']:z.2f}]"

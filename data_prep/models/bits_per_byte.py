@@ -7,14 +7,14 @@ import torch
 from data_prep.readers.documents import read_documents
 
 
-def heldout_batches(path: str, tokenizer, length: int, rows: int = 16) -> list[dict]:
+def heldout_batches(path: str, tokenizer, length: int, rows: int = 16, **options) -> list[dict]:
     """Every document cut into windows of `length` inputs; the first token is predicted from end-of-text.
 
     Returns batches of {"input_ids": (rows, longest window), "labels": the same, -100 where padded, "bytes": (rows,)}.
-    The bytes of a document are shared among its windows by tokens.
+    The bytes of a document are shared among its windows by tokens. `options` are those of `read_documents`.
     """
     windows = []
-    for text in read_documents(path):
+    for text in read_documents(path, **options):
         ids = tokenizer(text)["input_ids"]
         inputs = [tokenizer.bos_token_id, *ids]
         size = len(text.encode("utf-8"))

@@ -120,8 +120,8 @@ def ranking_agreement(model, tokenizer, rows: list[dict], max_length: int | None
     on the screen; `InputError` where none is left.
 
     Returns {"accuracy": of all pairs of unequal rank, each prompt weighing the same, with its interval over prompts,
-    "margin": mean reward of the better minus the worse, "length_correlation": Pearson, reward against characters,
-    "pairs": their number}.
+    "margin": mean reward of the better minus the worse, "length_correlation": Pearson, reward against characters (None
+    if all rewards or all lengths are equal), "pairs": their number}.
     """
     max_length = max_length or model.config.max_position_embeddings
     encoded = encode_answers(tokenizer, [row["prompt"] for row in rows], [row["completions"] for row in rows])
@@ -144,9 +144,11 @@ def ranking_agreement(model, tokenizer, rows: list[dict], max_length: int | None
             margins.append(float(np.mean(differences)))
             number += len(differences)
     lengths = [len(completion) for _, completion in flat]
+    with np.errstate(invalid="ignore"):  # a constant has no correlation: NumPy divides 0 by 0
+        correlation = float(np.corrcoef(all_scores, lengths)[0, 1])
     return {
         "accuracy": bootstrap_interval(rights),
         "margin": float(np.mean(margins)),
-        "length_correlation": float(np.corrcoef(all_scores, lengths)[0, 1]),
+        "length_correlation": correlation if math.isfinite(correlation) else None,  # NaN is not JSON
         "pairs": number,
     }

@@ -3,7 +3,9 @@
 import random
 
 from data_prep.common.errors import InputError
-from data_prep.readers.conversations import read_conversations
+from data_prep.readers.conversations import close_books, conversation_rows
+from data_prep.rows.bad_rows import BadRows
+from data_prep.rows.read import data_files
 
 
 def split_last_answer(messages: list[dict]) -> tuple[list[dict], str]:
@@ -12,17 +14,28 @@ def split_last_answer(messages: list[dict]) -> tuple[list[dict], str]:
     return messages[:last], messages[last]["content"]
 
 
-def read_questions(paths, limit: int | None, seed: int) -> list[dict]:
-    """Rows {"id", "prompt": messages, "reference": str} of conversations; `limit` of them drawn at random by `seed`.
+def read_questions(
+    paths,
+    limit: int | None,
+    seed: int,
+    on_bad: str = "error",
+    quarantine=None,
+    columns: dict[str, str] | str | None = None,
+) -> list[dict]:
+    """Rows {"id", "prompt": messages, "reference": str} of conversations; `limit` of them sampled by `seed`.
 
-    The prompt is everything before the last answer, the reference is that answer. Raises what `read_conversations`
-    raises.
+    The prompt is everything before the last answer, the reference is that answer. Prints how many conversations were
+    read, repaired and quarantined. `on_bad`, `quarantine`, `columns` and the errors are those of `read_conversations`.
     """
-    rows, _ = read_conversations(paths)
+    bad_rows, files = BadRows(on_bad, quarantine), data_files(paths)
+    rows = list(conversation_rows(files, bad_rows, columns))
+    close_books(bad_rows, files)
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit}: expected at least 1")
     if limit and limit < len(rows):
         rows = random.Random(seed).sample(rows, limit)
     split = [split_last_answer(row["messages"]) for row in rows]
-    return [{"id": row["id"], "prompt": prompt, "reference": answer}
-            for row, (prompt, answer) in zip(rows, split, strict=True)]  # fmt: skip
+    return [
+        {"id": row["id"], "prompt": prompt, "reference": answer}
+        for row, (prompt, answer) in zip(rows, split, strict=True)
+    ]

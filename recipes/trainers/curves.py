@@ -1,27 +1,25 @@
-"""A training's curves: out of the trainer's log, into a picture with its numbers beside it."""
+"""The curves of a training: from the trainer's log into a picture, with the numbers beside it."""
 
 from pathlib import Path
 
-from data_prep.common.files import write_json
+from data_prep.common.files import atomic_write, write_json
+from data_prep.common.plots import BLUE, as_png, canvas
 
 
 def save_curves(path: str | Path, curves: dict[str, list[tuple[float, float]]], xlabel: str = "step") -> None:
-    """Draw each of `curves` ({label: [(x, y), …]}) in a panel of its own, as PNG, and keep the numbers beside it."""
-    import matplotlib
+    """Draw each of `curves` ({label: [(x, y), …]}) in a panel of its own, as PNG; write the numbers beside it as JSON.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    A curve without points is left out of both.
+    """
     curves = {label: points for label, points in curves.items() if points}
-    figure, panels = pyplot.subplots(1, len(curves), figsize=(4.2 * len(curves), 3.2), squeeze=False)
-    for panel, (label, points) in zip(panels[0], curves.items(), strict=True):
-        panel.plot(*zip(*points, strict=True), color="#1f5fa8", marker="o" if len(points) < 12 else None, markersize=3)
+    figure, panels = canvas(4.2 * len(curves), 3.2, len(curves))
+    for panel, (label, points) in zip(panels, curves.items(), strict=True):
+        marker = "o" if len(points) < 12 else None
+        panel.plot(*zip(*points, strict=True), color=BLUE, linewidth=1.8, marker=marker, markersize=3)
         panel.set(xlabel=xlabel, title=label)
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    with atomic_write(path, "wb") as file:
+        file.write(as_png(figure, dpi=110, transparent=False))
     write_json(Path(path).with_suffix(".json"), curves)
 
 

@@ -1,0 +1,150 @@
+"""The report's pictures."""
+
+from data_prep.common.agreement import exact_match
+from data_prep.common.plots import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    RED,
+    SOFT,
+    as_small_png,
+    as_uri,
+    canvas,
+    set_height,
+    sheet,
+    wrapped,
+)
+from data_prep.common.text import printable
+from eval.reporting.tables import SHARES, number
+
+# What PPO evaluates besides score and KL; anything else it evaluates measures the quality of answers (eval_funcs).
+NO_QUALITY = ("rlhf_reward", "length", "eos_rate", "entropy", "repetition")
+
+
+def picture(points: list, label: str) -> str:
+    """A curve by step."""
+    figure, (panel,) = canvas(4.4, 2.6, left=0.14, right=0.98, top=0.96, bottom=0.2)
+    marker = "o" if len(points) < 15 else None
+    panel.plot(*zip(*points, strict=True), color=BLUE, linewidth=1.8, marker=marker, markersize=4)
+    panel.set_xlabel("step")
+    if label.endswith(SHARES):
+        panel.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    return as_uri(figure)
+
+
+def score_against_kl(curves: dict) -> dict | None:
+    """The held-out evaluations of a PPO run as a path away from the SFT model (as in Gao 2023, arXiv:2210.10760, fig. 1).
+
+    Reads the curves "held-out score" and "held-out KL", and the first other curve that measures the quality of answers ("held-out <measure>", none of `NO_QUALITY`), [[update, value], …] each. Returns {"picture": data: URI, "words":
+    what it shows, "curves": their names}; None without score or KL.
+    """
+    start = "held-out "
+    found = {name.removeprefix(start): dict(row) for name, row in curves.items() if name.startswith(start) and row}
+    score, kl = found.pop("score", {}), found.pop("KL", {})
+    measure, measured = next(((name, points) for name, points in found.items() if name not in NO_QUALITY), ("", {}))
+    steps = sorted(set(score) & set(kl) & set(measured or score))
+    if not steps:
+        return None
+    first, last = steps[0], steps[-1]
+    figure, (panel,) = canvas(6.6, 3.3, left=0.1, right=0.9, top=0.95, bottom=0.17)
+    path = [kl[step] for step in steps]
+    panel.plot(path, [score[step] for step in steps], color=BLUE, linewidth=1.8, marker="o", markersize=4)
+    panel.set_xlabel("KL from the fine-tuned model, nats per answer")
+    panel.set_ylabel("reward model's score (dots)", color=BLUE)
+    panel.margins(y=0.15)
+    for step, side, height in ((first, "left", -14), (last, "right", 7)):
+        where = {"xytext": (0, height), "textcoords": "offset points", "ha": side}
+        panel.annotate(f"update {step}", (kl[step], score[step]), color=GREY, **where)
+    words = (
+        f"From update {first} to {last} the KL went from {number(kl[first])} to {number(kl[last])} nats per answer and "
+        f"the reward model's score from {number(score[first])} to {number(score[last])}."
+    )
+    if measure:
+        right = panel.twinx()
+        line = {"linewidth": 1.8, "linestyle": "--", "marker": "s", "markersize": 4}
+        right.plot(path, [measured[step] for step in steps], color=GREEN, **line)
+        right.spines[["top", "left", "bottom"]].set_visible(False)
+        right.spines["right"].set_color(GREY)
+        right.tick_params(colors=GREY, labelsize=9)
+        right.set_ylabel(f"{measure.replace('_', ' ')} (squares)", color=GREEN)
+        right.margins(y=0.15)
+        if measure.endswith(SHARES):
+            right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        values = {step: number(measured[step], measure) for step in steps}
+        best = max(steps, key=measured.get)
+        words += (
+            f" Agreement with the reference ({measure.replace('_', ' ')} of sampled answers, a proxy for a human "
+            f"judge) went from {values[first]} to {values[last]}; it was highest at update {best}, {values[best]}."
+        )
+        if measured[last] < measured[best] and score[last] > score[best]:
+            words += (
+                " Since then the score has risen and the agreement has fallen, as in over-optimization. "
+                "The alarms say whether this is more than chance."
+            )
+    drawn = ["score", "KL", *([measure] if measure else [])]
+    return {"picture": as_uri(figure), "words": words, "curves": [start + name for name in drawn]}
+
+
+WIDTH, MARGIN, LABEL, LINE = 1000, 32, 150, 25  # pixels of answers_picture; LABEL is the column of the models' names
+LINES = 4  # of a question or an answer; longer ones are shortened
+TITLES = {"base": "Base", "sft": "SFT", "ppo": "PPO"}
+
+
+def answers_picture(question: dict, answers: dict[str, str], caption: str) -> bytes:
+    """One question with each model's answer, marked if it is exactly the reference, as a PNG 1,000 pixels wide.
+
+    Args:
+        question: {"prompt": messages, "reference": str}.
+        answers: {model: its answer}, from top to bottom.
+
+    The texts are drawn as they are: "$" opens no formula, control characters show as their codes.
+    """
+    figure, panel = sheet(WIDTH)
+    turns, inner = question["prompt"], WIDTH - 2 * MARGIN
+    asked = turns[-1]["content"] if len(turns) == 1 else "\n".join(f"{row['role']}: {row['content']}" for row in turns)
+    y = MARGIN
+
+    def write(text: str, x: float, most: int, color: str, size: float = 13, leading: float = LINE, **font) -> None:
+        nonlocal y
+        for line in wrapped(figure, printable(text), WIDTH - MARGIN - 14 - x, most, size=size, **font):
+            panel.text(x, y, line, color=color, fontsize=size, va="top", parse_math=False, **font)
+            y += leading
+
+    write(asked, MARGIN, LINES, INK, size=15, leading=29, weight="bold")
+    y += 14
+    rows = [(TITLES.get(name, name), text, exact_match(text, question["reference"])) for name, text in answers.items()]
+    for title, text, exact in [*rows, ("Reference", question["reference"], None)]:
+        top = y
+        y += 14
+        x = MARGIN + LABEL
+        write(text if text.strip() else "(nothing)", x, LINES, INK if text.strip() else GREY)
+        if exact is not None:
+            write(
+                "✓ exact match" if exact else "✗ no exact match", x, 1, GREEN if exact else RED, size=10.5, leading=20
+            )
+        y += 10
+        panel.text(
+            MARGIN + 16,
+            top + 14,
+            title,
+            color=GREY if exact is None else INK,
+            fontsize=13,
+            weight="bold",
+            va="top",
+            parse_math=False,
+        )
+        if exact is not None:
+            panel.add_patch(_box(MARGIN, top, inner, y - top))
+        y += 8
+    y += 6
+    write(caption, MARGIN, 6, GREY, size=10, leading=18)
+    set_height(figure, panel, y + MARGIN - 8)
+    return as_small_png(figure)
+
+
+def _box(x: float, y: float, width: float, height: float):
+    """The background of an answer."""
+    from matplotlib.patches import FancyBboxPatch  # slow to import
+
+    return FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=8", color=SOFT, zorder=0)

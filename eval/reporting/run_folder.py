@@ -1,0 +1,75 @@
+"""What the folder of a run holds: data files, models, samples, completions and times."""
+
+import math
+from pathlib import Path
+
+from data_prep.common.files import read_json, read_jsonl
+from eval.reporting.stages import STAGES
+from eval.reporting.tables import number
+
+
+def data_files(run: Path) -> list[dict]:
+    """Name, rows and size of the run's data files."""
+    files = sorted(path for path in run.glob("data/**/*.json*") if path.parent.name != "tokens")
+    rows = []
+    for path in files:
+        size, count = path.stat().st_size, None
+        if path.suffix == ".jsonl":
+            count = sum(1 for _ in path.open("rb"))
+        elif size < 5e7:  # a list has to be read as a whole
+            count = len(read_json(path))
+        rows.append({"name": path.relative_to(run), "rows": number(count), "size": f"{size / 1e6:.1f} MB"})
+    return rows
+
+
+def model_folders(run: Path) -> list[dict]:
+    """Name, kind, parameters, context and vocabulary of the run's models, read from their files without loading them."""
+    from safetensors import safe_open
+
+    rows = []
+    for path in sorted(run.glob("*/config.json"), key=lambda path: path.parent.stat().st_mtime):
+        config, parameters = read_json(path), 0
+        for file in path.parent.glob("*.safetensors"):
+            with safe_open(file, "pt") as tensors:
+                shapes = [tensors.get_slice(key).get_shape() for key in tensors.keys()]  # noqa: SIM118
+            parameters += sum(map(math.prod, shapes))
+        kind = ", ".join(config.get("architectures") or ["–"])
+        context = number(config.get("n_positions") or config.get("max_position_embeddings"))
+        vocabulary = number(config.get("vocab_size"))
+        about = {"kind": kind, "parameters": number(parameters), "context": context, "vocabulary": vocabulary}
+        rows.append({"name": path.parent.name, **about})
+    return rows
+
+
+def samples(run: Path, steps: int = 6) -> dict[str, list[tuple[int, str]]]:
+    """{prompt: [(step, sample)]} of pretraining, at most `steps` per prompt, the first and the last among them."""
+    path = run / "base" / "samples.jsonl"
+    rows: dict[str, dict[int, str]] = {}
+    for row in read_jsonl(path) if path.exists() else ():
+        rows.setdefault(row["prompt"], {})[row["step"]] = row["sample"]
+    return {prompt: spread(sorted(written.items()), steps) for prompt, written in rows.items()}
+
+
+def completions(folder: Path, rows: int = 3) -> list[tuple[int, list[dict]]]:
+    """[(update, its first rows)] for the first and the last update in the model's `completions.jsonl`."""
+    path = folder / "completions.jsonl"
+    shown: dict[int, list[dict]] = {}
+    for row in read_jsonl(path) if path.exists() else ():
+        shown.setdefault(row["step"], []).append(row)
+    return [(step, shown[step][:rows]) for step in sorted({min(shown), max(shown)})] if shown else []
+
+
+def times(run: Path, results: dict) -> list[tuple[str, float]]:
+    """[(step, seconds)]: whole commands as recipes/quickstart.sh noted them, then all other results with a time."""
+    path = run / "results" / "times.tsv"
+    noted = [line.split("\t") for line in path.read_text().splitlines()] if path.exists() else []
+    whole = {name.removesuffix(".json"): float(seconds) for name, seconds in noted}
+    order = [name for name in [*STAGES, *results] if "seconds" in results.get(name, {})]
+    return list({**whole, **{name: results[name]["seconds"] for name in order if name not in whole}}.items())
+
+
+def spread(items: list, count: int) -> list:
+    """At most `count` of `items`, evenly spread, the first and the last among them."""
+    if len(items) <= count:
+        return items
+    return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]

@@ -1,0 +1,67 @@
+"""The stages of the chain and the methods that improve the assistant: titles, commands, and one sentence for each."""
+
+import re
+
+# In the order of the chain: {stage: (title, command, what it did, its main metric)}.
+STAGES = {
+    "pretrain": (
+        "Pretraining",
+        "accelerate launch recipes/pretrain.py",
+        "{parameters} parameters from random weights on {tokens} tokens",
+        "{bits_per_byte} bits per byte on held-out text (before: {bits_per_byte_first})",
+    ),
+    "sft": (
+        "Supervised fine-tuning",
+        "accelerate launch recipes/sft.py",
+        "fine-tuned on {conversations} conversations",
+        "EOS rate {eos_rate}; loss {loss_first} → {loss_last}",
+    ),
+    "reward": (
+        "Reward model",
+        "accelerate launch recipes/reward.py",
+        "learned from {rankings} rankings",
+        "prefers the better answer in {accuracy} of pairs",
+    ),
+    "ppo": (
+        "PPO",
+        "accelerate launch recipes/ppo.py",
+        "{episodes} answers to {prompts} prompts sampled and scored",
+        "score {eval_score_first} → {eval_score_last} on held-out prompts, KL {eval_kl_last}",
+    ),
+}
+# The methods that improve the assistant, in the same form.
+METHODS = {
+    "ppo": STAGES["ppo"],
+    "dpo": (
+        "DPO",
+        "accelerate launch recipes/dpo.py",
+        "{steps} steps on {pairs} pairs of answers",
+        "prefers the better answer in {eval_accuracy} of held-out pairs",
+    ),
+    "rloo": (
+        "RLOO",
+        "accelerate launch recipes/rloo.py",
+        "{episodes} answers to {prompts} prompts sampled and scored",
+        "score {score_last}, KL {kl_last} at the end of training",
+    ),
+    "grpo": (
+        "GRPO",
+        "accelerate launch recipes/grpo.py",
+        "{episodes} answers to {prompts} prompts sampled and scored",
+        "score {score_last}, KL {kl_last} at the end of training",
+    ),
+}
+
+
+def trainings(results: dict) -> dict[str, str]:
+    """{name of the results: title} of every method that was trained, each followed by its further seeds."""
+    found = {}
+    for method, (title, *_) in METHODS.items():
+        seeds = [match[1] for name in results if (match := re.fullmatch(rf"{method}_seed(\d+)", name))]
+        found |= {method: title} if method in results else {}
+        found |= {f"{method}_seed{seed}": f"{title}, seed {seed}" for seed in sorted(seeds, key=int)}
+    return found
+
+
+def method_of(name: str) -> str:
+    return name.split("_seed")[0]

@@ -1,0 +1,179 @@
+"""The report's tables and the sentences below them, made from a run's results."""
+
+from pathlib import Path
+
+from data_prep.common.intervals import show_interval, show_nats
+from eval.reporting.stages import METHODS, method_of, trainings
+
+MODELS = ["base", "sft", "ppo"]  # the folders of the chain
+EQUAL_TIMES = 1.15  # training times count as equal if the longest is less than this many times the shortest
+SHARES = ("eos_rate", "accuracy", "fraction", "win_rate", "exact_match")
+
+
+class Known(dict):
+    """For `str.format_map`: what a stage did not write is a dash."""
+
+    def __missing__(self, key: str) -> str:
+        return "–"
+
+
+def number(value, key: str = "") -> str:
+    """A value as the report shows it: an interval, a percentage, millions, thousands with commas, or three digits."""
+    if isinstance(value, dict) and {"value", "low", "high"} <= set(value):
+        return show_interval(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return "–" if value is None else str(value)
+    if key.removesuffix("_first").removesuffix("_last").endswith(SHARES) and 0 <= value <= 1:
+        return f"{value:.0%}"
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:.1f} M"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def answers_table(results: dict, models: list[str]) -> tuple[list[str], list[dict]]:
+    """(models, rows of {"set", "group", "cells": one interval or None per model}) of all `answers_*` results."""
+    cells: dict[tuple[str, str], dict] = {}
+    for name, result in results.items():
+        if name.startswith("answers_"):
+            data, model = ", ".join(Path(path).stem for path in result["data"]), Path(result["model"]).name
+            data += f" ({name})" if model in cells.get((data, ""), {}) else ""
+            for group, figures in {"": result["metrics"], **result.get("groups", {})}.items():
+                cells.setdefault((data, group), {})[model] = figures["exact_match"]
+    found = {model for row in cells.values() for model in row}
+    columns = [model for model in models if model in found] + sorted(found - set(models))
+    rows = [
+        {"set": data, "group": group, "cells": [row.get(model) for model in columns]}
+        for (data, group), row in sorted(cells.items())
+    ]
+    return columns, rows
+
+
+def comparison(results: dict) -> list[dict]:
+    """The rows of the table of methods, one per training: {"name", "title", "win_rate", "greedy", "kl", "seconds",
+    "temperature", "learned_from"}; None if it was not run. Win rate and KL are against SFT.
+    """
+    rows = []
+    for name, title in trainings(results).items():
+        result, won = results[name], results.get(f"win_rate_{name}_vs_sft", {})
+        metrics, right = result.get("metrics", {}), results.get(f"answers_{name}_heldout", {})
+        learned = {"answers": metrics.get("episodes"), "pairs": result.get("pairs")}
+        rows.append(
+            {
+                "name": name,
+                "title": title,
+                "seconds": result.get("seconds"),
+                "temperature": won.get("temperature"),
+                **{key: won.get("metrics", {}).get(key) for key in ("win_rate", "kl")},
+                "greedy": right.get("metrics", {}).get("exact_match"),
+                "learned_from": next((f"{number(value)} {what}" for what, value in learned.items() if value), None),
+            }
+        )
+    return rows
+
+
+def verdict(rows: list[dict]) -> list[str]:
+    """What the table of methods says, in sentences: equal training times or not, PPO's seeds, who wins more than PPO."""
+    sentences = []
+    if len(rows) > 1 and all(row["seconds"] for row in rows):
+        first, *_, last = sorted(rows, key=lambda row: row["seconds"])
+        if last["seconds"] < EQUAL_TIMES * first["seconds"]:
+            sentences.append(f"Trained at equal wall time: {first['seconds']:,.0f} to {last['seconds']:,.0f} s.")
+        else:
+            sentences.append(
+                f"Not trained equally long: {first['title']} for {first['seconds']:,.0f} s, {last['title']} for "
+                f"{last['seconds']:,.0f} s."
+            )
+    rates: dict[str, list[dict]] = {}
+    for row in rows:
+        if row["win_rate"]:
+            rates.setdefault(method_of(row["name"]), []).append(row["win_rate"])
+    if "ppo" not in rates:
+        return sentences
+    means = {method: sum(rate["value"] for rate in found) / len(found) for method, found in rates.items()}
+    seeds = {method: f" (mean of {len(found)} seeds)" if len(found) > 1 else "" for method, found in rates.items()}
+    above = sum(rate["low"] > 0.5 for rate in rates["ppo"])
+    sentences.append(f"PPO's win rate is above 50% with its whole interval in {above} of {len(rates['ppo'])} runs.")
+    better = [method for method in means if means[method] > means["ppo"]]
+    for method in better:
+        apart = all(rate["low"] > other["high"] for rate in rates[method] for other in rates["ppo"])
+        sentences.append(
+            f"{METHODS[method][0]}'s win rate is higher than PPO's: {means[method]:.1%}{seeds[method]} against "
+            f"{means['ppo']:.1%}{seeds['ppo']}; their intervals {'do not overlap' if apart else 'overlap'}."
+        )
+    if len(means) > 1 and not better:
+        sentences.append(f"No other method's win rate is higher than PPO's, {means['ppo']:.1%}{seeds['ppo']}.")
+    return sentences
+
+
+def tiles(
+    results: dict, columns: list[str], table: list[dict], models: list[str], accuracies: list, rates: list
+) -> list[tuple]:
+    """The four metrics on top, as (title, value, note)."""
+    bits = results.get("pretrain", {}).get("curves", {}).get("held-out bits per byte", [])
+    best = max((row for row in table if not row["group"]), key=lambda row: sum(map(bool, row["cells"])), default=None)
+    right = (
+        [(model, cell["value"]) for model, cell in zip(columns, best["cells"], strict=True) if cell] if best else []
+    )
+    right = [cell for cell in right if cell[0] in models] or right  # of the chain, where it was asked
+    won = next((rate for rate in rates if rate[0].startswith("ppo vs ")), rates[0] if rates else None)
+    chain = " → ".join(f"{model} {value:.0%}" for model, value in right)
+    missing = ("–", "not run")
+    return [
+        ("Bits per byte, held-out text", *((f"{bits[-1][1]:.2f}", f"before: {bits[0][1]:.2f}") if bits else missing)),
+        ("Exact match", *((f"{right[-1][1]:.0%}", f"{chain}; {best['set']}") if right else missing)),
+        (
+            "Reward model's accuracy",
+            *((f"{accuracies[0][1]['value']:.0%}", "guessing: 50%") if accuracies else missing),
+        ),
+        ("Win rate", *((f"{won[1]['value']:.0%}", f"{won[0]}; a tie counts half") if won else missing)),
+    ]
+
+
+def evaluations(results: dict, prefix: str, figure: str) -> list[tuple[str, dict, dict]]:
+    """[(the name without `prefix`, the interval of the metric `figure`, the whole result)] of all results of a kind."""
+    return [
+        (name.removeprefix(prefix).replace("_", " "), result["metrics"][figure], result)
+        for name, result in results.items()
+        if name.startswith(prefix)
+    ]
+
+
+def markdown(facts: dict) -> str:
+    """A run's main metrics as Markdown, 95 % intervals in brackets; `facts` are those of its results.json."""
+    results = facts["stages"]
+    columns, table = answers_table(results, MODELS)
+    rows = [
+        (
+            "bits per byte on held-out documents",
+            number(results.get("pretrain", {}).get("metrics", {}).get("bits_per_byte")),
+        )
+    ]
+    for row in table:
+        for model, cell in zip(columns, row["cells"], strict=True):
+            if cell and not row["group"]:
+                rows.append((f"exact match, greedy, {model}: `{row['set']}`", show_interval(cell)))
+    held_out = results.get("reward", {}).get("metrics", {}).get("accuracy")
+    rows += [("reward model, accuracy on held-out wordings", show_interval(held_out))] if held_out else []
+    rows += [
+        (f"reward model, accuracy: {name}", show_interval(value))
+        for name, value, _ in evaluations(results, "reward_accuracy_", "accuracy")
+    ]
+    rows += [
+        (f"win rate, sampled answers: {name}", show_interval(value))
+        for name, value, _ in evaluations(results, "win_rate_", "win_rate")
+    ]
+    about = facts["machine"]
+    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), ""]
+    if methods := comparison(results):
+        lines += ["| against SFT | win rate | exact match, greedy | KL, nats per answer | training | learned from |"]
+        lines += ["|---|---|---|---|---|---|"]
+        for row in methods:
+            rate, right = (show_interval(row[key]) if row[key] else "–" for key in ("win_rate", "greedy"))
+            cells = [row["title"], rate, right, show_nats(row["kl"]) if row["kl"] else "–"]
+            cells += [f"{row['seconds']:,.0f} s" if row["seconds"] else "–", row["learned_from"] or "–"]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines += ["", *verdict(methods), ""]
+    lines.append(
+        f"Measured at commit {facts.get('commit', '–')} on {about['cores']} cores of {about.get('gpu', about['cpu'])}."
+    )
+    return "\n".join(lines) + "\n"
