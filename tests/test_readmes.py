@@ -1,10 +1,15 @@
-"""The commands in the READMEs, run as they stand; figures there come from files that commands write."""
+"""READMEs: every command in them runs or parses, every option and file they name exists, every figure has its source."""
 
+import dataclasses
+import functools
+import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,11 +17,34 @@ import pytest
 from data_prep.common.files import write_json, write_jsonl
 
 ROOT = Path(__file__).parents[1]
-READMES = [ROOT / "README.md", *(ROOT / folder / "README.md" for folder in ("recipes", "data_prep", "eval"))]
+ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
+FOLDERS = [ROOT / name / "README.md" for name in ("recipes", "data_prep", "eval")]
+DOCUMENTS = [ENGLISH, CHINESE, ROOT / "CONTRIBUTING.md", *FOLDERS]
+RESULTS = ROOT / "recipes" / "configs" / "quickstart" / "results.json"
+STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "rloo", "grpo")
 
 
-def blocks(readme: Path) -> list[str]:
-    return re.findall(r"```bash\n(.*?)```", readme.read_text(encoding="utf-8"), flags=re.S)
+def short(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def blocks(document: Path, language: str = "bash") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.S)
+
+
+def inline(document: Path) -> list[str]:
+    """What stands between backticks in sentences and tables, a line break in it being a blank."""
+    prose = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.S)
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
+
+
+def commands(document: Path) -> list[str]:
+    """The commands of a document, those in sentences too; that of eval/README.md's block, which is run, aside."""
+    found = [code for code in inline(document) if re.match(r"(make|python|accelerate|pip|bash|cp|ruff) ", code)]
+    for block in [] if document.parent.name == "eval" else blocks(document):
+        lines = block.replace("\\\n", " ").splitlines()
+        found += [part for line in lines for part in line.split(" #")[0].strip().split(" && ")]
+    return found
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess:
@@ -28,6 +56,69 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
         ["bash", "-e", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, input=""
     )
+
+
+@functools.cache
+def options_of_module(name: str) -> set[str]:
+    done = run(f"python -m {name} --help", ROOT)
+    assert done.returncode == 0, done.stderr
+    return set(re.findall(r"--(\w+)", done.stdout.partition("options:")[2]))
+
+
+@functools.cache
+def options_of_recipe(name: str) -> set[str]:
+    """The fields of every class of arguments that the recipe names."""
+    module = importlib.import_module(f"recipes.{name}")
+    classes = [each for each in vars(module).values() if isinstance(each, type) and dataclasses.is_dataclass(each)]
+    return {field.name for each in classes for field in dataclasses.fields(each)} | {"config"}
+
+
+def options(words: list[str]) -> set[str]:
+    return {word[2:] for word in words if word.startswith("--")}
+
+
+def values(words: list[str], option: str) -> list[str]:
+    """What follows an option, up to the next."""
+    if option not in words:
+        return []
+    rest = words[words.index(option) + 1 :]
+    return rest[: next((number for number, word in enumerate(rest) if word.startswith("--")), len(rest))]
+
+
+def check_make(words: list[str]) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.search(r"^\.PHONY: (.*)", makefile, flags=re.M)[1].split())
+    settings = set(re.findall(r"^(\w+) \?=", makefile, flags=re.M)) | {"FRESH"}
+    assert all(word in targets or word.split("=")[0] in settings for word in words)
+
+
+def check_python(words: list[str]) -> None:
+    module, *rest = words[1:]
+    assert words[0] == "-m"
+    if module == "pytest":
+        assert all((ROOT / word).exists() for word in rest if word.startswith("tests"))
+    else:
+        assert options(rest) - {"help"} <= options_of_module(module)
+
+
+def check_launch(words: list[str], copies: dict[str, str]) -> None:
+    """`copies`: {a folder that the document has the reader make: what it is a copy of}."""
+    assert words[0] == "launch"
+    at = next(number for number, word in enumerate(words) if word.endswith(".py"))
+    launcher, recipe, rest = words[1:at], Path(words[at]), words[at + 1 :]
+    assert options(launcher) <= {"config_file", "num_processes"}
+    assert all((ROOT / path).is_file() for path in values(launcher, "--config_file"))
+    assert (ROOT / recipe).is_file() and options(rest) <= options_of_recipe(recipe.stem)
+    for config in values(rest, "--config"):
+        for copy, original in copies.items():
+            config = config.replace(copy, original)
+        first = (ROOT / config).read_text(encoding="utf-8").splitlines()[0]
+        assert first == f"# accelerate launch {recipe} --config {config}"
+
+
+def check_pip(words: list[str]) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert words[:2] == ["install", "-e"] and re.fullmatch(r"\.\[(\w+)]", words[2])[1] in extras
 
 
 @pytest.fixture(scope="module")
@@ -68,26 +159,111 @@ def test_the_commands_of_the_evaluations_run_as_they_stand(quickstart):
     assert "| win rate, sampled answers: ppo vs sft | 100.0% [100.0%, 100.0%] |" in table
 
 
-def test_every_other_command_names_what_exists(quickstart):
-    """make, chat, and the launches, whose runs are tested elsewhere: their targets, files and options are there."""
-    commands = [
-        line
-        for readme in READMES
-        if readme.parent.name != "eval"
-        for block in blocks(readme)
-        for line in block.splitlines()
-    ]
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M))
-    assert len(commands) >= 4
-    for command in (line.split("#")[0].strip() for line in commands):
-        if command.startswith("make "):
-            assert command.split()[1] in targets, command
-        elif command.startswith("python -m eval.chat"):
-            assert run(command, quickstart).returncode == 0, command
-        else:
-            script, config = re.fullmatch(r"accelerate launch (recipes/\w+\.py) --config (\S+)", command).groups()
-            first = (ROOT / config).read_text(encoding="utf-8").splitlines()[0]
-            assert (ROOT / script).is_file() and first == f"# {command}"
+def test_the_result_can_be_talked_to(quickstart):
+    (command,) = [command for command in commands(ENGLISH) if command.startswith("python -m eval.chat")]
+    done = run(command, quickstart)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=short)
+def test_every_command_names_what_exists(document):
+    """Targets, modules, recipes, configs, files, extras and options are there; what they do is tested elsewhere."""
+    found = commands(document)
+    assert found, document
+    copies = {words[3]: words[2] for words in map(shlex.split, found) if words[:2] == ["cp", "-r"]}
+    for command in found:
+        program, *words = shlex.split(command)
+        try:
+            if program == "make":
+                check_make(words)
+            elif program == "python":
+                check_python(words)
+            elif program == "accelerate":
+                check_launch(words, copies)
+            elif program == "pip":
+                check_pip(words)
+            elif program in ("cp", "bash"):
+                assert (ROOT / words[-2 if program == "cp" else 0]).exists()
+            elif program == ".":
+                assert words == [".venv/bin/activate"] and "VENV ?= .venv\n" in (ROOT / "Makefile").read_text()
+            else:
+                assert program == "ruff" and words[0] in ("check", "format")
+        except AssertionError as error:
+            raise AssertionError(f"{short(document)}: {command}") from error
+
+
+@pytest.mark.parametrize("document", [ENGLISH, CHINESE], ids=short)
+def test_every_setting_named_in_a_readme_is_one_of_a_recipe(document):
+    """`key: value` anywhere, and every word of the remedies that is written as code."""
+    known = set.union(*map(options_of_recipe, STAGES))
+    named = {code.split(":")[0] for code in inline(document) if re.fullmatch(r"\w+: \S+", code)}
+    rows = re.findall(r"^\|[^|]*\|[^|]*\|([^|]*)\|$", document.read_text(encoding="utf-8"), flags=re.M)
+    named |= {code for row in rows for code in re.findall(r"`(\w+)`", row)}
+    named |= {code[2:] for code in inline(document) if re.fullmatch(r"--\w+", code)}
+    assert len(named) >= 20 and named <= known, named - known
+
+
+def test_every_alarm_named_in_a_readme_is_one():
+    from recipes.trainers.ppo import alarms
+
+    for document in (ENGLISH, CHINESE):
+        named = {code for code in inline(document) if re.search(r"_loss$|optimization$|_drift$|^repetition$", code)}
+        assert len(named) == 4 and named <= set(alarms.NAMES)
+
+
+def test_both_readmes_have_the_same_code_figures_and_links():
+    for language in ("bash", "json"):
+        assert blocks(ENGLISH, language) == blocks(CHINESE, language) != []
+    assert sorted(inline(ENGLISH)) == sorted(inline(CHINESE))
+    texts = [document.read_text(encoding="utf-8") for document in (ENGLISH, CHINESE)]
+    assert figures(texts[0]) == figures(texts[1])
+    links = [sorted(re.findall(r"]\((.*?)\)", text)) for text in texts]
+    assert [link.replace(".zh-CN", "") for link in links[1]] == [link.replace(".zh-CN", "") for link in links[0]]
+    for pattern in (r"^#+ ", r"^\|", r"^- "):
+        assert len(re.findall(pattern, texts[0], flags=re.M)) == len(re.findall(pattern, texts[1], flags=re.M))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=short)
+def test_every_link_leads_to_a_file(document):
+    for link in re.findall(r"]\((?!https?:)(.*?)\)", document.read_text(encoding="utf-8")):
+        assert (document.parent / link).is_file(), link
+
+
+def figures(text: str) -> list[tuple[str, str, str]]:
+    """[(figure, results, metric)]: what stands as 77.5%<!-- answers_sft_heldout.exact_match --> in a document."""
+    return re.findall(r"([\d.]+%)<!-- (\w+)\.(\w+) -->", text)
+
+
+@pytest.mark.parametrize("document", [ENGLISH, CHINESE], ids=short)
+def test_every_figure_is_that_of_the_published_run(document):
+    text = document.read_text(encoding="utf-8")
+    found = figures(text)
+    # A rate with a decimal is a measurement, and says where it comes from.
+    assert len(found) == len(re.findall(r"\d\.\d+ ?%", text)) > 0
+    stages = json.loads(RESULTS.read_text(encoding="utf-8"))["stages"]
+    for figure, results, metric in found:
+        assert figure == f"{stages[results]['metrics'][metric]['value']:.1%}", (results, metric)
+
+
+@pytest.mark.parametrize("document", FOLDERS, ids=short)
+def test_a_folder_readme_names_all_that_stands_in_the_folder(document):
+    text = document.read_text(encoding="utf-8")
+    names = {path.name for path in document.parent.iterdir() if path.suffix in (".py", ".sh", ".jinja")}
+    folders = {path.name for path in document.parent.iterdir() if path.is_dir() and any(path.glob("[!_]*[!c]"))}
+    for name in names - {"__init__.py"}:
+        assert f"`{name}`" in text, name
+    for name in folders:
+        assert f"`{name}/`" in text, name
+    # What a table calls a file of the folder is one.
+    for name in re.findall(r"`([\w/]+\.(?:py|sh|jinja))`", text):
+        assert any(document.parent.rglob(name)), name
+    assert len(text.splitlines()) <= 45
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CHANGELOG.md"], ids=short)
+def test_sentences_fit_a_screen(document):
+    prose = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.S)
+    assert [line for line in prose.splitlines() if len(line) > 119 and not line.startswith("|")] == []
 
 
 def test_the_tutorial_is_what_the_makefile_runs_and_every_file_it_names_exists():
