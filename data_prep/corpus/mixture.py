@@ -11,7 +11,11 @@ from data_prep.tokens.shards import TokenShards
 
 
 def shuffled(items: Iterator, buffer_size: int, rng: random.Random) -> Iterator:
-    """`items` in an order that is random within a window of `buffer_size` (1: the order they came in)."""
+    """`items` shuffled through a buffer of `buffer_size` items (1: the order they came in).
+
+    An item comes at most `buffer_size - 1` places earlier than it stood. Later there is no bound, but an item waits on
+    average for one more buffer; where the buffer holds all items, every order is equally likely.
+    """
     buffer = list(itertools.islice(items, buffer_size))
     for item in items:
         index = rng.randrange(len(buffer))
