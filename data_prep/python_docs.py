@@ -26,6 +26,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
 import random
 import re
 import sys
@@ -37,21 +38,8 @@ from tqdm.auto import tqdm
 
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import vacant, write_json, write_jsonl
-from data_prep.python_docs_wordings import (
-    DEMONSTRATION_CLOSINGS,
-    DEMONSTRATION_OPENINGS,
-    DEMONSTRATIONS,
-    EVALUATION_CLOSINGS,
-    EVALUATION_OPENINGS,
-    FOLLOW_UPS,
-    HELD_OUT,
-    OTHERS,
-    PROMPT_CLOSINGS,
-    PROMPT_OPENINGS,
-    PROMPTS,
-    VALIDATION,
-)
 
+WORDINGS = json.loads(Path(__file__).with_name("python_docs_wordings.json").read_text(encoding="utf-8"))
 # Not documentation of the library: test suites, vendored or generated code, and folders of installed packages.
 SKIPPED_FOLDERS = {
     "test", "tests", "idlelib", "site-packages", "dist-packages", "lib2to3", "ensurepip", "turtledemo",
@@ -231,13 +219,17 @@ def conversation(identifier: str, turns: list[tuple[str, str]]) -> dict:
     return {"id": identifier, "conversations": messages}
 
 
-def embellished(wording: str, openings: list[str], closings: list[str], share: float, rng: random.Random) -> str:
-    """The wording, with a probability of `share` each something before and behind it that does not matter."""
+def embellished(wording: str, kind: str, share: float, rng: random.Random) -> str:
+    """The wording, with a probability of `share` each something before and after it that does not matter.
+
+    `kind`: "demonstrations", "prompts" or "evaluation", each of which has its own.
+    """
+    around = WORDINGS["around"][kind]
     if rng.random() < share:
-        opening = rng.choice(openings)
+        opening = rng.choice(around["before"])
         goes_on = opening.rstrip()[-1] in ",:" and not wording.startswith(("{name}", "I"))
         wording = opening + (wording[0].lower() + wording[1:] if goes_on else wording)
-    return wording + rng.choice(closings) if rng.random() < share else wording
+    return wording + rng.choice(around["after"]) if rng.random() < share else wording
 
 
 def write_conversations(output: Path, known: dict[str, dict[str, str]], prompts: int) -> dict:
@@ -255,28 +247,31 @@ def write_conversations(output: Path, known: dict[str, dict[str, str]], prompts:
         rng = random.Random(digest(name))
         for kind, answer in answers.items():
             number = DEMONSTRATIONS_PER_QUESTION[kind]
-            *wordings, own = rng.sample(DEMONSTRATIONS[kind], number + 1)
+            *wordings, own = rng.sample(WORDINGS["demonstrations"][kind], number + 1)
             for index, wording in enumerate(wordings):
-                wording = embellished(wording, DEMONSTRATION_OPENINGS, DEMONSTRATION_CLOSINGS, 0.2, rng)
+                wording = embellished(wording, "demonstrations", 0.2, rng)
                 turns = [(wording.format(name=name), answer)]
                 if index % 3 == 2:  # one conversation in three goes on to the other questions, leaving the name out
                     others = rng.sample([other for other in answers if other != kind], len(answers) - 1)
-                    turns += [(rng.choice(FOLLOW_UPS[other]), answers[other]) for other in others[: 1 + index % 2]]
+                    turns += [
+                        (rng.choice(WORDINGS["follow_ups"][other]), answers[other])
+                        for other in others[: 1 + index % 2]
+                    ]
                 rows["conversations"].append(conversation(f"{name}/{kind}/{index}", turns))
             own = own.format(name=name)
             rows["conversations_heldout_own"].append(conversation(f"{name}/{kind}/own", [(own, answer)]))
             where = "conversations_heldout_names" if name in kept_out else "conversations_heldout"
-            files = {where: HELD_OUT} | ({} if name in kept_out else {"conversations_validation": VALIDATION})
+            files = {where: "held_out"} | ({} if name in kept_out else {"conversations_validation": "validation"})
             for file, wordings in files.items():
-                wording = rng.choice(wordings[kind])
-                wording = embellished(wording, EVALUATION_OPENINGS, EVALUATION_CLOSINGS, 0.4, rng)
+                wording = rng.choice(WORDINGS[wordings][kind])
+                wording = embellished(wording, "evaluation", 0.4, rng)
                 row = conversation(f"{name}/{kind}/{file[14:]}", [(wording.format(name=name), answer)])
                 rows[file].append(row)
-            other = rng.choice(OTHERS[kind]).format(name=name)
+            other = rng.choice(WORDINGS["others"][kind]).format(name=name)
             rows["conversations_heldout_others"].append(conversation(f"{name}/{kind}/others", [(other, answer)]))
             if name not in kept_out:
-                for index, wording in enumerate(rng.sample(PROMPTS[kind], prompts)):
-                    wording = embellished(wording, PROMPT_OPENINGS, PROMPT_CLOSINGS, 0.4, rng)
+                for index, wording in enumerate(rng.sample(WORDINGS["prompts"][kind], prompts)):
+                    wording = embellished(wording, "prompts", 0.4, rng)
                     row = conversation(f"{name}/{kind}/prompt-{index}", [(wording.format(name=name), answer)])
                     rows["prompts_rankings" if index < prompts // 2 else "prompts_ppo"].append(row)
     check_disjoint(rows)
