@@ -32,7 +32,7 @@ from data_prep.common.text import counted
 from data_prep.corpus.decontamination import EvaluationTexts
 from data_prep.corpus.languages import language, method
 from data_prep.corpus.near_duplicates import near_duplicates
-from data_prep.corpus.quality import Finding, datatrove_filter, quality_finding
+from data_prep.corpus.quality import Finding, quality_finding
 from data_prep.readers.documents import corpus_files, documents, stamps, taken_out
 from data_prep.rows.bad_rows import ON_BAD, BadRows
 
@@ -80,13 +80,10 @@ def evaluation_texts(files: tuple[str, ...]) -> EvaluationTexts:
 def judge(rules: Rules) -> Callable[[str], Finding | None]:
     """The filters that look at one document by itself, as one function of its text."""
     evaluation = evaluation_texts(rules.evaluation) if rules.evaluation else None
-    by_datatrove = datatrove_filter() if rules.quality == "datatrove" else None
     by_gopher = rules.quality == "gopher"
 
     def finding(text: str) -> Finding | None:
         spoken = language(text) if by_gopher or rules.languages else ""
-        if by_datatrove and (found := by_datatrove(text)):
-            return found
         if by_gopher and (found := quality_finding(text, spoken, rules.min_words, rules.max_words)):
             return found
         if rules.languages and spoken not in rules.languages:
@@ -225,7 +222,7 @@ def main() -> None:
     )
     parser.add_argument("--text_column", default="text", help="where rows have their text")
     parser.add_argument("--on_bad", "--on-bad", choices=ON_BAD, default="error", help="bad rows")
-    parser.add_argument("--quality", choices=("gopher", "datatrove", "none"), default="gopher", help="whose rules")
+    parser.add_argument("--quality", choices=("gopher", "none"), default="gopher", help="the rules for good text")
     parser.add_argument("--min_words", type=int, default=50, help="of a document, by gopher's rules")
     parser.add_argument("--max_words", type=int, default=100_000)
     parser.add_argument("--languages", nargs="+", metavar="CODE", help="the only ones to keep: en, zh, ...")

@@ -1,6 +1,5 @@
 """The filters of a corpus, each on both sides of its border, and the command that keeps their books."""
 
-import importlib.util
 import json
 import os
 import random
@@ -16,7 +15,7 @@ from data_prep import clean_corpus
 from data_prep.common.batches import batched_by_length
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_json, write_jsonl
-from data_prep.corpus import near_duplicates, quality
+from data_prep.corpus import near_duplicates
 from data_prep.corpus.decontamination import EvaluationTexts
 from data_prep.corpus.quality import quality_finding, repeated_characters
 from data_prep.corpus.text_units import units
@@ -122,25 +121,6 @@ def test_repeated_ngrams_count_each_character_once():
     base = words(100)
     assert taken_by(" ".join(base + base[:12])) is None  # 60 of 671 characters in repeated 10-grams = 0.09
     assert taken_by(" ".join(base + base[:24])) == "repetition"  # 100 of 743 = 0.13 in 10-grams
-
-
-@pytest.mark.skipif(importlib.util.find_spec("datatrove") is None, reason="the extra datatrove is not installed")
-def test_datatrove_judges_the_same_way_without_a_network(monkeypatch):
-    def refuse(*_):
-        raise OSError("the network was asked for")
-
-    monkeypatch.setattr("socket.socket.connect", refuse)
-    finding = quality.datatrove_filter()
-    good = " ".join(["the", "of", *words(80)])
-    assert finding(good) is None and quality_finding(good, "en") is None
-    for bad in (" ".join(["the", "of", *words(40)]), good + " #" * 20, " ".join([good, *["alpha beta"] * 40])):
-        assert finding(bad).filter == "datatrove" and quality_finding(bad, "en")
-
-
-def test_without_the_extra_datatrove_is_refused(monkeypatch):
-    monkeypatch.setitem(sys.modules, "datatrove.data", None)
-    with pytest.raises(InputError, match="pip install"):
-        quality.datatrove_filter()
 
 
 # Decontamination

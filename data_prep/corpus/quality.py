@@ -3,18 +3,12 @@
 The rules are those of MassiveText (Rae 2021, arXiv:2112.11446, appendix A.1 and table A1). They are made for words with
 blanks between them. In scripts without (Chinese, Japanese, Thai) every character is a unit, and two of them are taken
 for a word: a Chinese word has about two characters.
-
-With the extra `datatrove` installed (`pip install -e '.[datatrove]'`) its filters of the same paper can take their place.
-They run offline, and only on languages that spaCy cuts into words without a download; for Chinese they do not. Its other
-parts are not used: language and perplexity models are downloaded.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable
 from typing import NamedTuple
 
-from data_prep.common.errors import InputError
 from data_prep.corpus.text_units import is_unspaced, joined, ngrams, units
 
 STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
@@ -121,25 +115,3 @@ def quality_finding(text: str, language: str, least: int = 50, most: int = 100_0
         or symbol_finding(text, found, words, language)
         or repetition_finding(text, found, 2 if unspaced else 1)
     )
-
-
-def datatrove_filter() -> Callable[[str], Finding | None]:
-    """The same by datatrove's filters of the same paper, for English.
-
-    Raises InputError where datatrove is not installed.
-    """
-    try:
-        from datatrove.data import Document
-        from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
-    except ImportError:
-        raise InputError("--quality datatrove: it is not installed; pip install -e '.[datatrove]'") from None
-    filters = (GopherQualityFilter(), GopherRepetitionFilter())
-
-    def finding(text: str) -> Finding | None:
-        for each in filters:
-            result = each.filter(Document(text=text, id=""))
-            if result is not True:
-                return Finding("datatrove", result[1])
-        return None
-
-    return finding
