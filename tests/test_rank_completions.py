@@ -95,6 +95,19 @@ def test_by_exact_match_all_others_tie(completions, tmp_path, monkeypatch):
     assert [row["ranks"] for row in read(tmp_path / "r.jsonl")] == [[0, 1, 1, 1], [1, 0, 1]]
 
 
+def test_a_perfect_chrf_without_an_exact_match_comes_second(tmp_path, monkeypatch):
+    """chrF leaves blanks out: "it is" and "itis" are the same to it. With a tie width of 100, zzz ties with it."""
+    rows = [{"prompt": "Q", "completions": ["itis", " it  is\n", "zzz"], "reference": "it is"}]
+    completions = write(tmp_path / "completions.jsonl", rows)
+    rank(monkeypatch, completions=completions, output=tmp_path / "r.jsonl")
+    assert read(tmp_path / "r.jsonl")[0]["ranks"] == [1, 0, 2]
+    rank(monkeypatch, tie_width=100, completions=completions, output=tmp_path / "wide.jsonl")
+    assert read(tmp_path / "wide.jsonl")[0]["ranks"] == [1, 0, 1]
+    function = "data_prep.rewards.chrf"
+    rank(monkeypatch, by="function", function=function, completions=completions, output=tmp_path / "chrf.jsonl")
+    assert read(tmp_path / "chrf.jsonl")[0]["scores"] == pytest.approx([1, 1, 0], abs=1e-6)
+
+
 FUNCTIONS = """
 def brevity(prompts, completions, drawn, **columns):
     assert len(prompts) == len(completions) == len(drawn) and drawn[0]["model"] == "runs/sft"

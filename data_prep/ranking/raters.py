@@ -7,6 +7,7 @@ order, `{"ranks": [int, …]}`, dense and 0 the best, with the "scores" that the
 import math
 from collections.abc import Callable
 
+from data_prep.common.agreement import exact_match, sentence_chrf
 from data_prep.common.errors import InputError
 from data_prep.common.files import existing
 from data_prep.models.reward_functions import call_reward_function, load_function
@@ -16,31 +17,27 @@ Rater = Callable[[list[dict]], list[dict]]
 
 
 def ranks_by_reference(completions: list[str], reference: str, tie_width: float = 25.0) -> list[int]:
-    """Dense ranks, 0 the best: the reference word for word, then descending steps of `tie_width` chrF points."""
-    from sacrebleu.metrics import CHRF
-
-    chrf = CHRF()
+    """Dense ranks, 0 the best: exact matches with the reference first, then descending steps of `tie_width` chrF points."""
     levels = []
     for completion in completions:
-        exact = completion.split() == reference.split()
-        # A score on the border of two steps belongs to the upper one; a perfect score that is not the reference
-        # (chrF ignores order beyond six characters) stays below it.
-        score = min(chrf.sentence_score(completion, [reference]).score, 99.99)
-        levels.append(math.inf if exact else math.floor(score / tie_width))
+        # A score on the border of two steps belongs to the upper one; a perfect score without an exact match (chrF
+        # ignores order beyond six characters) stays below it.
+        score = min(sentence_chrf(completion, reference), 99.99)
+        levels.append(math.inf if exact_match(completion, reference) else math.floor(score / tie_width))
     return ranks_of_scores(levels)
 
 
 def by_chrf(tie_width: float) -> Rater:
-    """Agreement with the row's "reference": word for word first, then by chrF in steps."""
+    """Agreement with the row's "reference": exact matches first, then chrF in steps of `tie_width` points."""
     return lambda rows: [
         {"ranks": ranks_by_reference(row["completions"], row["reference"], tie_width)} for row in rows
     ]
 
 
 def by_exact_match() -> Rater:
-    """The row's "reference" word for word, blanks aside, above all other answers."""
+    """Exact matches with the row's "reference" above all other answers, which tie."""
     return lambda rows: [
-        {"ranks": ranks_of_scores([text.split() == row["reference"].split() for text in row["completions"]])}
+        {"ranks": ranks_of_scores([exact_match(text, row["reference"]) for text in row["completions"]])}
         for row in rows
     ]
 
