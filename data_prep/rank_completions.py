@@ -89,10 +89,10 @@ def parts(rows: list[dict]) -> list[list[int]]:
 def rank_by_machine(rows: list[dict], journal: Journal, rater: Rater, about: dict) -> None:
     """Add the judgements that the journal lacks."""
     groups = parts(rows)
-    total, judged = sum(map(len, groups)), len(journal.judgements)
+    total, judged = sum(map(len, groups)), len(journal.rankings)
     with tqdm(total=total, initial=judged, desc="ranking", unit="prompt") as bar:
         for part in groups:
-            if missing := [index for index in part if index not in journal.judgements]:
+            if missing := [index for index in part if index not in journal.rankings]:
                 judgements = dict(zip(part, rater([rows[index] for index in part]), strict=True))
                 journal.add([{"row": index, **judgements[index], **about} for index in missing])
                 bar.update(len(missing))
@@ -167,14 +167,14 @@ def main() -> None:
     settings = {"by": arguments.by, **settings, "sha256 of the completions": digest}
     path = arguments.output.with_name(f"{arguments.output.name}.journal")
     with contextlib.closing(Journal(path, settings, durable=person)) as journal:
-        if journal.judgements:
-            print(f"{path}: {counted(len(journal.judgements), 'judgement')} of an earlier run; going on from there")
+        if journal.rankings:
+            print(f"{path}: {counted(len(journal.rankings), 'judgement')} of an earlier run; going on from there")
         if not person:
             rank_by_machine(rows, journal, rater, {"ranked_by": who})
         elif not rank_in_terminal(rows, journal, {"ranked_by": who, "rater": arguments.rater}, arguments.seed):
-            print(f"{counted(len(journal.judgements), 'judgement')} kept in {path}; the same command goes on")
+            print(f"{counted(len(journal.rankings), 'judgement')} kept in {path}; the same command goes on")
             return
-        output, left_out = rankings(rows, journal.judgements, keep_ties=person)
+        output, left_out = rankings(rows, journal.rankings, keep_ties=person)
     write_jsonl(arguments.output, output)
     path.unlink()
     line = f"ranked the answers to {len(output):,} of {counted(len(rows), 'prompt')} by {who}: "

@@ -231,8 +231,8 @@ def test_a_person_stops_goes_on_and_takes_back(completions, tmp_path, monkeypatc
     options = {"completions": completions, "output": output}
     in_terminal(monkeypatch, ["u", "what?", "1>2>2>4", "1>2>3", "1>2>3>4", "q"], **options)
     out = capsys.readouterr().out
-    assert "there is no judgement to take back" in out and "found 'what?'; expected a number from 1 to 4" in out
-    assert "2 stands there twice" in out and "4 missing: every answer needs its place" in out
+    assert "there is no ranking to take back" in out and "found 'what?'; expected a number from 1 to 4" in out
+    assert "2 is there twice" in out and "4 missing: every answer needs a place" in out
     assert out.endswith(f"1 judgement kept in {journal}; the same command goes on\n") and not output.exists()
     # Another person goes on: takes back what the first one said, ranks it anew, and ends with the input.
     in_terminal(monkeypatch, ["u", "1=2=3=4", "1=2"], **options, rater="Bea")
@@ -337,7 +337,7 @@ def test_a_killed_run_is_continued_and_gives_the_same_file(tmp_path, monkeypatch
     capsys.readouterr()
     rank(monkeypatch, **options, output=output)
     out = capsys.readouterr().out
-    assert "its last line was cut short while it was written, and is passed over" in out
+    assert "dropped its last line, which was only half written" in out
     assert f"{judged} judgements of an earlier run; going on from there" in out
     assert without_time(read(output)) == without_time(read(whole)) and len(read(whole)) == 200
     assert not journal.exists()
@@ -355,12 +355,12 @@ def test_a_journal_of_another_run_is_refused(completions, tmp_path, monkeypatch)
     output = tmp_path / "r.jsonl"
     options = {"completions": completions, "output": output}
     in_terminal(monkeypatch, ["1>2>3>4", "q"], **options)
-    with pytest.raises(InputError, match="was begun with by 'person', now it is 'reference'. Go on with the former"):
+    with pytest.raises(InputError, match="was started with by 'person', now it is 'reference'. Use the former"):
         rank(monkeypatch, **options)
-    with pytest.raises(InputError, match="was begun with seed 42, now it is 7"):
+    with pytest.raises(InputError, match="was started with seed 42, now it is 7"):
         in_terminal(monkeypatch, [], **options, seed=7)
     write(completions, ROWS[:3])
-    with pytest.raises(InputError, match="was begun with sha256 of the completions '"):
+    with pytest.raises(InputError, match="was started with sha256 of the completions '"):
         in_terminal(monkeypatch, [], **options)
     write(completions, ROWS)
     journal = tmp_path / "r.jsonl.journal"
@@ -369,12 +369,41 @@ def test_a_journal_of_another_run_is_refused(completions, tmp_path, monkeypatch)
         in_terminal(monkeypatch, [], **options)
 
 
+HOLDER = """
+import sys, time
+from pathlib import Path
+from data_prep.ranking.journal import Journal
+
+journal = Journal(Path(sys.argv[1]), {}, durable=True)
+print("open", flush=True)
+time.sleep(600)
+"""
+
+
 def test_two_runs_do_not_write_one_journal(tmp_path):
-    journal = Journal(tmp_path / "j", {}, durable=True)
+    path = tmp_path / "j"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, path], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "open\n"
+    with pytest.raises(InputError, match="j: another process is writing it; wait until it has ended"):
+        Journal(path, {}, durable=True)
+    holder.kill()
+    holder.communicate()
+    assert {file.name for file in tmp_path.iterdir()} == {"j", ".j.lock"}, "the lock file of a killed process"
+    journal = Journal(path, {}, durable=True)
     with pytest.raises(InputError, match="another process is writing it"):
-        Journal(tmp_path / "j", {}, durable=True)
+        Journal(path, {}, durable=True)
     journal.close()
-    Journal(tmp_path / "j", {}, durable=True).close()
+    assert [file.name for file in tmp_path.iterdir()] == ["j"]
+    Journal(path, {}, durable=True).close()
+
+
+def test_a_journal_that_is_refused_is_not_locked(tmp_path):
+    Journal(tmp_path / "j", {"seed": 1}, durable=False).close()
+    with pytest.raises(InputError, match="was started with seed 1, now it is 2") as caught:
+        Journal(tmp_path / "j", {"seed": 2}, durable=False)
+    journal = Journal(tmp_path / "j", {"seed": 1}, durable=False)  # while the first one's error still holds its frames
+    journal.close()
+    assert caught and [file.name for file in tmp_path.iterdir()] == ["j"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""Raters that are no person: agreement with a reference, a function, a reward model.
+"""Rank by machine: by agreement with a reference, a function, or a reward model.
 
-Each function here gives one f(rows) -> judgements: of rows `{"prompt": messages, "completions", …}` it makes, in their
-order, `{"ranks": [int, …]}`, dense and 0 the best, with the "scores" that the ranks come from where there are any.
+Each function here returns a f(rows) -> rankings: for rows `{"prompt": messages, "completions", …}` it gives, in their
+order, `{"ranks": [int, …]}`, dense with 0 the best, and the "scores" behind the ranks if there are any.
 """
 
 import math
@@ -43,7 +43,7 @@ def by_exact_match() -> Rater:
 
 
 def by_function(name: str) -> Rater:
-    """A function of TRL's convention (data_prep/rewards.py); its columns are the fields that all rows have."""
+    """A function with TRL's arguments (see data_prep/rewards.py); its columns are the fields that all rows have."""
     function = load_function(name)
 
     def rate(rows: list[dict]) -> list[dict]:
@@ -51,13 +51,13 @@ def by_function(name: str) -> Rater:
         names = set.intersection(*map(set, rows)) - {"prompt", "completions"}
         columns = {name: [row[name] for row in repeated] for name in sorted(names)}
         scores = call_reward_function(function, [row["prompt"] for row in repeated], _texts(rows), columns)
-        return _judgements(rows, scores, name)
+        return _rankings(rows, scores, name)
 
     return rate
 
 
 def by_reward_model(path: str, rows: list[dict]) -> Rater:
-    """The reward model in the folder `path`; `InputError` where it is none or one of all the `rows` is too long for it."""
+    """The reward model in the folder `path`; `InputError` if it is none, or if an answer in `rows` is too long for it."""
     import torch  # slow to import: after the input has been checked
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -87,7 +87,7 @@ def by_reward_model(path: str, rows: list[dict]) -> Rater:
 
     def rate(rows: list[dict]) -> list[dict]:
         prompts = [row["prompt"] for row in rows for _ in row["completions"]]
-        return _judgements(rows, score_answers(model, tokenizer, prompts, _texts(rows)), path)
+        return _rankings(rows, score_answers(model, tokenizer, prompts, _texts(rows)), path)
 
     return rate
 
@@ -96,13 +96,13 @@ def _texts(rows: list[dict]) -> list[str]:
     return [completion for row in rows for completion in row["completions"]]
 
 
-def _judgements(rows: list[dict], scores: list[float], name: str) -> list[dict]:
-    """Each row's share of the scores of all answers, and the ranks by it."""
+def _rankings(rows: list[dict], scores: list[float], name: str) -> list[dict]:
+    """Each row with its own of the scores of all answers, and the ranks by them."""
     if bad := [score for score in scores if not math.isfinite(score)]:
         raise InputError(f"{name}: found the score {bad[0]}; expected finite numbers")
     left = iter(scores)
-    judgements = []
+    rankings = []
     for row in rows:
         own = [next(left) for _ in row["completions"]]
-        judgements.append({"ranks": ranks_of_scores(own), "scores": own})
-    return judgements
+        rankings.append({"ranks": ranks_of_scores(own), "scores": own})
+    return rankings
