@@ -17,7 +17,7 @@ from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_json, write_jsonl
 from data_prep.corpus import near_duplicates
 from data_prep.corpus.decontamination import EvaluationTexts
-from data_prep.corpus.quality import quality_finding, repeated_characters
+from data_prep.corpus.quality import quality_reason, repeated_characters
 from data_prep.corpus.text_units import units
 from data_prep.readers.documents import read_documents
 
@@ -32,7 +32,7 @@ def words(count: int, seed: int = 0) -> list[str]:
 
 
 def taken_by(text: str, language: str = "de") -> str | None:
-    found = quality_finding(text, language)
+    found = quality_reason(text, language)
     return found and found.filter
 
 
@@ -43,13 +43,13 @@ def test_units_are_words_and_the_characters_of_scripts_without_blanks():
 def test_length():
     assert taken_by(" ".join(words(49))) == "too short"
     assert taken_by(" ".join(words(50))) is None
-    assert quality_finding(" ".join(words(50)), "de", most=49).filter == "too long"
+    assert quality_reason(" ".join(words(50)), "de", most=49).filter == "too long"
 
 
 def test_two_chinese_characters_are_a_word():
     text = "".join(chr(0x4E00 + number) for number in range(100))
     assert taken_by(text) is None
-    assert quality_finding(text[:99], "zh") == ("too short", "49.5 words, at least 50 wanted")
+    assert quality_reason(text[:99], "zh") == ("too short", "49.5 words, at least 50 wanted")
 
 
 @pytest.mark.parametrize("symbol", ["#", "...", "…"])
@@ -97,7 +97,7 @@ def test_repeated_lines_and_paragraphs():
         assert taken_by(between.join([*different, "stop"] + ["stop"] * 5)) == "repetition"  # 5 of 16
     lines = [" ".join(words(4, seed)) for seed in range(20)]  # of 23 characters; backwards, no longer run repeats
     assert taken_by("\n".join([*lines, *lines[4::-1]])) is None  # 5 × 23 of 25 × 24 - 1 characters: 0.19
-    found = quality_finding("\n".join([*lines, *lines[5::-1]]), "de")  # 6 × 23 of 26 × 24 - 1: 0.22
+    found = quality_reason("\n".join([*lines, *lines[5::-1]]), "de")  # 6 × 23 of 26 × 24 - 1: 0.22
     assert found == ("repetition", "0.22 of characters in lines repeat earlier ones, at most 0.20 wanted")
 
 
@@ -108,7 +108,7 @@ def test_the_most_frequent_ngrams():
 
     assert len(text(27)) == 1079 + 27 * 11 == 1376 and 270 / 1376 < 0.20 < 280 / 1387
     assert taken_by(text(27)) is None
-    found = quality_finding(text(28), "de")
+    found = quality_reason(text(28), "de")
     assert found.measured == "0.20 of characters in the 2-gram 'alpha beta', at most 0.20 wanted"
 
 
@@ -181,18 +181,19 @@ def test_what_each_filter_took_is_counted_and_shown(tmp_path, monkeypatch, capsy
     rows = [json.loads(line) for line in (tmp_path / "clean" / "documents.jsonl").read_text().splitlines()]
     assert [(row["text"], row["row"]) for row in rows] == [(good[0], 1), (good[1], 3)]
     report = json.loads((tmp_path / "clean" / "report.json").read_text())
-    assert {name: taken["documents"] for name, taken in report["taken"].items()} == {
+    assert {name: taken["documents"] for name, taken in report["filtered"].items()} == {
         "too short": 1, "evaluation text": 1, "symbols": 1, "exact duplicate": 1, "near-duplicate": 1,
     }  # fmt: skip
     assert (report["documents_in"], report["documents_out"]) == (7, 2)
-    assert report["bytes_in"] == report["bytes_out"] + sum(taken["bytes"] for taken in report["taken"].values())
-    (example,) = report["taken"]["near-duplicate"]["examples"]
+    assert report["bytes_in"] == sum(map(len, texts)) and report["bytes_out"] == len(good[0]) + len(good[1])
+    assert report["filtered"]["too short"]["bytes"] == len("short")
+    (example,) = report["filtered"]["near-duplicate"]["examples"]
     assert example["row"] == 5 and example["source"] == str(tmp_path / "a.jsonl")
     assert sorted(path.name for path in (tmp_path / "clean").iterdir()) == [
         "documents.jsonl", "report.json", "report.txt",
     ]  # fmt: skip
     out = capsys.readouterr().out
-    assert "1 document without text left out" in out and "7 documents in = 2 out + 5 taken" in out
+    assert "1 document without text left out" in out and "7 documents in = 2 out + 5 filtered" in out
     assert (
         f"{tmp_path / 'a.jsonl'}, row 2: 1 words, at least 50 wanted: short"
         in (tmp_path / "clean" / "report.txt").read_text()
@@ -213,7 +214,7 @@ def test_exact_duplicates_alone_at_a_threshold_of_one(tmp_path, monkeypatch):
     [
         ("--threshold 0", "--threshold 0.0: expected more than 0 and at most 1"),
         ("--evaluation none.json", "none.json: no such file or folder"),
-        ("--languages en", "languages are told by script only"),
+        ("--languages en", "languages are detected by script only"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_any_work(tmp_path, monkeypatch, capsys, more, message):
@@ -269,13 +270,13 @@ def clean(folder, monkeypatch, workers: int, *more: str) -> dict[str, bytes]:
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch):
     documents_of(tmp_path, 100)
-    monkeypatch.setattr(clean_corpus, "BATCH", 10_000)  # 8 documents
-    monkeypatch.setattr(near_duplicates, "BATCH", 10_000)
+    monkeypatch.setattr(clean_corpus, "BATCH_CHARACTERS", 10_000)  # 8 documents
+    monkeypatch.setattr(near_duplicates, "BATCH_CHARACTERS", 10_000)
     alone = clean(tmp_path, monkeypatch, 1)
     (tmp_path / "clean").rename(tmp_path / "alone")
     assert clean(tmp_path, monkeypatch, 3) == alone
     report = json.loads(alone["report.json"])
-    assert {name: taken["documents"] for name, taken in report["taken"].items()} == {
+    assert {name: taken["documents"] for name, taken in report["filtered"].items()} == {
         "too short": 10, "exact duplicate": 10, "near-duplicate": 10,
     }  # fmt: skip
     assert report["documents_out"] == len(alone["documents.jsonl"].splitlines()) == 70
@@ -291,13 +292,13 @@ def at_work(process: psutil.Process) -> bool:
 
 def test_a_killed_run_goes_on_to_the_same_bytes_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     documents_of(tmp_path, 3000)
-    batches = len(list(batched_by_length(read_documents(tmp_path / "a.jsonl"), clean_corpus.BATCH)))
+    batches = len(list(batched_by_length(read_documents(tmp_path / "a.jsonl"), clean_corpus.BATCH_CHARACTERS)))
     undisturbed = clean(tmp_path, monkeypatch, 2)
     (tmp_path / "clean").rename(tmp_path / "undisturbed")
     command = [sys.executable, "-m", "data_prep.clean_corpus", "--corpus", tmp_path / "a.jsonl", "--output_dir"]
     command += [tmp_path / "clean", "--num_workers", 2]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    journal = tmp_path / ".clean.unfinished" / "findings.jsonl"
+    journal = tmp_path / ".clean.unfinished" / "reasons.jsonl"
     while not (journal.exists() and b"\n" in journal.read_bytes()) and process.poll() is None:
         time.sleep(0.002)
     workers = psutil.Process(process.pid).children()
@@ -311,11 +312,11 @@ def test_a_killed_run_goes_on_to_the_same_bytes_and_leaves_nothing(tmp_path, mon
     assert not (tmp_path / "clean").exists()
     with journal.open("ab") as file:
         file.write(b'[["too sh')  # what a kill may leave of a line
-    known, judged, findings = journal.read_bytes().count(b"\n"), [], clean_corpus.findings
-    monkeypatch.setattr(clean_corpus, "findings", lambda *given: judged.append(1) or findings(*given))
+    known, judged, reasons = journal.read_bytes().count(b"\n"), [], clean_corpus.reasons
+    monkeypatch.setattr(clean_corpus, "reasons", lambda *given: judged.append(1) or reasons(*given))
     assert clean(tmp_path, monkeypatch, 1) == undisturbed
     assert len(judged) == batches - known
-    assert "documents were judged by the interrupted run; going on behind them\n" in capsys.readouterr().out
+    assert "documents were filtered by the interrupted run; resuming after them\n" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "clean", "undisturbed"]
 
 
@@ -333,13 +334,13 @@ def test_other_settings_do_not_go_on_with_what_was_found(tmp_path, monkeypatch, 
         clean(tmp_path, monkeypatch, 1)
     monkeypatch.setattr(clean_corpus, "write_json", real)
     rows = clean(tmp_path, monkeypatch, 1, "--min_words", "201")["documents.jsonl"].splitlines()
-    assert "files or settings are not those of the interrupted run: begun again" in capsys.readouterr().out
+    assert "files or settings differ from those of the interrupted run: starting over" in capsys.readouterr().out
     assert len(rows) == 2, "those of 200 words and one more"
 
 
 def test_a_worker_that_is_ended_from_outside_is_named(tmp_path, monkeypatch, capsys):
     documents_of(tmp_path, 20)
-    monkeypatch.setattr(clean_corpus, "findings", lost)
+    monkeypatch.setattr(clean_corpus, "reasons", lost)
     with pytest.raises(SystemExit, match="1"):
         run_main(lambda: clean(tmp_path, monkeypatch, 2))
     assert "a worker process was ended from outside" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from data_prep.common.batches import batched_by_length
 from data_prep.common.parallel import in_order
 from data_prep.corpus.text_units import TABLE_SIZE, UNSPACED
 
-BATCH = 1 << 18  # characters that go to a worker at once
+BATCH_CHARACTERS = 1 << 18  # characters that go to a worker at once
 SHINGLE = 5  # units; what Lee et al. 2022 (arXiv:2107.06499, appendix A) use for documents
 NUM_PERM = 128
 RECALL = 0.99  # least probability with which a pair at the threshold shares a band
@@ -155,7 +155,7 @@ def near_duplicates(
     it is like, the first is named. With a threshold of 1 only identical texts count, and one reading is enough. The
     signatures are made by `num_workers` processes; the result does not depend on their number.
     """
-    batches = batched_by_length(texts(), BATCH)
+    batches = batched_by_length(texts(), BATCH_CHARACTERS)
     # Both grow in place: arrays that are put together at the end lie in memory twice.
     digests, keys = bytearray(), bytearray()
     for _, found_keys in in_order(partial(_keys, threshold), batches, num_workers):

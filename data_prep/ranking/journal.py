@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from data_prep.common.errors import InputError
+from data_prep.common.files import whole_lines
 
 
 class Journal:
@@ -45,13 +46,10 @@ class Journal:
             raise
 
     def _open(self, settings: dict) -> None:
-        self._file.seek(0)
-        content = self._file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
+        size = self._file.seek(0, os.SEEK_END)
+        lines = list(whole_lines(self._file))
+        if self._file.seek(0, os.SEEK_END) < size:
             print(f"{self.path}: dropped its last line, which was only half written")
-            self._file.truncate(whole)
-        lines = content[:whole].splitlines()
         if lines:
             self._read(lines, settings)
         else:
