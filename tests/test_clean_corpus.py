@@ -219,7 +219,7 @@ def test_exact_duplicates_alone_at_a_threshold_of_one(tmp_path, monkeypatch):
 )
 def test_what_cannot_be_done_is_said_before_any_work(tmp_path, monkeypatch, capsys, more, message):
     write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}])
-    monkeypatch.setattr(clean_corpus, "method", lambda: "script only: pip install -e '.[data]' tells languages")
+    monkeypatch.setattr(clean_corpus, "method", lambda: "script only: pip install -e '.[data]' detects languages")
     monkeypatch.setattr(sys, "argv", f"clean_corpus --corpus {tmp_path} --output_dir {tmp_path}/clean {more}".split())
     with pytest.raises(SystemExit, match="1"):
         run_main(clean_corpus.main)

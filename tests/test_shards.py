@@ -227,7 +227,7 @@ def test_the_plan_is_printed_before_and_alone_in_a_dry_run(tmp_path, tokenizer, 
     # 2 × 1,500 tokens, 3/4 of them from a are 2,250, but two epochs are 1,000; b has the other 2,000, in two passes
     assert out.splitlines()[1].split() == ["a", "1", "~470", "~500", "75.00%", "~1,000", "2.00"]
     assert out.splitlines()[2].split() == ["b", "1", "~990", "~1,000", "25.00%", "~2,000", "2.00"]
-    assert out.splitlines()[3] == "stopping at max_epochs: a; the others share what is left by their weights"
+    assert out.splitlines()[3] == "stopping at max_epochs: a; the others share the rest by their weights"
     assert len(out.splitlines()) == 4 and not list(tmp_path.glob("*tokens*"))
     run(monkeypatch, path)
     assert [source["tokens"] for source in TokenShards(tmp_path / "tokens").index["sources"].values()] == [1000, 2000]
@@ -238,7 +238,7 @@ def test_a_document_that_spoils_the_shares_is_named(tmp_path, tokenizer, monkeyp
     sources = {name: {"files": [str(tmp_path / f"{name}.jsonl")], "weight": 1} for name in "ab"}
     run(monkeypatch, write_mixture(tmp_path, tokenizer, sources=sources, passes=1))
     # 500 tokens of each, 1,000 in all
-    note = "documents are never cut: the shares are as exact as the longest allows, which is of b and has 500 tokens, "
+    note = "the longest one limits how exact the shares are: it is in b and has 500 tokens, "
     assert note + "50% of all\n" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "tokens")
     small = {"a": sources["a"]}
@@ -246,7 +246,7 @@ def test_a_document_that_spoils_the_shares_is_named(tmp_path, tokenizer, monkeyp
     config = yaml.safe_load((tmp_path / "mix.yaml").read_text()) | {"sources": small}
     (tmp_path / "mix.yaml").write_text(yaml.safe_dump(config))
     run(monkeypatch, tmp_path / "mix.yaml")
-    assert "documents are never cut" not in capsys.readouterr().out, "18 of 3,600 tokens are less than a hundredth"
+    assert "documents are never split" not in capsys.readouterr().out, "18 of 3,600 tokens are less than a hundredth"
 
 
 def test_bad_rows_are_quarantined_beside_the_tokens_or_end_the_run(tmp_path, tokenizer, monkeypatch, capsys):

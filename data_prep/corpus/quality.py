@@ -1,8 +1,8 @@
-"""Which documents are no good text: too short or long, repeating themselves, full of symbols.
+"""Quality filters of MassiveText (Gopher): length, symbols, repetition.
 
-The rules are those of MassiveText (Rae 2021, arXiv:2112.11446, appendix A.1 and table A1). They are made for words with
-blanks between them. In scripts without (Chinese, Japanese, Thai) every character is a unit, and two of them are taken
-for a word: a Chinese word has about two characters.
+The rules are those of Rae 2021 (arXiv:2112.11446, appendix A.1 and table A1), which assume blanks between words. In
+scripts without them (Chinese, Japanese, Thai) every character is a unit, and two units count as a word: a Chinese word
+has about two characters.
 """
 
 import re
@@ -17,7 +17,7 @@ DUPLICATE_NGRAMS = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 
 
 
 class Reason(NamedTuple):
-    """Why a document is taken out: the filter's name, and what it measured."""
+    """Why a document is filtered out: the name of the filter, and what it measured."""
 
     filter: str
     measured: str
@@ -32,7 +32,7 @@ def length_reason(words: float, least: int, most: int) -> Reason | None:
 
 
 def symbol_reason(text: str, found: list[str], words: float, language: str) -> Reason | None:
-    """What is wrong with a text by its symbols, lines and words; rules about words ask for blanks between them."""
+    """A reason in the text's symbols, lines or words. Rules about single words apply only where blanks separate them."""
     lines = text.splitlines()
     shares = (
         ("symbols", text.count("#") / words, 0.1, "number signs a word"),
@@ -62,7 +62,7 @@ def symbol_reason(text: str, found: list[str], words: float, language: str) -> R
 
 
 def repetition_reason(text: str, found: list[str], characters_a_word: int) -> Reason | None:
-    """What repeats itself in a text, by the shares of table A1; an n-gram of words has n × `characters_a_word` units."""
+    """A repetition beyond the shares of table A1. An n-gram of words has n × `characters_a_word` units."""
     for name, pieces in (("paragraphs", re.split(r"\n{2,}", text.strip())), ("lines", re.split(r"\n+", text.strip()))):
         again = Counter(pieces)
         repeated = {piece: count - 1 for piece, count in again.items() if count > 1}
@@ -77,8 +77,10 @@ def repetition_reason(text: str, found: list[str], characters_a_word: int) -> Re
         gram, count = grams.most_common(1)[0] if grams else ((), 0)
         share = count * len(joined(gram)) / len(text)
         if count > 1 and share > most:
-            return Reason("repetition", f"{share:.2f} of characters in the {words}-gram {joined(gram)!r}, "
-                                         f"at most {most:.2f} wanted")  # fmt: skip
+            return Reason(
+                "repetition",
+                f"{share:.2f} of characters in the {words}-gram {joined(gram)!r}, at most {most:.2f} wanted",
+            )
     for words, most in DUPLICATE_NGRAMS:
         share = repeated_characters(found, words * characters_a_word) / len(text)
         if share > most:
@@ -89,7 +91,7 @@ def repetition_reason(text: str, found: list[str], characters_a_word: int) -> Re
 
 
 def repeated_characters(found: list[str], size: int) -> int:
-    """Characters in runs of `size` units that stood in the text before; of runs that overlap the first counts."""
+    """Characters in runs of `size` units that occurred earlier in the text; of overlapping runs the first counts."""
     grams = list(ngrams(found, size))
     seen: set[tuple] = set()
     if len(set(grams)) == len(grams):
@@ -106,7 +108,7 @@ def repeated_characters(found: list[str], size: int) -> int:
 
 
 def quality_reason(text: str, language: str, least: int = 50, most: int = 100_000) -> Reason | None:
-    """Why MassiveText's rules take a text out; None: they do not. Lengths in words."""
+    """The first reason of MassiveText's rules to filter a text out, or None. `least` and `most` are in words."""
     found = units(text)
     unspaced = is_unspaced(found)
     words = len(found) / 2 if unspaced else len(found)
