@@ -29,8 +29,15 @@ from data_prep.readers.prompts import split_last_answer
 from data_prep.rows.bad_rows import ON_BAD, BadRows
 from data_prep.rows.read import data_files
 
-SETTINGS = ("model", "temperature", "max_new_tokens", "num_return_sequences", "include_reference", "include_others",
-            "seed")  # fmt: skip
+SETTINGS = (
+    "model",
+    "temperature",
+    "max_new_tokens",
+    "num_return_sequences",
+    "include_reference",
+    "include_others",
+    "seed",
+)
 
 
 def near_references(references: list[str], position: int, number: int, rng: random.Random) -> list[str]:

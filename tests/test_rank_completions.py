@@ -233,12 +233,12 @@ def test_a_person_stops_goes_on_and_takes_back(completions, tmp_path, monkeypatc
     out = capsys.readouterr().out
     assert "there is no ranking to take back" in out and "found 'what?'; expected a number from 1 to 4" in out
     assert "2 is there twice" in out and "4 missing: every answer needs a place" in out
-    assert out.endswith(f"1 judgement kept in {journal}; the same command goes on\n") and not output.exists()
+    assert out.endswith(f"1 ranking kept in {journal}; the same command resumes\n") and not output.exists()
     # Another person goes on: takes back what the first one said, ranks it anew, and ends with the input.
     in_terminal(monkeypatch, ["u", "1=2=3=4", "1=2"], **options, rater="Bea")
-    assert f"{journal}: 1 judgement of an earlier run; going on from there" in capsys.readouterr().out
+    assert f"{journal}: 1 ranking of an earlier run; resuming after them" in capsys.readouterr().out
     in_terminal(monkeypatch, ["w"], **options)
-    assert "left out: 1 with one answer, 1 not judged; the rankings are" in capsys.readouterr().out
+    assert "left out: 1 with one answer, 1 not ranked; the rankings are" in capsys.readouterr().out
     rows = read(output)
     # Ties are what the person found: they are kept, and readers of rankings leave them out, with a count.
     assert [(row["id"], row["ranks"], row["rater"]) for row in rows] == [("1", [0] * 4, "Bea"), ("3", [0, 0], "Bea")]
@@ -338,7 +338,7 @@ def test_a_killed_run_is_continued_and_gives_the_same_file(tmp_path, monkeypatch
     rank(monkeypatch, **options, output=output)
     out = capsys.readouterr().out
     assert "dropped its last line, which was only half written" in out
-    assert f"{judged} judgements of an earlier run; going on from there" in out
+    assert f"{judged} rankings of an earlier run; resuming after them" in out
     assert without_time(read(output)) == without_time(read(whole)) and len(read(whole)) == 200
     assert not journal.exists()
 
@@ -410,10 +410,10 @@ def test_a_journal_that_is_refused_is_not_locked(tmp_path):
     ("row", "found"),
     [
         ({"prompt": "Q"}, "row 5: no ['completions', 'reference']"),
-        ({"prompt": 3, "completions": [], "reference": ""}, "row 5: found no text and no messages under 'prompt'"),
+        ({"prompt": 3, "completions": [], "reference": ""}, "row 5: found neither text nor messages under 'prompt'"),
         ({"prompt": "Q", "completions": "a", "reference": ""}, "row 5: found no list of texts under 'completions'"),
-        ({"prompt": "Q", "completions": ["a", "a"], "reference": ""}, "row 5: found an empty answer, or one twice"),
-        ({"prompt": "Q", "completions": ["a", " "], "reference": ""}, "row 5: found an empty answer, or one twice"),
+        ({"prompt": "Q", "completions": ["a", "a"], "reference": ""}, "row 5: found an empty or repeated answer"),
+        ({"prompt": "Q", "completions": ["a", " "], "reference": ""}, "row 5: found an empty or repeated answer"),
         ({"prompt": "Q", "completions": ["a", "b"], "reference": 1}, "row 5: found no text under 'reference'"),
     ],
 )
@@ -428,9 +428,9 @@ def test_rows_of_another_shape_are_named(completions, tmp_path, monkeypatch, row
     ("options", "found"),
     [
         ({"by": "person"}, "--by person needs --rater"),
-        ({"by": "reference", "rater": "Ada"}, "--by reference goes without --rater"),
+        ({"by": "reference", "rater": "Ada"}, "--by reference does not use --rater"),
         ({"by": "reward_model"}, "--by reward_model needs --reward_model"),
-        ({"by": "function", "function": "f", "reward_model": "m"}, "--by function goes without --reward_model"),
+        ({"by": "function", "function": "f", "reward_model": "m"}, "--by function does not use --reward_model"),
         ({"tie_width": 0}, "--tie_width: found 0.0; expected more than 0"),
     ],
 )

@@ -1,7 +1,7 @@
 """Rank by machine: by agreement with a reference, a function, or a reward model.
 
-Each function here returns a f(rows) -> rankings: for rows `{"prompt": messages, "completions", …}` it gives, in their
-order, `{"ranks": [int, …]}`, dense with 0 the best, and the "scores" behind the ranks if there are any.
+Each function here returns a rater, f(rows) -> rankings. For rows `{"prompt": messages, "completions", …}` it gives, in
+their order, `{"ranks": [int, …]}`, dense with 0 the best, and the "scores" behind the ranks if there are any.
 """
 
 import math
@@ -20,8 +20,8 @@ def ranks_by_reference(completions: list[str], reference: str, tie_width: float 
     """Dense ranks, 0 the best: exact matches with the reference first, then descending steps of `tie_width` chrF points."""
     levels = []
     for completion in completions:
-        # A score on the border of two steps belongs to the upper one; a perfect score without an exact match (chrF
-        # ignores order beyond six characters) stays below it.
+        # A score on the border of two steps belongs to the upper one. A perfect chrF without an exact match (it ignores
+        # whitespace, and order beyond six characters) stays below the exact ones.
         score = min(sentence_chrf(completion, reference), 99.99)
         levels.append(math.inf if exact_match(completion, reference) else math.floor(score / tie_width))
     return ranks_of_scores(levels)
@@ -80,7 +80,7 @@ def by_reward_model(path: str, rows: list[dict]) -> Rater:
         if longest > positions:
             raise InputError(
                 f"row {number} of the completions: an answer has {longest} tokens with its prompt, {path} {positions} "
-                "positions: take a reward model with a longer context, or take the row out"
+                "positions: use a reward model with a longer context, or delete the row"
             )
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     model.to(device)
@@ -97,7 +97,7 @@ def _texts(rows: list[dict]) -> list[str]:
 
 
 def _rankings(rows: list[dict], scores: list[float], name: str) -> list[dict]:
-    """Each row with its own of the scores of all answers, and the ranks by them."""
+    """Each row's ranks, and its part of the scores of all answers."""
     if bad := [score for score in scores if not math.isfinite(score)]:
         raise InputError(f"{name}: found the score {bad[0]}; expected finite numbers")
     left = iter(scores)

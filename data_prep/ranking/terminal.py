@@ -13,12 +13,12 @@ q stops (the same command resumes later), h shows this text."""
 
 
 def parse_order(text: str, number: int) -> list[int]:
-    """Dense ranks, 0 the best, of `number` answers from an order such as "2>1=3"; ValueError says what is wrong."""
+    """Dense ranks, 0 the best, of `number` answers, from an order such as "2>1=3"; a ValueError says what is wrong."""
     ranks: dict[int, int] = {}
     for rank, group in enumerate(text.split(">")):
         for name in group.split("="):
             name = name.strip()
-            # isdecimal alone would let other scripts' digits through, which int() reads too.
+            # isdecimal alone accepts digits of other scripts, as int() does.
             if not (name.isascii() and name.isdecimal() and 1 <= int(name) <= number):
                 raise ValueError(f"found {name!r}; expected a number from 1 to {number}")
             if int(name) in ranks:
