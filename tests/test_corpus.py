@@ -151,7 +151,7 @@ def test_the_command_trains_on_everything_given_and_says_what_it_left_out(tmp_pa
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "row 3, line 3" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "tokenizer").exists()
-    done = subprocess.run([*command, "--on-bad", "quarantine"], capture_output=True, text=True, check=True)
+    done = subprocess.run([*command, "--on_bad", "quarantine"], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert lines[0] == "4 rows in = 3 out + 1 quarantined"
     assert lines[1] == "1 document without text left out"
