@@ -11,8 +11,8 @@ arXiv:2305.16264).
 
 `--dry_run` only prints the plan. Otherwise each source is tokenized once, and the mixture is written from its ids:
 documents in an order given by the seed, each followed by the end-of-text token. data_prep/tokens/shards.py describes the
-output. The mixture writes the ids a second time, instead of an index over the sources' shards. Training then reads each
-block as one slice and needs no other file, and the sources' shards, which take as much disk again, are deleted at the end.
+output. It is a second copy of the ids, not an index over the sources' shards, so that training reads each block as one
+slice and needs no other file. The sources' shards, which take as much disk again, are deleted at the end.
 
 A killed run leaves a folder `.NAME.unfinished` beside the output, from which the same command resumes: after the last
 whole shard of a source, or, if all sources were tokenized, at the beginning of the mixture.

@@ -1,4 +1,4 @@
-"""The filters of a corpus, each on both sides of its border, and the command that keeps their books."""
+"""The filters of a corpus, each on both sides of its threshold, and the command."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def words(count: int, seed: int = 0) -> list[str]:
     return list(found)
 
 
-def taken_by(text: str, language: str = "de") -> str | None:
+def filtered_by(text: str, language: str = "de") -> str | None:
     found = quality_reason(text, language)
     return found and found.filter
 
@@ -41,14 +41,14 @@ def test_units_are_words_and_the_characters_of_scripts_without_blanks():
 
 
 def test_length():
-    assert taken_by(" ".join(words(49))) == "too short"
-    assert taken_by(" ".join(words(50))) is None
+    assert filtered_by(" ".join(words(49))) == "too short"
+    assert filtered_by(" ".join(words(50))) is None
     assert quality_reason(" ".join(words(50)), "de", most=49).filter == "too long"
 
 
 def test_two_chinese_characters_are_a_word():
     text = "".join(chr(0x4E00 + number) for number in range(100))
-    assert taken_by(text) is None
+    assert filtered_by(text) is None
     assert quality_reason(text[:99], "zh") == ("too short", "49.5 words, at least 50 wanted")
 
 
@@ -58,7 +58,7 @@ def test_symbols_a_word(symbol):
     plain = words(60)
     for count, expected in ((6, None), (7, "symbols")):
         text = " ".join(word + symbol if number < count else word for number, word in enumerate(plain))
-        assert taken_by(text) == expected
+        assert filtered_by(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -68,35 +68,37 @@ def test_bullets_and_unfinished_lines(bullet, end, most, name):
     lines = [" ".join(words(20, seed)) for seed in range(20)]
     for count, expected in ((most, None), (most + 1, name)):
         marked = [f"{bullet}{line}{end}" if number < count else line for number, line in enumerate(lines)]
-        assert taken_by("\n".join(marked)) == expected
+        assert filtered_by("\n".join(marked)) == expected
 
 
 def test_words_without_letters():
     numbers = [str(1000 + number) for number in range(21)]
-    assert taken_by(" ".join(words(80) + numbers[:20])) is None
-    assert taken_by(" ".join(words(80) + numbers)) == "few letters"
+    assert filtered_by(" ".join(words(80) + numbers[:20])) is None
+    assert filtered_by(" ".join(words(80) + numbers)) == "few letters"
 
 
 def test_word_length():
-    assert taken_by(" ".join(word[:3] for word in words(200)[:60])) is None
-    assert taken_by(" ".join(word[:2] for word in words(60))) == "word length"
-    assert taken_by(" ".join(a + b for a, b in zip(words(60), words(60, 1), strict=True))) is None  # 10 letters each
-    assert taken_by(" ".join(a + b for a, b in zip(words(60), words(60, 1), strict=True)) + "a") == "word length"
+    assert filtered_by(" ".join(word[:3] for word in words(200)[:60])) is None
+    assert filtered_by(" ".join(word[:2] for word in words(60))) == "word length"
+    assert (
+        filtered_by(" ".join(a + b for a, b in zip(words(60), words(60, 1), strict=True))) is None
+    )  # 10 letters each
+    assert filtered_by(" ".join(a + b for a, b in zip(words(60), words(60, 1), strict=True)) + "a") == "word length"
 
 
 def test_english_has_stop_words():
-    assert taken_by(" ".join([*words(60), "The"]), "en") == "no stop words"
-    assert taken_by(" ".join([*words(60), "The", "of"]), "en") is None
-    assert taken_by(" ".join(words(60)), "de") is None
+    assert filtered_by(" ".join([*words(60), "The"]), "en") == "no stop words"
+    assert filtered_by(" ".join([*words(60), "The", "of"]), "en") is None
+    assert filtered_by(" ".join(words(60)), "de") is None
 
 
 def test_repeated_lines_and_paragraphs():
     different = [" ".join(words(30, seed)) for seed in range(10)]
     for between in ("\n", "\n\n"):
-        assert taken_by(between.join([*different, "stop"] + ["stop"] * 4)) is None  # 4 of 15 repeat an earlier one
-        assert taken_by(between.join([*different, "stop"] + ["stop"] * 5)) == "repetition"  # 5 of 16
+        assert filtered_by(between.join([*different, "stop"] + ["stop"] * 4)) is None  # 4 of 15 repeat an earlier one
+        assert filtered_by(between.join([*different, "stop"] + ["stop"] * 5)) == "repetition"  # 5 of 16
     lines = [" ".join(words(4, seed)) for seed in range(20)]  # of 23 characters; backwards, no longer run repeats
-    assert taken_by("\n".join([*lines, *lines[4::-1]])) is None  # 5 × 23 of 25 × 24 - 1 characters: 0.19
+    assert filtered_by("\n".join([*lines, *lines[4::-1]])) is None  # 5 × 23 of 25 × 24 - 1 characters: 0.19
     found = quality_reason("\n".join([*lines, *lines[5::-1]]), "de")  # 6 × 23 of 26 × 24 - 1: 0.22
     assert found == ("repetition", "0.22 of characters in lines repeat earlier ones, at most 0.20 wanted")
 
@@ -107,7 +109,7 @@ def test_the_most_frequent_ngrams():
         return " ".join(word + " alpha beta" * (number < count) for number, word in enumerate(words(180)))
 
     assert len(text(27)) == 1079 + 27 * 11 == 1376 and 270 / 1376 < 0.20 < 280 / 1387
-    assert taken_by(text(27)) is None
+    assert filtered_by(text(27)) is None
     found = quality_reason(text(28), "de")
     assert found.measured == "0.20 of characters in the 2-gram 'alpha beta', at most 0.20 wanted"
 
@@ -119,8 +121,8 @@ def test_repeated_ngrams_count_each_character_once():
     # a a a a a a: from the second place on everything was seen; of overlapping runs one counts
     assert repeated_characters(list("aaaaaaaaaaa"), 5) == 10
     base = words(100)
-    assert taken_by(" ".join(base + base[:12])) is None  # 60 of 671 characters in repeated 10-grams = 0.09
-    assert taken_by(" ".join(base + base[:24])) == "repetition"  # 100 of 743 = 0.13 in 10-grams
+    assert filtered_by(" ".join(base + base[:12])) is None  # 60 of 671 characters in repeated 10-grams = 0.09
+    assert filtered_by(" ".join(base + base[:24])) == "repetition"  # 100 of 743 = 0.13 in 10-grams
 
 
 # Decontamination
@@ -157,7 +159,7 @@ def test_chinese_is_looked_for_by_twenty_six_characters(tmp_path):
 # The command
 
 
-def test_what_each_filter_took_is_counted_and_shown(tmp_path, monkeypatch, capsys):
+def test_what_each_filter_removed_is_counted_and_shown(tmp_path, monkeypatch, capsys):
     good = [" ".join(words(60, seed)) for seed in range(4)]
     evaluation = " ".join(words(20, 99))
     texts = [
@@ -181,7 +183,7 @@ def test_what_each_filter_took_is_counted_and_shown(tmp_path, monkeypatch, capsy
     rows = [json.loads(line) for line in (tmp_path / "clean" / "documents.jsonl").read_text().splitlines()]
     assert [(row["text"], row["row"]) for row in rows] == [(good[0], 1), (good[1], 3)]
     report = json.loads((tmp_path / "clean" / "report.json").read_text())
-    assert {name: taken["documents"] for name, taken in report["filtered"].items()} == {
+    assert {name: removed["documents"] for name, removed in report["filtered"].items()} == {
         "too short": 1, "evaluation text": 1, "symbols": 1, "exact duplicate": 1, "near-duplicate": 1,
     }  # fmt: skip
     assert (report["documents_in"], report["documents_out"]) == (7, 2)
@@ -238,7 +240,7 @@ def test_bad_rows_end_the_command_with_one_message(tmp_path):
 
 
 def documents_of(folder, count: int) -> None:
-    """Documents of 200 words each: one in ten is too short, one in ten stands there already, one nearly so."""
+    """Documents of 200 words each: one in ten is too short, one in ten is a duplicate, one a near-duplicate."""
     vocabulary, rng = words(5000), random.Random(0)
     texts: list[str] = []
     for number in range(count):
@@ -276,7 +278,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch)
     (tmp_path / "clean").rename(tmp_path / "alone")
     assert clean(tmp_path, monkeypatch, 3) == alone
     report = json.loads(alone["report.json"])
-    assert {name: taken["documents"] for name, taken in report["filtered"].items()} == {
+    assert {name: removed["documents"] for name, removed in report["filtered"].items()} == {
         "too short": 10, "exact duplicate": 10, "near-duplicate": 10,
     }  # fmt: skip
     assert report["documents_out"] == len(alone["documents.jsonl"].splitlines()) == 70
@@ -290,7 +292,7 @@ def at_work(process: psutil.Process) -> bool:
         return False
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+def test_a_killed_run_resumes_to_the_same_bytes_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     documents_of(tmp_path, 3000)
     batches = len(list(batched_by_length(read_documents(tmp_path / "a.jsonl"), clean_corpus.BATCH_CHARACTERS)))
     undisturbed = clean(tmp_path, monkeypatch, 2)
@@ -311,7 +313,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes_and_leaves_nothing(tmp_path, mon
     assert not any(map(at_work, workers)), "workers live on without their parent"
     assert not (tmp_path / "clean").exists()
     with journal.open("ab") as file:
-        file.write(b'[["too sh')  # what a kill may leave of a line
+        file.write(b'[["too sh')  # the half of a line that a kill may leave
     known, judged, reasons = journal.read_bytes().count(b"\n"), [], clean_corpus.reasons
     monkeypatch.setattr(clean_corpus, "reasons", lambda *given: judged.append(1) or reasons(*given))
     assert clean(tmp_path, monkeypatch, 1) == undisturbed
@@ -320,7 +322,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes_and_leaves_nothing(tmp_path, mon
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "clean", "undisturbed"]
 
 
-def test_other_settings_do_not_go_on_with_what_was_found(tmp_path, monkeypatch, capsys):
+def test_a_run_with_other_settings_starts_over(tmp_path, monkeypatch, capsys):
     documents_of(tmp_path, 20)
     real = clean_corpus.write_json
 

@@ -1,4 +1,4 @@
-"""Answers from files on disk to rankings, by each kind of rater, stopped in the middle and continued."""
+"""Rank completions by each kind of rater; stop in the middle and resume."""
 
 import json
 import os
@@ -226,7 +226,7 @@ def test_a_person_ranks_without_knowing_whose_answers_they_are(completions, tmp_
     )
 
 
-def test_a_person_stops_goes_on_and_takes_back(completions, tmp_path, monkeypatch, capsys):
+def test_a_person_stops_resumes_and_takes_back(completions, tmp_path, monkeypatch, capsys):
     output, journal = tmp_path / "r.jsonl", tmp_path / "r.jsonl.journal"
     options = {"completions": completions, "output": output}
     in_terminal(monkeypatch, ["u", "what?", "1>2>2>4", "1>2>3", "1>2>3>4", "q"], **options)
@@ -298,7 +298,7 @@ def test_an_order_read_is_the_order_written(numbers, signs):
         assert ranks[right - 1] - ranks[left - 1] == (sign == ">")
 
 
-# Stopped and continued
+# Stopped and resumed
 
 MANY = [
     {
@@ -317,7 +317,7 @@ def brevity(prompts, completions, **columns):
 """
 
 
-def test_a_killed_run_is_continued_and_gives_the_same_file(tmp_path, monkeypatch, capsys):
+def test_a_killed_run_is_resumed_and_gives_the_same_file(tmp_path, monkeypatch, capsys):
     completions = write(tmp_path / "completions.jsonl", MANY)
     (tmp_path / "slow.py").write_text(SLOW)
     options = {"by": "function", "function": f"{tmp_path / 'slow.py'}:brevity", "completions": completions}
@@ -434,7 +434,7 @@ def test_rows_of_another_shape_are_named(completions, tmp_path, monkeypatch, row
         ({"tie_width": 0}, "--tie_width: found 0.0; expected more than 0"),
     ],
 )
-def test_options_that_lack_or_are_idle_are_refused(completions, tmp_path, monkeypatch, options, found):
+def test_missing_and_unused_options_are_refused(completions, tmp_path, monkeypatch, options, found):
     with pytest.raises(InputError, match=found):
         rank(monkeypatch, **options, completions=completions, output=tmp_path / "r.jsonl")
 

@@ -1,4 +1,4 @@
-"""Mixtures and their shards: shares, epochs, order, and the same bytes whatever happens on the way."""
+"""Mixtures and their shards: shares, epochs, order, and the same bytes after an interruption."""
 
 import gzip
 import json
@@ -88,10 +88,10 @@ def test_a_source_at_its_cap_stops_and_the_others_share_what_is_left(tmp_path, t
     shards = [make(tmp_path / name, [name * 9] * 10, tokenizer) for name in "abc"]  # 100 tokens a pass
     asked = [("a", 2, 1), ("b", 1, None), ("c", 1, None)]
     sources = [Source(name, each, w, most, 1, 0) for each, (name, w, most) in zip(shards, asked, strict=True)]
-    drawn = [int(ids[0]) for ids, _ in mix(sources, 400)]
+    first_ids = [int(ids[0]) for ids, _ in mix(sources, 400)]
     # Up to 200 tokens a has half; it stops at 100, and b and c halve the 300 that are left.
     assert [source.tokens for source in sources] == [100, 150, 150]
-    assert len(drawn) == 40 and drawn[20:] == drawn[20:22] * 10, "b and c take turns"
+    assert len(first_ids) == 40 and first_ids[20:] == first_ids[20:22] * 10, "b and c take turns"
     planned = planned_tokens({"a": 2, "b": 1, "c": 1}, {"a": 100, "b": float("inf"), "c": float("inf")}, 400)
     assert planned == {"a": 100, "b": 150, "c": 150}
 
@@ -368,7 +368,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(larger, tokenizer, und
 
 
 @pytest.mark.parametrize("shards", [1, 9, 20])
-def test_a_killed_run_goes_on_to_the_same_bytes(larger, tokenizer, undisturbed, tmp_path, shards):
+def test_a_killed_run_resumes_to_the_same_bytes(larger, tokenizer, undisturbed, tmp_path, shards):
     """Killed once that many shards are there: in the first source, at its end, in the second."""
     config = mixture_of(larger, tmp_path, tokenizer)
     work = tmp_path / ".tokens.unfinished"
@@ -386,7 +386,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(larger, tokenizer, undisturbed, 
     assert content(tmp_path / "tokens") == undisturbed
 
 
-def test_a_run_killed_while_it_mixes_goes_on_to_the_same_bytes_and_leaves_nothing(
+def test_a_run_killed_while_it_mixes_resumes_to_the_same_bytes_and_leaves_nothing(
     larger, tokenizer, undisturbed, tmp_path
 ):
     config, mixture = mixture_of(larger, tmp_path, tokenizer), tmp_path / ".tokens.unfinished" / mix_corpus.MIXTURE
@@ -403,7 +403,7 @@ def test_a_run_killed_while_it_mixes_goes_on_to_the_same_bytes_and_leaves_nothin
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "mix.yaml", "tokens"]
 
 
-def test_shards_of_other_inputs_are_not_gone_on_with(tmp_path, tokenizer, capsys):
+def test_shards_of_other_inputs_are_not_resumed(tmp_path, tokenizer, capsys):
     make(tmp_path / "a", ["abc"], tokenizer)
     shards = make(tmp_path / "a", ["other"], tokenizer)
     assert "not those of the interrupted run" in capsys.readouterr().out

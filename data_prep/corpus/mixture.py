@@ -59,7 +59,7 @@ def mix(sources: list[Source], total_tokens: int) -> Iterator[tuple[np.ndarray, 
     """Documents (ids, bytes of the text) up to `total_tokens`, with each source's share of the tokens as its weight asks.
 
     The next document always comes from the source furthest behind its share, so the realised shares differ from the
-    requested ones by less than one document per source. A source at its cap stops, and the others share the rest by
+    targets by less than one document per source. A source at its cap stops, and the others share the rest by
     their weights. If all have stopped, the mixture ends short of `total_tokens`.
     """
     live = [source for source in sources if source.tokens < source.cap]

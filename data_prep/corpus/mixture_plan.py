@@ -72,7 +72,7 @@ def _text_size(path: str, size: int, text_column: str, share: float) -> float:
 
 
 def plan_table(config: dict, files: dict[str, list[str]], estimates: dict[str, Estimate]) -> str:
-    """Files, bytes, estimated tokens, requested share and planned passes, one source a line; and which sources stop early."""
+    """Files, bytes, estimated tokens, target share and planned passes, one source a line; and which sources stop early."""
     tokens = {name: found.tokens for name, found in estimates.items()}
     weights = {name: source.get("weight", tokens[name] or math.nan) for name, source in config["sources"].items()}
     if len(weights) == 1:
@@ -84,7 +84,7 @@ def plan_table(config: dict, files: dict[str, list[str]], estimates: dict[str, E
     }
     planned = planned_tokens(weights, caps, total)
     lines = [
-        f"{'source':20} {'files':>6} {'text bytes':>15} {'tokens':>15} {'asked':>8} {'planned':>15} {'passes':>7}"
+        f"{'source':20} {'files':>6} {'text bytes':>15} {'tokens':>15} {'target':>8} {'planned':>15} {'passes':>7}"
     ]
     for name, found in estimates.items():
         passes = planned[name] / found.tokens if found.tokens else math.nan
@@ -109,9 +109,9 @@ def about(number: float | None) -> str:
 
 
 def realised_table(sources: list[Source]) -> str:
-    """Requested and realised share of the tokens, and passes, one source a line."""
+    """Target and realised share of the tokens, and passes, one source a line."""
     weight_sum, total = sum(source.weight for source in sources), sum(source.tokens for source in sources)
-    lines = [f"{'source':20} {'asked':>8} {'realised':>9} {'tokens':>15} {'documents':>12} {'passes':>7}"]
+    lines = [f"{'source':20} {'target':>8} {'realised':>9} {'tokens':>15} {'documents':>12} {'passes':>7}"]
     for source in sources:
         lines.append(
             f"{source.name:20} {source.weight / weight_sum:8.2%} {source.tokens / total:9.2%} {source.tokens:15,} "
