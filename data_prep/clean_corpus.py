@@ -266,17 +266,17 @@ def main() -> None:
     settings = {key: value for key, value in vars(arguments).items() if key not in ("output_dir", "num_workers")}
     settings |= {"language_by": method()}
     with unfinished(output) as work:
-        begun = {
+        inputs = {
             "settings": settings,
             "files": stamps(files),
             "evaluation": stamps(evaluation),
             "batch": BATCH_CHARACTERS,
         }
         state, journal = work / "run.json", work / "reasons.jsonl"
-        if state.exists() and read_json(state) != begun:
+        if state.exists() and read_json(state) != inputs:
             print("files or settings differ from those of the interrupted run: starting over")
             journal.unlink(missing_ok=True)
-        write_json(state, begun)
+        write_json(state, inputs)
         folder = work / "output"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()

@@ -102,12 +102,12 @@ def main() -> None:
     vacant(arguments.output)
     rows = read_rows(arguments)
 
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # slow to import: after the input has been checked
-
+    # Slow to import: after the input has been checked.
     from data_prep.models.generation import generate_answers
+    from data_prep.models.loading import check_chat, load_checkpoint
 
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, use_safetensors=True)
+    model, tokenizer = load_checkpoint(arguments.model)
+    check_chat(arguments.model, model, tokenizer, arguments.max_new_tokens)
     prompts, references = map(list, zip(*(split_last_answer(row["messages"]) for row in rows), strict=True))
     answers = generate_answers(
         model,

@@ -109,3 +109,12 @@ def test_a_limit_is_sampled_by_the_seed(tmp_path, sample):
     assert chosen[0] == chosen[1] != chosen[2] and all(len(ids) == 3 for ids in chosen)
     with pytest.raises(InputError, match="--limit 0: expected at least 1"):
         sample(path, "--limit", 0)
+
+
+def test_a_model_that_cannot_answer_is_refused(tmp_path, yes, sample, tiny_reward_dir):
+    path = write(tmp_path, [row("a", "Is it?", "yes")])
+    with pytest.raises(InputError, match="expected a language model, found GPT2ForSequenceClassification"):
+        sample(path, "--model", tiny_reward_dir)
+    with pytest.raises(InputError, match="--max_new_tokens 64: expected 1 to 63; .* has 64 positions"):
+        sample(path, "--max_new_tokens", 64)
+    assert [file.name for file in tmp_path.iterdir()] == ["chat.json"]
