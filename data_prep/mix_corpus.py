@@ -1,17 +1,21 @@
-"""Mix corpus files by weights in tokens, tokenize them, and write shards of token ids that pretraining reads.
+"""Mix corpora by weights in tokens, tokenize them, and write shards of token ids for pretraining.
 
     python -m data_prep.mix_corpus --config recipes/configs/quickstart/mix.yaml --dry_run
     python -m data_prep.mix_corpus --config recipes/configs/quickstart/mix.yaml
 
-The mixture LLaMA was trained on is the pattern (arXiv:2302.13971, table 1): CommonCrawl 67 %, C4 15 %, GitHub 4.5 %,
-Wikipedia 4.5 %, books 4.5 %, arXiv 2.5 %, StackExchange 2 % of the *tokens*, whatever the sizes of the sources: a small
-good source is read several times, a large one in part. `max_epochs` says how often a source is read at most (four times
-are nearly as good as new text, Muennighoff 2023, arXiv:2305.16264): then it stops, and the others share what is left.
+An example is the mixture that LLaMA was trained on (arXiv:2302.13971, table 1): CommonCrawl 67 %, C4 15 %, GitHub
+4.5 %, Wikipedia 4.5 %, books 4.5 %, arXiv 2.5 %, StackExchange 2 %. These are shares of the *tokens*, whatever the sizes
+of the sources: a small good source is read several times, a large one in part. `max_epochs` limits how often a source is
+read. Then it stops, and the others share the rest. Four epochs are nearly as good as new text (Muennighoff 2023,
+arXiv:2305.16264).
 
-`--dry_run` prints the plan and does nothing. Without it each source is tokenized once, and the mixture is put together
-from its ids: documents in an order given by the seed, joined with the end-of-text token. Output: data_prep/tokens/shards.py.
-A killed run leaves a folder `.NAME.unfinished` beside the output; the same command goes on from there, behind the last
-whole shard of a source, or with the mixture from its beginning where all sources were tokenized.
+`--dry_run` only prints the plan. Otherwise each source is tokenized once, and the mixture is written from its ids:
+documents in an order given by the seed, each followed by the end-of-text token. data_prep/tokens/shards.py describes the
+output. It is a second copy of the ids, not an index over the sources' shards, so that training reads each block as one
+slice and needs no other file. The sources' shards, which take as much disk again, are deleted at the end.
+
+A killed run leaves a folder `.NAME.unfinished` beside the output, from which the same command resumes: after the last
+whole shard of a source, or, if all sources were tokenized, at the beginning of the mixture.
 """
 
 import argparse
@@ -32,14 +36,14 @@ from data_prep.rows.read import HUB, data_files, is_glob
 from data_prep.tokens.corpus_tokens import CorpusTokenizer, load_tokenizer, tokenize_source
 from data_prep.tokens.shards import SHARD_TOKENS, ShardWriter, token_dtype, write_index
 
-KEYS = {"tokenizer", "sources", "total_tokens", "passes", "shuffle_buffer", "seed", "output_dir", "on_bad",
-        "num_workers", "shard_tokens"}  # fmt: skip
-MIXTURE = ".mixture"  # beside the folders of the sources, until it is whole
+KEYS = {"tokenizer", "sources", "total_tokens", "passes", "shuffle_buffer", "seed", "output_dir", "on_bad"}
+KEYS |= {"num_workers", "shard_tokens"}
+MIXTURE = ".mixture"  # beside the folders of the sources until it is complete
 SOURCE_KEYS = {"files", "weight", "max_epochs", "text_column"}
 
 
 def read_config(path: str | Path) -> dict:
-    """The mixture's YAML, checked: every key known, every number positive, every file there."""
+    """The mixture's YAML. Raises InputError for an unknown or missing key, a number that is not positive, a missing file."""
     try:
         config = yaml.safe_load(existing(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -63,7 +67,7 @@ def read_config(path: str | Path) -> dict:
             raise InputError(f"{path}: the source name {name!r}: expected a word")
         if not isinstance(source, dict) or set(source) - SOURCE_KEYS or not isinstance(source.get("files"), list):
             found = sorted(source) if isinstance(source, dict) else source
-            expected = "a list under 'files' and, if wanted, 'weight', 'max_epochs', 'text_column'"
+            expected = "a list under 'files' and optionally 'weight', 'max_epochs', 'text_column'"
             raise InputError(f"{path}: source {name}: expected {expected}, found {found}")
         for key in ("weight", "max_epochs"):
             check_positive(path, f"source {name}: the {key}", source.get(key, 1))
@@ -80,7 +84,7 @@ def check_positive(path: str | Path, name: str, value) -> None:
 
 
 def plan(config: dict, files: dict[str, list[str]], tokenizer: CorpusTokenizer) -> dict[str, Estimate]:
-    """Print what will be read and drawn, by the estimates that are returned."""
+    """Estimate the sources and print the plan; returns {source: estimate}."""
     found = {
         name: estimate(files[name], source.get("text_column", "text"), tokenizer)
         for name, source in config["sources"].items()
@@ -90,7 +94,7 @@ def plan(config: dict, files: dict[str, list[str]], tokenizer: CorpusTokenizer) 
 
 
 def collect_quarantine(work: Path, names, folder: Path) -> int:
-    """Join the quarantined rows of all sources in `folder`/quarantine.jsonl, if there are any; returns how many."""
+    """Join the quarantined rows of all sources in `folder`/quarantine.jsonl, if there are any; returns their number."""
     count = 0
     for name in names:
         path = work / name / "quarantine.jsonl"
@@ -105,9 +109,9 @@ def collect_quarantine(work: Path, names, folder: Path) -> int:
 def tokenized_sources(
     config: dict, files: dict[str, list[str]], tokenizer: CorpusTokenizer, work: Path, estimates: dict[str, Estimate]
 ) -> list[Source]:
-    """Every source as shards in `work`, made or gone on with."""
+    """Every source as shards in `work`, created or resumed."""
     buffer, shard_tokens = config.get("shuffle_buffer", 10_000), config.get("shard_tokens", SHARD_TOKENS)
-    # How much of a source is enough is known beforehand only where its share does not hang on its length.
+    # How much of a source is enough is known in advance only if its weight does not depend on its length.
     weighted = len(files) == 1 or all("weight" in source for source in config["sources"].values())
     most = (config["total_tokens"], buffer) if "total_tokens" in config and weighted else None
     sources = []
@@ -122,14 +126,14 @@ def tokenized_sources(
             shard_tokens=shard_tokens,
             expected_bytes=estimates[name].bytes,
         )
-        # A source without a weight is as heavy as it is long: all of them together then read every file equally often.
+        # The default weight is the length: if no source has a weight, all are read equally often.
         weight = source.get("weight", len(shards))
         sources.append(Source(name, shards, weight, source.get("max_epochs"), buffer, config.get("seed", 42)))
     return sources
 
 
 def write_mixture(folder: Path, sources: list[Source], total_tokens: int, config: dict, tokenizer) -> dict:
-    """Draw the mixture and write its shards and their index into `folder`; returns the index."""
+    """Write the shards of the mixture and their index into `folder`; returns the index."""
     dtype = token_dtype(tokenizer.vocab_size)
     writer = ShardWriter(folder, dtype, config.get("shard_tokens", SHARD_TOKENS))
     with tqdm(total=total_tokens, unit="tok", unit_scale=True, desc="mixing") as bar:
@@ -137,7 +141,7 @@ def write_mixture(folder: Path, sources: list[Source], total_tokens: int, config
             writer.add(ids, size)
             bar.update(len(ids))
     writer.close()
-    drawn = {
+    realised = {
         source.name: {
             "asked_weight": source.weight,
             "tokens": source.tokens,
@@ -147,14 +151,14 @@ def write_mixture(folder: Path, sources: list[Source], total_tokens: int, config
         }
         for source in sources
     }
-    return write_index(folder, writer.shards, dtype, tokenizer.vocab_size, tokenizer.hash,
-                       seed=config.get("seed", 42), sources=drawn)  # fmt: skip
+    more = {"seed": config.get("seed", 42), "sources": realised}
+    return write_index(folder, writer.shards, dtype, tokenizer.vocab_size, tokenizer.hash, **more)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="YAML: see recipes/configs/*/mix.yaml")
-    parser.add_argument("--dry_run", action="store_true", help="print the plan and end")
+    parser.add_argument("--config", required=True, help="YAML file, such as recipes/configs/quickstart/mix.yaml")
+    parser.add_argument("--dry_run", action="store_true", help="only print the plan")
     arguments = parser.parse_args()
     config = read_config(arguments.config)
     output = vacant(config["output_dir"])
@@ -172,14 +176,14 @@ def main() -> None:
             config["passes"] * sum(len(source.shards) for source in sources)
         )
         mixture = work / MIXTURE
-        shutil.rmtree(mixture, ignore_errors=True)  # of a run that was killed while it mixed
+        shutil.rmtree(mixture, ignore_errors=True)  # left by a run that was killed while mixing
         index = write_mixture(mixture, sources, total_tokens, config, tokenizer)
         quarantined = collect_quarantine(work, config["sources"], mixture)
         os.replace(mixture, output)
     print(realised_table(sources))
     if index["tokens"] < total_tokens:
         print(
-            f"every source has reached its max_epochs: {total_tokens - index['tokens']:,} tokens fewer than asked for"
+            f"every source has reached its max_epochs: {total_tokens - index['tokens']:,} tokens fewer than requested"
         )
     if quarantined:
         print(f"{quarantined:,} bad rows are in {output}/quarantine.jsonl")

@@ -1,4 +1,4 @@
-"""The embedded domain: the documentation inside the running Python, as a corpus and as conversations.
+"""Build a domain from nothing: the documentation inside the running Python, as a corpus and as conversations.
 
     python -m data_prep.python_docs --output_dir runs/quickstart/data
 
@@ -6,18 +6,18 @@ Reads the docstrings of the standard library's source files, of the built-ins an
 language reference that pydoc ships (`pydoc_data.topics`). Writes into `output_dir`:
 
     corpus/{builtins,common,stdlib,reference}.jsonl   {"text", "source"}, one document a line
-    corpus_heldout.jsonl                       documents that no corpus file holds
-    conversations.json                         demonstrations for SFT, Baichuan format
-    prompts_rankings.json, prompts_ppo.json    other, looser wordings of the same questions, to rank answers and for PPO
-    conversations_validation.json              wordings that neither use, to choose settings and checkpoints on
-    conversations_heldout_own.json             demonstration wordings, but of questions no demonstration asks that way
-    conversations_heldout.json                 wordings that neither demonstrations nor prompts use, nor the validation
-    conversations_heldout_names.json           the same, about names that are kept out of both prompt files
-    conversations_heldout_others.json          wordings by a language model that had seen none of the other ones
+    corpus_heldout.jsonl                       documents that are in no corpus file
+    conversations.json                         demonstrations for SFT, in the Baichuan format
+    prompts_rankings.json, prompts_ppo.json    other, looser wordings of the same questions, for rankings and for PPO
+    conversations_validation.json              wordings in none of the above, to choose settings and checkpoints
+    conversations_heldout_own.json             demonstration wordings, each of a question never asked that way
+    conversations_heldout.json                 wordings in none of the above
+    conversations_heldout_names.json           the same, about names that are in neither prompt file
+    conversations_heldout_others.json          wordings by a language model that had seen none of the others
 
-This module is the worked example of "adapting to your own data": nothing downstream knows where the files are from.
-Demonstrations are dear and prompts are cheap (InstructGPT, arXiv:2203.02155, section 3.2: 13k demonstrations, 31k
-PPO prompts): hence a few demonstrations per question and many more wordings without an answer of the model's own.
+This is the worked example of adapting to your own data: no later stage knows where the files come from. The wordings are
+in python_docs_wordings.json. Demonstrations are expensive and prompts are cheap (InstructGPT, arXiv:2203.02155, section
+3.2: 13k demonstrations, 31k PPO prompts). Hence each question has a few demonstrations and many more prompts.
 """
 
 import argparse
@@ -26,6 +26,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
 import random
 import re
 import sys
@@ -37,27 +38,14 @@ from tqdm.auto import tqdm
 
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import vacant, write_json, write_jsonl
-from data_prep.python_docs_wordings import (
-    DEMONSTRATION_CLOSINGS,
-    DEMONSTRATION_OPENINGS,
-    DEMONSTRATIONS,
-    EVALUATION_CLOSINGS,
-    EVALUATION_OPENINGS,
-    FOLLOW_UPS,
-    HELD_OUT,
-    OTHERS,
-    PROMPT_CLOSINGS,
-    PROMPT_OPENINGS,
-    PROMPTS,
-    VALIDATION,
-)
 
+WORDINGS = json.loads(Path(__file__).with_name("python_docs_wordings.json").read_text(encoding="utf-8"))
 # Not documentation of the library: test suites, vendored or generated code, and folders of installed packages.
 SKIPPED_FOLDERS = {
     "test", "tests", "idlelib", "site-packages", "dist-packages", "lib2to3", "ensurepip", "turtledemo",
     "__pycache__", "pydoc_data", "lib-dynload",
 }  # fmt: skip
-# Modules whose names people ask about, the best known first.
+# Modules that people ask about, the best known first.
 COMMON_MODULES = [
     "math", "cmath", "statistics", "random", "fractions", "decimal", "itertools", "functools", "operator",
     "collections", "collections.abc", "heapq", "bisect", "copy", "string", "re", "textwrap", "difflib",
@@ -73,7 +61,7 @@ COMMON_MODULES = [
 ]  # fmt: skip
 BUILTIN_TYPES = [str, bytes, bytearray, list, dict, set, frozenset, tuple, int, float, complex, range, memoryview,
                  property, slice, object, type]  # fmt: skip
-# Extension modules have no source to parse; importing these has no side effect.
+# Extension modules, which have no source to parse. Importing these has no side effect.
 EXTENSION_MODULES = [
     "_bisect", "_heapq", "array", "binascii", "cmath", "errno", "fcntl", "gc", "itertools", "marshal", "math",
     "mmap", "posix", "pwd", "pyexpat", "readline", "resource", "select", "sys", "syslog", "termios", "time",
@@ -82,11 +70,11 @@ EXTENSION_MODULES = [
     "_weakref", "_asyncio", "_bz2", "_lzma",
 ]  # fmt: skip
 DEMONSTRATIONS_PER_QUESTION = {"what": 16, "signature": 8, "module": 3}
-LONGEST_ANSWER = 84  # characters: a first sentence beyond this is left out of the conversations, and counted
+LONGEST_ANSWER = 84  # characters: longer first sentences are counted and left out of the conversations
 
 
-def clean(docstring: str) -> str:
-    """The docstring with its indentation and trailing blanks removed."""
+def cleaned(docstring: str) -> str:
+    """The docstring without indentation and trailing whitespace."""
     return "\n".join(line.rstrip() for line in inspect.cleandoc(docstring).splitlines()).strip()
 
 
@@ -105,14 +93,14 @@ def source_documents(progress: bool = True) -> Iterator[tuple[str, str]]:
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError):
-            continue  # the library holds files that are broken on purpose, for its own tests
+            continue  # the library's own tests include files that are broken on purpose
         parts = list(path.relative_to(library).with_suffix("").parts)
         module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         yield from node_documents(tree, module)
 
 
 def node_documents(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
-    """(title, docstring) of a parsed module, class or function and of all that is defined in it."""
+    """(title, docstring) of a parsed module, class or function and of everything defined in it."""
     if docstring := ast.get_docstring(node):
         arguments = f"({ast.unparse(node.args)})" if hasattr(node, "args") else ""
         yield name + arguments, docstring
@@ -121,18 +109,18 @@ def node_documents(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
             yield from node_documents(child, f"{name}.{child.name}")
 
 
-def signature(value) -> str | None:
-    """The signature as `inspect` prints it, without `self`; None where Python does not know one."""
+def signature_of(value) -> str | None:
+    """The signature as `inspect` prints it, without `self`; None if there is none."""
     try:
         text = str(inspect.signature(value))
     except (ValueError, TypeError):
         return None
     text = re.sub(r"^\((self|cls|type)(, /)?(, )?", "(", text)
-    return None if " at 0x" in text or "<" in text else text  # defaults that print an address differ from run to run
+    return None if " at 0x" in text or "<" in text else text  # addresses differ from run to run
 
 
 def live_documents() -> Iterator[tuple[str, str]]:
-    """(title, docstring) of the built-ins, their methods, and what the extension modules define."""
+    """(title, docstring) of the built-ins, their methods, and the contents of the extension modules."""
     import builtins
 
     for owner in [builtins, *map(importlib.import_module, filter(importlib_finds, EXTENSION_MODULES))]:
@@ -143,7 +131,7 @@ def live_documents() -> Iterator[tuple[str, str]]:
                 documents += [(f"{prefix}{name}.{key}", item) for key, item in sorted(vars(value).items())]
             for title, item in documents:
                 if callable(item) and isinstance(docstring := getattr(item, "__doc__", None), str):
-                    yield title + (signature(item) or ""), docstring
+                    yield title + (signature_of(item) or ""), docstring
 
 
 def importlib_finds(module: str) -> bool:
@@ -159,8 +147,8 @@ def reference_documents() -> Iterator[tuple[str, str]]:
 
 def first_sentence(docstring: str) -> str:
     """The first sentence of the first paragraph, on one line."""
-    paragraph = re.split(r"\n\s*\n", clean(docstring), maxsplit=1)[0]
-    # A C docstring may open on its own signature: "dict.get(key) -> value -- what it does".
+    paragraph = re.split(r"\n\s*\n", cleaned(docstring), maxsplit=1)[0]
+    # A C docstring may start with its own signature: "dict.get(key) -> value -- what it does".
     text = re.sub(r"^[\w.]+\([^\n]*?\)\s*(->\s*[^\n]*?)?(\n|--|$)\s*", "", paragraph)
     text = " ".join(text.split())
     return re.split(r"(?<=[.!?])\s+(?=[A-Z`'\"(])", text, maxsplit=1)[0].strip()
@@ -187,16 +175,13 @@ def named_objects() -> Iterator[tuple[str, str, object]]:
 
 
 def facts(count: int) -> tuple[dict[str, dict[str, str]], dict[str, int]]:
-    """What the documentation says about `count` names, and how many names were passed over for which reason.
+    """What the documentation says about `count` names, and how many names were skipped for which reason.
 
     Returns ({name: {"what": …, "signature": …, "module": …}}, {reason: count}); "signature" may be missing. The
     built-ins come first, then the modules in the order of `COMMON_MODULES`, the best known first.
     """
-    found, skipped, seen = (
-        {},
-        dict.fromkeys(("no docstring", "first sentence too long or too short", "repeated"), 0),
-        set(),
-    )
+    found, seen = {}, set()
+    skipped = dict.fromkeys(("no docstring", "first sentence too long or too short", "repeated"), 0)
     for name, module, value in named_objects():
         docstring = getattr(value, "__doc__", None)
         if not isinstance(docstring, str) or not docstring.strip():
@@ -206,15 +191,15 @@ def facts(count: int) -> tuple[dict[str, dict[str, str]], dict[str, int]]:
         if not 16 <= len(what) <= LONGEST_ANSWER or "\\" in what or not what[0].isalpha() or not what.isascii():
             skipped["first sentence too long or too short"] += 1
             continue
-        if what in seen:  # the same sentence for two names would let a guess count as knowledge
+        if what in seen:  # with one sentence for two names, a guess would count as knowledge
             skipped["repeated"] += 1
             continue
         seen.add(what)
         found[name] = {"what": what, "module": f"It is in the module {module}."}
-        if (text := signature(value)) and len(name + text) <= LONGEST_ANSWER:
+        if (text := signature_of(value)) and len(name + text) <= LONGEST_ANSWER:
             found[name]["signature"] = name + text
     chosen = list(found)[:count]
-    skipped["beyond the number asked for"] = len(found) - len(chosen)
+    skipped["more than --names"] = len(found) - len(chosen)
     return {name: found[name] for name in chosen}, skipped
 
 
@@ -224,27 +209,31 @@ def digest(text: str) -> int:
 
 
 def conversation(identifier: str, turns: list[tuple[str, str]]) -> dict:
-    """One row of the Baichuan format from (question, answer) pairs."""
+    """A row in the Baichuan format from (question, answer) pairs."""
     messages = []
     for question, answer in turns:
         messages += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
     return {"id": identifier, "conversations": messages}
 
 
-def embellished(wording: str, openings: list[str], closings: list[str], share: float, rng: random.Random) -> str:
-    """The wording, with a probability of `share` each something before and behind it that does not matter."""
+def embellished(wording: str, use: str, share: float, rng: random.Random) -> str:
+    """The wording, with small talk before it and after it, each with a probability of `share`.
+
+    `use` is "demonstrations", "prompts" or "evaluation", each of which has its own small talk.
+    """
+    around = WORDINGS["around"][use]
     if rng.random() < share:
-        opening = rng.choice(openings)
-        goes_on = opening.rstrip()[-1] in ",:" and not wording.startswith(("{name}", "I"))
-        wording = opening + (wording[0].lower() + wording[1:] if goes_on else wording)
-    return wording + rng.choice(closings) if rng.random() < share else wording
+        opening = rng.choice(around["before"])
+        mid_sentence = opening.rstrip()[-1] in ",:" and not wording.startswith(("{name}", "I"))
+        wording = opening + (wording[0].lower() + wording[1:] if mid_sentence else wording)
+    return wording + rng.choice(around["after"]) if rng.random() < share else wording
 
 
 def write_conversations(output: Path, known: dict[str, dict[str, str]], prompts: int) -> dict:
     """Write the conversation files; returns {file name: rows}.
 
-    `prompts` are wordings per question, the first half of them to rank answers to. A question's demonstration wordings
-    are drawn per name, and one of the rest becomes its held-out question in the demonstrations' own wording.
+    `prompts` is the number of prompts per question: the first half is for rankings, the rest for PPO. Demonstration
+    wordings are sampled per name and question, and one more becomes the held-out question in demonstration wording.
     """
     kept_out = {name for name in known if digest("kept out" + name) % 6 == 0}
     rows: dict[str, list] = {name: [] for name in (
@@ -255,48 +244,49 @@ def write_conversations(output: Path, known: dict[str, dict[str, str]], prompts:
         rng = random.Random(digest(name))
         for kind, answer in answers.items():
             number = DEMONSTRATIONS_PER_QUESTION[kind]
-            *wordings, own = rng.sample(DEMONSTRATIONS[kind], number + 1)
+            *wordings, own = rng.sample(WORDINGS["demonstrations"][kind], number + 1)
             for index, wording in enumerate(wordings):
-                wording = embellished(wording, DEMONSTRATION_OPENINGS, DEMONSTRATION_CLOSINGS, 0.2, rng)
+                wording = embellished(wording, "demonstrations", 0.2, rng)
                 turns = [(wording.format(name=name), answer)]
-                if index % 3 == 2:  # one conversation in three goes on to the other questions, leaving the name out
+                if index % 3 == 2:  # one conversation in three continues with other questions, without the name
                     others = rng.sample([other for other in answers if other != kind], len(answers) - 1)
-                    turns += [(rng.choice(FOLLOW_UPS[other]), answers[other]) for other in others[: 1 + index % 2]]
+                    for other in others[: 1 + index % 2]:
+                        turns.append((rng.choice(WORDINGS["follow_ups"][other]), answers[other]))
                 rows["conversations"].append(conversation(f"{name}/{kind}/{index}", turns))
             own = own.format(name=name)
             rows["conversations_heldout_own"].append(conversation(f"{name}/{kind}/own", [(own, answer)]))
             where = "conversations_heldout_names" if name in kept_out else "conversations_heldout"
-            files = {where: HELD_OUT} | ({} if name in kept_out else {"conversations_validation": VALIDATION})
+            files = {where: "held_out"} | ({} if name in kept_out else {"conversations_validation": "validation"})
             for file, wordings in files.items():
-                wording = rng.choice(wordings[kind])
-                wording = embellished(wording, EVALUATION_OPENINGS, EVALUATION_CLOSINGS, 0.4, rng)
+                wording = rng.choice(WORDINGS[wordings][kind])
+                wording = embellished(wording, "evaluation", 0.4, rng)
                 row = conversation(f"{name}/{kind}/{file[14:]}", [(wording.format(name=name), answer)])
                 rows[file].append(row)
-            other = rng.choice(OTHERS[kind]).format(name=name)
+            other = rng.choice(WORDINGS["others"][kind]).format(name=name)
             rows["conversations_heldout_others"].append(conversation(f"{name}/{kind}/others", [(other, answer)]))
             if name not in kept_out:
-                for index, wording in enumerate(rng.sample(PROMPTS[kind], prompts)):
-                    wording = embellished(wording, PROMPT_OPENINGS, PROMPT_CLOSINGS, 0.4, rng)
+                for index, wording in enumerate(rng.sample(WORDINGS["prompts"][kind], prompts)):
+                    wording = embellished(wording, "prompts", 0.4, rng)
                     row = conversation(f"{name}/{kind}/prompt-{index}", [(wording.format(name=name), answer)])
                     rows["prompts_rankings" if index < prompts // 2 else "prompts_ppo"].append(row)
     check_disjoint(rows)
-    for file, conversations in reversed(rows.items()):  # conversations.json last: where it stands, the others do
+    for file, conversations in reversed(rows.items()):  # conversations.json last: if it exists, all do
         write_json(output / f"{file}.json", conversations)
     return {f"{file}.json": len(conversations) for file, conversations in rows.items()}
 
 
 def check_disjoint(rows: dict[str, list]) -> None:
-    """Raise if a first question stands in two of the files: an evaluation must not use what a training saw."""
+    """Raise if two files share a first question: an evaluation must not use what training saw."""
     asked: dict[str, str] = {}
     for file, conversations in rows.items():
         for question in {row["conversations"][0]["value"] for row in conversations}:
             if question in asked:
-                raise InputError(f"the question {question!r} stands in both {asked[question]} and {file}")
+                raise InputError(f"the question {question!r} is in both {asked[question]} and {file}")
             asked[question] = file
 
 
 def is_common(name: str) -> bool:
-    """Whether a dotted name is one of the common modules or stands in it."""
+    """Whether a dotted name is one of the common modules or defined in one."""
     parts = name.split(".")
     return any(".".join(parts[:length]) in COMMON_MODULES for length in range(1, len(parts) + 1))
 
@@ -304,9 +294,9 @@ def is_common(name: str) -> bool:
 def write_corpus(output: Path, never_held_out: set[str]) -> dict:
     """Write the corpus files and the held-out documents; returns {file name: (documents, characters)}.
 
-    A document is its title and its docstring. Repeated docstrings (inherited methods, re-exports) are kept once, so
-    that a held-out document cannot stand in the training part under another name. The documents of the names in
-    `never_held_out` stay in the training part: the conversations ask about them.
+    A document is a title and its docstring. Duplicate docstrings (inherited methods, re-exports) are kept once, so that
+    no held-out document is in the training part under another name. Documents of the names in `never_held_out`, which
+    the conversations ask about, stay in the training part.
     """
     common, rest = [], []
     for title, docstring in source_documents():
@@ -317,7 +307,7 @@ def write_corpus(output: Path, never_held_out: set[str]) -> dict:
     for source, documents in sources.items():
         rows = []
         for title, docstring in documents:
-            body = clean(docstring)
+            body = cleaned(docstring)
             key = " ".join(body.split())
             if len(body) < 20 or key in seen:
                 repeated += len(body) >= 20
@@ -331,16 +321,16 @@ def write_corpus(output: Path, never_held_out: set[str]) -> dict:
         written[f"corpus/{source}.jsonl"] = (len(rows), sum(len(row["text"]) for row in rows))
     write_jsonl(output / "corpus_heldout.jsonl", held_out)
     written["corpus_heldout.jsonl"] = (len(held_out), sum(len(row["text"]) for row in held_out))
-    written["left out as repeated"] = (repeated, 0)
+    written["duplicates left out"] = (repeated, 0)
     return written
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--names", type=int, default=800, help="names the conversations are about")
+    parser.add_argument("--output_dir", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--names", type=int, default=800, help="number of names to ask about (default: 800)")
     parser.add_argument(
-        "--prompts", type=int, default=6, help="prompt wordings per question, half of them for rankings"
+        "--prompts", type=int, default=6, help="prompts per question, half of them for rankings (default: 6)"
     )
     arguments = parser.parse_args()
     vacant(arguments.output_dir / "conversations.json")
@@ -351,7 +341,7 @@ def main() -> None:
         print(f"{file:36} {documents:7,} documents {characters:11,} characters")
     for file, count in conversations.items():
         print(f"{file:36} {count:7,} conversations")
-    print(f"names asked about: {len(known)}; passed over: " + ", ".join(f"{v:,} {k}" for k, v in skipped.items()))
+    print(f"names asked about: {len(known)}; skipped: " + ", ".join(f"{v:,} {k}" for k, v in skipped.items()))
     print(f"the documentation of Python {sys.version.split()[0]} is in {arguments.output_dir}")
 
 

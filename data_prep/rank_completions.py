@@ -6,15 +6,17 @@
     python -m data_prep.rank_completions --by reward_model --reward_model runs/quickstart/reward --completions … --output …
     python -m data_prep.rank_completions --by function --function my_rewards.py:brevity --completions … --output …
 
-By reference, the default, the ranks are those of a stand-in for a human rater: rank 0 is the reference word for word
-(blanks aside); the others follow by character F-score (chrF, Popović 2015, as sacrebleu computes it), and tie within the
-same quarter of its scale of 0 to 100, as a person would not tell two equally wrong answers apart. With `--measure
-exact_match` all others tie. Reward models and functions (see data_prep/rewards.py) give scores, which are kept.
+By default the ranks are those of a proxy for a human rater, agreement with the reference. Exact matches (whitespace
+aside) have rank 0. The others follow by character F-score (chrF, Popović 2015, as sacrebleu computes it) and tie within
+the same quarter of its scale of 0 to 100: a person would not tell two equally wrong answers apart either. With
+`--measure exact_match` all others tie. Reward models and functions (see data_prep/rewards.py) give scores, which are
+written too.
 
-It can be stopped at any time, by Ctrl-C or a kill, and the same command goes on: judgements are kept in a journal beside
+It can be stopped at any time, by Ctrl-C or a kill, and the same command resumes: rankings are kept in a journal beside
 the output, which appears whole at the end. One JSONL row per prompt, `{"id", "prompt": messages, "completions": […],
-"ranks": […], "ranked_by", "ranked_at"}`, with the "scores", the "rater" (the person), and "counts" and "drawn" (how often
-each answer was drawn; the model and the settings of the draws) as data_prep.sample_completions wrote them.
+"ranks": […], "ranked_by", "ranked_at"}`, with the "scores", the "rater" (the person), and what
+data_prep.sample_completions wrote under "counts" (how often each answer was sampled) and "drawn" (the model and the
+sampling settings).
 """
 
 import argparse
@@ -33,13 +35,13 @@ from data_prep.ranking.raters import Rater, by_chrf, by_exact_match, by_function
 from data_prep.ranking.terminal import rank_in_terminal
 from data_prep.readers.ranks import pairs
 
-STAND_IN = "a stand-in for a human rater: agreement with the reference"
+PROXY = "a stand-in for a human rater: agreement with the reference"  # stored in rankings: it stays as it is
 KEPT = ("id", "prompt", "completions", "counts", "drawn")
-ANSWERS_AT_ONCE = 128  # judged in one call, and written to the journal together
+ANSWERS_AT_ONCE = 128  # ranked in one call, and written to the journal together
 
 
 def read_completions(path: str, by_reference: bool) -> list[dict]:
-    """The rows of `path`, prompts as messages; `InputError` for the first that is of another shape."""
+    """The rows of `path` with prompts as messages; `InputError` for the first row of another shape."""
     rows = list(read_jsonl(path))
     if not rows:
         raise InputError(f"{path}: found an empty file; expected what data_prep.sample_completions writes")
@@ -55,12 +57,12 @@ def read_completions(path: str, by_reference: bool) -> list[dict]:
             isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
             for turn in turns
         ):
-            raise InputError(f"{where}: found no text and no messages under 'prompt'")
+            raise InputError(f"{where}: found neither text nor messages under 'prompt'")
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise InputError(f"{where}: found no list of texts under 'completions'")
         if not all(map(str.strip, texts)) or len(set(texts)) < len(texts):
             raise InputError(
-                f"{where}: found an empty answer, or one twice; expected different texts under 'completions'"
+                f"{where}: found an empty or repeated answer; expected different texts under 'completions'"
             )
         if by_reference and not isinstance(row["reference"], str):
             raise InputError(f"{where}: found no text under 'reference'")
@@ -68,10 +70,10 @@ def read_completions(path: str, by_reference: bool) -> list[dict]:
 
 
 def parts(rows: list[dict]) -> list[list[int]]:
-    """The positions of the rows with something to rank, in parts of at most `ANSWERS_AT_ONCE` answers or of one row.
+    """The positions of the rows with two answers or more, in parts of at most `ANSWERS_AT_ONCE` answers or of one row.
 
-    The parts do not depend on what is judged already: padding moves a model's scores in their last digits, and a run
-    that was stopped has to give those of one that was not.
+    The parts do not depend on what has been ranked already. Padding changes the last digits of a model's scores, and a
+    resumed run has to give the same scores as one that was never stopped.
     """
     found: list[list[int]] = []
     room = 0
@@ -87,23 +89,23 @@ def parts(rows: list[dict]) -> list[list[int]]:
 
 
 def rank_by_machine(rows: list[dict], journal: Journal, rater: Rater, about: dict) -> None:
-    """Add the judgements that the journal lacks."""
+    """Rank the rows that the journal has no ranking of."""
     groups = parts(rows)
-    total, judged = sum(map(len, groups)), len(journal.judgements)
-    with tqdm(total=total, initial=judged, desc="ranking", unit="prompt") as bar:
+    total, done = sum(map(len, groups)), len(journal.rankings)
+    with tqdm(total=total, initial=done, desc="ranking", unit="prompt") as bar:
         for part in groups:
-            if missing := [index for index in part if index not in journal.judgements]:
-                judgements = dict(zip(part, rater([rows[index] for index in part]), strict=True))
-                journal.add([{"row": index, **judgements[index], **about} for index in missing])
+            if missing := [index for index in part if index not in journal.rankings]:
+                ranked = dict(zip(part, rater([rows[index] for index in part]), strict=True))
+                journal.add([{"row": index, **ranked[index], **about} for index in missing])
                 bar.update(len(missing))
 
 
 def ranked_by(arguments) -> tuple[str, dict]:
-    """(who ranks, in words; the settings that the ranks depend on). `InputError` where an option lacks or is idle."""
+    """(who ranks, in words; the settings that the ranks depend on). `InputError` if an option is missing or unused."""
     for option, by in (("rater", "person"), ("reward_model", "reward_model"), ("function", "function")):
         given = getattr(arguments, option) is not None
         if given != (arguments.by == by):
-            raise InputError(f"--by {arguments.by} {'goes without' if given else 'needs'} --{option}")
+            raise InputError(f"--by {arguments.by} {'does not use' if given else 'needs'} --{option}")
     if arguments.by == "person":
         return "a person", {"seed": arguments.seed}
     if arguments.by == "reward_model":
@@ -111,46 +113,57 @@ def ranked_by(arguments) -> tuple[str, dict]:
     if arguments.by == "function":
         return f"the function {arguments.function}", {"function": arguments.function}
     if arguments.measure == "exact_match":
-        return f"{STAND_IN} (exact)", {"measure": "exact_match"}
+        return f"{PROXY} (exact)", {"measure": "exact_match"}
     if not arguments.tie_width > 0:
         raise InputError(f"--tie_width: found {arguments.tie_width}; expected more than 0")
     tie_width = arguments.tie_width
-    return f"{STAND_IN} (exact, then chrF in steps of {tie_width})", {"measure": "chrf", "tie_width": tie_width}
+    return f"{PROXY} (exact, then chrF in steps of {tie_width})", {"measure": "chrf", "tie_width": tie_width}
 
 
-def rankings(rows: list[dict], judgements: dict[int, dict], keep_ties: bool) -> tuple[list[dict], Counter]:
+def output_rows(rows: list[dict], rankings: dict[int, dict], keep_ties: bool) -> tuple[list[dict], Counter]:
     """(the rows of the output, how many are left out by reason).
 
-    Ties of all answers are kept where a person found them: readers of rankings count them. Those of a measure only say
-    that it does not tell the answers apart.
+    `keep_ties` keeps rows whose answers all tie: if a person ranked them so, readers of rankings should count them. From
+    a measure, such a tie only says that it cannot tell the answers apart.
     """
     output, left_out = [], Counter()
     for index, row in enumerate(rows):
-        judgement = judgements.get(index, {})
-        ranks = judgement.get("ranks", [])
+        ranking = rankings.get(index, {})
+        ranks = ranking.get("ranks", [])
         if len(row["completions"]) < 2:
             left_out["with one answer"] += 1
         elif ranks and len(set(ranks)) < 2 and not keep_ties:
             left_out["with all answers tied"] += 1
         elif not ranks:
-            left_out["skipped" if judgement else "not judged"] += 1
+            left_out["skipped" if ranking else "not ranked"] += 1
         else:
             kept = {key: row[key] for key in KEPT if key in row}
-            output.append(kept | {key: value for key, value in judgement.items() if key != "row"})
+            output.append(kept | {key: value for key, value in ranking.items() if key != "row"})
     return output, left_out
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--completions", required=True, help="what data_prep.sample_completions wrote")
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--by", choices=("person", "reward_model", "function", "reference"), default="reference")
-    parser.add_argument("--rater", help="by person: who ranks, kept with every judgement")
-    parser.add_argument("--seed", type=int, default=42, help="by person: of the order in which answers are shown")
-    parser.add_argument("--reward_model", help="by reward_model: its folder")
-    parser.add_argument("--function", help="by function: path/to/file.py:name or package.module.name")
-    parser.add_argument("--measure", choices=("chrf", "exact_match"), default="chrf", help="by reference")
-    parser.add_argument("--tie_width", type=float, default=25.0, help="by chrf: points within which answers tie")
+    parser.add_argument("--completions", required=True, help="file that data_prep.sample_completions wrote")
+    parser.add_argument("--output", type=Path, required=True, help="the JSON Lines file to write")
+    parser.add_argument(
+        "--by",
+        choices=("person", "reward_model", "function", "reference"),
+        default="reference",
+        help="who ranks (default: reference)",
+    )
+    parser.add_argument("--rater", help="with --by person: the person's name, written with every ranking")
+    parser.add_argument(
+        "--seed", type=int, default=42, help="with --by person: order in which answers are shown (default: 42)"
+    )
+    parser.add_argument("--reward_model", help="with --by reward_model: its folder")
+    parser.add_argument("--function", help="with --by function: path/to/file.py:name or package.module.name")
+    parser.add_argument(
+        "--measure", choices=("chrf", "exact_match"), default="chrf", help="with --by reference (default: chrf)"
+    )
+    parser.add_argument(
+        "--tie_width", type=float, default=25.0, help="with chrf: points within which answers tie (default: 25)"
+    )
     arguments = parser.parse_args()
     who, settings = ranked_by(arguments)
     vacant(arguments.output)
@@ -167,14 +180,14 @@ def main() -> None:
     settings = {"by": arguments.by, **settings, "sha256 of the completions": digest}
     path = arguments.output.with_name(f"{arguments.output.name}.journal")
     with contextlib.closing(Journal(path, settings, durable=person)) as journal:
-        if journal.judgements:
-            print(f"{path}: {counted(len(journal.judgements), 'judgement')} of an earlier run; going on from there")
+        if journal.rankings:
+            print(f"{path}: {counted(len(journal.rankings), 'ranking')} of an earlier run; resuming after them")
         if not person:
             rank_by_machine(rows, journal, rater, {"ranked_by": who})
         elif not rank_in_terminal(rows, journal, {"ranked_by": who, "rater": arguments.rater}, arguments.seed):
-            print(f"{counted(len(journal.judgements), 'judgement')} kept in {path}; the same command goes on")
+            print(f"{counted(len(journal.rankings), 'ranking')} kept in {path}; the same command resumes")
             return
-        output, left_out = rankings(rows, journal.judgements, keep_ties=person)
+        output, left_out = output_rows(rows, journal.rankings, keep_ties=person)
     write_jsonl(arguments.output, output)
     path.unlink()
     line = f"ranked the answers to {len(output):,} of {counted(len(rows), 'prompt')} by {who}: "

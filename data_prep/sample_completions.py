@@ -1,29 +1,47 @@
-"""Draw several answers per prompt from a model, to be ranked.
+"""Sample several completions per prompt from a model, to be ranked.
 
     python -m data_prep.sample_completions --model runs/quickstart/sft \
         --conversations runs/quickstart/data/prompts_rankings.json --include_reference --include_others 1 \
         --output runs/quickstart/data/completions.jsonl
 
-Reads conversations; the prompt is everything before the last answer, and that answer is the reference. The reference
-may stand among the drawn answers, as the reference summaries did in Stiennon 2020 (arXiv:2009.01325, section 3.3): a
-model that is often wrong otherwise never shows its reward model what right looks like. With `--include_others` the
-references of other questions that stand near in the file do too: good answers, but not to this question, which a model
-that is mostly right shows too rarely for its reward model to learn. One JSONL row per prompt:
-`{"id", "prompt": messages, "completions": [distinct texts], "counts": [draws of each], "reference", "drawn"}`.
+The prompt is everything before the last answer of a conversation, and that answer is the reference. Any format that
+recipes/sft.py reads will do, from files, folders, globs or the Hub.
+
+`--include_reference` adds the reference to the sampled answers (Stiennon 2020, arXiv:2009.01325, section 3.3). Without
+it, a model that is often wrong never shows the reward model a right answer. `--include_others` adds references of
+neighbouring questions in the file. They are good answers to another question, which a model that is mostly right
+samples too rarely for the reward model to learn from.
+
+One JSONL row per prompt: `{"id", "prompt": messages, "completions": [distinct texts], "counts": [how often each was
+sampled], "reference", "drawn": the model and the sampling settings}`.
 """
 
 import argparse
 import random
 from pathlib import Path
 
-from data_prep.common.errors import run_main
+from data_prep.common.agreement import exact_match
+from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import existing, vacant, write_jsonl
-from data_prep.readers.conversation_formats import TRAILING_HUMAN
-from data_prep.readers.conversations import read_conversations
+from data_prep.common.text import counted
+from data_prep.readers.conversations import close_and_report, conversation_rows
+from data_prep.readers.prompts import split_last_answer
+from data_prep.rows.bad_rows import ON_BAD, BadRows
+from data_prep.rows.read import data_files
+
+SETTINGS = (
+    "model",
+    "temperature",
+    "max_new_tokens",
+    "num_return_sequences",
+    "include_reference",
+    "include_others",
+    "seed",
+)
 
 
 def near_references(references: list[str], position: int, number: int, rng: random.Random) -> list[str]:
-    """`number` of the references nearest to `position` that differ from the one there, drawn from twice as many."""
+    """`number` of the references nearest to `position` that differ from the one there, sampled from twice as many."""
     found: dict[str, None] = {}
     for distance in range(1, len(references)):
         for other in (position - distance, position + distance):
@@ -34,85 +52,102 @@ def near_references(references: list[str], position: int, number: int, rng: rand
     return rng.sample(list(found), min(number, len(found)))
 
 
+def read_rows(arguments: argparse.Namespace) -> list[dict]:
+    """The conversations, `--limit` of them sampled by `--seed`; prints counts. Raises InputError for bad rows."""
+    if arguments.limit is not None and arguments.limit < 1:
+        raise InputError(f"--limit {arguments.limit}: expected at least 1")
+    bad_rows = BadRows(arguments.on_bad, f"{arguments.output}.quarantine.jsonl")
+    files = data_files(arguments.conversations)
+    rows = list(conversation_rows(files, bad_rows, arguments.columns))
+    close_and_report(bad_rows, files)
+    if arguments.limit and arguments.limit < len(rows):
+        print(f"{arguments.limit:,} of {len(rows):,} prompts are used (--limit)")
+        rows = random.Random(arguments.seed).sample(rows, arguments.limit)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of the model that answers")
-    parser.add_argument("--conversations", nargs="+", required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--limit", type=int, help="prompts, drawn at random; all of them without")
-    parser.add_argument("--num_return_sequences", type=int, default=4, help="answers drawn per prompt")
-    parser.add_argument("--include_reference", action="store_true")
-    parser.add_argument("--include_others", type=int, default=0, help="references of questions near in the file")
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--max_new_tokens", type=int, default=48)
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument(
+        "--conversations", nargs="+", required=True, help="files, folders, globs or hf://owner/name:config:split"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the JSON Lines file to write")
+    parser.add_argument(
+        "--on_bad", choices=ON_BAD, default="error", help="bad rows (quarantine: into OUTPUT.quarantine.jsonl)"
+    )
+    parser.add_argument(
+        "--columns", help="the file's own column names: field=column,… (default: look for a known format)"
+    )
+    parser.add_argument("--limit", type=int, help="number of prompts, sampled at random (default: all)")
+    parser.add_argument("--num_return_sequences", type=int, default=4, help="answers sampled per prompt (default: 4)")
+    parser.add_argument("--include_reference", action="store_true", help="add the reference to the answers")
+    parser.add_argument(
+        "--include_others",
+        type=int,
+        default=0,
+        help="number of references of neighbouring questions to add (default: 0)",
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, help="sampling temperature (default: 1.0; 0: greedy)"
+    )
+    parser.add_argument("--max_new_tokens", type=int, default=48, help="longest answer in tokens (default: 48)")
+    parser.add_argument("--batch_size", type=int, default=128, help="sequences generated at once (default: 128)")
+    parser.add_argument(
+        "--seed", type=int, default=42, help="of the sampling, --limit and --include_others (default: 42)"
+    )
     arguments = parser.parse_args()
     if Path(arguments.model).is_absolute() or arguments.model.startswith((".", "runs")):
         existing(arguments.model, "recipes/sft.py")
     vacant(arguments.output)
-    rows, repaired = read_conversations(arguments.conversations)
-    if trimmed := repaired[TRAILING_HUMAN]:
-        print(f"{trimmed:,} trailing human turns trimmed")
-    if arguments.limit and arguments.limit < len(rows):
-        print(f"{arguments.limit:,} of {len(rows):,} prompts are used (--limit)")
-        rows = random.Random(arguments.seed).sample(rows, arguments.limit)
+    rows = read_rows(arguments)
 
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # slow to import: after the input has been checked
-
+    # Slow to import: after the input has been checked.
     from data_prep.models.generation import generate_answers
-    from data_prep.readers.prompts import split_last_answer
+    from data_prep.models.loading import check_chat, load_checkpoint
 
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, use_safetensors=True)
-    split = [split_last_answer(row["messages"]) for row in rows]
-    drawn = generate_answers(
+    model, tokenizer = load_checkpoint(arguments.model)
+    check_chat(arguments.model, model, tokenizer, arguments.max_new_tokens)
+    prompts, references = map(list, zip(*(split_last_answer(row["messages"]) for row in rows), strict=True))
+    answers = generate_answers(
         model,
         tokenizer,
-        [prompt for prompt, _ in split],
+        prompts,
         arguments.max_new_tokens,
         arguments.temperature,
         arguments.num_return_sequences,
         arguments.batch_size,
         arguments.seed,
-        desc="drawing answers",
+        desc="sampling completions",
     )
-    names = (
-        "model",
-        "temperature",
-        "max_new_tokens",
-        "num_return_sequences",
-        "include_reference",
-        "include_others",
-        "seed",
-    )
-    settings = {name: getattr(arguments, name) for name in names}
-    output, references, rng = [], [reference for _, reference in split], random.Random(arguments.seed)
-    for position, (row, (prompt, reference), answers) in enumerate(zip(rows, split, drawn, strict=True)):
-        texts = [answer["text"] for answer in answers]
+    settings = {name: getattr(arguments, name) for name in SETTINGS}
+    output, rng = [], random.Random(arguments.seed)
+    for position, (row, sampled) in enumerate(zip(rows, answers, strict=True)):
+        texts = [answer["text"] for answer in sampled]
         distinct = dict.fromkeys(text for text in texts if text.strip())
         if arguments.include_reference:
-            distinct.setdefault(reference)
+            distinct.setdefault(references[position])
         for other in near_references(references, position, arguments.include_others, rng):
             distinct.setdefault(other)
         output.append(
             {
                 "id": row["id"],
-                "prompt": prompt,
+                "prompt": prompts[position],
                 "completions": list(distinct),
                 "counts": [texts.count(text) for text in distinct],
-                "reference": reference,
+                "reference": references[position],
                 "drawn": settings,
             }
         )
     write_jsonl(arguments.output, output)
-    total, stopped = len(rows) * arguments.num_return_sequences, sum(a["stopped"] for group in drawn for a in group)
-    right = sum(count for row in output for text, count in zip(row["completions"], row["counts"], strict=True)
-                if text == row["reference"])  # fmt: skip
-    empty = sum(not answer["text"].strip() for group in drawn for answer in group)
+
+    pairs = [(answer, reference) for group, reference in zip(answers, references, strict=True) for answer in group]
+    matches = sum(exact_match(answer["text"], reference) for answer, reference in pairs)
+    stopped = sum(answer["stopped"] for answer, _ in pairs)
+    empty = sum(not answer["text"].strip() for answer, _ in pairs)
     print(
-        f"drew {total:,} answers to {len(rows):,} prompts ({right / total:.0%} word for word the reference, "
-        f"{stopped / total:.0%} ended by themselves, {empty} empty ones left out); they are in {arguments.output}"
+        f"sampled {len(pairs):,} answers to {counted(len(rows), 'prompt')} (exact match {matches / len(pairs):.0%}, "
+        f"EOS rate {stopped / len(pairs):.0%}, {empty:,} empty ones left out); they are in {arguments.output}"
     )
 
 

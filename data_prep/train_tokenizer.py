@@ -3,9 +3,9 @@
     python -m data_prep.train_tokenizer --corpus runs/quickstart/data/corpus/*.jsonl \
         --vocab_size 4096 --output_dir runs/quickstart/tokenizer
 
-Any Unicode text comes back unchanged: all 256 bytes are in the alphabet (GPT-2, Radford 2019, section 2.2), so there is
-no unknown token. Padding, end of text and end of turn are three tokens: with pad = end of turn, the loss on padding
-would be the loss on stopping.
+Any Unicode text decodes unchanged: all 256 bytes are in the alphabet (GPT-2, Radford 2019, section 2.2), so there is no
+unknown token. Padding, end of text and end of turn are three tokens: if the first and the last were one, a loss without
+padding would be a loss without the end of turn, and the model would not learn to stop.
 """
 
 import argparse
@@ -27,17 +27,17 @@ from data_prep.rows.read import data_files
 
 END_OF_TEXT, PAD, END_OF_TURN = "<|endoftext|>", "<|pad|>", "<|end|>"
 SPECIAL_TOKENS = [END_OF_TEXT, PAD, END_OF_TURN, "<|system|>", "<|user|>", "<|assistant|>"]
-BATCH = 1 << 20  # characters handed over at once
+BATCH_CHARACTERS = 1 << 20  # given to the trainer at once
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
-# GPT-4's split (tiktoken, cl100k_base) with numbers in groups of two: a small vocabulary cannot spare 1,110 of its
-# entries for numbers. Contractions, words with one leading blank, punctuation, and runs of blanks stay apart.
+# GPT-4's split (tiktoken, cl100k_base), but with numbers in groups of two digits: a small vocabulary cannot spare 1,110
+# entries for numbers. Contractions, words with one leading blank, punctuation, and runs of blanks are separate.
 SPLIT = r"""(?i:'(?:[sdmt]|ll|ve|re))|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"""
 
 
 def train_tokenizer(documents: Iterable[str] | Iterable[list[str]], vocab_size: int):
-    """A `PreTrainedTokenizerFast`: byte-level BPE of `vocab_size` entries, the special tokens and the 256 bytes among them.
+    """A `PreTrainedTokenizerFast`: byte-level BPE with `vocab_size` entries, including special tokens and the 256 bytes.
 
-    Many short documents go faster as lists of them.
+    Many short documents are faster as lists of documents. Raises InputError if `vocab_size` is too small.
     """
     least = 256 + len(SPECIAL_TOKENS)
     if vocab_size < least:
@@ -56,14 +56,15 @@ def train_tokenizer(documents: Iterable[str] | Iterable[list[str]], vocab_size: 
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # Half a second of imports, beside the merges: much of them is one thread at work, outside of Python's lock.
+    # Importing transformers takes half a second. A thread does it while the trainer merges: that is Rust, mostly on one
+    # core, and does not hold Python's lock.
     importing = threading.Thread(target=importlib.import_module, args=("transformers.tokenization_utils_tokenizers",))
 
-    def and_then_import() -> Iterator:
+    def documents_then_import() -> Iterator:
         yield from documents
         importing.start()
 
-    bpe.train_from_iterator(and_then_import(), trainer)
+    bpe.train_from_iterator(documents_then_import(), trainer)
     importing.join()
     from transformers import PreTrainedTokenizerFast
 
@@ -82,13 +83,11 @@ def train_tokenizer(documents: Iterable[str] | Iterable[list[str]], vocab_size: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--corpus", nargs="+", required=True, help="files, folders, globs or hf:// names: see corpus.py"
-    )
-    parser.add_argument("--text_column", default="text", help="where rows have their text")
-    parser.add_argument("--on_bad", choices=ON_BAD, default="error", help="what to do with bad rows (default: error)")
-    parser.add_argument("--vocab_size", type=int, required=True)
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--corpus", nargs="+", required=True, help="files, folders, globs or hf:// names")
+    parser.add_argument("--text_column", default="text", help="column with the text (default: text)")
+    parser.add_argument("--on_bad", choices=ON_BAD, default="error", help="bad rows (default: error)")
+    parser.add_argument("--vocab_size", type=int, required=True, help="number of entries, special tokens included")
+    parser.add_argument("--output_dir", type=Path, required=True, help="the tokenizer folder to write")
     arguments = parser.parse_args()
     vacant(arguments.output_dir)
     files = data_files(arguments.corpus, plain_text=True)
@@ -97,7 +96,7 @@ def main() -> None:
     def batches() -> Iterator[list[str]]:
         texts = read_documents(files, text_column=arguments.text_column, bad_rows=bad_rows, counts=counts)
         with tqdm(desc="reading", unit="B", unit_scale=True) as bar:
-            for batch in batched_by_length(texts, BATCH):
+            for batch in batched_by_length(texts, BATCH_CHARACTERS):
                 size = sum(len(text.encode("utf-8")) for text in batch)
                 counts["bytes"] += size
                 bar.update(size)

@@ -49,10 +49,10 @@ def main() -> None:
         )
     start = time.perf_counter()
     context = model.config.max_position_embeddings
-    options = {"text_column": arguments.text_column, "intake": bad_rows}
+    options = {"text_column": arguments.text_column, "bad_rows": bad_rows}
     batches = heldout_batches(arguments.documents, tokenizer, context, arguments.batch_size, **options)
     if bad_rows.quarantined:
-        print(f"{arguments.documents}: {bad_rows.balance()}")
+        print(f"{arguments.documents}: {bad_rows.counts_line()}")
     if repaired := +bad_rows.repaired:
         print(
             f"{arguments.documents}: repaired: {', '.join(f'{count:,} × {kind}' for kind, count in repaired.items())}"

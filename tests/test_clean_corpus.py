@@ -1,6 +1,5 @@
-"""The filters of a corpus, each on both sides of its border, and the command that keeps their books."""
+"""The filters of a corpus, each on both sides of its threshold, and the command."""
 
-import importlib.util
 import json
 import os
 import random
@@ -16,9 +15,9 @@ from data_prep import clean_corpus
 from data_prep.common.batches import batched_by_length
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_json, write_jsonl
-from data_prep.corpus import near_duplicates, quality
+from data_prep.corpus import near_duplicates
 from data_prep.corpus.decontamination import EvaluationTexts
-from data_prep.corpus.quality import quality_finding, repeated_characters
+from data_prep.corpus.quality import quality_reason, repeated_characters
 from data_prep.corpus.text_units import units
 from data_prep.readers.documents import read_documents
 
@@ -32,8 +31,8 @@ def words(count: int, seed: int = 0) -> list[str]:
     return list(found)
 
 
-def taken_by(text: str, language: str = "de") -> str | None:
-    found = quality_finding(text, language)
+def filtered_by(text: str, language: str = "de") -> str | None:
+    found = quality_reason(text, language)
     return found and found.filter
 
 
@@ -42,15 +41,15 @@ def test_units_are_words_and_the_characters_of_scripts_without_blanks():
 
 
 def test_length():
-    assert taken_by(" ".join(words(49))) == "too short"
-    assert taken_by(" ".join(words(50))) is None
-    assert quality_finding(" ".join(words(50)), "de", most=49).filter == "too long"
+    assert filtered_by(" ".join(words(49))) == "too short"
+    assert filtered_by(" ".join(words(50))) is None
+    assert quality_reason(" ".join(words(50)), "de", most=49).filter == "too long"
 
 
 def test_two_chinese_characters_are_a_word():
     text = "".join(chr(0x4E00 + number) for number in range(100))
-    assert taken_by(text) is None
-    assert quality_finding(text[:99], "zh") == ("too short", "49.5 words, at least 50 wanted")
+    assert filtered_by(text) is None
+    assert quality_reason(text[:99], "zh") == ("too short", "49.5 words, at least 50 wanted")
 
 
 @pytest.mark.parametrize("symbol", ["#", "...", "…"])
@@ -59,7 +58,7 @@ def test_symbols_a_word(symbol):
     plain = words(60)
     for count, expected in ((6, None), (7, "symbols")):
         text = " ".join(word + symbol if number < count else word for number, word in enumerate(plain))
-        assert taken_by(text) == expected
+        assert filtered_by(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -69,36 +68,38 @@ def test_bullets_and_unfinished_lines(bullet, end, most, name):
     lines = [" ".join(words(20, seed)) for seed in range(20)]
     for count, expected in ((most, None), (most + 1, name)):
         marked = [f"{bullet}{line}{end}" if number < count else line for number, line in enumerate(lines)]
-        assert taken_by("\n".join(marked)) == expected
+        assert filtered_by("\n".join(marked)) == expected
 
 
 def test_words_without_letters():
     numbers = [str(1000 + number) for number in range(21)]
-    assert taken_by(" ".join(words(80) + numbers[:20])) is None
-    assert taken_by(" ".join(words(80) + numbers)) == "few letters"
+    assert filtered_by(" ".join(words(80) + numbers[:20])) is None
+    assert filtered_by(" ".join(words(80) + numbers)) == "few letters"
 
 
 def test_word_length():
-    assert taken_by(" ".join(word[:3] for word in words(200)[:60])) is None
-    assert taken_by(" ".join(word[:2] for word in words(60))) == "word length"
-    assert taken_by(" ".join(a + b for a, b in zip(words(60), words(60, 1), strict=True))) is None  # 10 letters each
-    assert taken_by(" ".join(a + b for a, b in zip(words(60), words(60, 1), strict=True)) + "a") == "word length"
+    assert filtered_by(" ".join(word[:3] for word in words(200)[:60])) is None
+    assert filtered_by(" ".join(word[:2] for word in words(60))) == "word length"
+    assert (
+        filtered_by(" ".join(a + b for a, b in zip(words(60), words(60, 1), strict=True))) is None
+    )  # 10 letters each
+    assert filtered_by(" ".join(a + b for a, b in zip(words(60), words(60, 1), strict=True)) + "a") == "word length"
 
 
 def test_english_has_stop_words():
-    assert taken_by(" ".join([*words(60), "The"]), "en") == "no stop words"
-    assert taken_by(" ".join([*words(60), "The", "of"]), "en") is None
-    assert taken_by(" ".join(words(60)), "de") is None
+    assert filtered_by(" ".join([*words(60), "The"]), "en") == "no stop words"
+    assert filtered_by(" ".join([*words(60), "The", "of"]), "en") is None
+    assert filtered_by(" ".join(words(60)), "de") is None
 
 
 def test_repeated_lines_and_paragraphs():
     different = [" ".join(words(30, seed)) for seed in range(10)]
     for between in ("\n", "\n\n"):
-        assert taken_by(between.join([*different, "stop"] + ["stop"] * 4)) is None  # 4 of 15 repeat an earlier one
-        assert taken_by(between.join([*different, "stop"] + ["stop"] * 5)) == "repetition"  # 5 of 16
+        assert filtered_by(between.join([*different, "stop"] + ["stop"] * 4)) is None  # 4 of 15 repeat an earlier one
+        assert filtered_by(between.join([*different, "stop"] + ["stop"] * 5)) == "repetition"  # 5 of 16
     lines = [" ".join(words(4, seed)) for seed in range(20)]  # of 23 characters; backwards, no longer run repeats
-    assert taken_by("\n".join([*lines, *lines[4::-1]])) is None  # 5 × 23 of 25 × 24 - 1 characters: 0.19
-    found = quality_finding("\n".join([*lines, *lines[5::-1]]), "de")  # 6 × 23 of 26 × 24 - 1: 0.22
+    assert filtered_by("\n".join([*lines, *lines[4::-1]])) is None  # 5 × 23 of 25 × 24 - 1 characters: 0.19
+    found = quality_reason("\n".join([*lines, *lines[5::-1]]), "de")  # 6 × 23 of 26 × 24 - 1: 0.22
     assert found == ("repetition", "0.22 of characters in lines repeat earlier ones, at most 0.20 wanted")
 
 
@@ -108,8 +109,8 @@ def test_the_most_frequent_ngrams():
         return " ".join(word + " alpha beta" * (number < count) for number, word in enumerate(words(180)))
 
     assert len(text(27)) == 1079 + 27 * 11 == 1376 and 270 / 1376 < 0.20 < 280 / 1387
-    assert taken_by(text(27)) is None
-    found = quality_finding(text(28), "de")
+    assert filtered_by(text(27)) is None
+    found = quality_reason(text(28), "de")
     assert found.measured == "0.20 of characters in the 2-gram 'alpha beta', at most 0.20 wanted"
 
 
@@ -120,27 +121,8 @@ def test_repeated_ngrams_count_each_character_once():
     # a a a a a a: from the second place on everything was seen; of overlapping runs one counts
     assert repeated_characters(list("aaaaaaaaaaa"), 5) == 10
     base = words(100)
-    assert taken_by(" ".join(base + base[:12])) is None  # 60 of 671 characters in repeated 10-grams = 0.09
-    assert taken_by(" ".join(base + base[:24])) == "repetition"  # 100 of 743 = 0.13 in 10-grams
-
-
-@pytest.mark.skipif(importlib.util.find_spec("datatrove") is None, reason="the extra datatrove is not installed")
-def test_datatrove_judges_the_same_way_without_a_network(monkeypatch):
-    def refuse(*_):
-        raise OSError("the network was asked for")
-
-    monkeypatch.setattr("socket.socket.connect", refuse)
-    finding = quality.datatrove_filter()
-    good = " ".join(["the", "of", *words(80)])
-    assert finding(good) is None and quality_finding(good, "en") is None
-    for bad in (" ".join(["the", "of", *words(40)]), good + " #" * 20, " ".join([good, *["alpha beta"] * 40])):
-        assert finding(bad).filter == "datatrove" and quality_finding(bad, "en")
-
-
-def test_without_the_extra_datatrove_is_refused(monkeypatch):
-    monkeypatch.setitem(sys.modules, "datatrove.data", None)
-    with pytest.raises(InputError, match="pip install"):
-        quality.datatrove_filter()
+    assert filtered_by(" ".join(base + base[:12])) is None  # 60 of 671 characters in repeated 10-grams = 0.09
+    assert filtered_by(" ".join(base + base[:24])) == "repetition"  # 100 of 743 = 0.13 in 10-grams
 
 
 # Decontamination
@@ -177,7 +159,7 @@ def test_chinese_is_looked_for_by_twenty_six_characters(tmp_path):
 # The command
 
 
-def test_what_each_filter_took_is_counted_and_shown(tmp_path, monkeypatch, capsys):
+def test_what_each_filter_removed_is_counted_and_shown(tmp_path, monkeypatch, capsys):
     good = [" ".join(words(60, seed)) for seed in range(4)]
     evaluation = " ".join(words(20, 99))
     texts = [
@@ -201,18 +183,19 @@ def test_what_each_filter_took_is_counted_and_shown(tmp_path, monkeypatch, capsy
     rows = [json.loads(line) for line in (tmp_path / "clean" / "documents.jsonl").read_text().splitlines()]
     assert [(row["text"], row["row"]) for row in rows] == [(good[0], 1), (good[1], 3)]
     report = json.loads((tmp_path / "clean" / "report.json").read_text())
-    assert {name: taken["documents"] for name, taken in report["taken"].items()} == {
+    assert {name: removed["documents"] for name, removed in report["filtered"].items()} == {
         "too short": 1, "evaluation text": 1, "symbols": 1, "exact duplicate": 1, "near-duplicate": 1,
     }  # fmt: skip
     assert (report["documents_in"], report["documents_out"]) == (7, 2)
-    assert report["bytes_in"] == report["bytes_out"] + sum(taken["bytes"] for taken in report["taken"].values())
-    (example,) = report["taken"]["near-duplicate"]["examples"]
+    assert report["bytes_in"] == sum(map(len, texts)) and report["bytes_out"] == len(good[0]) + len(good[1])
+    assert report["filtered"]["too short"]["bytes"] == len("short")
+    (example,) = report["filtered"]["near-duplicate"]["examples"]
     assert example["row"] == 5 and example["source"] == str(tmp_path / "a.jsonl")
     assert sorted(path.name for path in (tmp_path / "clean").iterdir()) == [
         "documents.jsonl", "report.json", "report.txt",
     ]  # fmt: skip
     out = capsys.readouterr().out
-    assert "1 document without text left out" in out and "7 documents in = 2 out + 5 taken" in out
+    assert "1 document without text left out" in out and "7 documents in = 2 out + 5 filtered" in out
     assert (
         f"{tmp_path / 'a.jsonl'}, row 2: 1 words, at least 50 wanted: short"
         in (tmp_path / "clean" / "report.txt").read_text()
@@ -233,12 +216,12 @@ def test_exact_duplicates_alone_at_a_threshold_of_one(tmp_path, monkeypatch):
     [
         ("--threshold 0", "--threshold 0.0: expected more than 0 and at most 1"),
         ("--evaluation none.json", "none.json: no such file or folder"),
-        ("--languages en", "languages are told by script only"),
+        ("--languages en", "languages are detected by script only"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_any_work(tmp_path, monkeypatch, capsys, more, message):
     write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}])
-    monkeypatch.setattr(clean_corpus, "method", lambda: "script only: pip install -e '.[data]' tells languages")
+    monkeypatch.setattr(clean_corpus, "method", lambda: "script only: pip install -e '.[data]' detects languages")
     monkeypatch.setattr(sys, "argv", f"clean_corpus --corpus {tmp_path} --output_dir {tmp_path}/clean {more}".split())
     with pytest.raises(SystemExit, match="1"):
         run_main(clean_corpus.main)
@@ -257,7 +240,7 @@ def test_bad_rows_end_the_command_with_one_message(tmp_path):
 
 
 def documents_of(folder, count: int) -> None:
-    """Documents of 200 words each: one in ten is too short, one in ten stands there already, one nearly so."""
+    """Documents of 200 words each: one in ten is too short, one in ten is a duplicate, one a near-duplicate."""
     vocabulary, rng = words(5000), random.Random(0)
     texts: list[str] = []
     for number in range(count):
@@ -289,13 +272,13 @@ def clean(folder, monkeypatch, workers: int, *more: str) -> dict[str, bytes]:
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch):
     documents_of(tmp_path, 100)
-    monkeypatch.setattr(clean_corpus, "BATCH", 10_000)  # 8 documents
-    monkeypatch.setattr(near_duplicates, "BATCH", 10_000)
+    monkeypatch.setattr(clean_corpus, "BATCH_CHARACTERS", 10_000)  # 8 documents
+    monkeypatch.setattr(near_duplicates, "BATCH_CHARACTERS", 10_000)
     alone = clean(tmp_path, monkeypatch, 1)
     (tmp_path / "clean").rename(tmp_path / "alone")
     assert clean(tmp_path, monkeypatch, 3) == alone
     report = json.loads(alone["report.json"])
-    assert {name: taken["documents"] for name, taken in report["taken"].items()} == {
+    assert {name: removed["documents"] for name, removed in report["filtered"].items()} == {
         "too short": 10, "exact duplicate": 10, "near-duplicate": 10,
     }  # fmt: skip
     assert report["documents_out"] == len(alone["documents.jsonl"].splitlines()) == 70
@@ -309,15 +292,15 @@ def at_work(process: psutil.Process) -> bool:
         return False
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+def test_a_killed_run_resumes_to_the_same_bytes_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     documents_of(tmp_path, 3000)
-    batches = len(list(batched_by_length(read_documents(tmp_path / "a.jsonl"), clean_corpus.BATCH)))
+    batches = len(list(batched_by_length(read_documents(tmp_path / "a.jsonl"), clean_corpus.BATCH_CHARACTERS)))
     undisturbed = clean(tmp_path, monkeypatch, 2)
     (tmp_path / "clean").rename(tmp_path / "undisturbed")
     command = [sys.executable, "-m", "data_prep.clean_corpus", "--corpus", tmp_path / "a.jsonl", "--output_dir"]
     command += [tmp_path / "clean", "--num_workers", 2]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    journal = tmp_path / ".clean.unfinished" / "findings.jsonl"
+    journal = tmp_path / ".clean.unfinished" / "reasons.jsonl"
     while not (journal.exists() and b"\n" in journal.read_bytes()) and process.poll() is None:
         time.sleep(0.002)
     workers = psutil.Process(process.pid).children()
@@ -330,16 +313,16 @@ def test_a_killed_run_goes_on_to_the_same_bytes_and_leaves_nothing(tmp_path, mon
     assert not any(map(at_work, workers)), "workers live on without their parent"
     assert not (tmp_path / "clean").exists()
     with journal.open("ab") as file:
-        file.write(b'[["too sh')  # what a kill may leave of a line
-    known, judged, findings = journal.read_bytes().count(b"\n"), [], clean_corpus.findings
-    monkeypatch.setattr(clean_corpus, "findings", lambda *given: judged.append(1) or findings(*given))
+        file.write(b'[["too sh')  # the half of a line that a kill may leave
+    known, judged, reasons = journal.read_bytes().count(b"\n"), [], clean_corpus.reasons
+    monkeypatch.setattr(clean_corpus, "reasons", lambda *given: judged.append(1) or reasons(*given))
     assert clean(tmp_path, monkeypatch, 1) == undisturbed
     assert len(judged) == batches - known
-    assert "documents were judged by the interrupted run; going on behind them\n" in capsys.readouterr().out
+    assert "documents were filtered by the interrupted run; resuming after them\n" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "clean", "undisturbed"]
 
 
-def test_other_settings_do_not_go_on_with_what_was_found(tmp_path, monkeypatch, capsys):
+def test_a_run_with_other_settings_starts_over(tmp_path, monkeypatch, capsys):
     documents_of(tmp_path, 20)
     real = clean_corpus.write_json
 
@@ -353,13 +336,13 @@ def test_other_settings_do_not_go_on_with_what_was_found(tmp_path, monkeypatch, 
         clean(tmp_path, monkeypatch, 1)
     monkeypatch.setattr(clean_corpus, "write_json", real)
     rows = clean(tmp_path, monkeypatch, 1, "--min_words", "201")["documents.jsonl"].splitlines()
-    assert "files or settings are not those of the interrupted run: begun again" in capsys.readouterr().out
+    assert "files or settings differ from those of the interrupted run: starting over" in capsys.readouterr().out
     assert len(rows) == 2, "those of 200 words and one more"
 
 
 def test_a_worker_that_is_ended_from_outside_is_named(tmp_path, monkeypatch, capsys):
     documents_of(tmp_path, 20)
-    monkeypatch.setattr(clean_corpus, "findings", lost)
+    monkeypatch.setattr(clean_corpus, "reasons", lost)
     with pytest.raises(SystemExit, match="1"):
         run_main(lambda: clean(tmp_path, monkeypatch, 2))
     assert "a worker process was killed, perhaps out of memory: " in capsys.readouterr().err

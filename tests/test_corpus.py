@@ -1,4 +1,4 @@
-"""Documents, tokenizer and the embedded domain, from files to files."""
+"""Documents, the tokenizer, and the domain made from the documentation inside Python."""
 
 import gzip
 import json

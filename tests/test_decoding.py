@@ -1,4 +1,4 @@
-"""Decoding without the rows that have ended: the same answers as `generate` alone gives."""
+"""Batched `generate` that drops finished rows gives the same answers as `generate` alone."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def prompts(count: int, ragged: bool) -> dict[str, torch.Tensor]:
     return {"input_ids": ids.masked_fill(mask == 0, PAD), "attention_mask": mask}
 
 
-def test_the_rows_that_go_on_alone_say_what_they_would_have_said_together(model):
+def test_rows_that_continue_alone_give_the_answers_of_the_whole_batch(model):
     recurrent = model.config.model_type == "mamba"  # which sees padding
     batch = prompts(64, ragged=not recurrent)
     settings = GenerationConfig(

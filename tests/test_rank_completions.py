@@ -1,4 +1,4 @@
-"""Answers from files on disk to rankings, by each kind of rater, stopped in the middle and continued."""
+"""Rank completions by each kind of rater; stop in the middle and resume."""
 
 import json
 import os
@@ -93,6 +93,19 @@ def test_the_command_of_the_quickstart_ranks_by_the_reference(completions, tmp_p
 def test_by_exact_match_all_others_tie(completions, tmp_path, monkeypatch):
     rank(monkeypatch, measure="exact_match", completions=completions, output=tmp_path / "r.jsonl")
     assert [row["ranks"] for row in read(tmp_path / "r.jsonl")] == [[0, 1, 1, 1], [1, 0, 1]]
+
+
+def test_a_perfect_chrf_without_an_exact_match_comes_second(tmp_path, monkeypatch):
+    """chrF leaves blanks out: "it is" and "itis" are the same to it. With a tie width of 100, zzz ties with it."""
+    rows = [{"prompt": "Q", "completions": ["itis", " it  is\n", "zzz"], "reference": "it is"}]
+    completions = write(tmp_path / "completions.jsonl", rows)
+    rank(monkeypatch, completions=completions, output=tmp_path / "r.jsonl")
+    assert read(tmp_path / "r.jsonl")[0]["ranks"] == [1, 0, 2]
+    rank(monkeypatch, tie_width=100, completions=completions, output=tmp_path / "wide.jsonl")
+    assert read(tmp_path / "wide.jsonl")[0]["ranks"] == [1, 0, 1]
+    function = "data_prep.rewards.chrf"
+    rank(monkeypatch, by="function", function=function, completions=completions, output=tmp_path / "chrf.jsonl")
+    assert read(tmp_path / "chrf.jsonl")[0]["scores"] == pytest.approx([1, 1, 0], abs=1e-6)
 
 
 FUNCTIONS = """
@@ -213,19 +226,19 @@ def test_a_person_ranks_without_knowing_whose_answers_they_are(completions, tmp_
     )
 
 
-def test_a_person_stops_goes_on_and_takes_back(completions, tmp_path, monkeypatch, capsys):
+def test_a_person_stops_resumes_and_takes_back(completions, tmp_path, monkeypatch, capsys):
     output, journal = tmp_path / "r.jsonl", tmp_path / "r.jsonl.journal"
     options = {"completions": completions, "output": output}
     in_terminal(monkeypatch, ["u", "what?", "1>2>2>4", "1>2>3", "1>2>3>4", "q"], **options)
     out = capsys.readouterr().out
-    assert "there is no judgement to take back" in out and "found 'what?'; expected a number from 1 to 4" in out
-    assert "2 stands there twice" in out and "4 missing: every answer needs its place" in out
-    assert out.endswith(f"1 judgement kept in {journal}; the same command goes on\n") and not output.exists()
+    assert "there is no ranking to take back" in out and "found 'what?'; expected a number from 1 to 4" in out
+    assert "2 is there twice" in out and "4 missing: every answer needs a place" in out
+    assert out.endswith(f"1 ranking kept in {journal}; the same command resumes\n") and not output.exists()
     # Another person goes on: takes back what the first one said, ranks it anew, and ends with the input.
     in_terminal(monkeypatch, ["u", "1=2=3=4", "1=2"], **options, rater="Bea")
-    assert f"{journal}: 1 judgement of an earlier run; going on from there" in capsys.readouterr().out
+    assert f"{journal}: 1 ranking of an earlier run; resuming after them" in capsys.readouterr().out
     in_terminal(monkeypatch, ["w"], **options)
-    assert "left out: 1 with one answer, 1 not judged; the rankings are" in capsys.readouterr().out
+    assert "left out: 1 with one answer, 1 not ranked; the rankings are" in capsys.readouterr().out
     rows = read(output)
     # Ties are what the person found: they are kept, and readers of rankings leave them out, with a count.
     assert [(row["id"], row["ranks"], row["rater"]) for row in rows] == [("1", [0] * 4, "Bea"), ("3", [0, 0], "Bea")]
@@ -285,7 +298,7 @@ def test_an_order_read_is_the_order_written(numbers, signs):
         assert ranks[right - 1] - ranks[left - 1] == (sign == ">")
 
 
-# Stopped and continued
+# Stopped and resumed
 
 MANY = [
     {
@@ -304,7 +317,7 @@ def brevity(prompts, completions, **columns):
 """
 
 
-def test_a_killed_run_is_continued_and_gives_the_same_file(tmp_path, monkeypatch, capsys):
+def test_a_killed_run_is_resumed_and_gives_the_same_file(tmp_path, monkeypatch, capsys):
     completions = write(tmp_path / "completions.jsonl", MANY)
     (tmp_path / "slow.py").write_text(SLOW)
     options = {"by": "function", "function": f"{tmp_path / 'slow.py'}:brevity", "completions": completions}
@@ -324,8 +337,8 @@ def test_a_killed_run_is_continued_and_gives_the_same_file(tmp_path, monkeypatch
     capsys.readouterr()
     rank(monkeypatch, **options, output=output)
     out = capsys.readouterr().out
-    assert "its last line was cut short while it was written, and is passed over" in out
-    assert f"{judged} judgements of an earlier run; going on from there" in out
+    assert "dropped its last line, which was only half written" in out
+    assert f"{judged} rankings of an earlier run; resuming after them" in out
     assert without_time(read(output)) == without_time(read(whole)) and len(read(whole)) == 200
     assert not journal.exists()
 
@@ -342,12 +355,12 @@ def test_a_journal_of_another_run_is_refused(completions, tmp_path, monkeypatch)
     output = tmp_path / "r.jsonl"
     options = {"completions": completions, "output": output}
     in_terminal(monkeypatch, ["1>2>3>4", "q"], **options)
-    with pytest.raises(InputError, match="was begun with by 'person', now it is 'reference'. Go on with the former"):
+    with pytest.raises(InputError, match="was started with by 'person', now it is 'reference'. Use the former"):
         rank(monkeypatch, **options)
-    with pytest.raises(InputError, match="was begun with seed 42, now it is 7"):
+    with pytest.raises(InputError, match="was started with seed 42, now it is 7"):
         in_terminal(monkeypatch, [], **options, seed=7)
     write(completions, ROWS[:3])
-    with pytest.raises(InputError, match="was begun with sha256 of the completions '"):
+    with pytest.raises(InputError, match="was started with sha256 of the completions '"):
         in_terminal(monkeypatch, [], **options)
     write(completions, ROWS)
     journal = tmp_path / "r.jsonl.journal"
@@ -356,22 +369,51 @@ def test_a_journal_of_another_run_is_refused(completions, tmp_path, monkeypatch)
         in_terminal(monkeypatch, [], **options)
 
 
+HOLDER = """
+import sys, time
+from pathlib import Path
+from data_prep.ranking.journal import Journal
+
+journal = Journal(Path(sys.argv[1]), {}, durable=True)
+print("open", flush=True)
+time.sleep(600)
+"""
+
+
 def test_two_runs_do_not_write_one_journal(tmp_path):
-    journal = Journal(tmp_path / "j", {}, durable=True)
+    path = tmp_path / "j"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, path], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "open\n"
+    with pytest.raises(InputError, match="j: another process is writing it; wait until it has ended"):
+        Journal(path, {}, durable=True)
+    holder.kill()
+    holder.communicate()
+    assert {file.name for file in tmp_path.iterdir()} == {"j", ".j.lock"}, "the lock file of a killed process"
+    journal = Journal(path, {}, durable=True)
     with pytest.raises(InputError, match="another process is writing it"):
-        Journal(tmp_path / "j", {}, durable=True)
+        Journal(path, {}, durable=True)
     journal.close()
-    Journal(tmp_path / "j", {}, durable=True).close()
+    assert [file.name for file in tmp_path.iterdir()] == ["j"]
+    Journal(path, {}, durable=True).close()
+
+
+def test_a_journal_that_is_refused_is_not_locked(tmp_path):
+    Journal(tmp_path / "j", {"seed": 1}, durable=False).close()
+    with pytest.raises(InputError, match="was started with seed 1, now it is 2") as caught:
+        Journal(tmp_path / "j", {"seed": 2}, durable=False)
+    journal = Journal(tmp_path / "j", {"seed": 1}, durable=False)  # while the first one's error still holds its frames
+    journal.close()
+    assert caught and [file.name for file in tmp_path.iterdir()] == ["j"]
 
 
 @pytest.mark.parametrize(
     ("row", "found"),
     [
         ({"prompt": "Q"}, "row 5: no ['completions', 'reference']"),
-        ({"prompt": 3, "completions": [], "reference": ""}, "row 5: found no text and no messages under 'prompt'"),
+        ({"prompt": 3, "completions": [], "reference": ""}, "row 5: found neither text nor messages under 'prompt'"),
         ({"prompt": "Q", "completions": "a", "reference": ""}, "row 5: found no list of texts under 'completions'"),
-        ({"prompt": "Q", "completions": ["a", "a"], "reference": ""}, "row 5: found an empty answer, or one twice"),
-        ({"prompt": "Q", "completions": ["a", " "], "reference": ""}, "row 5: found an empty answer, or one twice"),
+        ({"prompt": "Q", "completions": ["a", "a"], "reference": ""}, "row 5: found an empty or repeated answer"),
+        ({"prompt": "Q", "completions": ["a", " "], "reference": ""}, "row 5: found an empty or repeated answer"),
         ({"prompt": "Q", "completions": ["a", "b"], "reference": 1}, "row 5: found no text under 'reference'"),
     ],
 )
@@ -386,13 +428,13 @@ def test_rows_of_another_shape_are_named(completions, tmp_path, monkeypatch, row
     ("options", "found"),
     [
         ({"by": "person"}, "--by person needs --rater"),
-        ({"by": "reference", "rater": "Ada"}, "--by reference goes without --rater"),
+        ({"by": "reference", "rater": "Ada"}, "--by reference does not use --rater"),
         ({"by": "reward_model"}, "--by reward_model needs --reward_model"),
-        ({"by": "function", "function": "f", "reward_model": "m"}, "--by function goes without --reward_model"),
+        ({"by": "function", "function": "f", "reward_model": "m"}, "--by function does not use --reward_model"),
         ({"tie_width": 0}, "--tie_width: found 0.0; expected more than 0"),
     ],
 )
-def test_options_that_lack_or_are_idle_are_refused(completions, tmp_path, monkeypatch, options, found):
+def test_missing_and_unused_options_are_refused(completions, tmp_path, monkeypatch, options, found):
     with pytest.raises(InputError, match=found):
         rank(monkeypatch, **options, completions=completions, output=tmp_path / "r.jsonl")
 

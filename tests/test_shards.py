@@ -1,4 +1,4 @@
-"""Mixtures and their shards: shares, epochs, order, and the same bytes whatever happens on the way."""
+"""Mixtures and their shards: shares, epochs, order, and the same bytes after an interruption."""
 
 import gzip
 import json
@@ -48,9 +48,27 @@ def make(folder: Path, texts: list[str], tokenizer: Path, **options) -> TokenSha
     return tokenize_source(folder, [str(folder.with_suffix(".jsonl"))], load_tokenizer(tokenizer), **options)
 
 
-def test_shuffled_keeps_every_item():
-    assert sorted(shuffled(iter(range(100)), 10, random.Random(0))) == list(range(100))
-    assert list(shuffled(iter(range(100)), 1, random.Random(0))) == list(range(100))
+def shuffled_numbers(seed: int, count: int = 100, buffer_size: int = 10) -> list[int]:
+    return list(shuffled(iter(range(count)), buffer_size, random.Random(seed)))
+
+
+def test_shuffled_keeps_every_item_in_an_order_given_by_the_seed():
+    assert sorted(shuffled_numbers(0)) == list(range(100))
+    assert shuffled_numbers(0) != list(range(100)), "the order changes"
+    assert shuffled_numbers(0) == shuffled_numbers(0) != shuffled_numbers(1)
+    assert shuffled_numbers(0, buffer_size=1) == list(range(100)), "a buffer of one cannot change it"
+    # A buffer that holds everything is a plain shuffle: each of the 3! orders comes up, within 200 seeds
+    assert len({tuple(shuffled_numbers(seed, 3, 5)) for seed in range(200)}) == 6
+
+
+def test_shuffled_moves_an_item_at_most_the_buffer_forward_and_about_the_buffer_back():
+    moves = [number - place for seed in range(100) for place, number in enumerate(shuffled_numbers(seed))]
+    # Item 9 can come first (9 places forward); item n enters a buffer of 10 for the output n - 9: never earlier.
+    assert max(moves) == 9
+    # Backwards there is no bound but the end of the items: item 0 leaves with a chance of 1/10 at each output, so it
+    # comes at place 9 on average. Mean of 100 seeds with a deviation of 9.5: 9 ± 4 standard errors of 0.95.
+    first = [shuffled_numbers(seed, 1000).index(0) for seed in range(100)]
+    assert abs(sum(first) / 100 - 9) < 4 * 0.95 and max(first) > 20
 
 
 def test_shares_are_in_tokens_and_a_small_source_is_read_again(tmp_path, tokenizer):
@@ -70,10 +88,10 @@ def test_a_source_at_its_cap_stops_and_the_others_share_what_is_left(tmp_path, t
     shards = [make(tmp_path / name, [name * 9] * 10, tokenizer) for name in "abc"]  # 100 tokens a pass
     asked = [("a", 2, 1), ("b", 1, None), ("c", 1, None)]
     sources = [Source(name, each, w, most, 1, 0) for each, (name, w, most) in zip(shards, asked, strict=True)]
-    drawn = [int(ids[0]) for ids, _ in mix(sources, 400)]
+    first_ids = [int(ids[0]) for ids, _ in mix(sources, 400)]
     # Up to 200 tokens a has half; it stops at 100, and b and c halve the 300 that are left.
     assert [source.tokens for source in sources] == [100, 150, 150]
-    assert len(drawn) == 40 and drawn[20:] == drawn[20:22] * 10, "b and c take turns"
+    assert len(first_ids) == 40 and first_ids[20:] == first_ids[20:22] * 10, "b and c take turns"
     planned = planned_tokens({"a": 2, "b": 1, "c": 1}, {"a": 100, "b": float("inf"), "c": float("inf")}, 400)
     assert planned == {"a": 100, "b": 150, "c": 150}
 
@@ -174,6 +192,29 @@ def test_the_command_writes_tokens_that_decode_to_the_documents(tmp_path, tokeni
     assert "100.00%   100.00%" in out and out.endswith(f"they are in {tmp_path / 'tokens'}\n")
 
 
+def test_the_seed_gives_the_order_of_the_documents(tmp_path, tokenizer):
+    """Through the command, two passes over 30 documents with a buffer of 10: the shards hold them in another order."""
+
+    def orders(seed: int, buffer: int) -> tuple[list[int], list[int]]:
+        folder = tmp_path / f"{seed}-{buffer}-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        config = write_mixture(folder, tokenizer, seed=seed, shuffle_buffer=buffer, num_workers=1)
+        subprocess.run(command(config), check=True, capture_output=True)
+        ids = TokenShards(folder / "tokens")[:].tolist()
+        texts = load_tokenizer(tokenizer).tokenizer.decode(ids, skip_special_tokens=False).split("<|endoftext|>")[:-1]
+        numbers = [int(text.removeprefix("return a copy ")) for text in texts]
+        return numbers[:30], numbers[30:]
+
+    as_in_the_file = list(range(30))
+    first, second = orders(seed=0, buffer=10)
+    assert sorted(first) == sorted(second) == as_in_the_file, "each pass is whole"
+    assert as_in_the_file != first != second != as_in_the_file, "each pass has an order of its own"
+    assert max(number - place for place, number in enumerate(first)) <= 9
+    assert orders(seed=0, buffer=10) == (first, second)
+    assert orders(seed=1, buffer=10)[0] not in (first, as_in_the_file)
+    assert orders(seed=0, buffer=1) == (as_in_the_file, as_in_the_file)
+
+
 def test_the_plan_is_printed_before_and_alone_in_a_dry_run(tmp_path, tokenizer, monkeypatch, capsys):
     write_jsonl(tmp_path / "b.jsonl", [{"text": "b" * 99}] * 10)  # 1,000 tokens
     sources = {
@@ -186,7 +227,7 @@ def test_the_plan_is_printed_before_and_alone_in_a_dry_run(tmp_path, tokenizer, 
     # 2 × 1,500 tokens, 3/4 of them from a are 2,250, but two epochs are 1,000; b has the other 2,000, in two passes
     assert out.splitlines()[1].split() == ["a", "1", "~470", "~500", "75.00%", "~1,000", "2.00"]
     assert out.splitlines()[2].split() == ["b", "1", "~990", "~1,000", "25.00%", "~2,000", "2.00"]
-    assert out.splitlines()[3] == "stopping at max_epochs: a; the others share what is left by their weights"
+    assert out.splitlines()[3] == "stopping at max_epochs: a; the others share the rest by their weights"
     assert len(out.splitlines()) == 4 and not list(tmp_path.glob("*tokens*"))
     run(monkeypatch, path)
     assert [source["tokens"] for source in TokenShards(tmp_path / "tokens").index["sources"].values()] == [1000, 2000]
@@ -197,7 +238,7 @@ def test_a_document_that_spoils_the_shares_is_named(tmp_path, tokenizer, monkeyp
     sources = {name: {"files": [str(tmp_path / f"{name}.jsonl")], "weight": 1} for name in "ab"}
     run(monkeypatch, write_mixture(tmp_path, tokenizer, sources=sources, passes=1))
     # 500 tokens of each, 1,000 in all
-    note = "documents are never cut: the shares are as exact as the longest allows, which is of b and has 500 tokens, "
+    note = "the longest one limits how exact the shares are: it is in b and has 500 tokens, "
     assert note + "50% of all\n" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "tokens")
     small = {"a": sources["a"]}
@@ -205,7 +246,7 @@ def test_a_document_that_spoils_the_shares_is_named(tmp_path, tokenizer, monkeyp
     config = yaml.safe_load((tmp_path / "mix.yaml").read_text()) | {"sources": small}
     (tmp_path / "mix.yaml").write_text(yaml.safe_dump(config))
     run(monkeypatch, tmp_path / "mix.yaml")
-    assert "documents are never cut" not in capsys.readouterr().out, "18 of 3,600 tokens are less than a hundredth"
+    assert "documents are never split" not in capsys.readouterr().out, "18 of 3,600 tokens are less than a hundredth"
 
 
 def test_bad_rows_are_quarantined_beside_the_tokens_or_end_the_run(tmp_path, tokenizer, monkeypatch, capsys):
@@ -327,7 +368,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(larger, tokenizer, und
 
 
 @pytest.mark.parametrize("shards", [1, 9, 20])
-def test_a_killed_run_goes_on_to_the_same_bytes(larger, tokenizer, undisturbed, tmp_path, shards):
+def test_a_killed_run_resumes_to_the_same_bytes(larger, tokenizer, undisturbed, tmp_path, shards):
     """Killed once that many shards are there: in the first source, at its end, in the second."""
     config = mixture_of(larger, tmp_path, tokenizer)
     work = tmp_path / ".tokens.unfinished"
@@ -345,7 +386,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(larger, tokenizer, undisturbed, 
     assert content(tmp_path / "tokens") == undisturbed
 
 
-def test_a_run_killed_while_it_mixes_goes_on_to_the_same_bytes_and_leaves_nothing(
+def test_a_run_killed_while_it_mixes_resumes_to_the_same_bytes_and_leaves_nothing(
     larger, tokenizer, undisturbed, tmp_path
 ):
     config, mixture = mixture_of(larger, tmp_path, tokenizer), tmp_path / ".tokens.unfinished" / mix_corpus.MIXTURE
@@ -362,7 +403,7 @@ def test_a_run_killed_while_it_mixes_goes_on_to_the_same_bytes_and_leaves_nothin
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "mix.yaml", "tokens"]
 
 
-def test_shards_of_other_inputs_are_not_gone_on_with(tmp_path, tokenizer, capsys):
+def test_shards_of_other_inputs_are_not_resumed(tmp_path, tokenizer, capsys):
     make(tmp_path / "a", ["abc"], tokenizer)
     shards = make(tmp_path / "a", ["other"], tokenizer)
     assert "files or settings differ from those of the interrupted run" in capsys.readouterr().out

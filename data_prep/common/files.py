@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -126,6 +127,14 @@ def read_jsonl(path: str | Path) -> Iterator[dict]:
             if not isinstance(row, dict):
                 raise InputError(f"{path}: line {number}: expected a JSON object, found {type(row).__name__}")
             yield row
+
+
+def whole_lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of an append-only file from its beginning; a last line that is only half written is cut off the file."""
+    file.seek(0)
+    while (line := file.readline()).endswith(b"\n"):
+        yield line
+    file.truncate(file.tell() - len(line))
 
 
 def write_results(folder: str | Path, stage: str, results: dict) -> Path:

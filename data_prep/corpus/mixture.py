@@ -1,4 +1,4 @@
-"""A mixture's arithmetic: in which order documents come from which source, and how much each is asked for."""
+"""The arithmetic of a mixture: which source the next document comes from, and in which order a source is read."""
 
 import itertools
 import math
@@ -11,7 +11,12 @@ from data_prep.tokens.shards import TokenShards
 
 
 def shuffled(items: Iterator, buffer_size: int, rng: random.Random) -> Iterator:
-    """`items` in an order that is random within a window of `buffer_size` (1: the order they came in)."""
+    """`items` shuffled through a buffer of `buffer_size` items (1: not shuffled).
+
+    An item moves at most `buffer_size - 1` places forward. How far it moves back is not bounded, but geometrically
+    distributed with a mean of `buffer_size - 1` places after the earliest. A buffer that holds all items gives every
+    order with the same probability.
+    """
     buffer = list(itertools.islice(items, buffer_size))
     for item in items:
         index = rng.randrange(len(buffer))
@@ -23,10 +28,10 @@ def shuffled(items: Iterator, buffer_size: int, rng: random.Random) -> Iterator:
 
 
 class Source:
-    """One source of the mixture, read again from the start, in another order, whenever it ends.
+    """One source of the mixture, read again from its beginning, in another order, whenever it ends.
 
-    Attributes: `tokens`, `documents` and `bytes` drawn so far; `longest`, the tokens of the longest document drawn; `cap`,
-    the tokens at which its last epoch ends.
+    Attributes: `tokens`, `documents` and `bytes` read so far; `longest`, the tokens of the longest document read; `cap`,
+    the number of tokens at which the source stops (`max_epochs` times its tokens).
     """
 
     def __init__(
@@ -35,15 +40,15 @@ class Source:
         self.name, self.shards, self.weight = name, shards, weight
         self.cap = math.inf if max_epochs is None else max_epochs * len(shards)
         self.tokens = self.documents = self.bytes = self.longest = 0
-        self._order = self._draw(buffer_size, seed)
+        self._order = self._epochs(buffer_size, seed)
 
-    def _draw(self, buffer_size: int, seed: int) -> Iterator[int]:
-        for number in itertools.count():
-            rng = random.Random(f"{seed} {self.name} {number}")
+    def _epochs(self, buffer_size: int, seed: int) -> Iterator[int]:
+        for epoch in itertools.count():
+            rng = random.Random(f"{seed} {self.name} {epoch}")
             yield from shuffled(iter(range(self.shards.documents)), buffer_size, rng)
 
     def next_document(self) -> tuple[np.ndarray, int]:
-        """The ids of the next document, end of text included, and the bytes of its text."""
+        """The ids of the next document, including the end-of-text token, and the size of its text in bytes."""
         ids, size = self.shards.document(next(self._order))
         self.tokens, self.documents, self.bytes = self.tokens + len(ids), self.documents + 1, self.bytes + size
         self.longest = max(self.longest, len(ids))
@@ -51,29 +56,29 @@ class Source:
 
 
 def mix(sources: list[Source], total_tokens: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Documents (ids, bytes of the text) until `total_tokens` are drawn, shares in tokens as the weights ask.
+    """Documents (ids, bytes of the text) up to `total_tokens`, with each source's share of the tokens as its weight asks.
 
     The next document always comes from the source furthest behind its share, so the realised shares differ from the
-    asked ones by less than one document per source. A source at its cap stops, and the others share what is left by
-    their weights; where all have stopped, the mixture ends short of `total_tokens`.
+    targets by less than one document per source. A source at its cap stops, and the others share the rest by
+    their weights. If all have stopped, the mixture ends short of `total_tokens`.
     """
     live = [source for source in sources if source.tokens < source.cap]
-    drawn = capped = 0
-    while live and drawn + capped < total_tokens:
+    read = capped = 0  # tokens from live sources, and from those that have stopped
+    while live and read + capped < total_tokens:
         weight_sum = sum(source.weight for source in live)
-        while drawn + capped < total_tokens:
-            behind = max(live, key=lambda source: source.weight / weight_sum * (drawn + 1) - source.tokens)  # noqa: B023
+        while read + capped < total_tokens:
+            behind = max(live, key=lambda source: source.weight / weight_sum * (read + 1) - source.tokens)  # noqa: B023
             ids, size = behind.next_document()
-            drawn += len(ids)
+            read += len(ids)
             yield ids, size
             if behind.tokens >= behind.cap:
                 live.remove(behind)
-                drawn, capped = drawn - behind.tokens, capped + behind.tokens
+                read, capped = read - behind.tokens, capped + behind.tokens
                 break
 
 
 def planned_tokens(weights: dict[str, float], caps: dict[str, float], total_tokens: float) -> dict[str, float]:
-    """What `mix` will draw from each source but for the last documents: shares by weight, none beyond its cap."""
+    """The tokens that `mix` will read from each source, up to its last document: by weight, but never beyond the cap."""
     planned, left, live = {}, total_tokens, dict(weights)
     while live:
         per_weight = left / sum(live.values())

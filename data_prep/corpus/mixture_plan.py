@@ -1,4 +1,4 @@
-"""What a mixture will read and draw, estimated from the beginnings of its files; and what it has drawn."""
+"""Tables of a mixture: the plan, estimated from the beginnings of its files, and the realised shares."""
 
 import gzip
 import lzma
@@ -15,26 +15,26 @@ from data_prep.rows.read import HUB, kind_of_file
 from data_prep.rows.text_window import ERRORS
 from data_prep.tokens.corpus_tokens import CorpusTokenizer
 
-SAMPLE = 200_000  # bytes that the tokens of a source are estimated from
+SAMPLE_BYTES = 200_000  # at the beginning of a source, to estimate its tokens from
 OPEN = {".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard.open}
 
 
 class Estimate(NamedTuple):
-    """The text of a source in bytes, and its tokens; None where nobody knows: a data set of the Hub, a bad beginning."""
+    """The bytes and tokens of a source's text; None if unknown: a Hub data set, or a file whose beginning is bad."""
 
     bytes: int | None
     tokens: int | None
 
 
 def estimate(files: list[str], text_column: str, tokenizer: CorpusTokenizer) -> Estimate:
-    """How much text and how many tokens are in `files`, by the beginning of the first and the sizes of all."""
+    """Estimate bytes and tokens of the text in `files` from the beginning of the first and the sizes of all."""
     raw = text = tokens = 0
     for document in texts(files[0], text_column, Counter()):
         raw += len(document.row.raw.encode("utf-8", "surrogateescape")) + 1  # the line break
         if document.text.strip() and not document.row.problems:
             text += len(document.text.encode("utf-8"))
             tokens += len(tokenizer.tokenizer.encode(document.text, add_special_tokens=False)) + 1  # the end of text
-        if raw > SAMPLE:
+        if raw > SAMPLE_BYTES:
             break
     if not text or any(file.startswith(HUB) for file in files):
         return Estimate(None, None)
@@ -43,9 +43,9 @@ def estimate(files: list[str], text_column: str, tokenizer: CorpusTokenizer) -> 
 
 
 def text_size(path: str, text_column: str, share: float) -> float:
-    """The bytes of text in a file, of which `share` of its decompressed bytes are text; Parquet says it by itself.
+    """The bytes of text in a file, `share` of its decompressed bytes; for Parquet, from its metadata.
 
-    Of a file that cannot be read it is anything: reading it for the mixture says what is wrong.
+    A guess for unreadable files: reading them for the mixture reports the error.
     """
     size = Path(path).stat().st_size
     try:
@@ -72,7 +72,7 @@ def _text_size(path: str, size: int, text_column: str, share: float) -> float:
 
 
 def plan_table(config: dict, files: dict[str, list[str]], estimates: dict[str, Estimate]) -> str:
-    """Files, bytes, estimated tokens, asked share and planned passes, one source a line, and who stops before the end."""
+    """Files, bytes, estimated tokens, target share and planned passes, one source a line; and which sources stop early."""
     tokens = {name: found.tokens for name, found in estimates.items()}
     weights = {name: source.get("weight", tokens[name] or math.nan) for name, source in config["sources"].items()}
     if len(weights) == 1:
@@ -84,7 +84,7 @@ def plan_table(config: dict, files: dict[str, list[str]], estimates: dict[str, E
     }
     planned = planned_tokens(weights, caps, total)
     lines = [
-        f"{'source':20} {'files':>6} {'text bytes':>15} {'tokens':>15} {'asked':>8} {'planned':>15} {'passes':>7}"
+        f"{'source':20} {'files':>6} {'text bytes':>15} {'tokens':>15} {'target':>8} {'planned':>15} {'passes':>7}"
     ]
     for name, found in estimates.items():
         passes = planned[name] / found.tokens if found.tokens else math.nan
@@ -94,22 +94,24 @@ def plan_table(config: dict, files: dict[str, list[str]], estimates: dict[str, E
         )
     full = [name for name in planned if planned[name] == caps[name]]
     if len(full) == len(planned):
-        lines.append(f"every source stops at its max_epochs: the mixture ends at {about(sum(planned.values()))} tokens, "
-                     f"short of {total:,.0f}")  # fmt: skip
+        lines.append(
+            f"every source stops at its max_epochs: the mixture ends at {about(sum(planned.values()))} tokens, "
+            f"short of {total:,.0f}"
+        )
     elif full:
-        lines.append(f"stopping at max_epochs: {', '.join(full)}; the others share what is left by their weights")
+        lines.append(f"stopping at max_epochs: {', '.join(full)}; the others share the rest by their weights")
     return "\n".join(lines)
 
 
 def about(number: float | None) -> str:
-    """A number that is estimated; "?" for one that nobody knows."""
+    """An estimated number as text; "?" if it is unknown."""
     return "?" if number is None or math.isnan(number) else f"~{number:,.0f}"
 
 
 def realised_table(sources: list[Source]) -> str:
-    """Asked against realised share of the tokens, and passes, one source a line."""
+    """Target and realised share of the tokens, and passes, one source a line."""
     weight_sum, total = sum(source.weight for source in sources), sum(source.tokens for source in sources)
-    lines = [f"{'source':20} {'asked':>8} {'realised':>9} {'tokens':>15} {'documents':>12} {'passes':>7}"]
+    lines = [f"{'source':20} {'target':>8} {'realised':>9} {'tokens':>15} {'documents':>12} {'passes':>7}"]
     for source in sources:
         lines.append(
             f"{source.name:20} {source.weight / weight_sum:8.2%} {source.tokens / total:9.2%} {source.tokens:15,} "
@@ -117,6 +119,8 @@ def realised_table(sources: list[Source]) -> str:
         )
     longest = max(sources, key=lambda source: source.longest)
     if longest.longest > total / 100:
-        lines.append(f"documents are never cut: the shares are as exact as the longest allows, which is of {longest.name} "
-                     f"and has {longest.longest:,} tokens, {longest.longest / total:.0%} of all")  # fmt: skip
+        lines.append(
+            f"documents are never split, so the longest one limits how exact the shares are: it is in {longest.name} "
+            f"and has {longest.longest:,} tokens, {longest.longest / total:.0%} of all"
+        )
     return "\n".join(lines)

@@ -1,13 +1,13 @@
-"""Which texts of a corpus or a data set are the same as an earlier one, or nearly so.
+"""Exact and near-duplicates among the texts of a corpus or data set.
 
-A text is the set of its shingles, runs of five units; a unit is a word, or a single character in scripts that put no
-blanks between words and for punctuation. Two texts are near-duplicates where the Jaccard similarity of their sets
-reaches a threshold (Broder 1997, On the resemblance and containment of documents). MinHash signatures cut into bands
-find the pairs worth looking at (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4); each such
-pair is then compared exactly. Case and the kind of blanks make no difference.
+A text is the set of its shingles, which are runs of five units. A unit is a word; punctuation marks, and characters of
+scripts without blanks between words, are units by themselves. Two texts are near-duplicates if the Jaccard similarity
+of their sets reaches a threshold (Broder 1997, On the resemblance and containment of documents). MinHash signatures
+split into bands find the candidate pairs (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4), and
+each of these is then compared exactly. Case and the kind of whitespace make no difference.
 
-The texts are read once, and a second time where bands agree. In memory lie about 200 bytes per text, and the shingles
-of those that are kept and have a band in common with another.
+The texts are read once, and again if any bands agree. Memory: about 200 bytes per text, and the shingles of the kept
+texts that share a band with another.
 """
 
 import hashlib
@@ -22,26 +22,26 @@ from data_prep.common.batches import batched_by_length
 from data_prep.common.parallel import in_order
 from data_prep.corpus.text_units import TABLE_SIZE, UNSPACED
 
-BATCH = 1 << 18  # characters that go to a worker at once
+BATCH_CHARACTERS = 1 << 18  # sent to a worker at once
 SHINGLE = 5  # units; what Lee et al. 2022 (arXiv:2107.06499, appendix A) use for documents
 NUM_PERM = 128
-RECALL = 0.99  # least probability with which a pair at the threshold shares a band
-MOST_COMPARED = 100  # kept texts, the earliest, that one text is compared with: templates would make it quadratic
+RECALL = 0.99  # a pair at the threshold shares a band with at least this probability
+MOST_COMPARED = 100  # a text is compared with at most this many earlier ones: templates would make it quadratic
 BLANK, LETTER, SINGLE = 0, 1, 2
 ODD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: multiplication by it spreads neighbours apart
 
 
 class Duplicate(NamedTuple):
-    """What a text is like: an earlier text that is itself no duplicate."""
+    """The earlier text, itself no duplicate, that a text duplicates."""
 
     original: int  # its position, from 0
     similarity: float  # Jaccard, 0 to 1
-    identical: bool  # character by character
+    identical: bool  # every character
 
 
 @cache
 def _kinds() -> np.ndarray:
-    """Whether a code point is a blank, part of a word, or a unit by itself; (TABLE_SIZE,) uint8."""
+    """The kind of each code point: a blank, part of a word, or a unit by itself; (TABLE_SIZE,) uint8."""
     kinds = np.full(TABLE_SIZE, SINGLE, np.uint8)
     for code in range(TABLE_SIZE):
         character = chr(code)
@@ -56,16 +56,16 @@ def _kinds() -> np.ndarray:
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
-    """uint64 values spread over all 64 bits, equal ones to equal ones (the finalizer of SplitMix64, Steele 2014)."""
+    """Hash uint64 values over all 64 bits (the finalizer of SplitMix64, Steele 2014)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
 def shingle_hashes(text: str) -> np.ndarray:
-    """The text's set of shingles as sorted hashes of 8 bytes, (shingles,) uint64.
+    """The text's set of shingles as sorted 8-byte hashes, (shingles,) uint64.
 
-    A text of fewer units than a shingle is one shingle; a text of blanks alone has none.
+    A text with fewer units than a shingle is one shingle; a text of whitespace alone has none.
     """
     codes = np.frombuffer(text.lower().encode("utf-32-le", "surrogatepass"), np.uint32)
     kinds = _kinds()[np.minimum(codes, TABLE_SIZE - 1)]
@@ -74,7 +74,7 @@ def shingle_hashes(text: str) -> np.ndarray:
         return np.empty(0, np.uint64)
     starts_word = (kinds == LETTER) & np.concatenate(([True], kinds[:-1] != LETTER))
     starts = np.flatnonzero(starts_word | (kinds == SINGLE))
-    # The hash of a unit is a sum over its characters, each weighed by its place; a blank after it adds nothing.
+    # The hash of a unit is a sum over its characters, each mixed with its place; a blank after it adds nothing.
     lengths = np.diff(starts, append=len(codes))
     place = np.arange(starts[0], len(codes)) - np.repeat(starts, lengths)
     characters = codes[starts[0] :].astype(np.uint64) + (place.astype(np.uint64) << np.uint64(32))
@@ -88,15 +88,15 @@ def shingle_hashes(text: str) -> np.ndarray:
 
 @cache
 def _permutations(num_perm: int) -> tuple[np.ndarray, np.ndarray]:
-    """Factors (odd) and summands of `num_perm` permutations of the 32-bit numbers, the same in every process."""
+    """Odd factors and summands of `num_perm` permutations of the 32-bit numbers, the same in every process."""
     factors, summands = np.random.default_rng(0).integers(0, 2**32, (2, num_perm), dtype=np.uint32)
     return factors | np.uint32(1), summands
 
 
 def signature(hashes: np.ndarray, num_perm: int = NUM_PERM) -> np.ndarray:
-    """MinHash of a set of shingle hashes: the least value under each permutation, (num_perm,) uint32.
+    """MinHash of a set of shingle hashes: the smallest value under each permutation, (num_perm,) uint32.
 
-    The share of places in which two signatures agree estimates the Jaccard similarity of the sets, with a standard
+    The fraction of places where two signatures agree estimates the Jaccard similarity of the sets, with a standard
     error of at most 0.5 / sqrt(num_perm). The empty set has the largest value everywhere.
     """
     factors, summands = _permutations(num_perm)
@@ -115,9 +115,9 @@ def signatures(texts: Iterable[str], num_perm: int = NUM_PERM) -> np.ndarray:
 
 
 def rows_per_band(threshold: float, num_perm: int = NUM_PERM) -> int:
-    """The most rows a band can have if a pair at the threshold is to agree in one with probability `RECALL`.
+    """The most rows per band with which a pair at the threshold still shares a band with probability `RECALL`.
 
-    More rows mean fewer pairs that are looked at in vain.
+    More rows give fewer false candidates.
     """
     rows = 1
     while 1 - (1 - threshold ** (rows + 1)) ** (num_perm // (rows + 1)) >= RECALL and rows < num_perm:
@@ -126,9 +126,9 @@ def rows_per_band(threshold: float, num_perm: int = NUM_PERM) -> int:
 
 
 def band_keys(signed: np.ndarray, threshold: float) -> np.ndarray:
-    """A key of 8 bytes for every band of the signatures (texts, num_perm), as (texts, bands) uint64.
+    """An 8-byte key for each band of the signatures (texts, num_perm), as (texts, bands) uint64.
 
-    Texts whose similarity is the threshold or more share a key in some band with probability `RECALL` or more.
+    Texts with a similarity at or above the threshold share a key in some band with probability `RECALL` or more.
     """
     rows = rows_per_band(threshold, signed.shape[1])
     bands = signed.shape[1] // rows
@@ -140,7 +140,7 @@ def band_keys(signed: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def jaccard(left: np.ndarray, right: np.ndarray) -> float:
-    """The Jaccard similarity of two sets of shingle hashes; of two empty sets it is 1."""
+    """The Jaccard similarity of two sets of shingle hashes; 1 for two empty sets."""
     common = len(np.intersect1d(left, right, assume_unique=True))
     return common / union if (union := len(left) + len(right) - common) else 1.0
 
@@ -148,15 +148,15 @@ def jaccard(left: np.ndarray, right: np.ndarray) -> float:
 def near_duplicates(
     texts: Callable[[], Iterable[str]], threshold: float = 0.8, num_workers: int = 1
 ) -> dict[int, Duplicate]:
-    """{position of a text: what it is like}, of all texts that are like an earlier one that is no duplicate itself.
+    """{position of a text: the earlier text that it duplicates}, for all duplicates.
 
-    `texts()` gives the same texts each time it is called. A text identical to an earlier one is always found (by a hash
-    of 8 bytes); one at the threshold with probability `RECALL`, and one more alike more surely. Of several texts that
-    it is like, the first is named. With a threshold of 1 only identical texts count, and one reading is enough. The
-    signatures are made by `num_workers` processes; the result does not depend on their number.
+    `texts()` has to give the same texts each time it is called. Identical texts are always found (by 8-byte hashes), a
+    pair at the threshold with probability `RECALL`, and a more similar pair with a higher one. If a text duplicates
+    several, the first is named. With a threshold of 1 only identical texts count, and one reading is enough. The
+    signatures are computed by `num_workers` processes, on whose number the result does not depend.
     """
-    batches = batched_by_length(texts(), BATCH)
-    # Both grow in place: arrays that are put together at the end lie in memory twice.
+    batches = batched_by_length(texts(), BATCH_CHARACTERS)
+    # Both grow in place: arrays concatenated at the end would be in memory twice.
     digests, keys = bytearray(), bytearray()
     for _, found_keys in in_order(partial(_keys, threshold), batches, num_workers):
         for grown, values in zip((digests, keys), found_keys, strict=True):
@@ -168,7 +168,7 @@ def near_duplicates(
         keys_of = np.frombuffer(keys, np.uint64).reshape(len(digests) // 8, -1)
         shared = _shared_keys(keys_of, duplicates)
         found = _alike(texts, shared, threshold) if shared else {}
-        for position, duplicate in duplicates.items():  # what the first of identical texts is like, the others are too
+        for position, duplicate in duplicates.items():  # copies of a near-duplicate are near-duplicates too
             if duplicate.original in found:
                 duplicates[position] = found[duplicate.original]
         duplicates |= found
@@ -176,7 +176,7 @@ def near_duplicates(
 
 
 def _keys(threshold: float, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The digests of texts, (texts,) uint64, and the keys of their bands; no bands where only identical texts count."""
+    """The digests of texts, (texts,) uint64, and their band keys (no bands if only identical texts count)."""
     digests = np.array([_digest(text) for text in texts], np.uint64)
     return digests, band_keys(signatures(texts), threshold) if threshold < 1 else np.empty((len(texts), 0), np.uint64)
 
@@ -186,17 +186,17 @@ def _digest(text: str) -> int:
 
 
 def _identical(digests: np.ndarray) -> dict[int, Duplicate]:
-    """The texts whose digest an earlier one has, with the first such."""
+    """The texts with the digest of an earlier one, each with the first such."""
     _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
     originals = first[inverse]
     again = np.flatnonzero(originals != np.arange(len(digests)))
     named = originals[again].tolist()
-    likenesses = {original: Duplicate(original, 1.0, True) for original in named}  # one object for all that are alike
+    likenesses = {original: Duplicate(original, 1.0, True) for original in named}  # one object for all copies
     return {position: likenesses[original] for position, original in zip(again.tolist(), named, strict=True)}
 
 
 def _shared_keys(keys: np.ndarray, leave_out: Iterable[int]) -> dict[int, list[int]]:
-    """{position: its keys that another text has in the same band}, of the texts that have one."""
+    """{position: those of its keys that another text has in the same band}, of the texts that have any."""
     taking_part = np.ones(len(keys), bool)
     taking_part[list(leave_out)] = False
     positions = np.flatnonzero(taking_part)
@@ -212,9 +212,9 @@ def _shared_keys(keys: np.ndarray, leave_out: Iterable[int]) -> dict[int, list[i
 
 
 def _alike(texts: Callable[[], Iterable[str]], shared: dict[int, list[int]], threshold: float) -> dict[int, Duplicate]:
-    """Of the texts at the positions in `shared`, read again, those that are like an earlier one which is kept."""
+    """The near-duplicates of a kept earlier text, among the texts at the positions in `shared`, which are read again."""
     kept: dict[int, list[int]] = {}  # {key: positions of kept texts that have it}
-    sets: dict[int, np.ndarray] = {}  # the kept texts' shingles
+    sets: dict[int, np.ndarray] = {}  # the shingles of kept texts
     found: dict[int, Duplicate] = {}
     for position, text in _at(texts(), shared):
         hashes = shingle_hashes(text)

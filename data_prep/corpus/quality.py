@@ -1,20 +1,14 @@
-"""Which documents are no good text: too short or long, repeating themselves, full of symbols.
+"""Quality filters of MassiveText (Gopher): length, symbols, repetition.
 
-The rules are those of MassiveText (Rae 2021, arXiv:2112.11446, appendix A.1 and table A1). They are made for words with
-blanks between them. In scripts without (Chinese, Japanese, Thai) every character is a unit, and two of them are taken
-for a word: a Chinese word has about two characters.
-
-With the extra `datatrove` installed (`pip install -e '.[datatrove]'`) its filters of the same paper can take their place.
-They run offline, and only on languages that spaCy cuts into words without a download; for Chinese they do not. Its other
-parts are not used: language and perplexity models are downloaded.
+The rules are those of Rae 2021 (arXiv:2112.11446, appendix A.1 and table A1), which assume blanks between words. In
+scripts without them (Chinese, Japanese, Thai) every character is a unit, and two units count as a word: a Chinese word
+has about two characters.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable
 from typing import NamedTuple
 
-from data_prep.common.errors import InputError
 from data_prep.corpus.text_units import is_unspaced, joined, ngrams, units
 
 STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
@@ -22,23 +16,23 @@ TOP_NGRAMS = ((2, 0.20), (3, 0.18), (4, 0.16))
 DUPLICATE_NGRAMS = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
 
 
-class Finding(NamedTuple):
-    """Why a document is taken out: the filter's name, and what it measured."""
+class Reason(NamedTuple):
+    """Why a document is filtered out: the name of the filter, and what it measured."""
 
     filter: str
     measured: str
 
 
-def length_finding(words: float, least: int, most: int) -> Finding | None:
+def length_reason(words: float, least: int, most: int) -> Reason | None:
     if words < least:
-        return Finding("too short", f"{words:g} words, at least {least:,} wanted")
+        return Reason("too short", f"{words:g} words, at least {least:,} wanted")
     if words > most:
-        return Finding("too long", f"{words:g} words, at most {most:,} wanted")
+        return Reason("too long", f"{words:g} words, at most {most:,} wanted")
     return None
 
 
-def symbol_finding(text: str, found: list[str], words: float, language: str) -> Finding | None:
-    """What is wrong with a text by its symbols, lines and words; rules about words ask for blanks between them."""
+def symbol_reason(text: str, found: list[str], words: float, language: str) -> Reason | None:
+    """A reason in the text's symbols, lines or words. Rules about single words apply only where blanks separate them."""
     lines = text.splitlines()
     shares = (
         ("symbols", text.count("#") / words, 0.1, "number signs a word"),
@@ -53,22 +47,22 @@ def symbol_finding(text: str, found: list[str], words: float, language: str) -> 
     )
     for name, share, most, of in shares:
         if share > most:
-            return Finding(name, f"{share:.2f} {of}, at most {most:g} wanted")
+            return Reason(name, f"{share:.2f} {of}, at most {most:g} wanted")
     lettered = sum(any(map(str.isalpha, unit)) for unit in found) / len(found)
     if lettered < 0.8:
-        return Finding("few letters", f"{lettered:.2f} of words have a letter, at least 0.8 wanted")
+        return Reason("few letters", f"{lettered:.2f} of words have a letter, at least 0.8 wanted")
     if words != len(found):
         return None
     mean = sum(map(len, found)) / len(found)
     if not 3 <= mean <= 10:
-        return Finding("word length", f"{mean:.1f} characters a word, 3 to 10 wanted")
+        return Reason("word length", f"{mean:.1f} characters a word, 3 to 10 wanted")
     if language == "en" and len(STOP_WORDS & {unit.lower() for unit in found}) < 2:
-        return Finding("no stop words", f"fewer than 2 of {', '.join(sorted(STOP_WORDS))}")
+        return Reason("no stop words", f"fewer than 2 of {', '.join(sorted(STOP_WORDS))}")
     return None
 
 
-def repetition_finding(text: str, found: list[str], characters_a_word: int) -> Finding | None:
-    """What repeats itself in a text, by the shares of table A1; an n-gram of words has n × `characters_a_word` units."""
+def repetition_reason(text: str, found: list[str], characters_a_word: int) -> Reason | None:
+    """A repetition beyond the shares of table A1. An n-gram of words has n × `characters_a_word` units."""
     for name, pieces in (("paragraphs", re.split(r"\n{2,}", text.strip())), ("lines", re.split(r"\n+", text.strip()))):
         again = Counter(pieces)
         repeated = {piece: count - 1 for piece, count in again.items() if count > 1}
@@ -77,25 +71,27 @@ def repetition_finding(text: str, found: list[str], characters_a_word: int) -> F
             (sum(len(piece) * count for piece, count in repeated.items()) / len(text), 0.20, f"characters in {name}"),
         ):
             if share > most:
-                return Finding("repetition", f"{share:.2f} of {of} repeat earlier ones, at most {most:.2f} wanted")
+                return Reason("repetition", f"{share:.2f} of {of} repeat earlier ones, at most {most:.2f} wanted")
     for words, most in TOP_NGRAMS:
         grams = Counter(ngrams(found, words * characters_a_word))
         gram, count = grams.most_common(1)[0] if grams else ((), 0)
         share = count * len(joined(gram)) / len(text)
         if count > 1 and share > most:
-            return Finding("repetition", f"{share:.2f} of characters in the {words}-gram {joined(gram)!r}, "
-                                         f"at most {most:.2f} wanted")  # fmt: skip
+            return Reason(
+                "repetition",
+                f"{share:.2f} of characters in the {words}-gram {joined(gram)!r}, at most {most:.2f} wanted",
+            )
     for words, most in DUPLICATE_NGRAMS:
         share = repeated_characters(found, words * characters_a_word) / len(text)
         if share > most:
-            return Finding(
+            return Reason(
                 "repetition", f"{share:.2f} of characters in repeated {words}-grams, at most {most:.2f} wanted"
             )
     return None
 
 
 def repeated_characters(found: list[str], size: int) -> int:
-    """Characters in runs of `size` units that stood in the text before; of runs that overlap the first counts."""
+    """Characters in runs of `size` units that occurred earlier in the text; of overlapping runs the first counts."""
     grams = list(ngrams(found, size))
     seen: set[tuple] = set()
     if len(set(grams)) == len(grams):
@@ -111,35 +107,13 @@ def repeated_characters(found: list[str], size: int) -> int:
     return total
 
 
-def quality_finding(text: str, language: str, least: int = 50, most: int = 100_000) -> Finding | None:
-    """Why MassiveText's rules take a text out; None: they do not. Lengths in words."""
+def quality_reason(text: str, language: str, least: int = 50, most: int = 100_000) -> Reason | None:
+    """The first reason of MassiveText's rules to filter a text out, or None. `least` and `most` are in words."""
     found = units(text)
     unspaced = is_unspaced(found)
     words = len(found) / 2 if unspaced else len(found)
     return (
-        length_finding(words, least, most)
-        or symbol_finding(text, found, words, language)
-        or repetition_finding(text, found, 2 if unspaced else 1)
+        length_reason(words, least, most)
+        or symbol_reason(text, found, words, language)
+        or repetition_reason(text, found, 2 if unspaced else 1)
     )
-
-
-def datatrove_filter() -> Callable[[str], Finding | None]:
-    """The same by datatrove's filters of the same paper, for English.
-
-    Raises InputError where datatrove is not installed.
-    """
-    try:
-        from datatrove.data import Document
-        from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
-    except ImportError:
-        raise InputError("--quality datatrove: it is not installed; pip install -e '.[datatrove]'") from None
-    filters = (GopherQualityFilter(), GopherRepetitionFilter())
-
-    def finding(text: str) -> Finding | None:
-        for each in filters:
-            result = each.filter(Document(text=text, id=""))
-            if result is not True:
-                return Finding("datatrove", result[1])
-        return None
-
-    return finding

@@ -1,4 +1,4 @@
-"""Bits per byte on held-out documents: the one measure that compares models with different tokenizers."""
+"""Bits per byte on held-out documents, which compares models with different tokenizers."""
 
 import math
 
@@ -8,10 +8,11 @@ from data_prep.readers.documents import read_documents
 
 
 def heldout_batches(path: str, tokenizer, length: int, rows: int = 16, **options) -> list[dict]:
-    """Every document cut into windows of `length` inputs; the first token is predicted from end-of-text.
+    """The documents in windows of up to `length` inputs; a document's first token is predicted from end-of-text.
 
-    Returns batches of {"input_ids": (rows, longest window), "labels": the same, -100 where padded, "bytes": (rows,)}.
-    The bytes of a document are shared among its windows by tokens. `options` are those of `read_documents`.
+    Returns batches of {"input_ids": (rows, longest window), "labels": the same shape, -100 where padded, "bytes":
+    (rows,)}. A window's bytes are its share, in tokens, of the document's bytes. `options` are those of
+    `read_documents`.
     """
     windows = []
     for text in read_documents(path, **options):
@@ -25,8 +26,8 @@ def heldout_batches(path: str, tokenizer, length: int, rows: int = 16, **options
     batches = []
     for start in range(0, len(windows), rows):
         part = windows[start : start + rows]
-        # Padded with end-of-text, on the right, where nothing counted looks: the pad token would make transformers
-        # warn about a missing attention mask, and not every tokenizer has one.
+        # Padded with end-of-text, on the right, where no counted token attends to it: the pad token would make
+        # transformers warn about a missing attention mask, and not every tokenizer has one.
         input_ids = torch.full((len(part), len(part[0][0])), tokenizer.bos_token_id)
         labels = torch.full_like(input_ids, -100)
         for row, (inputs, targets, _) in enumerate(part):
@@ -39,8 +40,8 @@ def heldout_batches(path: str, tokenizer, length: int, rows: int = 16, **options
 def bits_per_byte(model, batches, device) -> tuple[float, float]:
     """(bits per byte, loss per token in nats) over `batches` of {"input_ids": (rows, length), "labels", "bytes"}.
 
-    A byte is the same in every tokenizer, a token is not: only the first of the two compares between models.
-    The model is left in training mode.
+    Only the first compares between models: a byte is the same for every tokenizer, a token is not. Leaves the model in
+    training mode.
     """
     model.eval()
     nats = tokens = size = 0.0

@@ -1,4 +1,4 @@
-"""The one place where a model is asked for answers: by the data scripts, the recipes' last checks and the evaluations."""
+"""Generate answers: the one helper that data scripts, recipes and evaluations use."""
 
 import torch
 from tqdm.auto import tqdm
@@ -21,38 +21,40 @@ def generate_answers(
     seed: int = 42,
     desc: str = "answering",
 ) -> list[list[dict]]:
-    """Answers to conversations.
+    """Generate answers to conversations.
 
     Args:
-        prompts: each a list of messages that ends on the user's turn.
+        prompts: each a list of messages that ends with the user's turn.
         temperature: 0 is greedy.
         num_return_sequences: answers per prompt.
         batch_size: sequences generated at once.
-        seed: of the draws; the caller's random numbers are left as they were.
+        seed: of the sampling; the caller's random state is left as it was.
 
-    Returns for every prompt its answers, as {"text": str, "stopped": bool, "tokens": int, "ids": list[int]}: `stopped`
-    says that the model ended its turn by itself within `max_new_tokens`; `tokens` counts the end-of-turn token, which is
-    the last of `ids`, the tokens as they were drawn.
+    Returns for every prompt its answers, each {"text": str, "stopped": bool, "tokens": int, "ids": list[int]}. `ids` are
+    the sampled tokens, `tokens` is their number, and `stopped` says that they end with an end-of-turn token, which is
+    the case if the model generated one within `max_new_tokens`.
     """
     model.eval()
     encoded = encode_prompts(tokenizer, prompts)
-    room = model.config.max_position_embeddings - max_new_tokens
-    if cut := sum(len(ids) > room for ids in encoded):
-        print(f"{cut:,} of {len(encoded):,} prompts are longer than {room} tokens, the context without the answer: "
-              "their beginning is cut off")  # fmt: skip
-    encoded = [ids[-room:] for ids in encoded]
+    max_prompt_length = model.config.max_position_embeddings - max_new_tokens
+    if truncated := sum(len(ids) > max_prompt_length for ids in encoded):
+        print(
+            f"{truncated:,} of {len(encoded):,} prompts are longer than {max_prompt_length} tokens, the context minus "
+            "max_new_tokens: their beginning is cut off"
+        )
+    encoded = [ids[-max_prompt_length:] for ids in encoded]
     end = end_of_turn_ids(model, tokenizer)
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=temperature > 0,
         temperature=temperature or None,
-        top_k=0 if temperature > 0 else None,  # the library's default of 50 would draw from another distribution
+        top_k=0 if temperature > 0 else None,  # the library's default of 50 would sample from another distribution
         use_cache=True,
         eos_token_id=end,
         pad_token_id=tokenizer.pad_token_id,
         suppress_tokens=[tokenizer.pad_token_id] if tokenizer.pad_token_id not in end else None,
     )
-    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))  # like lengths together: less padding
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))  # by length: less padding
     answers: list[list[dict]] = [[] for _ in prompts]
     rows = max(1, batch_size // num_return_sequences)
     with torch.random.fork_rng(), tqdm(total=len(prompts), desc=desc, unit="prompt", disable=len(prompts) < 2) as bar:
@@ -64,7 +66,7 @@ def generate_answers(
                 padding_side="left",
                 return_tensors="pt",
             )
-            # Draws are noisy anyway: in bf16 where that is faster. A greedy answer is the model's own, in its precision.
+            # Sampling is noisy anyway, so it may use bf16 if that is faster. Greedy answers keep the model's precision.
             with torch.autocast(model.device.type, torch.bfloat16, enabled=temperature > 0 and bf16_is_fast()):
                 replies = decode(model, batch.to(model.device), settings)
             for number, reply in enumerate(replies.tolist()):
@@ -78,7 +80,7 @@ def generate_answers(
 
 
 def end_of_turn_ids(model, tokenizer) -> list[int]:
-    """The ids a model stops at: the tokenizer's end of turn, and what its generation config names beside it."""
+    """The ids a model stops at: the tokenizer's end of turn, and those in its generation config."""
     named = model.generation_config.eos_token_id if model.generation_config else None
     named = named if isinstance(named, list) else [named]
     return sorted({tokenizer.eos_token_id, *(token for token in named if token is not None)})

@@ -1,4 +1,4 @@
-"""Reward functions by name, and what they say of answers."""
+"""Load reward functions by name, and call them."""
 
 import importlib
 import importlib.util
@@ -10,7 +10,7 @@ from data_prep.common.files import existing
 
 
 def load_function(name: str) -> Callable:
-    """The function that `path/to/file.py:name` or `package.module.name` names; an InputError where there is none."""
+    """The function named `path/to/file.py:name` or `package.module.name`; an InputError if there is none."""
     module_name, _, function_name = name.rpartition(":" if ":" in name else ".")
     try:
         if ":" in name:
@@ -22,18 +22,19 @@ def load_function(name: str) -> Callable:
             module = importlib.import_module(module_name)
         function = getattr(module, function_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{name}: no such function ({error}); expected path/to/file.py:name or package.module.name"
-                         ) from None  # fmt: skip
+        expected = "path/to/file.py:name or package.module.name"
+        raise InputError(f"{name}: no such function ({error}); expected {expected}") from None
     if not callable(function):
         raise InputError(f"{name}: found {type(function).__name__}; expected a function")
     return function
 
 
 def call_reward_function(function: Callable, prompts: list, texts: list[str], columns: dict[str, list]) -> list[float]:
-    """What `function` says of answers, one number each; `InputError` where it takes or gives something else.
+    """The rewards of answers, one number each; `InputError` if `function` takes or returns something else.
 
     Args:
-        prompts: of each answer; where they are messages the answers are given as messages too, as TRL does.
+        prompts: one per answer. If they are messages, the answers are passed as messages too, as TRL does.
+        texts: the answers.
         columns: of the dataset, by name, with one value per answer.
     """
     chat = not isinstance(prompts[0], str)

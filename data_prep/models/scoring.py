@@ -1,4 +1,4 @@
-"""What models say of given answers: a reward model's scores and their agreement with rankings, log-probabilities."""
+"""Reward scores and log-probabilities of given answers, and a reward model's agreement with rankings."""
 
 import math
 
@@ -13,10 +13,10 @@ from data_prep.tokens.chat_encoder import encode_conversations, encode_prompts, 
 
 
 def encode_answers(tokenizer, prompts: list[list[dict] | str], answers: list[list[str]]) -> list[list[list[int]]]:
-    """For each prompt the ids of the conversation that each of its answers makes of it.
+    """The ids of each prompt with each of its answers: one list per prompt, in it one list of ids per answer.
 
-    To a prompt that is a text the answer is a text too, with the end of sequence behind it. What is typed, in the prompt
-    or the answer, stays text (see `encode_conversations`).
+    A prompt of messages becomes a conversation. A text prompt is continued by the answer's text and the end of sequence.
+    Text that looks like a special token stays text (see `encode_conversations`).
     """
     conversations = [
         [*prompt, {"role": "assistant", "content": answer}]
@@ -45,12 +45,12 @@ def score_answers(
     batch_size: int = 128,
     stopped: list[bool] | None = None,
 ) -> list[float]:
-    """The reward of each answer to the prompt beside it, read at the end-of-turn token.
+    """The reward of each answer to the prompt at the same index, read at the end-of-turn token.
 
-    `stopped` is False for an answer that was cut: it gets no end of turn and is read at its own last token.
+    `stopped` is False for a truncated answer: it gets no end of turn, and its reward is read at its own last token.
 
-    Padding is on the right: GPT-2 would shift its positions under padding on the left (0.068 against −0.167 for one and
-    the same row).
+    Padding is on the right, because left padding would shift GPT-2's positions (0.068 against −0.167 for the same row).
+    Raises InputError if a prompt with its answer is longer than the reward model's context.
     """
     model.eval()
     encoded = [ids for (ids,) in encode_answers(tokenizer, prompts, [[answer] for answer in answers])]
@@ -62,8 +62,10 @@ def score_answers(
         )
     longest, positions = max(map(len, encoded), default=0), getattr(model.config, "max_position_embeddings", math.inf)
     if longest > positions:
-        raise InputError(f"a prompt with its answer has {longest} tokens, the reward model {positions} positions: take a "
-                         "reward model with a longer context, or shorter prompts and answers")  # fmt: skip
+        raise InputError(
+            f"a prompt with its answer has {longest} tokens, the reward model {positions} positions: use a "
+            "reward model with a longer context, or shorter prompts and answers"
+        )
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
     scores = [0.0] * len(encoded)
     for start in tqdm(range(0, len(order), batch_size), desc="scoring", unit="batch", disable=len(order) < batch_size):
@@ -84,27 +86,27 @@ def sequence_logprobs(
     temperature: float = 1.0,
     batch_size: int = 128,
 ) -> list[float]:
-    """The log-probability of each answer to the prompt beside it, in nats, summed over its tokens.
+    """The log-probability of each answer given the prompt at the same index, in nats, summed over its tokens.
 
     Args:
-        answers: the ids that were drawn ("ids" of `generate_answers`), the end of turn included where there is one;
-            encoded again from their text they may be others.
-        temperature: that of the draws.
+        answers: the sampled ids ("ids" of `generate_answers`), including the end of turn if there is one. Encoding the
+            text again may give other ids.
+        temperature: of the sampling.
 
-    Over the whole vocabulary: that `generate_answers` keeps the pad token from being drawn is left aside. Padding is on
-    the right, as in `score_answers`. Prompt and answer have to fit in the model's positions.
+    The softmax is over the whole vocabulary, although `generate_answers` never samples the pad token. Padding is on the
+    right, as in `score_answers`. Prompt and answer have to fit into the model's context.
     """
     model.eval()
     starts = encode_prompts(tokenizer, prompts)
     encoded = [start + answer for start, answer in zip(starts, answers, strict=True)]
-    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))  # like lengths together: less padding
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))  # by length: less padding
     sums = [0.0] * len(encoded)
     for begin in range(0, len(order), batch_size):
         indices = order[begin : begin + batch_size]
         batch = tokenizer.pad({"input_ids": [encoded[i] for i in indices]}, padding_side="right", return_tensors="pt")
         batch = batch.to(model.device)
         length, first = batch["input_ids"].shape[1], min(len(starts[i]) for i in indices)
-        # From the position that predicts the first answer token: logits of prompts would be most of the memory.
+        # From the position that predicts the first answer token: logits of the prompts would take most of the memory.
         logits = model(**batch, use_cache=False, logits_to_keep=length - first + 1).logits[:, :-1].float()
         tokens = batch["input_ids"][:, first:, None]
         logprobs = (logits / temperature).log_softmax(-1).gather(-1, tokens).squeeze(-1).tolist()
@@ -114,14 +116,14 @@ def sequence_logprobs(
 
 
 def ranking_agreement(model, tokenizer, rows: list[dict], max_length: int | None = None) -> dict:
-    """Agreement of a reward model with `rows` of {"prompt", "completions", "ranks"}.
+    """Agreement of a reward model with rankings, `rows` of {"prompt", "completions", "ranks"}.
 
-    Rankings that hold an answer beyond `max_length` tokens, without it the model's context, are left out, with a count
-    on the screen; `InputError` where none is left.
+    Rankings with an answer longer than `max_length` tokens (default: the model's context) are left out, and their number
+    is printed. Raises `InputError` if none is left.
 
-    Returns {"accuracy": of all pairs of unequal rank, each prompt weighing the same, with its interval over prompts,
-    "margin": mean reward of the better minus the worse, "length_correlation": Pearson, reward against characters (None
-    if all rewards or all lengths are equal), "pairs": their number}.
+    Returns {"accuracy": of all pairs of unequal rank, averaged over prompts, with its interval over prompts, "margin":
+    mean reward of the better minus the worse answer, "length_correlation": Pearson correlation of reward and characters
+    (None if all rewards or all lengths are equal), "pairs": their number}.
     """
     max_length = max_length or model.config.max_position_embeddings
     encoded = encode_answers(tokenizer, [row["prompt"] for row in rows], [row["completions"] for row in rows])

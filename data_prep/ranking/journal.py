@@ -1,45 +1,55 @@
-"""A journal: judgements appended to a file beside the output, so that work that was stopped goes on where it was."""
+"""A journal of rankings, appended to beside the output, so that a stopped run can be resumed."""
 
-import fcntl
+import contextlib
 import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from data_prep.common.errors import InputError
+from data_prep.common.files import whole_lines
 
 
 class Journal:
-    """Judgements by the row they are about, kept in a file of one JSON line each after a first line of settings.
+    """Rankings by the row they are about, in a file: a line of settings, then one JSON line per ranking.
 
-    A judgement is in the file when `add` returns: a killed process loses at most the one it was writing, whose half
-    line is passed over by the next. The file is locked, and belongs to one process at a time.
+    A ranking is in the file when `add` returns: a killed process loses at most the one it was writing, whose half line
+    the next run drops. One process at a time writes the file; `.NAME.lock` beside it is its lock, and one left behind by
+    a killed process locks nothing.
+
+    Attributes: `rankings`, {row: ranking} in the order in which they were made; `path`.
     """
 
     def __init__(self, path: Path, settings: dict, durable: bool) -> None:
-        """Open or begin the journal at `path`.
+        """Open or create the journal at `path`.
 
         Args:
-            settings: what the judgements depend on. A journal of other settings raises `InputError`.
-            durable: wait for the disk after every judgement, so that not even a power cut loses one: for judgements
-                that cost a person's time, at milliseconds each.
+            settings: what the rankings depend on. A journal with other settings raises `InputError`.
+            durable: wait for the disk after every ranking, so that not even a power cut loses one. It costs
+                milliseconds each: for rankings that cost a person's time.
         """
         self.path, self.durable = path, durable
-        self.judgements: dict[int, dict] = {}  # in the order in which they were made
+        self.rankings: dict[int, dict] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = path.open("a+b")
+        self._lock = FileLock(path.with_name(f".{path.name}.lock"))
         try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.file.close()
+            self._lock.acquire(timeout=0)
+        except Timeout:
             raise InputError(f"{path}: another process is writing it; wait until it has ended") from None
-        self.file.seek(0)
-        content = self.file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            print(f"{path}: its last line was cut short while it was written, and is passed over")
-            self.file.truncate(whole)
-        lines = content[:whole].splitlines()
+        self._file = path.open("a+b")
+        try:
+            self._open(settings)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, settings: dict) -> None:
+        size = self._file.seek(0, os.SEEK_END)
+        lines = list(whole_lines(self._file))
+        if self._file.seek(0, os.SEEK_END) < size:
+            print(f"{self.path}: dropped its last line, which was only half written")
         if lines:
             self._read(lines, settings)
         else:
@@ -52,43 +62,47 @@ class Journal:
                 if number == 1:
                     before = record["settings"]
                 elif record.pop("undone", False):
-                    self.judgements.pop(record["row"], None)
+                    self.rankings.pop(record["row"], None)
                 else:
-                    self.judgements[record["row"]] = record
+                    self.rankings[record["row"]] = record
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise InputError(
-                    f"{self.path}: line {number} is no line of a journal: {line[:60]!r}. Take this line out, or remove "
-                    "the file to begin again"
+                    f"{self.path}: line {number} is no line of a journal: {line[:60]!r}. Delete this line, or delete the "
+                    "file to start over"
                 ) from None
         for name in [*settings, *before]:
             if before.get(name) != settings.get(name):
                 raise InputError(
-                    f"{self.path}: was begun with {name} {before.get(name)!r}, now it is {settings.get(name)!r}. Go on "
-                    "with the former, give another --output, or remove the journal to begin again"
+                    f"{self.path}: was started with {name} {before.get(name)!r}, now it is {settings.get(name)!r}. Use "
+                    "the former, give another --output, or delete the journal to start over"
                 )
 
     def _write(self, records: list[dict]) -> None:
-        # In one call: what is there after a kill is a prefix of these lines.
-        self.file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode())
-        self.file.flush()
+        # In one call: after a kill the file holds a prefix of these lines.
+        self._file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode())
+        self._file.flush()
         if self.durable:
-            os.fsync(self.file.fileno())
+            os.fsync(self._file.fileno())
 
-    def add(self, judgements: list[dict]) -> None:
-        """Append judgements, each with the "row" it is about, and note when they were made."""
+    def add(self, rankings: list[dict]) -> None:
+        """Append rankings, each with the "row" it is about, stamped with the time ("ranked_at")."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        judgements = [{**judgement, "ranked_at": now} for judgement in judgements]
-        self._write(judgements)
-        self.judgements |= {judgement["row"]: judgement for judgement in judgements}
+        rankings = [{**ranking, "ranked_at": now} for ranking in rankings]
+        self._write(rankings)
+        self.rankings |= {ranking["row"]: ranking for ranking in rankings}
 
     def undo(self) -> int | None:
-        """Take back the last judgement; the row that it was about, or None where there is none."""
-        if not self.judgements:
+        """Take back the last ranking; returns its row, or None if there is none."""
+        if not self.rankings:
             return None
-        row, _ = self.judgements.popitem()
+        row, _ = self.rankings.popitem()
         self._write([{"row": row, "undone": True}])
         return row
 
     def close(self) -> None:
-        """Give the file free; it stays."""
-        self.file.close()
+        """Unlock the journal, which stays."""
+        self._file.close()
+        # Removed while it is held: whoever opened it meanwhile sees that it is gone. Windows removes it at the release.
+        with contextlib.suppress(OSError):
+            os.unlink(self._lock.lock_file)
+        self._lock.release()

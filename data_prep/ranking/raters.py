@@ -1,12 +1,13 @@
-"""Raters that are no person: agreement with a reference, a function, a reward model.
+"""Rank by machine: by agreement with a reference, a function, or a reward model.
 
-Each function here gives one f(rows) -> judgements: of rows `{"prompt": messages, "completions", …}` it makes, in their
-order, `{"ranks": [int, …]}`, dense and 0 the best, with the "scores" that the ranks come from where there are any.
+Each function here returns a rater, f(rows) -> rankings. For rows `{"prompt": messages, "completions", …}` it gives, in
+their order, `{"ranks": [int, …]}`, dense with 0 the best, and the "scores" behind the ranks if there are any.
 """
 
 import math
 from collections.abc import Callable
 
+from data_prep.common.agreement import exact_match, sentence_chrf
 from data_prep.common.errors import InputError
 from data_prep.common.files import existing
 from data_prep.models.reward_functions import call_reward_function, load_function
@@ -16,37 +17,33 @@ Rater = Callable[[list[dict]], list[dict]]
 
 
 def ranks_by_reference(completions: list[str], reference: str, tie_width: float = 25.0) -> list[int]:
-    """Dense ranks, 0 the best: the reference word for word, then descending steps of `tie_width` chrF points."""
-    from sacrebleu.metrics import CHRF
-
-    chrf = CHRF()
+    """Dense ranks, 0 the best: exact matches with the reference first, then descending steps of `tie_width` chrF points."""
     levels = []
     for completion in completions:
-        exact = completion.split() == reference.split()
-        # A score on the border of two steps belongs to the upper one; a perfect score that is not the reference
-        # (chrF ignores order beyond six characters) stays below it.
-        score = min(chrf.sentence_score(completion, [reference]).score, 99.99)
-        levels.append(math.inf if exact else math.floor(score / tie_width))
+        # A score on the border of two steps belongs to the upper one. A perfect chrF without an exact match (it ignores
+        # whitespace, and order beyond six characters) stays below the exact ones.
+        score = min(sentence_chrf(completion, reference), 99.99)
+        levels.append(math.inf if exact_match(completion, reference) else math.floor(score / tie_width))
     return ranks_of_scores(levels)
 
 
 def by_chrf(tie_width: float) -> Rater:
-    """Agreement with the row's "reference": word for word first, then by chrF in steps."""
+    """Agreement with the row's "reference": exact matches first, then chrF in steps of `tie_width` points."""
     return lambda rows: [
         {"ranks": ranks_by_reference(row["completions"], row["reference"], tie_width)} for row in rows
     ]
 
 
 def by_exact_match() -> Rater:
-    """The row's "reference" word for word, blanks aside, above all other answers."""
+    """Exact matches with the row's "reference" above all other answers, which tie."""
     return lambda rows: [
-        {"ranks": ranks_of_scores([text.split() == row["reference"].split() for text in row["completions"]])}
+        {"ranks": ranks_of_scores([exact_match(text, row["reference"]) for text in row["completions"]])}
         for row in rows
     ]
 
 
 def by_function(name: str) -> Rater:
-    """A function of TRL's convention (data_prep/rewards.py); its columns are the fields that all rows have."""
+    """A function with TRL's arguments (see data_prep/rewards.py); its columns are the fields that all rows have."""
     function = load_function(name)
 
     def rate(rows: list[dict]) -> list[dict]:
@@ -54,13 +51,13 @@ def by_function(name: str) -> Rater:
         names = set.intersection(*map(set, rows)) - {"prompt", "completions"}
         columns = {name: [row[name] for row in repeated] for name in sorted(names)}
         scores = call_reward_function(function, [row["prompt"] for row in repeated], _texts(rows), columns)
-        return _judgements(rows, scores, name)
+        return _rankings(rows, scores, name)
 
     return rate
 
 
 def by_reward_model(path: str, rows: list[dict]) -> Rater:
-    """The reward model in the folder `path`; `InputError` where it is none or one of all the `rows` is too long for it."""
+    """The reward model in the folder `path`; `InputError` if it is none, or if an answer in `rows` is too long for it."""
     import torch  # slow to import: after the input has been checked
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -83,14 +80,14 @@ def by_reward_model(path: str, rows: list[dict]) -> Rater:
         if longest > positions:
             raise InputError(
                 f"row {number} of the completions: an answer has {longest} tokens with its prompt, {path} {positions} "
-                "positions: take a reward model with a longer context, or take the row out"
+                "positions: use a reward model with a longer context, or delete the row"
             )
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     model.to(device)
 
     def rate(rows: list[dict]) -> list[dict]:
         prompts = [row["prompt"] for row in rows for _ in row["completions"]]
-        return _judgements(rows, score_answers(model, tokenizer, prompts, _texts(rows)), path)
+        return _rankings(rows, score_answers(model, tokenizer, prompts, _texts(rows)), path)
 
     return rate
 
@@ -99,13 +96,13 @@ def _texts(rows: list[dict]) -> list[str]:
     return [completion for row in rows for completion in row["completions"]]
 
 
-def _judgements(rows: list[dict], scores: list[float], name: str) -> list[dict]:
-    """Each row's share of the scores of all answers, and the ranks by it."""
+def _rankings(rows: list[dict], scores: list[float], name: str) -> list[dict]:
+    """Each row's ranks, and its part of the scores of all answers."""
     if bad := [score for score in scores if not math.isfinite(score)]:
         raise InputError(f"{name}: found the score {bad[0]}; expected finite numbers")
     left = iter(scores)
-    judgements = []
+    rankings = []
     for row in rows:
         own = [next(left) for _ in row["completions"]]
-        judgements.append({"ranks": ranks_of_scores(own), "scores": own})
-    return judgements
+        rankings.append({"ranks": ranks_of_scores(own), "scores": own})
+    return rankings

@@ -1,4 +1,4 @@
-"""A person ranks answers in the terminal, without being told which model or person gave them."""
+"""A person ranks answers in the terminal, blind to which model or person gave them."""
 
 import random
 
@@ -8,28 +8,28 @@ from data_prep.ranking.journal import Journal
 HELP = """\
 Write the numbers of all answers from the best to the worst, > between them, = for answers that are equally good:
     2>1=3    the second is the best, the other two are equally good
-s skips the prompt, u takes the last judgement back, w writes the output of what is judged so far and ends,
-q stops (the same command goes on later), h shows this text."""
+s skips the prompt, u takes the last ranking back, w writes the output from the rankings so far and ends,
+q stops (the same command resumes later), h shows this text."""
 
 
 def parse_order(text: str, number: int) -> list[int]:
-    """Dense ranks, 0 the best, of `number` answers from an order such as "2>1=3"; ValueError says what is wrong."""
+    """Dense ranks, 0 the best, of `number` answers, from an order such as "2>1=3"; a ValueError says what is wrong."""
     ranks: dict[int, int] = {}
     for rank, group in enumerate(text.split(">")):
         for name in group.split("="):
             name = name.strip()
-            # isdecimal alone would let other scripts' digits through, which int() reads too.
+            # isdecimal alone accepts digits of other scripts, as int() does.
             if not (name.isascii() and name.isdecimal() and 1 <= int(name) <= number):
                 raise ValueError(f"found {name!r}; expected a number from 1 to {number}")
             if int(name) in ranks:
-                raise ValueError(f"{int(name)} stands there twice")
+                raise ValueError(f"{int(name)} is there twice")
             ranks[int(name)] = rank
     if missing := [str(name) for name in range(1, number + 1) if name not in ranks]:
-        raise ValueError(f"{' and '.join(missing)} missing: every answer needs its place")
+        raise ValueError(f"{' and '.join(missing)} missing: every answer needs a place")
     return [ranks[name] for name in range(1, number + 1)]
 
 
-def show(prompt: list[dict], answers: list[str]) -> None:
+def show_answers(prompt: list[dict], answers: list[str]) -> None:
     """Print a conversation and the answers to it, numbered."""
     for message in prompt:
         print(f"\n[{printable(message['role'])}]\n{printable(message['content'])}")
@@ -38,25 +38,25 @@ def show(prompt: list[dict], answers: list[str]) -> None:
 
 
 def rank_in_terminal(rows: list[dict], journal: Journal, about: dict, seed: int) -> bool:
-    """Ask for the order of the answers to each prompt that the journal does not judge yet; True: write the output.
+    """Ask for the order of the answers to each prompt that the journal has no ranking of yet; True: write the output.
 
-    The answers are shown in an order drawn from `seed` and the row. A judgement is {"row", "ranks"} or {"row",
-    "skipped"}, with `about` beside it. False says that the person wants to go on later, or that the input has ended.
+    The order in which answers are shown depends on `seed` and the row. A ranking is {"row", "ranks"} or {"row",
+    "skipped"}, and `about`. False: the person wants to resume later, or the input has ended.
     """
     todo = [index for index, row in enumerate(rows) if len(row["completions"]) > 1]
     print(HELP)
-    while left := [index for index in todo if index not in journal.judgements]:
+    while left := [index for index in todo if index not in journal.rankings]:
         index = left[0]
         completions = rows[index]["completions"]
         order = random.Random(f"{seed} {index}").sample(range(len(completions)), len(completions))
         print(f"\n{'=' * 72}\nprompt {len(todo) - len(left) + 1:,} of {len(todo):,}")
-        show(rows[index]["prompt"], [completions[place] for place in order])
+        show_answers(rows[index]["prompt"], [completions[place] for place in order])
         command = ask_for_order(len(completions))
         if command in (None, "q", "w"):
             return command == "w"
         if command == "u":
             if journal.undo() is None:
-                print("there is no judgement to take back")
+                print("there is no ranking to take back")
         elif command == "s":
             journal.add([{"row": index, "skipped": True, **about}])
         else:
@@ -68,7 +68,7 @@ def rank_in_terminal(rows: list[dict], journal: Journal, about: dict, seed: int)
 
 
 def ask_for_order(number: int) -> list[int] | str | None:
-    """Ranks of the answers as they are shown, one of the commands s, u, w and q, or None where the input has ended."""
+    """Ranks of the answers as shown, one of the commands s, u, w and q, or None if the input has ended."""
     while True:
         try:
             line = input("\norder (h for help): ").strip().lower()

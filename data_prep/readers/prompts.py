@@ -3,7 +3,7 @@
 import random
 
 from data_prep.common.errors import InputError
-from data_prep.readers.conversations import close_books, conversation_rows
+from data_prep.readers.conversations import close_and_report, conversation_rows
 from data_prep.rows.bad_rows import BadRows
 from data_prep.rows.read import data_files
 
@@ -29,7 +29,7 @@ def read_questions(
     """
     bad_rows, files = BadRows(on_bad, quarantine), data_files(paths)
     rows = list(conversation_rows(files, bad_rows, columns))
-    close_books(bad_rows, files)
+    close_and_report(bad_rows, files)
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit}: expected at least 1")
     if limit and limit < len(rows):

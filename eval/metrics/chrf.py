@@ -8,7 +8,8 @@ as precision). Loaded by its path, so that no script is fetched from the Hub.
 
 import datasets
 import evaluate
-from sacrebleu.metrics import CHRF
+
+from data_prep.common.agreement import corpus_chrf, sentence_chrf
 
 
 class Chrf(evaluate.Metric):
@@ -24,6 +25,5 @@ class Chrf(evaluate.Metric):
 
     def _compute(self, predictions, references):
         """{"chrf": of all of them as one corpus, "sentence_chrf": one score per question}."""
-        scorer = CHRF()
-        scores = [scorer.sentence_score(a, [b]).score for a, b in zip(predictions, references, strict=True)]
-        return {"chrf": scorer.corpus_score(predictions, [references]).score, "sentence_chrf": scores}
+        scores = [sentence_chrf(text, reference) for text, reference in zip(predictions, references, strict=True)]
+        return {"chrf": corpus_chrf(predictions, references), "sentence_chrf": scores}

@@ -8,6 +8,7 @@ Case, punctuation and word order count. Loaded by its path, so that no script is
 import datasets
 import evaluate
 
+from data_prep.common.agreement import exact_match
 from data_prep.common.intervals import bootstrap_interval
 
 
@@ -24,5 +25,5 @@ class ExactMatch(evaluate.Metric):
 
     def _compute(self, predictions, references):
         """{"exact_match": {"value", "low", "high", "n"}, "matches": one bool per question}; a 95 % interval."""
-        matches = [a.split() == b.split() for a, b in zip(predictions, references, strict=True)]
+        matches = [exact_match(text, reference) for text, reference in zip(predictions, references, strict=True)]
         return {"exact_match": bootstrap_interval(matches), "matches": matches}
