@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # After recipes/quickstart.sh: DPO, RLOO and GRPO from the same SFT model at PPO's wall time, PPO with two more seeds, and
-# all of them in one table of the report. A command whose output exists is passed over, so that an interrupted run goes on
-# where it was. To have a training anew, remove its results, its answers_… and its win_rate_….
+# all of them in one table of the report. A command whose output exists is skipped, so an interrupted run resumes. To
+# train a model again, remove its results, its answers_… and its win_rate_….
 set -euo pipefail
 cd "$(dirname "$0")/.."
 RUN=runs/quickstart
@@ -11,8 +11,8 @@ if [ ! -e $RUN/results/ppo.json ]; then
     exit 1
 fi
 
-# ppo_with_seed SEED: PPO of the quickstart with another seed. A recipe names its results by its stage, ppo.json: written
-# into the model's folder and then moved, they stand beside those of the first seed.
+# ppo_with_seed SEED: PPO of the quickstart with another seed. A recipe names its results by its stage, ppo.json: they are
+# written into the model's folder and then moved beside those of the first seed.
 ppo_with_seed() {
     $LAUNCH recipes/ppo.py --config recipes/configs/quickstart/ppo.yaml --seed "$1" \
         --output_dir "$RUN/ppo_seed$1" --results_dir "$RUN/ppo_seed$1"
@@ -25,7 +25,7 @@ PPO_SECONDS=$(python -c "import json; print(json.load(open('$RUN/results/ppo.jso
 unfinished $RUN/results/dpo.json $RUN/dpo
 step $RUN/results/dpo.json \
     $LAUNCH recipes/dpo.py --config recipes/configs/quickstart/dpo.yaml --max_seconds "$PPO_SECONDS"
-# Against the same reward model, each answer held against others to its prompt instead of a value model.
+# Against the same reward model, each answer compared with others to its prompt instead of with a value model.
 unfinished $RUN/results/rloo.json $RUN/rloo
 step $RUN/results/rloo.json \
     $LAUNCH recipes/rloo.py --config recipes/configs/quickstart/rloo.yaml --max_seconds "$PPO_SECONDS"
@@ -50,5 +50,5 @@ for MODEL in dpo rloo grpo ppo_seed1 ppo_seed2; do
         --conversations $RUN/data/conversations_heldout.json --max_new_tokens 48 \
         --name ${MODEL}_vs_sft --results_dir $RUN/results
 done
-# The page anew, with the table "Methods compared".
+# The page again, with the table "Methods compared".
 python -m eval.report --run $RUN

@@ -3,105 +3,154 @@
     accelerate launch recipes/grpo.py --config recipes/configs/quickstart/grpo.yaml
     accelerate launch recipes/grpo.py --config recipes/configs/quickstart/grpo.yaml --use_peft --lora_target_modules all-linear
 
-Group relative policy optimization (Shao 2024, arXiv:2402.03300) by TRL's own trainer: of several answers to a prompt
-each is held against their mean, in units of their spread, in the place of PPO's value model. Checkpoint, prompts and
-rewards are those of recipes/ppo.py; the KL to the reference, beta times its k3 estimate, is added to the loss. With
-`--use_peft` only LoRA adapters are trained, against themselves switched off, and merged before saving.
+Group relative policy optimization (Shao 2024, arXiv:2402.03300) by TRL's own trainer: each of several answers to a
+prompt is compared with their mean, in units of their spread, where PPO has a value model. Checkpoint, prompts and rewards
+are those of recipes/ppo.py; the KL to the reference, beta times its k3 estimate, is added to the loss. With
+`--use_peft` LoRA adapters are trained, beside quantized weights with `--load_in_4bit`, against the model with its adapter
+switched off. They are merged before saving unless `--merge_adapter false`.
 """
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, set_seed
+from transformers import AutoConfig, AutoTokenizer, set_seed
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, get_peft_config
 
+from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import InputError, run_main
-from data_prep.common.files import existing, write_results
-from data_prep.models.loading import check_context
+from data_prep.common.files import write_results
+from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_reward_model
 from data_prep.models.reward_functions import load_function
-from data_prep.readers.conversations import load_conversations
-from data_prep.readers.prompts import split_last_answer
-from recipes.trainers.arguments import check_output_dir, last_checkpoint, parse_arguments
+from data_prep.readers.preferences import prompt_key
+from data_prep.readers.prompts import load_prompts
+from data_prep.tokens.chat_encoder import encode_prompts
+from data_prep.tokens.prompts import drop_long_prompts
+from recipes.trainers.arguments import check_output_dir, model_kwargs, parse_arguments, resume_checkpoint
 from recipes.trainers.callbacks import StopAfter
-from recipes.trainers.curves import logged, save_curves
-from recipes.trainers.rloo_grpo import count_positions_from_first_token, reward_at_last_token, reward_of_text
+from recipes.trainers.curves import save_curves
+from recipes.trainers.rloo_grpo import (
+    count_positions_from_first_token,
+    heldout_figures,
+    missing_eos,
+    reward_at_last_token,
+    reward_of_text,
+    training_curves,
+)
+from recipes.trainers.saving import merge_and_save
+
+REFUSED = {"vllm_importance_sampling_cap": "TRL no longer reads it"}
 
 
 @dataclass
 class ScriptArguments:
-    prompts: list[str] = field(metadata={"help": "Conversations whose questions are the prompts."})
-    on_bad: str = field(default="error", metadata={"help": "error, repair, or quarantine: bad rows into output_dir."})
-    reward_model_path: str | None = field(default=None, metadata={"help": "A sequence classifier with one label."})
-    reward_funcs: list[str] | None = field(
-        default=None, metadata={"help": "path/to/file.py:name or package.module.name; see data_prep/rewards.py."}
+    prompts: list[str] = field(
+        metadata={"help": "Conversations or preferences to take prompts from: files, folders or hf://owner/name."}
     )
-    missing_eos_penalty: float = field(default=0.0, metadata={"help": "Taken off the reward of a cut answer."})
-    results_dir: str | None = field(default=None, metadata={"help": "Where the figures go; None: the output folder."})
+    heldout: list[str] | None = field(
+        default=None, metadata={"help": "Data to evaluate on, which training does not see; default: none."}
+    )
+    on_bad: str = field(
+        default="error", metadata={"help": "What to do with bad rows: error, repair, or quarantine (into output_dir)."}
+    )
+    columns: str | None = field(
+        default=None, metadata={"help": "The file's own column names: field=column,...; default: find the format."}
+    )
+    max_prompt_length: int | None = field(
+        default=None, metadata={"help": "Drop prompts of more tokens, with a count; default: they are an error."}
+    )
+    max_prompts: int | None = field(
+        default=None, metadata={"help": "Number of held-out prompts, sampled; default: all."}
+    )
+    reward_model_path: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of a reward model; default: none, see reward_funcs."}
+    )
+    reward_funcs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Functions f(prompts, completions, **columns) -> list[float], as path/to/file.py:name or "
+            "package.module.name, beside a reward model or instead of it; default: none."
+        },
+    )
+    missing_eos_penalty: float = field(
+        default=0.0, metadata={"help": "Taken off the reward of a truncated answer, at least 0."}
+    )
     max_seconds: float | None = field(
-        default=None, metadata={"help": "Stop training after so many seconds of wall time; None: run to the end."}
+        default=None, metadata={"help": "Stop training after so many seconds; default: run to the end."}
+    )
+    results_dir: str | None = field(
+        default=None, metadata={"help": "Where the figures go; default: the output folder."}
+    )
+    merge_adapter: bool = field(
+        default=True, metadata={"help": "Save LoRA merged into the model; false: the adapter alone."}
     )
 
 
 def main() -> None:
-    script, args, model_args = parse_arguments(ScriptArguments, GRPOConfig, ModelConfig)
+    script, args, model_args = parse_arguments(ScriptArguments, GRPOConfig, ModelConfig, refused=REFUSED)
     check_output_dir(args.output_dir, bool(args.resume_from_checkpoint))
+    number = bool(script.reward_model_path) + len(script.reward_funcs or ())
+    weights = args.reward_weights or [1.0] * number
+    if not number or len(weights) != number:
+        raise InputError(
+            f"found {number} rewards (reward_model_path, reward_funcs) and {len(weights)} reward_weights; "
+            "expected at least one, and a weight for each"
+        )
+    if script.missing_eos_penalty < 0:
+        raise InputError(f"missing_eos_penalty: expected at least 0, found {script.missing_eos_penalty}")
 
-    # Dataset
-    dataset = load_conversations(script.prompts, script.on_bad, f"{args.output_dir}/quarantine.jsonl").map(
-        lambda row: dict(zip(("prompt", "reference"), split_last_answer(row["messages"]), strict=True)),
-        remove_columns=["id", "source", "row", "messages"],
-    )
-    if len(dataset) < (prompts := args.generation_batch_size // args.num_generations):
-        raise InputError(f"{len(dataset)} prompts do not fill one batch of {prompts} × {args.num_generations} answers")
-
-    # Tokenizer and model
-    name = str(existing(model_args.model_name_or_path or "model_name_or_path", "recipes/sft.py"))
-    tokenizer, config = AutoTokenizer.from_pretrained(name), AutoConfig.from_pretrained(name)
+    # Tokenizer
+    revision = model_args.model_revision
+    name = checkpoint_or_hub_id(model_args.model_name_or_path, "recipes/sft.py", revision)
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    config = AutoConfig.from_pretrained(name, revision=revision)
     check_context(tokenizer, config, None)
-    # TRL encodes prompts by these: "<|endoftext|>" that somebody typed stays text.
-    chat = args.chat_template_kwargs = {**(args.chat_template_kwargs or {}), "sanitize_control_tokens": True}
-    asked = tokenizer.apply_chat_template(list(dataset["prompt"]), add_generation_prompt=True, **chat)["input_ids"]
-    check_context(tokenizer, config, longest := max(map(len, asked)) + args.max_completion_length)
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         raise InputError(f"{name}: pads with what ends an answer: answers could not be told from padding")
-    # A pad that was drawn would read as padding.
-    args.generation_kwargs = {"suppress_tokens": [tokenizer.pad_token_id], **(args.generation_kwargs or {})}
+
+    # Dataset
+    load = partial(load_prompts, on_bad=script.on_bad, columns=script.columns)
+    dataset = load(script.prompts, quarantine=f"{args.output_dir}/quarantine.jsonl")
+    dataset = drop_long_prompts(dataset, tokenizer, script.max_prompt_length)
+    heldout = None
+    if script.heldout:
+        heldout = load(script.heldout, quarantine=f"{args.output_dir}/quarantine_heldout.jsonl")
+        heldout = drop_long_prompts(heldout, tokenizer, script.max_prompt_length).shuffle(seed=args.seed)
+        heldout = heldout.select(range(min(script.max_prompts or len(heldout), len(heldout))))
+        check_disjoint(map(prompt_key, dataset["prompt"]), map(prompt_key, heldout["prompt"]), script.heldout)
+    if len(dataset) < (prompts := args.generation_batch_size // args.num_generations):
+        raise InputError(f"{len(dataset)} prompts do not fill one batch of {prompts} × {args.num_generations} answers")
+    prompts = [prompt for part in (dataset, heldout) if part for prompt in part["prompt"]]
+    longest = max(map(len, encode_prompts(tokenizer, prompts)))
+    check_context(tokenizer, config, longest + args.max_completion_length)
+
+    # Model
     # By name: TRL loads the policy and its reference alike.
-    load = {"dtype": model_args.dtype or "float32", "use_safetensors": True}
-    args.model_init_kwargs = {**load, "attn_implementation": model_args.attn_implementation}
+    args.model_init_kwargs = {**model_kwargs(model_args), "revision": revision}
+    # TRL encodes prompts by this: "<|endoftext|>" that somebody typed stays text.
+    args.chat_template_kwargs = {**(args.chat_template_kwargs or {}), "sanitize_control_tokens": True}
+    # A sampled pad token would read as padding.
+    args.generation_kwargs = {"suppress_tokens": [tokenizer.pad_token_id], **(args.generation_kwargs or {})}
     set_seed(args.seed)  # LoRA's matrices are drawn at random
     rewards = [load_function(function) for function in script.reward_funcs or ()]
     if script.reward_model_path:
-        kind = AutoConfig.from_pretrained(existing(script.reward_model_path, "recipes/reward.py"))
-        if kind.num_labels != 1 or "ForSequenceClassification" not in " ".join(kind.architectures or []):
-            raise InputError(f"{script.reward_model_path}: no reward model; it is made by: recipes/reward.py")
-        reward_model = AutoModelForSequenceClassification.from_pretrained(script.reward_model_path, **load)
-        reward_tokenizer = AutoTokenizer.from_pretrained(script.reward_model_path)
+        load = model_kwargs(model_args, quantized=False)
+        reward_model, reward_tokenizer = load_reward_model(script.reward_model_path, **load)
         if reward_tokenizer.get_vocab() == tokenizer.get_vocab():
-            check_context(tokenizer, kind, longest)
+            check_context(tokenizer, reward_model.config, longest + args.max_completion_length)
             rewards.insert(0, reward_at_last_token(reward_model.to(args.device), tokenizer, args.bf16))
         else:
             print(f"{script.reward_model_path} has another tokenizer: answers are encoded again, as text, for it")
             rewards.insert(0, reward_of_text(reward_model.to(args.device), reward_tokenizer))
-    weights = args.reward_weights or [1.0] * len(rewards)
-    if not rewards or len(weights) != len(rewards):
-        raise InputError(f"found {len(rewards)} rewards (reward_model_path, reward_funcs) and {len(weights)} "
-                         "reward_weights; expected at least one, and a weight for each")  # fmt: skip
-    if script.missing_eos_penalty < 0:
-        raise InputError(f"missing_eos_penalty: expected at least 0, found {script.missing_eos_penalty}")
-
-    def missing_eos(completion_ids: list[list[int]], **columns) -> list[float]:
-        """-1 for an answer that was cut at max_completion_length."""
-        return [-float(ids[-1] != tokenizer.eos_token_id) for ids in completion_ids]
-
     args.reward_weights = [*weights, script.missing_eos_penalty]
 
     # Trainer
     trainer = GRPOTrainer(
         name,
-        [*rewards, missing_eos],
+        [*rewards, missing_eos(tokenizer)],
         args,
         train_dataset=dataset,
+        eval_dataset=heldout,
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
         callbacks=[StopAfter(script.max_seconds)] if script.max_seconds is not None else [],
@@ -110,35 +159,27 @@ def main() -> None:
         count_positions_from_first_token(trainer.accelerator.unwrap_model(model))
 
     # Train
+    before = heldout_figures(trainer.evaluate(), script.missing_eos_penalty) if heldout else {}
     start = time.perf_counter()
-    resume = last_checkpoint(args.output_dir) if args.resume_from_checkpoint == "last" else args.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint=resume)
+    trainer.train(resume_from_checkpoint=resume_checkpoint(args))
     seconds = time.perf_counter() - start
 
+    # Evaluate
+    after = heldout_figures(trainer.evaluate(), script.missing_eos_penalty) if heldout else {}
+
     # Save
-    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    if model_args.use_peft:
-        trainer.model = model = model.merge_and_unload()
-    model.config.use_cache = model.generation_config.use_cache = True
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    trainer.save_model(args.output_dir)
+    merge_and_save(trainer, tokenizer, merge=script.merge_adapter)
     if trainer.is_world_process_zero():
-        history = trainer.state.log_history
-        penalty = script.missing_eos_penalty
-        cut, length = (dict(logged(history, f"completions/{key}")) for key in ("clipped_ratio", "mean_length"))
-        # As in recipes/ppo.py: the score without the penalty; KL and entropy per answer, mean of a token × mean length.
-        curves = {
-            "score": [(step, value + penalty * cut[step]) for step, value in logged(history, "reward")],
-            "kl": [(step, value * length[step]) for step, value in logged(history, "kl")],
-            "length": list(length.items()),
-            "eos_rate": [(step, 1 - value) for step, value in cut.items()],
-            "entropy": [(step, value * length[step]) for step, value in logged(history, "entropy")],
-        }
+        for key in before:
+            print(f"{key[5:]:12} on held-out prompts: {before[key]:7.3f} → {after[key]:7.3f}")
+        curves = training_curves(trainer.state.log_history, script.missing_eos_penalty)
         save_curves(f"{args.output_dir}/curve.png", curves, xlabel="update")
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         episodes = trainer.state.global_step * batch // args.num_iterations
         figures = {"episodes": episodes, "episodes_per_second": episodes / seconds}
-        figures |= {f"{name}_last": points[-1][1] for name, points in curves.items() if points}
+        figures |= {f"{key}_last": points[-1][1] for key, points in curves.items() if points}
+        figures |= {f"{key}_first": value for key, value in before.items()}
+        figures |= {f"{key}_last": value for key, value in after.items()}
         results = {"seconds": seconds, "prompts": len(dataset), "metrics": figures, "curves": curves}
         write_results(script.results_dir or args.output_dir, "grpo", results)
         print(f"GRPO on {episodes:,} episodes in {seconds:.0f} s; the model is in {args.output_dir}")

@@ -3,10 +3,10 @@
     accelerate launch recipes/pretrain.py --config recipes/configs/quickstart/pretrain.yaml
     torchrun --nproc_per_node 8 recipes/pretrain.py --config recipes/configs/gpt2_small/pretrain.yaml
 
-Needs a tokenizer (data_prep/train_tokenizer.py) and token ids (data_prep/mix_corpus.py). The shape of the model is in
-the YAML. Matrices are trained by Muon, the rest by AdamW, with a learning rate that warms up, holds and decays (Hu
-2024, arXiv:2404.06395). In the output folder: the model, its tokenizer, `curve.png`, and `samples.jsonl`, what the model
-writes after fixed prompts at step 0 and along the way. `--resume_from_checkpoint last` goes on after an interruption.
+Needs a tokenizer (data_prep/train_tokenizer.py), token ids (data_prep/mix_corpus.py) and held-out documents to measure
+bits per byte on. The shape of the model is in the YAML. With `muon_lr` matrices are trained by Muon and the rest by
+AdamW. In the output folder: the model, its tokenizer, `curve.png`, and `samples.jsonl`, what the model writes after
+fixed prompts at step 0 and along the way. `--resume_from_checkpoint last` resumes after an interruption.
 """
 
 import math
@@ -24,12 +24,14 @@ from transformers import (
     set_seed,
 )
 
+from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import existing, write_results
 from data_prep.common.machine import matrix_rate
 from data_prep.models.bits_per_byte import heldout_batches
+from data_prep.tokens.corpus_tokens import encoded_documents
 from data_prep.tokens.shards import TokenShards
-from recipes.trainers.arguments import check_output_dir, last_checkpoint, parse_arguments
+from recipes.trainers.arguments import check_output_dir, parse_arguments, resume_checkpoint
 from recipes.trainers.blocks import Blocks
 from recipes.trainers.callbacks import PretrainingMonitor
 from recipes.trainers.curves import logged, save_curves
@@ -40,41 +42,69 @@ from recipes.trainers.muon import MuonWithAdamW
 class ScriptArguments:
     tokenizer: str = field(metadata={"help": "Folder of the tokenizer."})
     tokens: str = field(metadata={"help": "Folder that data_prep/mix_corpus.py wrote."})
-    heldout: str = field(metadata={"help": "Documents to measure bits per byte on."})
-    results_dir: str | None = field(default=None, metadata={"help": "Where the figures go; None: the output folder."})
-    n_layer: int = 12
-    n_head: int = 12
-    n_embd: int = 768
-    n_positions: int = 1024
-    activation_function: str = "gelu_pytorch_tanh"  # GPT-2's gelu_new as one kernel instead of eight
-    muon_lr: float = field(default=0.02, metadata={"help": "Muon's; learning_rate is AdamW's."})
-    document_attention: bool = field(default=False, metadata={"help": "Keep documents from attending to each other."})
-    prompts: list[str] = field(default_factory=lambda: ["The"], metadata={"help": "What samples start from."})
+    heldout: list[str] | None = field(
+        default=None, metadata={"help": "Data to evaluate on, which training does not see; default: none."}
+    )
+    results_dir: str | None = field(
+        default=None, metadata={"help": "Where the figures go; default: the output folder."}
+    )
+    muon_lr: float | None = field(
+        default=None, metadata={"help": "Learning rate of Muon; default, and with LoRA: the optimizer is `optim`."}
+    )
+    n_layer: int = field(default=12, metadata={"help": "Number of blocks."})
+    n_head: int = field(default=12, metadata={"help": "Attention heads of a block."})
+    n_embd: int = field(default=768, metadata={"help": "Width, a multiple of n_head."})
+    n_positions: int = field(default=1024, metadata={"help": "Context, in tokens; also the length of a row."})
+    activation_function: str = field(
+        default="gelu_pytorch_tanh",  # GPT-2's gelu_new as one kernel instead of eight
+        metadata={"help": "Activation of the MLPs, by its name in transformers."},
+    )
+    document_attention: bool = field(
+        default=False, metadata={"help": "Keep the documents of a row from attending to each other."}
+    )
+    sample_prompts: list[str] = field(
+        default_factory=lambda: ["The"], metadata={"help": "Texts that the samples continue."}
+    )
 
 
 def main() -> None:
     script, args = parse_arguments(ScriptArguments, TrainingArguments)
     check_output_dir(args.output_dir, bool(args.resume_from_checkpoint))
 
+    # Tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(existing(script.tokenizer, "python -m data_prep.train_tokenizer"))
+
     # Dataset
     ids = TokenShards(script.tokens)
-    tokenizer = AutoTokenizer.from_pretrained(existing(script.tokenizer, "python -m data_prep.train_tokenizer"))
     ids.check_tokenizer(script.tokenizer, len(tokenizer))
     dataset = Blocks(ids, script.n_positions, tokenizer.eos_token_id if script.document_attention else None)
     if not len(dataset):
         raise InputError(f"{script.tokens}: its {len(ids):,} tokens do not fill one block of {script.n_positions}")
+    if not script.heldout:
+        raise InputError(
+            "heldout: expected files of documents that training does not see, to measure bits per byte on"
+        )
+    heldout = encoded_documents(script.heldout, script.tokenizer)
+    check_disjoint(ids.documents_of_length(set(map(len, heldout))), map(bytes, heldout), script.heldout, "document")
 
     # Model
     set_seed(args.seed)
-    shape = {
-        key: getattr(script, key) for key in ("n_layer", "n_head", "n_embd", "n_positions", "activation_function")
-    }
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            **shape, vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
-        )
-    )  # fmt: skip
+    config = GPT2Config(
+        n_layer=script.n_layer,
+        n_head=script.n_head,
+        n_embd=script.n_embd,
+        n_positions=script.n_positions,
+        activation_function=script.activation_function,
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        use_cache=False,
+    )
+    model = GPT2LMHeadModel(config)
     for block in model.transformer.h:  # each block starts as the identity: faster at a given number of tokens
         torch.nn.init.zeros_(block.attn.c_proj.weight)
         torch.nn.init.zeros_(block.mlp.c_proj.weight)
@@ -84,11 +114,13 @@ def main() -> None:
     monitor = PretrainingMonitor(
         heldout=heldout_batches(script.heldout, tokenizer, script.n_positions),
         tokenizer=tokenizer,
-        prompts=script.prompts,
+        prompts=script.sample_prompts,
         tokens_per_step=tokens_per_step,
         rate=matrix_rate(torch.bfloat16 if args.bf16 else torch.float32) * args.world_size,
     )
-    optimizer = MuonWithAdamW(model, script.muon_lr, args.learning_rate, args.weight_decay)
+    optimizer = None
+    if script.muon_lr:
+        optimizer = MuonWithAdamW(model, script.muon_lr, args.learning_rate, args.weight_decay)
     trainer = Trainer(
         model,
         args,
@@ -101,8 +133,7 @@ def main() -> None:
 
     # Train
     start = time.perf_counter()
-    resume = last_checkpoint(args.output_dir) if args.resume_from_checkpoint == "last" else args.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint=resume)
+    trainer.train(resume_from_checkpoint=resume_checkpoint(args))
     seconds = time.perf_counter() - start
 
     # Evaluate
@@ -110,23 +141,22 @@ def main() -> None:
     loss, bpb, tokens = logged(history, "loss"), monitor.curve, trainer.state.global_step * tokens_per_step
 
     # Save
-    model.config.use_cache = model.generation_config.use_cache = True  # saved: drawing is several times slower without
+    model.config.use_cache = model.generation_config.use_cache = True  # generation is several times slower without
     trainer.save_model(args.output_dir)
     if trainer.is_world_process_zero():
-        curves = {
-            "loss": loss,
-            "held-out bits per byte": bpb,
-            "tokens per second": logged(history, "tokens_per_second"),
-        }
+        speed = {key: logged(history, key) for key in ("tokens_per_second", "fraction_of_matrix_rate")}
+        curves = {"loss": loss, "held-out bits per byte": bpb, "tokens per second": speed["tokens_per_second"]}
         save_curves(f"{args.output_dir}/curve.png", curves)
-        speed = {key: logged(history, key)[-1][1] for key in ("tokens_per_second", "fraction_of_matrix_rate")}
-        figures = {"loss_first": loss[0][1], "loss_last": loss[-1][1], "bits_per_byte": bpb[-1][1], **speed}
+        figures = {"loss_first": loss[0][1], "loss_last": loss[-1][1], "bits_per_byte": bpb[-1][1]}
+        figures |= {key: points[-1][1] for key, points in speed.items()}
         results = {"seconds": seconds, "parameters": model.num_parameters(), "tokens": tokens}
         results |= {"processes": args.world_size, "metrics": figures, "curves": curves}
         write_results(script.results_dir or args.output_dir, "pretrain", results)
         print(f"loss {loss[0][1]:.2f} → {loss[-1][1]:.2f}; held-out bits per byte {bpb[0][1]:.2f} → {bpb[-1][1]:.3f}")
-        print(f"pretrained {model.num_parameters() / 1e6:.1f} M parameters on {tokens:,} tokens in {seconds:.0f} s; "
-              f"perplexity per token {math.exp(loss[-1][1]):.1f}; the model is in {args.output_dir}")  # fmt: skip
+        print(
+            f"pretrained {model.num_parameters() / 1e6:.1f} M parameters on {tokens:,} tokens in {seconds:.0f} s; "
+            f"perplexity per token {math.exp(loss[-1][1]):.1f}; the model is in {args.output_dir}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole chain on the documentation inside your own Python: tokenizer → base model → assistant → reward model → PPO.
-# This file is the tutorial: copy any command, change the data, run it. A command whose output exists is passed over, so
-# an interrupted run goes on where it was; FRESH=1 starts over.
+# This file is the tutorial: copy any command, change the data, run it. A command whose output exists is skipped, so an
+# interrupted run resumes; FRESH=1 starts over.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 RUN=runs/quickstart
@@ -25,14 +25,14 @@ step $RUN/results/pretrain.json \
 unfinished $RUN/results/sft.json $RUN/sft
 step $RUN/results/sft.json \
     $LAUNCH recipes/sft.py --config recipes/configs/quickstart/sft.yaml
-# Draw answers to the prompts, the documented answer and that of a neighbouring question among them …
+# Sample answers to the prompts, and add the documented answer and that of a neighbouring question …
 step $RUN/data/completions.jsonl \
     python -m data_prep.sample_completions --model $RUN/sft --conversations $RUN/data/prompts_rankings.json \
     --num_return_sequences 3 --include_reference --include_others 1 --output $RUN/data/completions.jsonl
 # … and rank them (a stand-in for a human rater: agreement with the documentation).
 step $RUN/data/rankings.jsonl \
     python -m data_prep.rank_completions --completions $RUN/data/completions.jsonl --output $RUN/data/rankings.jsonl
-# The same for held-out wordings, and for names that no ranking is about: to measure the reward model on.
+# The same for held-out wordings and for held-out names, to measure the reward model on.
 step $RUN/data/completions_heldout.jsonl \
     python -m data_prep.sample_completions --model $RUN/sft --conversations $RUN/data/conversations_heldout.json \
     --limit 1600 --num_return_sequences 3 --seed 1 --output $RUN/data/completions_heldout.jsonl
@@ -56,8 +56,8 @@ step $RUN/results/ppo.json \
 # Base: bits per byte on documents that no training saw.
 step $RUN/results/perplexity_base.json \
     python -m eval.perplexity --model $RUN/base --documents $RUN/data/corpus_heldout.jsonl --results_dir $RUN/results
-# Assistant, before and after PPO: word-for-word right, in its own wordings, in others,
-# in those of a language model that had seen none of them, about names kept out.
+# Assistant, before and after PPO: exact match with the documentation, for questions in the wordings of the demonstrations,
+# in held-out wordings, in those of a language model that had seen neither, and about held-out names.
 step $RUN/results/answers_sft_own.json \
     python -m eval.answers --model $RUN/sft --conversations $RUN/data/conversations_heldout_own.json \
     --name sft_own --limit 400 --results_dir $RUN/results
@@ -72,7 +72,7 @@ for MODEL in sft ppo; do
         python -m eval.answers --model $RUN/$MODEL --conversations $RUN/data/conversations_heldout_names.json \
         --name ${MODEL}_heldout_names --limit 200 --results_dir $RUN/results
 done
-# Reward model: accuracy about the names that no ranking was about (that on held-out wordings: results/reward.json).
+# Reward model: accuracy on rankings about held-out names (that on held-out wordings is in results/reward.json).
 step $RUN/results/reward_accuracy_heldout_names.json \
     python -m eval.reward_accuracy --model $RUN/reward --rankings $RUN/data/rankings_heldout_names.jsonl \
     --name heldout_names --results_dir $RUN/results

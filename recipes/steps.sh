@@ -8,11 +8,11 @@ LAUNCH="accelerate launch --config_file accelerate_configs/single_process.yaml"
 step() {
     local output=$1 start=$SECONDS
     shift
-    if [ -e "$output" ]; then echo "· $output is there, going on"; return; fi
+    if [ -e "$output" ]; then echo "· $output is there: skipped"; return; fi
     printf '\n\033[1m$ %s\033[0m\n' "$*"
     "$@"
     printf '%s\t%s\n' "$(basename "$output")" "$((SECONDS - start))" >> "$RUN/results/times.tsv"
 }
 
-# unfinished RESULTS FOLDER: remove the folder that an interrupted stage left, so that the stage starts anew
+# unfinished RESULTS FOLDER: remove the folder that an interrupted stage left, so that the stage starts over
 unfinished() { [ -e "$1" ] || rm -rf "$2"; }

@@ -427,8 +427,8 @@ def test_a_killed_run_resumes_bit_for_bit_and_passes_over_half_written_checkpoin
     (halves[1] / "trainer_state.json").unlink()
     done = succeeded(again("ppo", **settings, output_dir=folder, resume_from_checkpoint="last"))
     for half in halves:
-        assert f"{half}: was cut short while it was written, and is passed over\n" in done.out
-    assert f"{newest}: was cut short" not in done.out
+        assert f"{half}: a run was killed while writing it; skipped\n" in done.out
+    assert f"{newest}: a run was killed" not in done.out
     rows = log_of(folder / "checkpoint-6")
     assert rows == log_of(whole / "checkpoint-6")
     # logging_first_step, then every second; evaluations at 3 and 6
@@ -648,7 +648,7 @@ def test_at_a_value_learning_rate_of_nothing_the_value_model_stays(run_settings,
 
 def test_with_muon_a_value_learning_rate_is_refused(run_settings, tiny_reward_dir, tmp_path):
     given = {**run_settings, "reward_model_path": tiny_reward_dir, "value_learning_rate": 0.0, "muon_lr": 0.01}
-    refused(again("ppo", **given, output_dir=tmp_path / "ppo"), "muon_lr and value_learning_rate: give one")
+    refused(again("ppo", **given, output_dir=tmp_path / "ppo"), "error: value_learning_rate: Muon would ignore it")
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
@@ -684,7 +684,7 @@ def test_held_out_prompts_that_are_trained_on_too_are_refused(run_settings, tmp_
     rows = [conversation(question, question, "another answer") for question in ("new", QUESTIONS[3], QUESTIONS[5])]
     write_json(tmp_path / "heldout.json", rows)
     given = {**run_settings, "heldout": tmp_path / "heldout.json", "output_dir": tmp_path / "ppo"}
-    message = f"{tmp_path / 'heldout.json'}: 2 of its prompts are trained on too; split by prompt"
+    message = f"{tmp_path / 'heldout.json'}: 2 of 3 held-out prompts are trained on too; split by prompt"
     refused(again("ppo", **given), message)
 
 

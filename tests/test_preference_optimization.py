@@ -414,7 +414,7 @@ def test_what_cannot_be_drawn_or_rewarded_is_one_clear_line(
     cases = [
         (
             {"reward_model_path": tiny_model_dir},
-            f"{tiny_model_dir}: no reward model; it is made by: recipes/reward.py",
+            f"{tiny_model_dir}: expected a reward model (recipes/reward.py), found GPT2LMHeadModel",
         ),
         ({"reward_model_path": tmp_path / "not"}, f"{tmp_path / 'not'}: no such file or folder"),
         ({}, "found 0 rewards (reward_model_path, reward_funcs)"),
@@ -439,5 +439,6 @@ def test_rankings_that_cannot_be_trained_on_are_one_clear_line(dpo_settings, tmp
     refused(again("dpo", **{**given, "max_length": 7}), "no pair fits in max_length 7")
     refused(again("dpo", **{**given, "max_length": 65}), "max_length is 65, but the model has 64 positions")
     refused(
-        again("dpo", **{**given, "heldout": given["rankings"]}), "11 of its prompts stand in the training rankings too"
+        again("dpo", **{**given, "heldout": given["rankings"]}),
+        "11 of 11 held-out prompts are trained on too; split by prompt",
     )

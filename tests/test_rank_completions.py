@@ -169,7 +169,7 @@ def test_by_a_reward_model(completions, long_is_good_dir, tiny_model_dir, tmp_pa
     assert rows[0]["scores"][0] == rows[0]["scores"][1] > rows[0]["scores"][2] > rows[0]["scores"][3]
     assert rows[0]["ranked_by"] == f"the reward model {long_is_good_dir}"
     output.unlink()
-    with pytest.raises(InputError, match="no reward model; it is made by: recipes/reward.py"):
+    with pytest.raises(InputError, match=r"expected a reward model \(recipes/reward.py\), found"):
         rank(monkeypatch, **options, reward_model=tiny_model_dir)
     write(completions, [*ROWS, {"id": "5", "prompt": "Q", "completions": ["a", "b" * 60]}])
     with pytest.raises(

@@ -7,7 +7,6 @@ from typing import NamedTuple
 from data_prep.common.errors import InputError
 from data_prep.common.files import existing
 from data_prep.common.text import counted, shorten
-from data_prep.readers.columns import parse_columns
 from data_prep.readers.conversation_formats import (
     EXPECTED,
     PLAIN_ROLES,
@@ -15,10 +14,8 @@ from data_prep.readers.conversation_formats import (
     UNKNOWN_FORMAT,
     to_conversation,
 )
-from data_prep.readers.conversation_formats import FIELDS as CONVERSATION_FIELDS
 from data_prep.readers.conversation_formats import REPAIRABLE as REPAIRABLE_CONVERSATIONS
-from data_prep.readers.kinds import classify
-from data_prep.readers.preference_formats import FIELDS as PREFERENCE_FIELDS
+from data_prep.readers.kinds import classify, kind_of_columns
 from data_prep.readers.preference_formats import REPAIRABLE as REPAIRABLE_PREFERENCES
 from data_prep.readers.preference_formats import preference_of
 from data_prep.readers.ranks import pairs
@@ -64,15 +61,6 @@ class Size(NamedTuple):
     learned: int = 0  # tokens that enter the loss
     masked: int = 0  # tokens that do not
     cut: int = 0  # tokens beyond the context
-
-
-def kind_of_columns(columns: str | None) -> tuple[str, dict[str, str] | None]:
-    """("conversations" or "preferences", {field: column}), by the fields that `columns` names; ("", None) without columns:
-    every row is then classified by itself. Raises InputError."""
-    named = parse_columns(columns, dict.fromkeys((*CONVERSATION_FIELDS, *PREFERENCE_FIELDS))) or {}
-    if named.keys() <= set(CONVERSATION_FIELDS):
-        return ("conversations" if named else ""), parse_columns(columns, CONVERSATION_FIELDS)
-    return "preferences", parse_columns(columns, PREFERENCE_FIELDS)
 
 
 def checked_rows(

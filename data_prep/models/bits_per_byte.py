@@ -7,7 +7,7 @@ import torch
 from data_prep.readers.documents import read_documents
 
 
-def heldout_batches(path: str, tokenizer, length: int, rows: int = 16, **options) -> list[dict]:
+def heldout_batches(paths: str | list[str], tokenizer, length: int, rows: int = 16, **options) -> list[dict]:
     """The documents in windows of up to `length` inputs; a document's first token is predicted from end-of-text.
 
     Returns batches of {"input_ids": (rows, longest window), "labels": the same shape, -100 where padded, "bytes":
@@ -15,7 +15,7 @@ def heldout_batches(path: str, tokenizer, length: int, rows: int = 16, **options
     `read_documents`.
     """
     windows = []
-    for text in read_documents(path, **options):
+    for text in read_documents(paths, **options):
         ids = tokenizer(text)["input_ids"]
         inputs = [tokenizer.bos_token_id, *ids]
         size = len(text.encode("utf-8"))

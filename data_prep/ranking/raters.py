@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 from data_prep.common.agreement import exact_match, sentence_chrf
 from data_prep.common.errors import InputError
-from data_prep.common.files import existing
 from data_prep.models.reward_functions import call_reward_function, load_function
 from data_prep.readers.ranks import ranks_of_scores
 
@@ -59,21 +58,13 @@ def by_function(name: str) -> Rater:
 def by_reward_model(path: str, rows: list[dict]) -> Rater:
     """The reward model in the folder `path`; `InputError` if it is none, or if an answer in `rows` is too long for it."""
     import torch  # slow to import: after the input has been checked
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-    from data_prep.models.loading import check_context
+    from data_prep.models.loading import check_context, load_reward_model
     from data_prep.models.scoring import encode_answers, score_answers
 
-    try:
-        config = AutoConfig.from_pretrained(existing(path, "recipes/reward.py"))
-        if config.num_labels != 1 or "ForSequenceClassification" not in " ".join(config.architectures or []):
-            raise InputError(f"{path}: no reward model; it is made by: recipes/reward.py")
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForSequenceClassification.from_pretrained(path, dtype="float32", use_safetensors=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be loaded: {str(error).splitlines()[0]}") from None
-    check_context(tokenizer, config, None)
-    positions = getattr(config, "max_position_embeddings", math.inf)
+    model, tokenizer = load_reward_model(path, dtype="float32")
+    check_context(tokenizer, model.config, None)
+    positions = getattr(model.config, "max_position_embeddings", math.inf)
     encoded = encode_answers(tokenizer, [row["prompt"] for row in rows], [row["completions"] for row in rows])
     for number, own in enumerate(encoded, start=1):
         longest = max(map(len, own), default=0)

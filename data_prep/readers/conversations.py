@@ -17,7 +17,7 @@ from data_prep.common.text import counted
 from data_prep.readers.columns import parse_columns
 from data_prep.readers.conversation_formats import FIELDS, PLAIN_ROLES, REPAIRABLE, TRAILING_HUMAN, to_conversation
 from data_prep.rows.bad_rows import BadRows
-from data_prep.rows.problems import REPAIRED_BY_READING
+from data_prep.rows.problems import REPAIRED_BY_READING, Row
 from data_prep.rows.read import data_files, identify, names_of, rows_of
 
 WRITTEN_AT_ONCE = 1000  # rows
@@ -40,16 +40,24 @@ def conversation_rows(
     """
     columns, roles = parse_columns(columns, FIELDS), tuple(roles)
     for row in rows_of(files):
-        messages: list[dict] = []
-        if row.value is not None or not row.problems:
-            messages, found = to_conversation(row.value, columns, roles)
-            row = row.with_found(found)
-        identifier, row = identify(row, (columns or {}).get("id", "id"))
-        problems = [problem for problem in row.problems if problem.kind != TRAILING_HUMAN]
-        trimmed = len(row.problems) - len(problems)
-        if bad_rows.accept(row._replace(problems=problems), (*REPAIRED_BY_READING, *REPAIRABLE)):
-            bad_rows.repaired[TRAILING_HUMAN] += trimmed
-            yield {"id": identifier, "source": row.path, "row": row.number, "messages": messages}
+        if conversation := accepted_conversation(row, bad_rows, columns, roles):
+            yield conversation
+
+
+def accepted_conversation(
+    row: Row, bad_rows: BadRows, columns: dict[str, str] | None, roles: tuple[str, ...]
+) -> dict | None:
+    """The conversation in a row, or None if `bad_rows` does not accept it."""
+    messages: list[dict] = []
+    if row.value is not None or not row.problems:
+        messages, found = to_conversation(row.value, columns, roles)
+        row = row.with_found(found)
+    identifier, row = identify(row, (columns or {}).get("id", "id"))
+    problems = [problem for problem in row.problems if problem.kind != TRAILING_HUMAN]
+    if not bad_rows.accept(row._replace(problems=problems), (*REPAIRED_BY_READING, *REPAIRABLE)):
+        return None
+    bad_rows.repaired[TRAILING_HUMAN] += len(row.problems) - len(problems)
+    return {"id": identifier, "source": row.path, "row": row.number, "messages": messages}
 
 
 def read_conversations(
@@ -97,20 +105,26 @@ def load_conversations(
     return dataset
 
 
+def message_type():
+    """The type of a message in a dataset on disk."""
+    import pyarrow
+
+    return pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())])
+
+
 def conversation_fields() -> list:
     """The columns of a dataset of conversations, for `pyarrow.schema`."""
     import pyarrow
 
-    message = pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())])
     text, integer = pyarrow.string(), pyarrow.int64()
-    return [("id", text), ("source", text), ("row", integer), ("messages", pyarrow.list_(message))]
+    return [("id", text), ("source", text), ("row", integer), ("messages", pyarrow.list_(message_type()))]
 
 
-def close_and_report(bad_rows: BadRows, files: list[str]) -> None:
+def close_and_report(bad_rows: BadRows, files: list[str], noun: str = "conversation") -> None:
     """Close `bad_rows` and print its counts. Raises InputError for bad rows, and if no row is left."""
     bad_rows.close()
     names = names_of(files)
-    line = f"{names}: {counted(bad_rows.rows_out, 'conversation')}"
+    line = f"{names}: {counted(bad_rows.rows_out, noun)}"
     repaired = Counter(bad_rows.repaired)
     if trimmed := repaired.pop(TRAILING_HUMAN, 0):
         line += f", {counted(trimmed, 'trailing human turn')} trimmed"
@@ -120,4 +134,4 @@ def close_and_report(bad_rows: BadRows, files: list[str]) -> None:
         line += f"; {bad_rows.counts_line()}"
     print(line)
     if not bad_rows.rows_out:
-        raise bad_rows.nothing_left(names, "conversation")
+        raise bad_rows.nothing_left(names, noun)

@@ -1,17 +1,88 @@
-"""The one reader of prompts, with the answer that each conversation gives to its own."""
+"""The one reader of prompts, each with a reference answer: of conversations, and of preferences in all their formats."""
 
 import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
+from tqdm.auto import tqdm
+
+from data_prep.common.arrow_dataset import write_dataset
+from data_prep.common.batches import batched
 from data_prep.common.errors import InputError
-from data_prep.readers.conversations import close_and_report, conversation_rows
+from data_prep.readers.conversation_formats import PLAIN_ROLES
+from data_prep.readers.conversations import WRITTEN_AT_ONCE, accepted_conversation, close_and_report, message_type
+from data_prep.readers.kinds import classify, kind_of_columns
+from data_prep.readers.preference_formats import REPAIRABLE, preference_of
+from data_prep.readers.preferences import prompt_key
 from data_prep.rows.bad_rows import BadRows
-from data_prep.rows.read import data_files
+from data_prep.rows.problems import REPAIRED_BY_READING, Row
+from data_prep.rows.read import data_files, identify, rows_of
+
+REPEATED = "preferences on a prompt that was read before"
 
 
 def split_last_answer(messages: list[dict]) -> tuple[list[dict], str]:
     """(the conversation up to the last assistant turn, that turn's text): the prompt and its reference answer."""
     last = max(index for index, message in enumerate(messages) if message["role"] == "assistant")
     return messages[:last], messages[last]["content"]
+
+
+def prompt_rows(
+    files: Iterable[str],
+    bad_rows: BadRows,
+    columns: dict[str, str] | str | None = None,
+    left_out: Counter | None = None,
+) -> Iterator[dict]:
+    """Rows {"id", "prompt": messages, "reference": str} of `files` (see `data_files`); bad ones go to `bad_rows`.
+
+    The prompt of a conversation is everything before its last answer, and the reference is that answer. The reference
+    of a preference is its best completion; of one prompt's preferences the first is used and the others are counted in
+    `left_out`. A prompt that has only answers labelled bad comes last, with an empty reference.
+    """
+    left_out = Counter() if left_out is None else left_out
+    named_kind, columns = kind_of_columns(columns)
+    read: set[str] = set()
+    without_good_answer: dict[str, dict] = {}
+    for row in rows_of(files):
+        if (named_kind or classify(row.value)) != "preferences":
+            if conversation := accepted_conversation(row, bad_rows, columns, PLAIN_ROLES):
+                prompt, reference = split_last_answer(conversation["messages"])
+                yield {"id": conversation["id"], "prompt": prompt, "reference": reference}
+            continue
+        accepted = _accepted_preference(row, bad_rows, columns)
+        if accepted is None:
+            continue
+        key = prompt_key(accepted["prompt"])
+        if key in read:
+            left_out[REPEATED] += 1
+        elif accepted["reference"] is None:
+            left_out[REPEATED] += key in without_good_answer
+            without_good_answer.setdefault(key, {**accepted, "reference": ""})
+        else:
+            read.add(key)
+            left_out[REPEATED] += without_good_answer.pop(key, None) is not None
+            yield accepted
+    yield from without_good_answer.values()
+
+
+def _accepted_preference(row: Row, bad_rows: BadRows, columns: dict[str, str] | None) -> dict | None:
+    """The prompt in a row and its best completion (None if that is labelled bad); None if `bad_rows` does not accept it."""
+    preference, problems = preference_of(row.value, columns)
+    identifier, row = identify(row.with_found(problems), (columns or {}).get("id", "id"))
+    if not bad_rows.accept(row, (*REPAIRED_BY_READING, *REPAIRABLE)):
+        return None
+    if "label" in preference:
+        reference = preference["completions"][0] if preference["label"] else None
+    else:
+        reference = preference["completions"][preference["ranks"].index(min(preference["ranks"]))]
+    return {"id": identifier, "prompt": preference["prompt"], "reference": reference}
+
+
+def _report(bad_rows: BadRows, files: list[str], left_out: Counter) -> None:
+    close_and_report(bad_rows, files)
+    for reason, count in (+left_out).items():
+        print(f"left out: {count:,} {reason}")
 
 
 def read_questions(
@@ -22,20 +93,39 @@ def read_questions(
     quarantine=None,
     columns: dict[str, str] | str | None = None,
 ) -> list[dict]:
-    """Rows {"id", "prompt": messages, "reference": str} of conversations; `limit` of them sampled by `seed`.
+    """Rows {"id", "prompt": messages, "reference": str} of `prompt_rows`; `limit` of them sampled by `seed`.
 
-    The prompt is everything before the last answer, the reference is that answer. Prints how many conversations were
-    read, repaired and quarantined. `on_bad`, `quarantine`, `columns` and the errors are those of `read_conversations`.
+    Prints how many rows were read, repaired and quarantined. `on_bad`, `quarantine`, `columns` and the errors are those
+    of `read_conversations`.
     """
-    bad_rows, files = BadRows(on_bad, quarantine), data_files(paths)
-    rows = list(conversation_rows(files, bad_rows, columns))
-    close_and_report(bad_rows, files)
+    bad_rows, files, left_out = BadRows(on_bad, quarantine), data_files(paths), Counter()
+    rows = list(prompt_rows(files, bad_rows, columns, left_out))
+    _report(bad_rows, files, left_out)
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit}: expected at least 1")
-    if limit and limit < len(rows):
-        rows = random.Random(seed).sample(rows, limit)
-    split = [split_last_answer(row["messages"]) for row in rows]
-    return [
-        {"id": row["id"], "prompt": prompt, "reference": answer}
-        for row, (prompt, answer) in zip(rows, split, strict=True)
-    ]
+    return random.Random(seed).sample(rows, limit) if limit and limit < len(rows) else rows
+
+
+def load_prompts(
+    paths: str | Path | Iterable[str | Path],
+    on_bad: str = "error",
+    quarantine: str | Path | None = None,
+    columns: dict[str, str] | str | None = None,
+):
+    """The prompts as a `datasets.Dataset` with the columns prompt and reference (see `prompt_rows`); prints the counts.
+
+    They are in a file on disk (see `write_dataset`), so the memory used does not grow with their number. Takes the
+    arguments of `read_conversations`, and raises the same errors.
+    """
+    import pyarrow  # slow to import, and not needed by the readers
+
+    bad_rows, files, left_out = BadRows(on_bad, quarantine), data_files(paths), Counter()
+    schema = pyarrow.schema([("prompt", pyarrow.list_(message_type())), ("reference", pyarrow.string())])
+    rows = tqdm(prompt_rows(files, bad_rows, columns, left_out), desc="reading", unit=" prompts", mininterval=1)
+    batches = (
+        pyarrow.RecordBatch.from_pylist([{key: row[key] for key in schema.names} for row in batch], schema)
+        for batch in batched(rows, WRITTEN_AT_ONCE)
+    )
+    dataset = write_dataset(schema, batches)
+    _report(bad_rows, files, left_out)
+    return dataset

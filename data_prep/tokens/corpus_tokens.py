@@ -82,6 +82,11 @@ def encode(texts: Iterable[str], tokenizer: CorpusTokenizer) -> Iterator[tuple[n
             yield from encoded
 
 
+def encoded_documents(paths: str | Path | Iterable[str | Path], tokenizer: str | Path) -> list[np.ndarray]:
+    """The ids of each document in files, by the tokenizer in a folder, as they are in shards: end of text included."""
+    return [ids for ids, _ in encode(read_documents(paths), load_tokenizer(tokenizer))]
+
+
 def enough(tokens: int, documents: int, total_tokens: int, shuffle_buffer: int) -> bool:
     """Whether the documents that have left a shuffle buffer hold `total_tokens`: no mixture needs more of a source."""
     return documents > shuffle_buffer and tokens * (documents - shuffle_buffer) >= total_tokens * documents

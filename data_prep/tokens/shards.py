@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,16 @@ class TokenShards:
         if len(parts) == 1:
             return parts[0]
         return np.concatenate(parts) if parts else np.empty(0, self.index["dtype"])
+
+    def documents_of_length(self, lengths: set[int]) -> Iterator[bytes]:
+        """The ids, as bytes, of the documents with a number of tokens in `lengths` (their end of text counts).
+
+        So a given document is found among many, most of which are not read.
+        """
+        for shard, start in zip(self.index["shards"], self._document_starts, strict=False):
+            ends = read_ends((self.folder / shard["file"]).with_suffix(".idx"))[:, 0].astype(np.int64)
+            for inside in np.flatnonzero(np.isin(np.diff(ends, prepend=0), list(lengths))):
+                yield self.document(int(start + inside))[0].tobytes()
 
     def document(self, number: int) -> tuple[np.ndarray, int]:
         """The ids of document `number` (from 0) with its end of text, and the size of its text in bytes."""

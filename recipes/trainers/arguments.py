@@ -1,47 +1,104 @@
 """Arguments of a recipe: from its YAML and the command line, strict, and with the defaults this machine allows."""
 
+import dataclasses
+import importlib.util
 import os
 import sys
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 import huggingface_hub
 import psutil
 import torch
 import yaml
-from trl import TrlParser
+from peft import PeftConfig
+from transformers import TrainingArguments
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import is_flash_attn_2_available
+from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import existing
 from data_prep.common.machine import bf16_is_fast
 from data_prep.common.parallel import cores
 
+# Fields that a library's class has and that nothing would read, in every recipe: {field: what to do instead}.
+REFUSED = {
+    **dict.fromkeys(
+        ("do_train", "do_eval", "do_predict"), "a recipe always trains, and evaluates if heldout is given"
+    ),
+    "trust_remote_code": "a recipe never runs code that comes with a model",
+    "model_init_kwargs": "see dtype, attn_implementation, model_revision and load_in_4bit",
+    "use_transformers_paged": "see use_transformers_continuous_batching",
+}
+# Muon comes with an AdamW of its own, and trains PPO's policy and value model alike.
+MUON_REFUSED = (
+    "optim",
+    "optim_args",
+    "optim_target_modules",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "value_learning_rate",
+)
+WITHOUT_LORA = [name for name in ModelConfig.__dataclass_fields__ if name.startswith("lora_")] + [
+    "use_rslora",
+    "use_dora",
+]
+WITHOUT_4BIT = ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage")
 
-def parse_arguments(*dataclass_types) -> tuple:
+
+class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """--help with the docstring as it stands, commands and all, and the default of every option."""
+
+
+def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> tuple:
     """Instances of `dataclass_types` from `--config x.yaml` and the command line, which wins.
 
     `bf16` and `use_cpu` default to what the machine has, so that one YAML serves a laptop and a GPU; either can be
-    set. Raises InputError for a missing file, an unknown key (a typo would otherwise vanish), and a value that the
-    arguments' own checks refuse.
+    set. Without any argument the recipe's own docstring is shown.
+
+    Args:
+        refused: fields that this recipe does not read, {field: what to do instead}; `REFUSED` is added.
+
+    Raises InputError for a missing file, an unknown key (a typo would otherwise vanish), a field that would be ignored,
+    and a value that the arguments' own checks refuse. Exits with 2 without arguments.
     """
     # TRL reports every trainer to the Hub unless told not to. The libraries are imported by now, so that an environment
     # variable would come too late for this process.
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
-    parser = TrlParser(dataclass_types)
+    if len(sys.argv) == 1:
+        print(sys.modules["__main__"].__doc__, file=sys.stderr)
+        print("next: one of the commands above, or --help for every option", file=sys.stderr)
+        sys.exit(2)
+    parser = TrlParser(
+        dataclass_types,
+        usage="%(prog)s --config FILE.yaml [--option value ...]",
+        description=sys.modules["__main__"].__doc__,
+        formatter_class=HelpFormatter,
+    )
+    _own_options_first(parser, len(dataclass_types[0].__dataclass_fields__))
     # A run shorter than logging_steps would have no loss to show.
     parser.set_defaults(bf16=bf16_is_fast(), use_cpu=not torch.accelerator.is_available(), logging_first_step=True)
+    config = {}
     if "--config" in sys.argv[:-1]:
         path = existing(sys.argv[sys.argv.index("--config") + 1])
         known = {field for kind in dataclass_types for field in kind.__dataclass_fields__} | {"env"}
         try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+            config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except yaml.YAMLError as error:
             raise InputError(f"{path}: not YAML ({error})") from None
-        if unknown := set(config or {}) - known:
+        if unknown := set(config) - known:
             raise InputError(f"{path}: unknown key {', '.join(sorted(unknown))}; see --help for the keys")
+    given = set(config) | {word[2:].split("=")[0] for word in sys.argv[1:] if word.startswith("--")}
+    for name, instead in {**REFUSED, **(refused or {})}.items():
+        if name in given:
+            raise InputError(f"{name}: this recipe would ignore it: {instead}")
     try:
         parsed = parser.parse_args_and_config()
     except (ValueError, TypeError) as error:
         raise InputError(f"{' '.join(sys.argv[1:])}: {error}") from None
+    _check_together(parsed, given)
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
     if launched and int(os.environ.get("WORLD_SIZE", 1)) == 1:
         # `accelerate launch` leaves one core to a process that has the machine to itself; PyTorch alone takes them all.
@@ -49,16 +106,92 @@ def parse_arguments(*dataclass_types) -> tuple:
     return parsed
 
 
+def _own_options_first(parser: ArgumentParser, number: int) -> None:
+    """Let --help begin with the recipe's own `number` options, in a group of their own; the libraries' come after."""
+    listed = [action for action in parser._actions if action.option_strings and action.dest not in ("help", "config")]
+    names = list(dict.fromkeys(action.dest.removeprefix("no_") for action in listed))[:number]
+    own = parser.add_argument_group("options of this recipe")
+    for action in listed:
+        if action.dest in names:
+            own._group_actions.append(action)
+            parser._optionals._group_actions.remove(action)
+    parser._optionals.title = "options of transformers, trl and peft"
+    parser._action_groups = [own, *(group for group in parser._action_groups if group is not own)]
+
+
+def _check_together(parsed: tuple, given: set[str]) -> None:
+    """Raise InputError for fields that are idle beside the others that were given."""
+    script, args = parsed[:2]
+    if args.local_rank not in (-1, int(os.environ.get("LOCAL_RANK", -1))):  # older launchers give it both ways
+        raise InputError("local_rank: this recipe would ignore it: launch with accelerate or torchrun, which set it")
+    model_args = next((each for each in parsed if isinstance(each, ModelConfig)), None)
+    lora = bool(model_args and model_args.use_peft)
+    if getattr(script, "muon_lr", None) and not lora and (idle := [name for name in MUON_REFUSED if name in given]):
+        raise InputError(f"{idle[0]}: Muon would ignore it; leave it out, or set muon_lr to null")
+    if model_args is None:
+        return
+    if not lora and (idle := [name for name in WITHOUT_LORA if name in given]):
+        raise InputError(f"{idle[0]}: it needs use_peft")
+    if not model_args.load_in_4bit and (idle := [name for name in WITHOUT_4BIT if name in given]):
+        raise InputError(f"{idle[0]}: it needs load_in_4bit")
+    if model_args.load_in_4bit or model_args.load_in_8bit:
+        if not lora:
+            raise InputError("load_in_4bit and load_in_8bit train nothing but LoRA adapters: add use_peft")
+        if model_args.dtype == "auto":
+            raise InputError("dtype: found auto with quantized weights; expected bfloat16 or float32 to compute in")
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise InputError("load_in_4bit and load_in_8bit need bitsandbytes: pip install -e '.[quantization]'")
+
+
+def model_kwargs(model_args: ModelConfig, quantized: bool = True) -> dict:
+    """What every model of a run is loaded with by `from_pretrained`: safetensors only, in `dtype`, perhaps quantized.
+
+    The revision is not among it: it belongs to one checkpoint. With `quantized=False` a model that is not trained stays
+    in `dtype`. Raises InputError for an attention that is not there.
+    """
+    attention = model_args.attn_implementation
+    if attention is not None and "/" not in attention:  # with a slash it names a kernel of the Hub
+        known = sorted({"eager", *ALL_ATTENTION_FUNCTIONS.keys()})
+        if attention not in known:
+            raise InputError(f"attn_implementation: found {attention!r}; expected one of {', '.join(known)}")
+        if attention == "flash_attention_2" and not is_flash_attn_2_available():
+            raise InputError(
+                "attn_implementation: flash_attention_2 is not installed; take sdpa, or install flash-attn"
+            )
+    load = {"dtype": model_args.dtype or "float32", "attn_implementation": attention, "use_safetensors": True}
+    if quantized and (quantization := get_quantization_config(model_args)):
+        quantization.llm_int8_skip_modules = ["lm_head", "score"]  # heads are trained, or read for the loss, in full
+        load["quantization_config"] = quantization
+        # On a processor with AVX-512 BF16 bitsandbytes 0.50 packs the weights again for the first evaluation, for kernels
+        # that know no gradients: training on after it fails.
+        importlib.import_module("bitsandbytes.nn.modules").has_avx512bf16 = lambda: False
+    return load
+
+
+def score_peft_config(model_args: ModelConfig) -> PeftConfig | None:
+    """The LoRA of a sequence classifier; None without LoRA.
+
+    Without these two settings the score head stays at its random values, and is not saved.
+    """
+    modules = sorted({*(model_args.lora_modules_to_save or []), "score"})
+    return get_peft_config(dataclasses.replace(model_args, lora_task_type="SEQ_CLS", lora_modules_to_save=modules))
+
+
+def resume_checkpoint(args: TrainingArguments) -> str | bool | None:
+    """The checkpoint to resume from; `--resume_from_checkpoint last` is the newest whole one in `output_dir`, or none."""
+    return last_checkpoint(args.output_dir) if args.resume_from_checkpoint == "last" else args.resume_from_checkpoint
+
+
 def last_checkpoint(output_dir: str) -> str | None:
     """The newest whole checkpoint in `output_dir`, or None.
 
-    The Trainer does not write checkpoints atomically: one without `trainer_state.json`, the last file written, was cut
-    short by a kill, and is passed over.
+    The Trainer does not write checkpoints atomically: one without `trainer_state.json`, the last file written, was
+    interrupted by a kill, and is skipped.
     """
     folders = [each for each in sorted(Path(output_dir).glob("checkpoint-*")) if each.name[11:].isdigit()]
     whole = [folder for folder in folders if (folder / "trainer_state.json").exists()]
     for folder in {*folders, *Path(output_dir).glob("partial-checkpoint-*")} - set(whole):
-        print(f"{folder}: was cut short while it was written, and is passed over")
+        print(f"{folder}: a run was killed while writing it; skipped")
     return str(max(whole, key=lambda folder: int(folder.name.split("-")[-1]))) if whole else None
 
 

@@ -7,8 +7,8 @@ from torch.utils.data import Dataset
 class Blocks(Dataset):
     """Consecutive blocks of `length` ids; the last ids that do not fill a block are left out.
 
-    Given the id of `end_of_text`, positions start anew at each: transformers then keeps a document from attending to
-    those before it. The end of text opens a document, which its first token is predicted from, as in heldout.py.
+    Given the id of `end_of_text`, positions start again at each: transformers then keeps a document from attending to
+    those before it. The end of text opens a document, which its first token is predicted from, as in data_prep/models/bits_per_byte.py.
     """
 
     def __init__(self, ids, length: int, end_of_text: int | None = None) -> None:

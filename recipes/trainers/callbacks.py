@@ -1,4 +1,4 @@
-"""What the libraries' trainers do not show: bits per byte, tokens per second, samples along the way, a curve as PNG."""
+"""What the libraries' trainers lack: bits per byte, tokens per second and samples along the way, a limit on wall time."""
 
 import json
 import time
@@ -88,10 +88,11 @@ class PretrainingMonitor(TrainerCallback):
 
 @torch.no_grad()
 def continue_text(model, tokenizer, prompt: str, max_new_tokens: int = 48) -> str:
-    """What `model` writes after `prompt`, drawn at temperature 0.8 with a fixed seed of its own."""
+    """A continuation of `prompt`, sampled at temperature 0.8 with a fixed seed of its own."""
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    room = model.config.max_position_embeddings - inputs["input_ids"].shape[1]
     settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=min(max_new_tokens, room),
         use_cache=True,  # the config of a model in training says no
         do_sample=True,
         temperature=0.8,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from datasets import Dataset
+from peft.utils.other import ModulesToSaveWrapper
 from torch.nn.functional import logsigmoid
 from torch.nn.utils.rnn import pad_sequence
 from trl import RewardTrainer
@@ -99,14 +100,20 @@ class RankingRewardTrainer(RewardTrainer):
             rows = kwargs["train_dataset"]
             scored = len(rows) - rows["scores"][:].count(None) if "scores" in rows.column_names else 0
             if margin_scale <= 0 or not scored:
-                raise InputError(f"margin_scale {margin_scale}: found {scored:,} rankings with scores; expected some, "
-                                 "and a number above 0")  # fmt: skip
+                raise InputError(
+                    f"margin_scale {margin_scale}: found {scored:,} rankings with scores; expected some, and a number above 0"
+                )
             print(
                 f"margins from the scores of {scored:,} of {len(rows):,} rankings, times {margin_scale}; none elsewhere"
             )
         collator = RankingCollator(kwargs["processing_class"].pad_token_id, margin_scale, shared_prompt)
         self.shared_prompt = shared_prompt  # read while the datasets are prepared
         super().__init__(*args, data_collator=collator, **kwargs)
+        for module in self.model.modules():
+            # Beside quantized weights TRL casts all that is trained to bf16, the score head too: without autocast its
+            # input does not fit it, and with it small steps would be rounded away.
+            if isinstance(module, ModulesToSaveWrapper):
+                module.modules_to_save.to(next(module.original_module.parameters()).dtype)
         attention = self.model.config._attn_implementation
         if shared_prompt and attention not in ("sdpa", "eager"):
             raise InputError(f"shared_prompt needs attn_implementation sdpa or eager; found {attention}")
@@ -134,8 +141,10 @@ class RankingRewardTrainer(RewardTrainer):
             return tokenized
         short = [length <= args.max_length for length in tokenized["longest"]]
         if left_out := len(short) - sum(short):
-            print(f"{dataset_name}: {left_out:,} of {len(short):,} rankings hold an answer beyond {args.max_length} tokens "
-                  "(max_length) and are left out")  # fmt: skip
+            print(
+                f"{dataset_name}: {left_out:,} of {len(short):,} rankings hold an answer beyond {args.max_length} tokens "
+                "(max_length) and are left out"
+            )
         if not any(short):
             raise InputError(f"no ranking fits in max_length {args.max_length}: raise it")
         return tokenized.select([index for index, fits in enumerate(short) if fits])

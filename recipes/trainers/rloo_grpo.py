@@ -1,10 +1,10 @@
-"""The right position for every token where TRL 1.12's RLOOTrainer and GRPOTrainer leave it to chance.
+"""What TRL 1.12's RLOOTrainer and GRPOTrainer lack: positions that do not depend on padding, rewards from the sampled ids.
 
-Both pad prompts on the left and answers on the right, draw answers with the right positions (`generate` derives them),
+Both pad prompts on the left and answers on the right, sample answers with the right positions (`generate` derives them),
 and compute the log-probabilities that they train on without any. A model with learned positions, such as GPT-2, then
-sees the shorter prompts of a batch shifted, and is trained on probabilities that no answer was drawn with: for one and
-the same answer of a small random model they were 0.18 nats off in a token. Rotary positions are relative and do not mind.
-DPOTrainer pads on the right and needs nothing.
+sees the shorter prompts of a batch shifted, and is trained on probabilities that no answer was sampled with: for one and
+the same answer of a small random model they were 0.18 nats off in a token. Rotary positions are relative, and not
+affected. DPOTrainer pads on the right and needs nothing.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from data_prep.models.scoring import score_answers
 from data_prep.tokens.chat_encoder import encode_prompts
+from recipes.trainers.curves import logged
 
 
 def count_positions_from_first_token(model: PreTrainedModel) -> None:
@@ -34,11 +35,11 @@ def count_positions_from_first_token(model: PreTrainedModel) -> None:
 
 
 def reward_at_last_token(reward_model: PreTrainedModel, tokenizer, bf16: bool) -> Callable:
-    """A reward function of TRL's form that reads `reward_model` at the last token of the ids that were drawn.
+    """A reward function of TRL's form that reads `reward_model` at the last token of the sampled ids.
 
-    That is the end of turn, as in the reward model's training, or where an answer was cut its last token, as in
+    That is the end of turn, as in the reward model's training, or the last token of a truncated answer, as in
     recipes/trainers/ppo/trainer.py. TRL's own call with a model takes the text instead: without special tokens, encoded
-    again (an answer of broken characters grows, perhaps beyond the context), and with an end of turn put behind a cut
+    again (an answer of broken characters grows, perhaps beyond the context), and with an end of turn after a truncated
     answer, whose score is then that of a whole one. Padding is on the right in both; `bf16` is the trainer's precision.
     """
     device = reward_model.device
@@ -65,3 +66,37 @@ def reward_of_text(reward_model: PreTrainedModel, tokenizer) -> Callable:
         return score_answers(reward_model, tokenizer, prompts, answers)
 
     return reward_model_score
+
+
+def missing_eos(tokenizer) -> Callable:
+    """A reward function of TRL's form: -1 for an answer that was truncated at max_completion_length, else 0."""
+
+    def missing_eos(completion_ids: list[list[int]], **columns) -> list[float]:
+        return [-float(ids[-1] != tokenizer.eos_token_id) for ids in completion_ids]
+
+    return missing_eos
+
+
+def training_curves(log_history: list[dict], missing_eos_penalty: float) -> dict[str, list[tuple[int, float]]]:
+    """The curves of recipes/ppo.py from TRL's log: score without the penalty, KL and entropy per answer, length, EOS rate.
+
+    TRL logs means over tokens; times the mean length they are per answer.
+    """
+    truncated = dict(logged(log_history, "completions/clipped_ratio"))
+    length = dict(logged(log_history, "completions/mean_length"))
+    reward = logged(log_history, "reward")
+    return {
+        "score": [(step, value + missing_eos_penalty * truncated[step]) for step, value in reward],
+        "kl": [(step, value * length[step]) for step, value in logged(log_history, "kl")],
+        "length": list(length.items()),
+        "eos_rate": [(step, 1 - value) for step, value in truncated.items()],
+        "entropy": [(step, value * length[step]) for step, value in logged(log_history, "entropy")],
+    }
+
+
+def heldout_figures(metrics: dict[str, float], missing_eos_penalty: float) -> dict[str, float]:
+    """The same of an evaluation: {"eval_score", "eval_length", "eval_eos_rate", and "eval_kl" if TRL computes it}."""
+    truncated, length = metrics["eval_completions/clipped_ratio"], metrics["eval_completions/mean_length"]
+    figures = {"eval_score": metrics["eval_reward"] + missing_eos_penalty * truncated}
+    figures |= {"eval_length": length, "eval_eos_rate": 1 - truncated}
+    return figures | ({"eval_kl": metrics["eval_kl"] * length} if "eval_kl" in metrics else {})

@@ -5,12 +5,14 @@ import json
 import multiprocessing
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+import huggingface_hub
 import torch
 from safetensors.torch import load_file
 from transformers import (
@@ -52,12 +54,14 @@ def command(recipe: str, **settings) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def run_as_script(line: list[str], log: str) -> None:
+def run_as_script(line: list[str], log: str, environment: dict[str, str]) -> None:
     """What `python` does with the words of a command, in a process that has imported the libraries."""
     for descriptor, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{log}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.environ.clear()
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(environment)
+    # Read from the environment when the library was imported.
+    huggingface_hub.constants.HF_HUB_CACHE = environment.get("HF_HUB_CACHE", huggingface_hub.constants.HF_HUB_CACHE)
     os.chdir(ROOT)
     torch.set_num_threads(1)
     sys.argv, sys.path[:0] = line, [str(ROOT / "recipes")]
@@ -76,7 +80,7 @@ def again(recipe: str, **settings) -> Done:
     """Run a recipe in a process of its own, without the imports."""
     with tempfile.TemporaryDirectory() as folder:
         log = f"{folder}/log"
-        process = processes().Process(target=run_as_script, args=(words(recipe, settings), log))
+        process = processes().Process(target=run_as_script, args=(words(recipe, settings), log, {**ENVIRONMENT}))
         process.start()
         process.join(120)
         if process.is_alive():
@@ -122,6 +126,16 @@ def conversation(key: str, *texts: str, system: str | None = None) -> dict:
 
 def ranking(question: str, ranks: dict[str, int]) -> dict:
     return {"prompt": question, "completions": list(ranks), "ranks": list(ranks.values())}
+
+
+def in_hub_cache(cache: Path, name: str, revisions: dict[str, Path]) -> None:
+    """Put folders into the cache of the Hub as revisions of the model `name`, as after a download."""
+    folder = cache / f"models--{name.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    for number, (revision, model) in enumerate(revisions.items()):
+        commit = f"{number:040x}"
+        shutil.copytree(model, folder / "snapshots" / commit)
+        (folder / "refs" / revision).write_text(commit)
 
 
 def is_png(path: Path) -> bool:

@@ -57,9 +57,11 @@ class PPOConfig(TRLPPOConfig):
     Raises InputError for an argument that would be ignored (`REFUSED`) and for values that contradict each other.
     """
 
-    sft_model_path: str = field(default="", metadata={"help": "checkpoint of recipes/sft.py: policy and reference"})
+    sft_model_path: str = field(
+        default="", metadata={"help": "Folder or Hub id of an assistant: policy and reference."}
+    )
     reward_model_path: str | None = field(
-        default=None, metadata={"help": "checkpoint of recipes/reward.py; default: no reward model, see reward_funcs"}
+        default=None, metadata={"help": "Folder or Hub id of a reward model; default: none, see reward_funcs."}
     )
     reward_weights: list[float] | None = field(
         default=None,
