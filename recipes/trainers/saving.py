@@ -28,9 +28,10 @@ def merge_and_save(trainer: Trainer, tokenizer, merge: bool = True) -> PreTraine
 def merge_adapter(model: PeftModel) -> PreTrainedModel:
     """The base model with the adapter in its weights; quantized weights (QLoRA) become floating-point ones again.
 
-    An adapter merged into 4-bit weights is rounded with them: logits of a small random model were 0.63 off, and 0.065
-    when it was merged into the weights as they were before quantization. It was trained beside the quantized weights,
-    so that it belongs to those, dequantized: 0.002.
+    The adapter was trained beside the quantized weights, so it belongs to those, dequantized. Logits of a small random
+    model (standard deviation 0.23) differed from those that were trained by 1e-6; by 0.10 when its 4-bit adapter was
+    merged into the weights as they were before quantization, and by 0.25 when the sum was rounded to 4 bits again.
+    In 8 bits products are rounded too: 0.010, 0.014 and 0.026.
     """
     base = model.get_base_model()
     if getattr(base, "quantization_method", None) is None:
