@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -373,19 +374,19 @@ else:
     ("how", "code"), [("by itself", 0), ("refused", 1), ("terminated", 143), ("a child", 0), ("forked", 0)]
 )
 def test_a_process_leaves_nothing_in_the_temporary_folder(tmp_path, how, code):
-    path, temporary = write(tmp_path, [{"conversations": [human(), gpt()]}] * 4), tmp_path / "temporary"
-    temporary.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, "-c", ENDING, path, how],
-        cwd=Path(__file__).parents[1], env={**os.environ, "TMPDIR": str(temporary)}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout.readline() == "chat.json: 4 conversations\n"
-    folder, *files = process.stdout.readline().split()
-    assert Path(folder).parent == temporary and files == ["cache", "cache", "data.arrow"]
-    if how == "terminated":
-        process.terminate()
-    process.communicate()
-    assert process.returncode == code and not list(temporary.rglob("*"))
+    path = write(tmp_path, [{"conversations": [human(), gpt()]}] * 4)
+    with tempfile.TemporaryDirectory() as temporary:  # a short name: multiprocessing puts sockets there
+        process = subprocess.Popen(
+            [sys.executable, "-c", ENDING, path, how],
+            cwd=Path(__file__).parents[1], env={**os.environ, "TMPDIR": temporary}, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout.readline() == "chat.json: 4 conversations\n"
+        folder, *files = process.stdout.readline().split()
+        assert Path(folder).parent == Path(temporary) and files == ["cache", "cache", "data.arrow"]
+        if how == "terminated":
+            process.terminate()
+        process.communicate()
+        assert process.returncode == code and not list(Path(temporary).rglob("*"))
 
 
 @needs_data

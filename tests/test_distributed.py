@@ -33,7 +33,7 @@ def test_pretraining_on_two_processes_by_torchrun(tiny_tokenizer, tmp_path):
     (tmp_path / "heldout.txt").write_text("abcdefgh" * 8)
     files = {"tokenizer": tiny_tokenizer.name_or_path, "tokens": tmp_path, "heldout": tmp_path / "heldout.txt"}
     shape = {"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": POSITIONS}
-    steps = {"num_train_epochs": 1, "per_device_train_batch_size": 2, "prompts": ["ab", "c"]}
+    steps = {"num_train_epochs": 1, "per_device_train_batch_size": 2, "sample_prompts": ["ab", "c"]}
     done = run(torchrun(), "pretrain", **COMMON, **files, **shape, **steps, output_dir=tmp_path / "base")
     found = results(tmp_path / "base", "pretrain")
     # 8 blocks two at a time are 4 steps; two processes take four at a time.

@@ -20,6 +20,7 @@ from helpers.models import save, tiny_config
 from helpers.ppo import QUESTIONS
 from helpers.processes import accelerate_launch, run, torchrun
 from helpers.recipes import (
+    ENVIRONMENT,
     EXACT,
     LORA,
     Done,
@@ -398,7 +399,7 @@ def killed(settings: dict, folder: Path, checkpoint: int) -> None:
     """Start a run and end it by SIGKILL as soon as there is that checkpoint."""
     with tempfile.TemporaryDirectory() as logs:
         line = words("ppo", {**settings, "output_dir": folder})
-        process = processes().Process(target=run_as_script, args=(line, f"{logs}/log"))
+        process = processes().Process(target=run_as_script, args=(line, f"{logs}/log", {**ENVIRONMENT}))
         process.start()
         while not (folder / f"checkpoint-{checkpoint}").exists():
             assert process.is_alive(), Path(f"{logs}/log.err").read_text()[-3000:]

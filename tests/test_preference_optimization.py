@@ -427,7 +427,10 @@ def test_what_cannot_be_drawn_or_rewarded_is_one_clear_line(
             {"reward_funcs": f"{functions}:nothing", "max_completion_length": 61},
             "max_length is 65, but the model has 64",
         ),
-        ({"per_device_train_batch_size": 260}, "64 prompts do not fill one batch of 65 × 4 answers"),
+        (
+            {"reward_funcs": f"{functions}:nothing", "per_device_train_batch_size": 260},
+            "64 prompts do not fill one batch of 65 × 4 answers",
+        ),
     ]
     for changes, message in cases:
         refused(again(method, **{**without, **EXACT, **changes}, output_dir=tmp_path / "out"), message)

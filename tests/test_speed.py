@@ -91,7 +91,7 @@ def test_an_absent_text_is_one_error_with_the_command_that_fetches_it(tmp_path, 
         monkeypatch.setattr(sys, "argv", ["speed", command])
         with pytest.raises(SystemExit, match="1"):
             run_main(eval_speed.main)
-        fetch = f"curl -L --create-dirs -o {file} {url}"
+        fetch = f"curl -fL --create-dirs -o {file} {url}"
         assert capsys.readouterr().err == f"error: {file}: no such file; fetch it by: {fetch}\n"
 
 

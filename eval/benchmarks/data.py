@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> dict:
 def load_rows(path: str | Path) -> list[dict]:
     """The rows of a file of conversations; raises InputError if there is none, or something else in it."""
     if not Path(path).exists():
-        raise InputError(f"{path}: no such file; fetch it by: curl -L --create-dirs -o {CONVERSATIONS} {URL}")
+        raise InputError(f"{path}: no such file; fetch it by: curl -fL --create-dirs -o {CONVERSATIONS} {URL}")
     rows = read_json(path)
     if isinstance(rows, list) and rows and all(isinstance(row, dict) and "conversations" in row for row in rows):
         return rows

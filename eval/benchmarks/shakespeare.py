@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict:
     """seconds of pretraining to nanoGPT's loss, over nanoGPT's at the same matrix rate"""
     if not Path(arguments.text).exists():
-        raise InputError(f"{arguments.text}: no such file; fetch it by: curl -L --create-dirs -o {TEXT} {URL}")
+        raise InputError(f"{arguments.text}: no such file; fetch it by: curl -fL --create-dirs -o {TEXT} {URL}")
     text = Path(arguments.text).read_bytes()
     with (
         tempfile.TemporaryDirectory() as folder

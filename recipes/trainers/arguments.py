@@ -121,8 +121,12 @@ def _own_options_first(parser: ArgumentParser, number: int) -> None:
 
 def _check_together(parsed: tuple, given: set[str]) -> None:
     """Raise InputError for fields that are idle beside the others that were given."""
-    script, args = parsed[:2]
-    if args.local_rank not in (-1, int(os.environ.get("LOCAL_RANK", -1))):  # older launchers give it both ways
+    script = parsed[0]
+    args = next((each for each in parsed if isinstance(each, TrainingArguments)), None)
+    if args and args.local_rank not in (
+        -1,
+        int(os.environ.get("LOCAL_RANK", -1)),
+    ):  # older launchers give it both ways
         raise InputError("local_rank: this recipe would ignore it: launch with accelerate or torchrun, which set it")
     model_args = next((each for each in parsed if isinstance(each, ModelConfig)), None)
     lora = bool(model_args and model_args.use_peft)
