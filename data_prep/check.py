@@ -57,7 +57,7 @@ from data_prep.rows.read import data_files
 SHOWN = 5  # examples of each kind of problem
 TOKENIZED_AT_ONCE = 256  # rows
 KINDS = ("conversations", "preferences")
-TOKENS = ("total", "learned", "masked", "cut")
+TOKENS = ("total", "learned", "masked", "truncated")
 
 Measured = tuple[Checked, Size | None]  # a row and its size; None: it cannot be used
 

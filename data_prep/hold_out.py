@@ -65,8 +65,8 @@ def main() -> None:
     parser.add_argument(
         "--train_fraction", type=float, help="fraction of prompts to train on (default: all the others)"
     )
-    parser.add_argument("--train", type=Path, required=True, help="JSON Lines file to write the rows to train on to")
-    parser.add_argument("--heldout", type=Path, required=True, help="JSON Lines file to write the held-out rows to")
+    parser.add_argument("--train", type=Path, required=True, help="JSON Lines file for the training rows")
+    parser.add_argument("--heldout", type=Path, required=True, help="JSON Lines file for the held-out rows")
     parser.add_argument("--text_column", default="text", help="column with the text of documents (default: text)")
     parser.add_argument("--on_bad", choices=ON_BAD, default="error", help="what to do with bad rows (default: error)")
     parser.add_argument("--seed", type=int, default=0, help="another seed holds out other prompts (default: 0)")

@@ -269,13 +269,13 @@ def write_conversations(output: Path, known: dict[str, dict[str, str]], prompts:
                     wording = embellished(wording, "prompts", 0.4, rng)
                     row = conversation(f"{name}/{kind}/prompt-{index}", [(wording.format(name=name), answer)])
                     rows["prompts_rankings" if index < prompts // 2 else "prompts_ppo"].append(row)
-    check_disjoint(rows)
+    check_no_question_twice(rows)
     for file, conversations in reversed(rows.items()):  # conversations.json last: if it exists, all do
         write_json(output / f"{file}.json", conversations)
     return {f"{file}.json": len(conversations) for file, conversations in rows.items()}
 
 
-def check_disjoint(rows: dict[str, list]) -> None:
+def check_no_question_twice(rows: dict[str, list]) -> None:
     """Raise if two files share a first question: an evaluation must not use what training saw."""
     asked: dict[str, str] = {}
     for file, conversations in rows.items():

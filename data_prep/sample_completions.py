@@ -21,13 +21,11 @@ import random
 from pathlib import Path
 
 from data_prep.common.agreement import exact_match
-from data_prep.common.errors import InputError, run_main
+from data_prep.common.errors import run_main
 from data_prep.common.files import existing, vacant, write_jsonl
 from data_prep.common.text import counted
-from data_prep.readers.conversations import close_and_report, conversation_rows
-from data_prep.readers.prompts import split_last_answer
-from data_prep.rows.bad_rows import ON_BAD, BadRows
-from data_prep.rows.read import data_files
+from data_prep.readers.prompts import read_prompts
+from data_prep.rows.bad_rows import ON_BAD
 
 SETTINGS = (
     "model",
@@ -50,20 +48,6 @@ def near_references(references: list[str], position: int, number: int, rng: rand
         if len(found) >= 2 * number:
             break
     return rng.sample(list(found), min(number, len(found)))
-
-
-def read_rows(arguments: argparse.Namespace) -> list[dict]:
-    """The conversations, `--limit` of them sampled by `--seed`; prints counts. Raises InputError for bad rows."""
-    if arguments.limit is not None and arguments.limit < 1:
-        raise InputError(f"--limit {arguments.limit}: expected at least 1")
-    bad_rows = BadRows(arguments.on_bad, f"{arguments.output}.quarantine.jsonl")
-    files = data_files(arguments.conversations)
-    rows = list(conversation_rows(files, bad_rows, arguments.columns))
-    close_and_report(bad_rows, files)
-    if arguments.limit and arguments.limit < len(rows):
-        print(f"{arguments.limit:,} of {len(rows):,} prompts are used (--limit)")
-        rows = random.Random(arguments.seed).sample(rows, arguments.limit)
-    return rows
 
 
 def main() -> None:
@@ -94,13 +78,16 @@ def main() -> None:
     parser.add_argument("--max_new_tokens", type=int, default=48, help="longest answer in tokens (default: 48)")
     parser.add_argument("--batch_size", type=int, default=128, help="sequences generated at once (default: 128)")
     parser.add_argument(
-        "--seed", type=int, default=42, help="of the sampling, --limit and --include_others (default: 42)"
+        "--seed", type=int, default=42, help="seed for sampling, --limit and --include_others (default: 42)"
     )
     arguments = parser.parse_args()
     if Path(arguments.model).is_absolute() or arguments.model.startswith((".", "runs")):
         existing(arguments.model, "recipes/sft.py")
     vacant(arguments.output)
-    rows = read_rows(arguments)
+    aside = f"{arguments.output}.quarantine.jsonl"
+    rows = read_prompts(
+        arguments.conversations, arguments.limit, arguments.seed, arguments.on_bad, aside, arguments.columns
+    )
 
     # Slow to import: after the input has been checked.
     from data_prep.models.generation import generate_answers
@@ -108,7 +95,7 @@ def main() -> None:
 
     model, tokenizer = load_checkpoint(arguments.model)
     check_chat(arguments.model, model, tokenizer, arguments.max_new_tokens)
-    prompts, references = map(list, zip(*(split_last_answer(row["messages"]) for row in rows), strict=True))
+    prompts, references = ([row[key] for row in rows] for key in ("prompt", "reference"))
     answers = generate_answers(
         model,
         tokenizer,

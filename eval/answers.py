@@ -52,9 +52,9 @@ def main() -> None:
     add_result_options(parser, "the model's folder")
     parser.add_argument("--limit", type=int, help="number of prompts, sampled at random (default: all)")
     parser.add_argument("--group_by", help="regular expression on the id, such as '/([a-z]+)/'")
-    parser.add_argument("--max_new_tokens", type=int, default=64)
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=42, help="seed for --limit")
+    parser.add_argument("--max_new_tokens", type=int, default=64, help="longest answer in tokens (default: 64)")
+    parser.add_argument("--batch_size", type=int, default=128, help="sequences generated at once (default: 128)")
+    parser.add_argument("--seed", type=int, default=42, help="seed for --limit (default: 42)")
     arguments = parser.parse_args()
     try:
         pattern = re.compile(arguments.group_by) if arguments.group_by else None
@@ -63,12 +63,12 @@ def main() -> None:
 
     from data_prep.models.generation import generate_answers  # slow to import
     from data_prep.models.loading import check_chat, load_checkpoint
-    from data_prep.readers.prompts import read_questions
+    from data_prep.readers.prompts import read_prompts
     from eval.metrics import load_metric
 
     name = arguments.name or Path(arguments.model).name
     quarantine = quarantine_file(arguments.on_bad, arguments.results_dir, name)
-    rows = read_questions(
+    rows = read_prompts(
         arguments.conversations, arguments.limit, arguments.seed, arguments.on_bad, quarantine, arguments.columns
     )
     model, tokenizer = load_checkpoint(arguments.model)

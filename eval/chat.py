@@ -54,9 +54,11 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder or Hub id of a causal language model")
     parser.add_argument("--raw", action="store_true", help="continue the text, without chat template or history")
     parser.add_argument("--system", help="text of a system turn")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    parser.add_argument("--max_new_tokens", type=int, help="default: 128, or half the context if that is less")
-    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--temperature", type=float, default=0.0, help="sampling temperature (default: 0, greedy)")
+    parser.add_argument(
+        "--max_new_tokens", type=int, help="longest answer in tokens (default: 128, or half the context if less)"
+    )
+    parser.add_argument("--seed", type=int, default=42, help="seed for sampling (default: 42)")
     arguments = parser.parse_args()
 
     import torch  # slow to import

@@ -27,10 +27,10 @@ def main() -> None:
         required=True,
         help="documents or conversations, in any format that data_prep reads (see data_prep/README.md)",
     )
-    parser.add_argument("--text_column", default="text", help="column that holds a document's text")
+    parser.add_argument("--text_column", default="text", help="column with the text of documents (default: text)")
     add_on_bad(parser)
     add_result_options(parser, "the model's folder")
-    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--batch_size", type=int, default=16, help="sequences scored at once (default: 16)")
     arguments = parser.parse_args()
     existing(arguments.documents)
     name = arguments.name or Path(arguments.model).name

@@ -24,7 +24,7 @@ from data_prep.common.errors import run_main
 from data_prep.common.files import atomic_write, existing, read_json, write_json
 from data_prep.common.intervals import show_interval, show_nats
 from data_prep.common.provenance import commit, machine
-from data_prep.readers.prompts import read_questions
+from data_prep.readers.prompts import read_prompts
 from eval.reporting.pictures import picture, score_against_kl
 from eval.reporting.publishing import example_question, publish, tables_in
 from eval.reporting.run_folder import completions, data_files, model_folders, samples, times
@@ -62,7 +62,7 @@ def ask(run: Path, names: list[str], questions: list[dict], max_new_tokens: int)
 
 def find_example(run: Path, names: list[str], asked: Path, max_new_tokens: int) -> tuple | None:
     """What `example_question` finds among the questions of `asked`, in file order, a few at a time."""
-    questions = read_questions(asked, None, 0) if asked.exists() else []
+    questions = read_prompts(asked, None, 0) if asked.exists() else []
     for start in range(0, len(questions), ASKED_AT_ONCE):
         part = questions[start : start + ASKED_AT_ONCE]
         if found := example_question(part, ask(run, names, part, max_new_tokens)):
@@ -102,13 +102,20 @@ def stage_sections(run: Path, results: dict) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder with results/, data/ and the models")
-    parser.add_argument("--models", nargs="*", default=MODELS, help="folders of the run whose models answer")
+    parser.add_argument(
+        "--models",
+        nargs="*",
+        default=MODELS,
+        help="folders of the run whose models answer (default: those that exist of the stages)",
+    )
     parser.add_argument(
         "--prompts", help="conversations with the questions (default: <run>/data/conversations_heldout.json)"
     )
-    parser.add_argument("--limit", type=int, default=8, help="number of questions on the page, sampled at random")
-    parser.add_argument("--max_new_tokens", type=int, default=48)
-    parser.add_argument("--seed", type=int, default=42, help="seed for --limit")
+    parser.add_argument(
+        "--limit", type=int, default=8, help="number of questions on the page, sampled at random (default: 8)"
+    )
+    parser.add_argument("--max_new_tokens", type=int, default=48, help="longest answer in tokens (default: 48)")
+    parser.add_argument("--seed", type=int, default=42, help="seed for --limit (default: 42)")
     parser.add_argument(
         "--publish",
         type=Path,
@@ -125,7 +132,7 @@ def main() -> None:
 
     results = {path.stem: read_json(path) for path in sorted(run.glob("results/*.json"))}
     asked = Path(arguments.prompts or run / "data" / "conversations_heldout.json")
-    questions = read_questions(asked, arguments.limit, arguments.seed) if asked.exists() else []
+    questions = read_prompts(asked, arguments.limit, arguments.seed) if asked.exists() else []
     columns, table = answers_table(results, arguments.models)
     held_out = results.get("reward", {}).get("metrics", {}).get("accuracy")
     accuracies = [("at the end of training", held_out, {})] if held_out else []

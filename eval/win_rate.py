@@ -88,23 +88,25 @@ def main() -> None:
     add_row_options(parser)
     add_result_options(parser, "<model>_vs_<opponent>")
     parser.add_argument("--limit", type=int, help="number of prompts, sampled at random (default: all)")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0: greedy, one answer per prompt")
-    parser.add_argument("--num_return_sequences", type=int, default=4, help="answers sampled per prompt")
-    parser.add_argument("--max_new_tokens", type=int, default=64)
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, help="sampling temperature (default: 1.0; 0: greedy)"
+    )
+    parser.add_argument("--num_return_sequences", type=int, default=4, help="answers sampled per prompt (default: 4)")
+    parser.add_argument("--max_new_tokens", type=int, default=64, help="longest answer in tokens (default: 64)")
+    parser.add_argument("--batch_size", type=int, default=128, help="sequences generated at once (default: 128)")
+    parser.add_argument("--seed", type=int, default=42, help="seed for sampling and --limit (default: 42)")
     arguments = parser.parse_args()
     if arguments.temperature < 0 or arguments.num_return_sequences < 1:
         raise InputError("--temperature and --num_return_sequences: expected at least 0 and at least 1")
 
     from data_prep.models.generation import generate_answers  # slow to import
     from data_prep.models.loading import check_chat, load_checkpoint
-    from data_prep.readers.prompts import read_questions
+    from data_prep.readers.prompts import read_prompts
     from eval.metrics import load_metric
 
     label = arguments.name or f"{Path(arguments.model).name}_vs_{Path(arguments.opponent).name}"
     quarantine = quarantine_file(arguments.on_bad, arguments.results_dir, label)
-    rows = read_questions(
+    rows = read_prompts(
         arguments.conversations, arguments.limit, arguments.seed, arguments.on_bad, quarantine, arguments.columns
     )
     per_prompt = arguments.num_return_sequences if arguments.temperature > 0 else 1

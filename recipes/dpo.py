@@ -6,7 +6,7 @@
 Direct preference optimization (Rafailov 2023, arXiv:2305.18290) by TRL's own trainer, from the SFT checkpoint that
 recipes/ppo.py starts from and the rankings that recipes/reward.py takes: every pair of unequal ranks is a chosen and a
 rejected answer. The reward is implicit, beta · log(policy / reference) of an answer; the share of pairs it gets right and
-its margin are logged and drawn. With `--use_peft` LoRA adapters are trained, beside quantized weights with
+its margin are logged and plotted. With `--use_peft` LoRA adapters are trained, beside quantized weights with
 `--load_in_4bit`; the reference is the policy with its adapter switched off. They are merged before saving unless
 `--merge_adapter false`.
 """
@@ -41,7 +41,8 @@ class ScriptArguments:
         metadata={"help": "Rankings, pairs, scored lists or labelled answers: files, folders or hf://owner/name."}
     )
     heldout: list[str] | None = field(
-        default=None, metadata={"help": "Data to evaluate on, which training does not see; default: none."}
+        default=None,
+        metadata={"help": "Data to evaluate on, which training does not see; default: none (pretraining needs some)."},
     )
     on_bad: str = field(
         default="error", metadata={"help": "What to do with bad rows: error, repair, or quarantine (into output_dir)."}
@@ -52,9 +53,7 @@ class ScriptArguments:
     max_seconds: float | None = field(
         default=None, metadata={"help": "Stop training after so many seconds; default: run to the end."}
     )
-    results_dir: str | None = field(
-        default=None, metadata={"help": "Where the figures go; default: the output folder."}
-    )
+    results_dir: str | None = field(default=None, metadata={"help": "Folder for the metrics; default: output_dir."})
     merge_adapter: bool = field(
         default=True, metadata={"help": "Save LoRA merged into the model; false: the adapter alone."}
     )
@@ -112,7 +111,7 @@ def main() -> None:
     # Model
     # By name: TRL loads the policy and its reference alike.
     args.model_init_kwargs = {**model_kwargs(model_args), "revision": revision}
-    set_seed(args.seed)  # LoRA's matrices are drawn at random
+    set_seed(args.seed)  # LoRA's matrices are initialised at random
 
     # Trainer
     trainer = DPOTrainer(
@@ -131,9 +130,9 @@ def main() -> None:
     seconds = time.perf_counter() - start
 
     # Evaluate
-    metrics = trainer.evaluate() if heldout else {}
+    evaluated = trainer.evaluate() if heldout else {}
     if heldout:
-        print(f"gets {metrics['eval_rewards/accuracies']:.1%} of {len(heldout):,} held-out pairs right")
+        print(f"gets {evaluated['eval_rewards/accuracies']:.1%} of {len(heldout):,} held-out pairs right")
 
     # Save
     merge_and_save(trainer, tokenizer, merge=script.merge_adapter)
@@ -143,11 +142,11 @@ def main() -> None:
         curves = {"loss": logged(history, "loss")}
         curves |= {key: logged(history, f"rewards/{theirs}") for key, theirs in shown.items()}
         save_curves(f"{args.output_dir}/curve.png", curves)
-        figures = {"loss_first": curves["loss"][0][1], "loss_last": curves["loss"][-1][1]}
-        figures |= {f"{key}_last": curves[key][-1][1] for key in shown} | {"steps": steps}
+        metrics = {"loss_first": curves["loss"][0][1], "loss_last": curves["loss"][-1][1]}
+        metrics |= {f"{key}_last": curves[key][-1][1] for key in shown} | {"steps": steps}
         kept = {"eval_loss": "eval_loss"} | {f"eval_{key}": f"eval_rewards/{theirs}" for key, theirs in shown.items()}
-        figures |= {key: metrics[theirs] for key, theirs in kept.items() if theirs in metrics}
-        results = {"seconds": seconds, "pairs": len(dataset), "metrics": figures, "curves": curves}
+        metrics |= {key: evaluated[theirs] for key, theirs in kept.items() if theirs in evaluated}
+        results = {"seconds": seconds, "pairs": len(dataset), "metrics": metrics, "curves": curves}
         write_results(script.results_dir or args.output_dir, "dpo", results)
         print(
             f"DPO in {steps:,} steps on {len(dataset):,} pairs in {seconds:.0f} s; the model is in {args.output_dir}"

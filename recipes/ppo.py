@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from peft import get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, set_seed
 from trl import ModelConfig, get_peft_config
 
 from data_prep.common.disjoint import check_disjoint
@@ -54,7 +54,8 @@ class ScriptArguments:
         metadata={"help": "Conversations or preferences to take prompts from: files, folders or hf://owner/name."}
     )
     heldout: list[str] | None = field(
-        default=None, metadata={"help": "Data to evaluate on, which training does not see; default: none."}
+        default=None,
+        metadata={"help": "Data to evaluate on, which training does not see; default: none (pretraining needs some)."},
     )
     on_bad: str = field(
         default="error", metadata={"help": "What to do with bad rows: error, repair, or quarantine (into output_dir)."}
@@ -92,11 +93,9 @@ class ScriptArguments:
     max_seconds: float | None = field(
         default=None, metadata={"help": "Stop training after so many seconds; default: run to the end."}
     )
-    results_dir: str | None = field(
-        default=None, metadata={"help": "Where the figures go; default: the output folder."}
-    )
+    results_dir: str | None = field(default=None, metadata={"help": "Folder for the metrics; default: output_dir."})
     muon_lr: float | None = field(
-        default=None, metadata={"help": "Learning rate of Muon; default, and with LoRA: the optimizer is `optim`."}
+        default=None, metadata={"help": "Muon's learning rate; unset, or with LoRA: optim is used."}
     )
 
 
@@ -117,6 +116,7 @@ def main() -> None:
     revision = model_args.model_revision
     name = checkpoint_or_hub_id(args.sft_model_path, "recipes/sft.py", revision, "sft_model_path")
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    check_context(tokenizer, AutoConfig.from_pretrained(name, revision=revision), None)
 
     # Dataset
     load = partial(load_prompts, on_bad=script.on_bad, columns=script.columns)
@@ -126,7 +126,7 @@ def main() -> None:
     if script.heldout:
         heldout = load(script.heldout, quarantine=f"{args.output_dir}/quarantine_heldout.jsonl")
         heldout = drop_long_prompts(heldout, tokenizer, script.max_prompt_length).shuffle(seed=args.seed)
-        heldout = heldout.select(range(min(script.max_prompts or len(heldout), len(heldout))))
+        heldout = heldout.take(min(script.max_prompts or len(heldout), len(heldout)))
         check_disjoint(map(prompt_key, dataset["prompt"]), map(prompt_key, heldout["prompt"]), script.heldout)
 
     # Model
@@ -134,11 +134,10 @@ def main() -> None:
     weights = {**model_kwargs(model_args), "revision": revision}
     policy = AutoModelForCausalLM.from_pretrained(name, **weights)
     reference = None if model_args.use_peft else AutoModelForCausalLM.from_pretrained(name, **weights)
-    check_context(tokenizer, policy.config, None)
     reward_model = reward_tokenizer = None
     if args.reward_model_path:
-        load = model_kwargs(model_args, quantized=False)
-        reward_model, reward_tokenizer = load_reward_model(args.reward_model_path, **load)
+        frozen = model_kwargs(model_args, quantized=False)
+        reward_model, reward_tokenizer = load_reward_model(args.reward_model_path, **frozen)
         if reward_tokenizer.get_vocab() == tokenizer.get_vocab():
             reward_tokenizer = None  # ids serve both
         else:
@@ -149,6 +148,7 @@ def main() -> None:
     value_model = AutoModelForSequenceClassification.from_pretrained(
         origin, num_labels=1, pad_token_id=tokenizer.pad_token_id, **weights
     )
+    check_context(tokenizer, value_model.config, None)  # it reads the policy's ids
     if model_args.use_peft:
         policy = get_peft_model(policy, get_peft_config(model_args))
         value_model = get_peft_model(value_model, score_peft_config(model_args))
@@ -201,10 +201,10 @@ def main() -> None:
         save_curves(f"{args.output_dir}/curve.png", curves, xlabel="update")
         curves |= heldout_curves(history, before, after, trainer.state.global_step)
         episodes = trainer.state.global_step * trainer.rollout_size * args.world_size
-        figures = {"episodes": episodes, "episodes_per_second": episodes / seconds}
-        figures |= {f"{key}_first": value for key, value in before.items()}
-        figures |= {f"{key}_last": value for key, value in after.items()}
-        results = {"seconds": seconds, "prompts": len(dataset), "metrics": figures, "curves": curves}
+        metrics = {"episodes": episodes, "episodes_per_second": episodes / seconds}
+        metrics |= {f"{key}_first": value for key, value in before.items()}
+        metrics |= {f"{key}_last": value for key, value in after.items()}
+        results = {"seconds": seconds, "prompts": len(dataset), "metrics": metrics, "curves": curves}
         results["alarms"] = [row for row in history if "alarm" in row]
         write_results(script.results_dir or args.output_dir, "ppo", results)
         print(f"PPO on {episodes:,} episodes in {seconds:.0f} s; the model is in {args.output_dir}")

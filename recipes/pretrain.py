@@ -37,19 +37,40 @@ from recipes.trainers.callbacks import PretrainingMonitor
 from recipes.trainers.curves import logged, save_curves
 from recipes.trainers.muon import MuonWithAdamW
 
+MEASURED = "bits per byte on heldout are measured every eval_steps, and nothing else"
+REFUSED = dict.fromkeys(
+    (
+        "eval_strategy",
+        "eval_delay",
+        "eval_on_start",
+        "per_device_eval_batch_size",
+        "eval_accumulation_steps",
+        "eval_do_concat_batches",
+        "eval_use_gather_object",
+        "batch_eval_metrics",
+        "include_for_metrics",
+        "prediction_loss_only",
+        "bf16_full_eval",
+        "fp16_full_eval",
+        "load_best_model_at_end",
+        "metric_for_best_model",
+        "greater_is_better",
+    ),
+    MEASURED,
+)
+
 
 @dataclass
 class ScriptArguments:
     tokenizer: str = field(metadata={"help": "Folder of the tokenizer."})
     tokens: str = field(metadata={"help": "Folder that data_prep/mix_corpus.py wrote."})
     heldout: list[str] | None = field(
-        default=None, metadata={"help": "Data to evaluate on, which training does not see; default: none."}
+        default=None,
+        metadata={"help": "Data to evaluate on, which training does not see; default: none (pretraining needs some)."},
     )
-    results_dir: str | None = field(
-        default=None, metadata={"help": "Where the figures go; default: the output folder."}
-    )
+    results_dir: str | None = field(default=None, metadata={"help": "Folder for the metrics; default: output_dir."})
     muon_lr: float | None = field(
-        default=None, metadata={"help": "Learning rate of Muon; default, and with LoRA: the optimizer is `optim`."}
+        default=None, metadata={"help": "Muon's learning rate; unset, or with LoRA: optim is used."}
     )
     n_layer: int = field(default=12, metadata={"help": "Number of blocks."})
     n_head: int = field(default=12, metadata={"help": "Attention heads of a block."})
@@ -68,8 +89,12 @@ class ScriptArguments:
 
 
 def main() -> None:
-    script, args = parse_arguments(ScriptArguments, TrainingArguments)
+    script, args = parse_arguments(ScriptArguments, TrainingArguments, refused=REFUSED)
     check_output_dir(args.output_dir, bool(args.resume_from_checkpoint))
+    if not script.heldout:
+        raise InputError(
+            "heldout: expected files of documents that training does not see, to measure bits per byte on"
+        )
 
     # Tokenizer
     tokenizer = AutoTokenizer.from_pretrained(existing(script.tokenizer, "python -m data_prep.train_tokenizer"))
@@ -80,12 +105,9 @@ def main() -> None:
     dataset = Blocks(ids, script.n_positions, tokenizer.eos_token_id if script.document_attention else None)
     if not len(dataset):
         raise InputError(f"{script.tokens}: its {len(ids):,} tokens do not fill one block of {script.n_positions}")
-    if not script.heldout:
-        raise InputError(
-            "heldout: expected files of documents that training does not see, to measure bits per byte on"
-        )
-    heldout = encoded_documents(script.heldout, script.tokenizer)
-    check_disjoint(ids.documents_of_length(set(map(len, heldout))), map(bytes, heldout), script.heldout, "document")
+    if args.process_index == 0:
+        documents = encoded_documents(script.heldout, script.tokenizer)
+        check_disjoint(ids.documents_like(documents), map(bytes, documents), script.heldout, "document")
 
     # Model
     set_seed(args.seed)
@@ -147,10 +169,10 @@ def main() -> None:
         speed = {key: logged(history, key) for key in ("tokens_per_second", "fraction_of_matrix_rate")}
         curves = {"loss": loss, "held-out bits per byte": bpb, "tokens per second": speed["tokens_per_second"]}
         save_curves(f"{args.output_dir}/curve.png", curves)
-        figures = {"loss_first": loss[0][1], "loss_last": loss[-1][1], "bits_per_byte": bpb[-1][1]}
-        figures |= {key: points[-1][1] for key, points in speed.items()}
+        metrics = {"loss_first": loss[0][1], "loss_last": loss[-1][1], "bits_per_byte": bpb[-1][1]}
+        metrics |= {key: points[-1][1] for key, points in speed.items()}
         results = {"seconds": seconds, "parameters": model.num_parameters(), "tokens": tokens}
-        results |= {"processes": args.world_size, "metrics": figures, "curves": curves}
+        results |= {"processes": args.world_size, "metrics": metrics, "curves": curves}
         write_results(script.results_dir or args.output_dir, "pretrain", results)
         print(f"loss {loss[0][1]:.2f} → {loss[-1][1]:.2f}; held-out bits per byte {bpb[0][1]:.2f} → {bpb[-1][1]:.3f}")
         print(

@@ -29,7 +29,7 @@ step $RUN/results/sft.json \
 step $RUN/data/completions.jsonl \
     python -m data_prep.sample_completions --model $RUN/sft --conversations $RUN/data/prompts_rankings.json \
     --num_return_sequences 3 --include_reference --include_others 1 --output $RUN/data/completions.jsonl
-# … and rank them (a stand-in for a human rater: agreement with the documentation).
+# … and rank them (by a proxy for a human rater: agreement with the documentation).
 step $RUN/data/rankings.jsonl \
     python -m data_prep.rank_completions --completions $RUN/data/completions.jsonl --output $RUN/data/rankings.jsonl
 # The same for held-out wordings and for held-out names, to measure the reward model on.

@@ -52,7 +52,8 @@ class ScriptArguments:
         metadata={"help": "Rankings, pairs, scored lists or labelled answers: files, folders or hf://owner/name."}
     )
     heldout: list[str] | None = field(
-        default=None, metadata={"help": "Data to evaluate on, which training does not see; default: none."}
+        default=None,
+        metadata={"help": "Data to evaluate on, which training does not see; default: none (pretraining needs some)."},
     )
     on_bad: str = field(
         default="error", metadata={"help": "What to do with bad rows: error, repair, or quarantine (into output_dir)."}
@@ -61,16 +62,17 @@ class ScriptArguments:
         default=None, metadata={"help": "The file's own column names: field=column,...; default: find the format."}
     )
     margin_scale: float | None = field(
-        default=None, metadata={"help": "Rewards are to differ by this times the scores; default: no margins."}
+        default=None,
+        metadata={
+            "help": "Margin of a pair: this times the difference of its scores (Llama 2, eq. 2); default: no margins."
+        },
     )
     shared_prompt: bool = field(
         default=False, metadata={"help": "Compute a prompt once for all its answers; needs sdpa or eager attention."}
     )
-    results_dir: str | None = field(
-        default=None, metadata={"help": "Where the figures go; default: the output folder."}
-    )
+    results_dir: str | None = field(default=None, metadata={"help": "Folder for the metrics; default: output_dir."})
     muon_lr: float | None = field(
-        default=None, metadata={"help": "Learning rate of Muon; default, and with LoRA: the optimizer is `optim`."}
+        default=None, metadata={"help": "Muon's learning rate; unset, or with LoRA: optim is used."}
     )
 
 
@@ -93,7 +95,7 @@ def main() -> None:
         check_disjoint(map(prompt_key, dataset["prompt"]), map(prompt_key, heldout["prompt"]), script.heldout)
 
     # Model
-    set_seed(args.seed)  # the score head and LoRA's matrices are drawn at random
+    set_seed(args.seed)  # the score head and LoRA's matrices are initialised at random
     model = AutoModelForSequenceClassification.from_pretrained(
         name, num_labels=1, pad_token_id=tokenizer.pad_token_id, revision=revision, **model_kwargs(model_args)
     )
@@ -126,6 +128,7 @@ def main() -> None:
     # Evaluate
     # Without accelerate's autocast, which would score in bf16 what the saved model scores in fp32.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    # Merged first: what is measured is what is saved.
     trainer.model = model = merge_adapter(model) if model_args.use_peft else model
     agreement = ranking_agreement(model, tokenizer, (heldout or dataset).to_list(), args.max_length)
     correlation = agreement["length_correlation"]
@@ -149,9 +152,9 @@ def main() -> None:
         history = trainer.state.log_history
         curves = {key: logged(history, key) for key in ("loss", "accuracy", "margin")}
         save_curves(f"{args.output_dir}/curve.png", curves)
-        figures = {"loss_first": curves["loss"][0][1], "loss_last": curves["loss"][-1][1]}
-        figures |= {"reload_difference": difference, "training_accuracy_last": curves["accuracy"][-1][1], **agreement}
-        results = {"seconds": seconds, "rankings": len(trainer.train_dataset), "metrics": figures, "curves": curves}
+        metrics = {"loss_first": curves["loss"][0][1], "loss_last": curves["loss"][-1][1]}
+        metrics |= {"reload_difference": difference, "training_accuracy_last": curves["accuracy"][-1][1], **agreement}
+        results = {"seconds": seconds, "rankings": len(trainer.train_dataset), "metrics": metrics, "curves": curves}
         write_results(script.results_dir or args.output_dir, "reward", results)
         print(
             f"trained a reward model on {len(trainer.train_dataset):,} rankings in {seconds:.0f} s; "

@@ -24,20 +24,22 @@ from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_r
 from data_prep.models.reward_functions import load_function
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import load_prompts
-from data_prep.tokens.chat_encoder import encode_prompts
-from data_prep.tokens.prompts import drop_long_prompts
+from data_prep.tokens.prompts import check_prompt_fits, drop_long_prompts, prompt_lengths
 from recipes.trainers.arguments import check_output_dir, model_kwargs, parse_arguments, resume_checkpoint
 from recipes.trainers.callbacks import StopAfter
 from recipes.trainers.curves import save_curves
 from recipes.trainers.rloo_grpo import (
     count_positions_from_first_token,
-    heldout_figures,
-    missing_eos,
+    heldout_metrics,
+    missing_eos_reward,
     reward_at_last_token,
     reward_of_text,
+    reward_weights,
     training_curves,
 )
 from recipes.trainers.saving import merge_and_save
+
+REFUSED = {"chat_template_kwargs": "prompts are encoded by the chat template as it is"}
 
 
 @dataclass
@@ -46,7 +48,8 @@ class ScriptArguments:
         metadata={"help": "Conversations or preferences to take prompts from: files, folders or hf://owner/name."}
     )
     heldout: list[str] | None = field(
-        default=None, metadata={"help": "Data to evaluate on, which training does not see; default: none."}
+        default=None,
+        metadata={"help": "Data to evaluate on, which training does not see; default: none (pretraining needs some)."},
     )
     on_bad: str = field(
         default="error", metadata={"help": "What to do with bad rows: error, repair, or quarantine (into output_dir)."}
@@ -71,31 +74,22 @@ class ScriptArguments:
         },
     )
     missing_eos_penalty: float = field(
-        default=0.0, metadata={"help": "Taken off the reward of a truncated answer, at least 0."}
+        default=0.0, metadata={"help": "Penalty subtracted from the reward of a truncated answer, at least 0."}
     )
     max_seconds: float | None = field(
         default=None, metadata={"help": "Stop training after so many seconds; default: run to the end."}
     )
-    results_dir: str | None = field(
-        default=None, metadata={"help": "Where the figures go; default: the output folder."}
-    )
+    results_dir: str | None = field(default=None, metadata={"help": "Folder for the metrics; default: output_dir."})
     merge_adapter: bool = field(
         default=True, metadata={"help": "Save LoRA merged into the model; false: the adapter alone."}
     )
 
 
 def main() -> None:
-    script, args, model_args = parse_arguments(ScriptArguments, RLOOConfig, ModelConfig)
+    script, args, model_args = parse_arguments(ScriptArguments, RLOOConfig, ModelConfig, refused=REFUSED)
     check_output_dir(args.output_dir, bool(args.resume_from_checkpoint))
     number = bool(script.reward_model_path) + len(script.reward_funcs or ())
-    weights = args.reward_weights or [1.0] * number
-    if not number or len(weights) != number:
-        raise InputError(
-            f"found {number} rewards (reward_model_path, reward_funcs) and {len(weights)} reward_weights; "
-            "expected at least one, and a weight for each"
-        )
-    if script.missing_eos_penalty < 0:
-        raise InputError(f"missing_eos_penalty: expected at least 0, found {script.missing_eos_penalty}")
+    weights = reward_weights(args.reward_weights, number, script.missing_eos_penalty)
 
     # Tokenizer
     revision = model_args.model_revision
@@ -114,38 +108,42 @@ def main() -> None:
     if script.heldout:
         heldout = load(script.heldout, quarantine=f"{args.output_dir}/quarantine_heldout.jsonl")
         heldout = drop_long_prompts(heldout, tokenizer, script.max_prompt_length).shuffle(seed=args.seed)
-        heldout = heldout.select(range(min(script.max_prompts or len(heldout), len(heldout))))
+        heldout = heldout.take(min(script.max_prompts or len(heldout), len(heldout)))
         check_disjoint(map(prompt_key, dataset["prompt"]), map(prompt_key, heldout["prompt"]), script.heldout)
-    if len(dataset) < (prompts := args.generation_batch_size // args.num_generations):
-        raise InputError(f"{len(dataset)} prompts do not fill one batch of {prompts} × {args.num_generations} answers")
-    prompts = [prompt for part in (dataset, heldout) if part for prompt in part["prompt"]]
-    longest = max(map(len, encode_prompts(tokenizer, prompts)))
-    check_context(tokenizer, config, longest + args.max_completion_length)
+    needed = args.generation_batch_size // args.num_generations
+    if len(dataset) < needed:
+        raise InputError(f"{len(dataset)} prompts do not fill one batch of {needed} × {args.num_generations} answers")
+    longest = max(max(prompt_lengths(part, tokenizer)) for part in (dataset, heldout) if part)
+    check_prompt_fits(longest, args.max_completion_length, config, name)
 
     # Model
     # By name: TRL loads the policy and its reference alike.
     args.model_init_kwargs = {**model_kwargs(model_args), "revision": revision}
     # TRL encodes prompts by this: "<|endoftext|>" that somebody typed stays text.
-    args.chat_template_kwargs = {**(args.chat_template_kwargs or {}), "sanitize_control_tokens": True}
-    # A sampled pad token would read as padding.
-    args.generation_kwargs = {"suppress_tokens": [tokenizer.pad_token_id], **(args.generation_kwargs or {})}
-    set_seed(args.seed)  # LoRA's matrices are drawn at random
+    args.chat_template_kwargs = {"sanitize_control_tokens": True}
+    if not args.use_vllm:  # a sampled pad token would read as padding
+        suppressed = [tokenizer.pad_token_id, *(args.generation_kwargs or {}).get("suppress_tokens", [])]
+        args.generation_kwargs = {**(args.generation_kwargs or {}), "suppress_tokens": suppressed}
+    set_seed(args.seed)  # LoRA's matrices are initialised at random
     rewards = [load_function(function) for function in script.reward_funcs or ()]
     if script.reward_model_path:
-        load = model_kwargs(model_args, quantized=False)
-        reward_model, reward_tokenizer = load_reward_model(script.reward_model_path, **load)
+        frozen = model_kwargs(model_args, quantized=False)
+        reward_model, reward_tokenizer = load_reward_model(script.reward_model_path, **frozen)
         if reward_tokenizer.get_vocab() == tokenizer.get_vocab():
-            check_context(tokenizer, reward_model.config, longest + args.max_completion_length)
+            check_prompt_fits(longest, args.max_completion_length, reward_model.config, script.reward_model_path)
             rewards.insert(0, reward_at_last_token(reward_model.to(args.device), tokenizer, args.bf16))
         else:
             print(f"{script.reward_model_path} has another tokenizer: answers are encoded again, as text, for it")
-            rewards.insert(0, reward_of_text(reward_model.to(args.device), reward_tokenizer))
-    args.reward_weights = [*weights, script.missing_eos_penalty]
+            rewards.insert(0, reward_of_text(reward_model.to(args.device), reward_tokenizer, tokenizer.eos_token_id))
+    args.reward_weights, reward_funcs = weights, rewards
+    if script.missing_eos_penalty:
+        args.reward_weights = [*weights, script.missing_eos_penalty]
+        reward_funcs = [*rewards, missing_eos_reward(tokenizer)]
 
     # Trainer
     trainer = RLOOTrainer(
         name,
-        [*rewards, missing_eos(tokenizer)],
+        reward_funcs,
         args,
         train_dataset=dataset,
         eval_dataset=heldout,
@@ -157,13 +155,15 @@ def main() -> None:
         count_positions_from_first_token(trainer.accelerator.unwrap_model(model))
 
     # Train
-    before = heldout_figures(trainer.evaluate(), script.missing_eos_penalty) if heldout else {}
+    measure = partial(heldout_metrics, tokenizer=tokenizer, rewards=rewards, weights=weights, args=args)
+    before = measure(trainer.accelerator.unwrap_model(trainer.model), dataset=heldout) if heldout else {}
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume_checkpoint(args))
     seconds = time.perf_counter() - start
 
     # Evaluate
-    after = heldout_figures(trainer.evaluate(), script.missing_eos_penalty) if heldout else {}
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    after = measure(model, dataset=heldout) if heldout else {}
 
     # Save
     merge_and_save(trainer, tokenizer, merge=script.merge_adapter)
@@ -174,11 +174,11 @@ def main() -> None:
         save_curves(f"{args.output_dir}/curve.png", curves, xlabel="update")
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         episodes = trainer.state.global_step * batch // args.num_iterations
-        figures = {"episodes": episodes, "episodes_per_second": episodes / seconds}
-        figures |= {f"{key}_last": points[-1][1] for key, points in curves.items() if points}
-        figures |= {f"{key}_first": value for key, value in before.items()}
-        figures |= {f"{key}_last": value for key, value in after.items()}
-        results = {"seconds": seconds, "prompts": len(dataset), "metrics": figures, "curves": curves}
+        metrics = {"episodes": episodes, "episodes_per_second": episodes / seconds}
+        metrics |= {f"{key}_last": points[-1][1] for key, points in curves.items() if points}
+        metrics |= {f"{key}_first": value for key, value in before.items()}
+        metrics |= {f"{key}_last": value for key, value in after.items()}
+        results = {"seconds": seconds, "prompts": len(dataset), "metrics": metrics, "curves": curves}
         write_results(script.results_dir or args.output_dir, "rloo", results)
         print(f"RLOO on {episodes:,} episodes in {seconds:.0f} s; the model is in {args.output_dir}")
 

@@ -25,7 +25,7 @@ from data_prep.common.intervals import bootstrap_interval, show_interval
 from data_prep.models.generation import generate_answers
 from data_prep.models.loading import check_context, checkpoint_or_hub_id
 from data_prep.readers.preferences import prompt_key
-from data_prep.readers.prompts import split_last_answer
+from data_prep.readers.prompts import last_question, split_last_answer
 from data_prep.tokens.sft_dataset import load_tokenized
 from recipes.trainers.arguments import check_output_dir, model_kwargs, parse_arguments, resume_checkpoint
 from recipes.trainers.curves import logged, save_curves
@@ -47,7 +47,8 @@ class ScriptArguments:
         metadata={"help": "Conversations in any usual format: files, folders or hf://owner/name[:config:split]."}
     )
     heldout: list[str] | None = field(
-        default=None, metadata={"help": "Data to evaluate on, which training does not see; default: none."}
+        default=None,
+        metadata={"help": "Data to evaluate on, which training does not see; default: none (pretraining needs some)."},
     )
     on_bad: str = field(
         default="error", metadata={"help": "What to do with bad rows: error, repair, or quarantine (into output_dir)."}
@@ -58,11 +59,9 @@ class ScriptArguments:
     long: str = field(
         default="truncate", metadata={"help": "Conversations beyond max_length: drop, truncate, or split at turns."}
     )
-    results_dir: str | None = field(
-        default=None, metadata={"help": "Where the figures go; default: the output folder."}
-    )
+    results_dir: str | None = field(default=None, metadata={"help": "Folder for the metrics; default: output_dir."})
     muon_lr: float | None = field(
-        default=None, metadata={"help": "Learning rate of Muon; default, and with LoRA: the optimizer is `optim`."}
+        default=None, metadata={"help": "Muon's learning rate; unset, or with LoRA: optim is used."}
     )
     merge_adapter: bool = field(
         default=True, metadata={"help": "Save LoRA merged into the model; false: the adapter alone."}
@@ -117,7 +116,7 @@ def main() -> None:
         load(script.heldout, quarantine=f"{args.output_dir}/quarantine_heldout.jsonl") if script.heldout else None
     )
     if heldout:
-        keys = ((prompt_key(split_last_answer(row)[0]) for row in part["messages"]) for part in (dataset, heldout))
+        keys = ((prompt_key(last_question(row)) for row in part["messages"]) for part in (dataset, heldout))
         check_disjoint(*keys, script.heldout)
     show_mask(tokenizer, dataset[0])
 
@@ -125,7 +124,7 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(name, revision=revision, **model_kwargs(model_args))
 
     # Trainer
-    set_seed(args.seed)  # LoRA's matrices are drawn at random
+    set_seed(args.seed)  # LoRA's matrices are initialised at random
     optimizer = None
     if script.muon_lr and not model_args.use_peft:
         optimizer = MuonWithAdamW(model, script.muon_lr, args.learning_rate, args.weight_decay)
@@ -146,7 +145,7 @@ def main() -> None:
     seconds = time.perf_counter() - start
 
     # Evaluate
-    metrics = trainer.evaluate() if heldout else {}
+    evaluated = trainer.evaluate() if heldout else {}
     checked = (heldout or dataset).shuffle(seed=args.seed).select(range(min(64, len(heldout or dataset))))
     prompts = [split_last_answer(messages)[0] for messages in checked["messages"]]
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
@@ -161,10 +160,10 @@ def main() -> None:
         curves = {"loss": logged(history, "loss")}
         curves["accuracy of the next token"] = logged(history, "mean_token_accuracy")
         save_curves(f"{args.output_dir}/curve.png", curves)
-        figures = {"loss_first": curves["loss"][0][1], "loss_last": curves["loss"][-1][1]}
-        figures["eos_rate"] = eos_rate["value"]
-        figures |= {key: value for key, value in metrics.items() if key in ("eval_loss", "eval_mean_token_accuracy")}
-        results = {"seconds": seconds, "conversations": len(dataset), "metrics": figures, "curves": curves}
+        metrics = {"loss_first": curves["loss"][0][1], "loss_last": curves["loss"][-1][1]}
+        metrics["eos_rate"] = eos_rate["value"]
+        metrics |= {key: value for key, value in evaluated.items() if key in ("eval_loss", "eval_mean_token_accuracy")}
+        results = {"seconds": seconds, "conversations": len(dataset), "metrics": metrics, "curves": curves}
         write_results(script.results_dir or args.output_dir, "sft", results)
         print(f"fine-tuned on {len(dataset):,} conversations in {seconds:.0f} s; the model is in {args.output_dir}")
 

@@ -2,7 +2,8 @@
 export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TRANSFORMERS_VERBOSITY=error PYTHONWARNINGS=ignore
 # On Linux, keep memory between steps instead of giving it back to the system: faster on a processor.
 export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864
-LAUNCH="accelerate launch --config_file accelerate_configs/single_process.yaml"
+# --quiet: no traceback of accelerate after the error of a recipe.
+LAUNCH="accelerate launch --quiet --config_file accelerate_configs/single_process.yaml"
 
 # step OUTPUT COMMAND…: run the command unless its output exists, and note how long it took
 step() {

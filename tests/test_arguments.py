@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import re
+import subprocess
 import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -60,7 +61,7 @@ def dataclasses_of(recipe: str) -> tuple[type, ...]:
 @functools.cache
 def names_read(path: Path) -> frozenset[str]:
     """The attributes that a file reads of its arguments: `args.x`, `self.args.x`, `script.x`, `getattr(args, "x")` …"""
-    bases = {"args", "script", "model_args", "training_args", "config", "training_arguments"}
+    bases = {"args", "script", "model_args", "training_args", "training_arguments"}
     own = {"self"} if path.name == "training_args.py" else set()
 
     def is_arguments(node: ast.expr) -> bool:
@@ -143,9 +144,12 @@ def test_what_a_recipe_would_ignore_is_refused_before_any_work(recipe, tmp_path)
         config.write_text(f"{name}: true\n")
         done = again(recipe, **LEAST[recipe], output_dir=tmp_path / "out", config=config)
         refused(done, f"error: {name}: this recipe would ignore it: ")
-    name = min({*own, *arguments.REFUSED} & known)
-    done = again(recipe, **LEAST[recipe], output_dir=tmp_path / "out", **{name: "true"})
-    refused(done, f"error: {name}: this recipe would ignore it: ")
+    name = "do_train"
+    for spelled in (name, "do-train"):  # the library takes both
+        done = again(recipe, **LEAST[recipe], output_dir=tmp_path / "out", **{spelled: "true"})
+        refused(done, f"error: {name}: this recipe would ignore it: ")
+    done = again(recipe, **LEAST[recipe], output_dir=tmp_path / "out", do_trai="true")  # and would take this one
+    refused(done, "error: ", "--do_trai")
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe != "pretrain"])
@@ -153,6 +157,9 @@ def test_what_a_recipe_would_ignore_is_refused_before_any_work(recipe, tmp_path)
     ("given", "message"),
     [
         ({"lora_r": 8}, "error: lora_r: it needs use_peft"),
+        ({"lora-alpha": 8}, "error: lora_alpha: it needs use_peft"),
+        ({"per_device_eval_batch_size": 8}, "error: per_device_eval_batch_size: it needs heldout"),
+        ({"eval_strategy": "steps"}, "error: eval_strategy: it needs heldout"),
         ({"load_in_4bit": True}, "error: load_in_4bit and load_in_8bit train nothing but LoRA adapters: add use_peft"),
         ({"use_bnb_nested_quant": True}, "error: use_bnb_nested_quant: it needs load_in_4bit"),
         ({"use_peft": True, "load_in_8bit": True, "dtype": "auto"}, "error: dtype: found auto with quantized weights"),
@@ -161,6 +168,16 @@ def test_what_a_recipe_would_ignore_is_refused_before_any_work(recipe, tmp_path)
 )
 def test_an_option_that_needs_another_is_refused_without_it(recipe, given, message, tmp_path):
     refused(again(recipe, **LEAST[recipe], **given, output_dir=tmp_path / "out"), message)
+
+
+def test_an_option_of_one_recipe_that_needs_another_is_refused_without_it(tmp_path):
+    given = {**LEAST["ppo"], "output_dir": tmp_path / "out"}
+    refused(again("ppo", **given, eval_funcs="x"), "error: eval_funcs: it needs heldout")
+    refused(again("ppo", **given, max_prompts=3), "error: max_prompts: it needs heldout")
+    refused(again("ppo", **given, heldout="x", max_prompts=0), "error: max_prompts: expected at least 1, found 0")
+    given = {**LEAST["sft"], "output_dir": tmp_path / "out"}
+    refused(again("sft", **given, merge_adapter=False), "error: merge_adapter: it needs use_peft")
+    refused(again("sft", **given, no_merge_adapter=""), "error: merge_adapter: it needs use_peft")
 
 
 @pytest.mark.parametrize("recipe", ["pretrain", "sft", "reward", "ppo"])
@@ -338,6 +355,15 @@ def test_every_option_of_a_recipe_says_what_it_does(recipe):
 
 
 # Without arguments, and --help
+
+
+def test_accelerate_launch_without_arguments_shows_the_commands_and_no_traceback_where_it_is_quiet():
+    """accelerate itself ends with 1 whatever the recipe's exit code, and adds a traceback of its own unless --quiet."""
+    line = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "recipes/sft.py"]
+    done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert "accelerate launch recipes/sft.py --config recipes/configs/quickstart/sft.yaml\n" in done.stderr
+    assert "next: one of the commands above, or --help for every option\n" in done.stderr
 
 
 def test_without_arguments_a_recipe_shows_its_commands_and_the_next_step():

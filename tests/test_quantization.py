@@ -121,6 +121,29 @@ def test_preferences_are_learned_beside_quantized_weights(recipe, data, tiny_mod
     assert moved and all(name.startswith("transformer.h.") and ".c_" in name for name in moved)
 
 
+def test_ppo_beside_quantized_weights_saves_the_token_that_ended_its_answers(
+    data, tiny_model_dir, tiny_reward_dir, tmp_path
+):
+    given = {"sft_model_path": tiny_model_dir, "reward_model_path": tiny_reward_dir, "prompts": data / "chats.json"}
+    given |= {"stop_token_id": 65, "response_length": 4, "total_episodes": 8, "num_mini_batches": 1}
+    succeeded(again("ppo", **given, **QLORA, per_device_train_batch_size=8, output_dir=tmp_path / "out"))
+    assert loaded(tmp_path / "out")[0].generation_config.eos_token_id == 65
+
+
+def test_a_whole_quantized_module_that_is_trained_is_merged(sft_settings, tmp_path):
+    """`lora_modules_to_save` may name a block, with matrices inside."""
+    given = {
+        **sft_settings,
+        **QLORA,
+        "lora_target_modules": ["c_attn"],
+        "lora_modules_to_save": ["mlp"],
+        "max_steps": 2,
+    }
+    done = again("sft", **given, output_dir=tmp_path / "sft")
+    assert done.code == 0, done.err[-2000:]
+    loaded(tmp_path / "sft")
+
+
 def test_without_bitsandbytes_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr("sys.argv", ["recipes/sft.py", "--conversations", "x", "--use_peft", "--load_in_4bit"])

@@ -45,8 +45,8 @@ def test_both_trainers_are_timed(run, tmp_path):
         assert figures["episodes"] == 8, "the first of the two updates is not timed"
         assert figures["episodes_per_second"] == pytest.approx(8 / figures["seconds"])
         assert figures["peak_memory_mib"] >= figures["loaded_memory_mib"] > 100
-        assert figures["mean_answer_length"] == figures["answer_tokens"] / 16
-        assert 1 < figures["mean_answer_length"] < 12
+        assert figures["length"] == figures["answer_tokens"] / 16
+        assert 1 < figures["length"] < 12
     stock, last, metrics = results["processes"]["stock"], results["processes"][workers[-1]], results["metrics"]
     for key in ("episodes_per_second", "peak_memory_mib"):
         assert metrics[f"{key}_over_stock"] == pytest.approx(last[key] / stock[key])

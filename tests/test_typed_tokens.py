@@ -131,8 +131,14 @@ def test_scores_are_those_of_the_text(tiny_reward_dir, tiny_chat_tokenizer):
     ids_read = reward_at_last_token(model, tiny_chat_tokenizer, bf16=False)(prompts=prompts, completion_ids=drawn)
     assert ids_read == pytest.approx(expected, abs=1e-5)
     completions = [[{"role": "assistant", "content": answer}] for answer in answers]
-    text_read = reward_of_text(model, tiny_chat_tokenizer)(prompts=prompts, completions=completions)
+    of_text = reward_of_text(model, tiny_chat_tokenizer, tiny_chat_tokenizer.eos_token_id)
+    text_read = of_text(prompts=prompts, completions=completions, completion_ids=drawn)
     assert text_read == pytest.approx(expected, abs=1e-5)
+    # A truncated answer gets no end of turn: it is scored at its own last token, as by its ids.
+    truncated = [ids[:-1] for ids in drawn]
+    text_read = of_text(prompts=prompts, completions=completions, completion_ids=truncated)
+    ids_read = reward_at_last_token(model, tiny_chat_tokenizer, bf16=False)(prompts=prompts, completion_ids=truncated)
+    assert text_read == pytest.approx(ids_read, abs=1e-5) != pytest.approx(expected, abs=1e-3)
 
 
 # What TRL encodes by itself

@@ -87,13 +87,15 @@ def sentences(report: dict) -> list[tuple[str, str]]:
         said.append(("turns", f"{turns['total']:,}: {speakers}{own}"))
     if tokens:
         total, kept = tokens["total"], tokens["learned"] + tokens["masked"]
-        parts = {part: f"{tokens[part]:,} ({share(tokens[part], total)})" for part in ("learned", "masked", "cut")}
+        parts = {
+            part: f"{tokens[part]:,} ({share(tokens[part], total)})" for part in ("learned", "masked", "truncated")
+        }
         limit = f" at {tokens['max_length']:,} tokens" if tokens["max_length"] else ""
         said.append(
             (
                 "tokens",
                 f"{total:,} with {tokens['tokenizer']}: {kept:,} kept, of them {parts['learned']} to learn from and "
-                f"{parts['masked']} masked; {parts['cut']} cut{limit}",
+                f"{parts['masked']} masked; {parts['truncated']} truncated{limit}",
             )
         )
     if lengths["histogram"]:

@@ -60,7 +60,7 @@ class Size(NamedTuple):
     total: int = 0  # tokens: the sum of the three below
     learned: int = 0  # tokens that enter the loss
     masked: int = 0  # tokens that do not
-    cut: int = 0  # tokens beyond the context
+    truncated: int = 0  # tokens beyond the context
 
 
 def checked_rows(

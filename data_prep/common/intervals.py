@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def bootstrap_interval(values, weights=None, draws: int = 2000, seed: int = 0) -> dict:
+def bootstrap_interval(values, weights=None, resamples: int = 2000, seed: int = 0) -> dict:
     """The (weighted) mean of one value per prompt, and its 95 % percentile bootstrap interval over prompts.
 
     Prompts are resampled, not pairs or answers: those of one prompt are not independent (Efron & Tibshirani 1993,
@@ -13,7 +13,7 @@ def bootstrap_interval(values, weights=None, draws: int = 2000, seed: int = 0) -
     weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=float)
     if not len(values):
         raise ValueError("no values to average")
-    sampled = np.random.default_rng(seed).integers(0, len(values), size=(draws, len(values)))
+    sampled = np.random.default_rng(seed).integers(0, len(values), size=(resamples, len(values)))
     means = (values * weights)[sampled].sum(1) / weights[sampled].sum(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return {

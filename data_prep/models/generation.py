@@ -40,7 +40,7 @@ def generate_answers(
     if truncated := sum(len(ids) > max_prompt_length for ids in encoded):
         print(
             f"{truncated:,} of {len(encoded):,} prompts are longer than {max_prompt_length} tokens, the context minus "
-            "max_new_tokens: their beginning is cut off"
+            "max_new_tokens: truncated on the left"
         )
     encoded = [ids[-max_prompt_length:] for ids in encoded]
     end = end_of_turn_ids(model, tokenizer)

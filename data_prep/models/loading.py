@@ -37,6 +37,7 @@ def load_reward_model(name: str, **load):
     from transformers import AutoModelForSequenceClassification
 
     _check_folder(name, "recipes/reward.py")
+    _check_whole(name)
     model, tokenizer = _load(AutoModelForSequenceClassification, name, **load)
     found = " ".join(model.config.architectures or [])
     if "ForSequenceClassification" not in found or model.config.num_labels != 1:
@@ -54,6 +55,12 @@ def _check_folder(name: str, made_by: str) -> None:
         raise InputError(f"{name}: no config.json in it; expected the folder of a finished checkpoint")
 
 
+def _check_whole(name: str) -> None:
+    """Raise InputError for a folder that holds an adapter without its model."""
+    if Path(name).exists() and not (Path(name) / "config.json").exists():
+        raise InputError(f"{name}: holds an adapter alone; expected the whole model: train with merge_adapter true")
+
+
 def _load(kind, name: str, **load):
     """(model, tokenizer) by `kind.from_pretrained`, the errors of the library as one line."""
     from transformers import AutoTokenizer
@@ -67,10 +74,17 @@ def _load(kind, name: str, **load):
         raise InputError(f"{name}: cannot be loaded: {' '.join(str(error).split())[:200]}") from None
 
 
-def check_chat(name: str, model, tokenizer, max_new_tokens: int) -> None:
-    """Raise `InputError` where a model cannot be asked: no chat template, or no room beside the answer."""
+def _check_template(tokenizer, name: str) -> None:
     if tokenizer.chat_template is None:
-        raise InputError(f"{name}: its tokenizer has no chat template; put a chat_template.jinja into the folder")
+        raise InputError(
+            f"{name}: found no chat template; expected one, to write conversations as tokens. "
+            "Use a tokenizer made by data_prep.train_tokenizer or put a chat_template.jinja into its folder"
+        )
+
+
+def check_chat(name: str, model, tokenizer, max_new_tokens: int) -> None:
+    """Raise `InputError` where a model cannot be asked: no chat template, or no position left for a prompt."""
+    _check_template(tokenizer, name)
     positions = model.config.max_position_embeddings
     if not 0 < max_new_tokens < positions:
         raise InputError(
@@ -78,17 +92,13 @@ def check_chat(name: str, model, tokenizer, max_new_tokens: int) -> None:
         )
 
 
-def check_context(tokenizer, config, max_length: int) -> None:
+def check_context(tokenizer, config, max_length: int | None) -> None:
     """Raise `InputError` where conversations of `max_length` tokens do not fit the tokenizer and checkpoint at hand.
 
     Left alone, these end in an IndexError inside the embedding, or in a template error after the data is loaded.
     """
     name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
-    if tokenizer.chat_template is None:
-        raise InputError(
-            f"{name}: found no chat template; expected one, to write conversations as tokens. "
-            "Use a tokenizer made by data_prep.train_tokenizer or put a chat_template.jinja into its folder"
-        )
+    _check_template(tokenizer, name)
     if len(tokenizer) > config.vocab_size:
         raise InputError(
             f"{name}: the tokenizer does not fit the checkpoint: it has {len(tokenizer):,} entries, the model "
@@ -115,14 +125,13 @@ def checkpoint_or_hub_id(
     if Path(name).exists():
         if revision != "main":
             raise InputError(f"model_revision is {revision!r}, but {name} is a folder: only the Hub has revisions")
-        if not (Path(name) / "config.json").exists():
-            raise InputError(
-                f"{name}: holds an adapter alone; expected the whole model: train with merge_adapter true"
-            )
+        _check_whole(name)
     try:
         AutoConfig.from_pretrained(name, revision=revision)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
+        if Path(name).exists():
+            raise InputError(f"{name}: cannot be loaded: {reason}") from None
         raise InputError(
             f"{name}: no such file or folder, and no such model on the Hub ({reason}); it is made by: {made_by}"
         ) from None

@@ -61,7 +61,7 @@ def _rankings(
     left_out: Counter = Counter()
     labelled: dict[str, dict] = {}  # {prompt: its ranking, filled by `_add_label`}
     for row in rows_of(files):
-        preference, found = _read(row, columns)
+        preference, found = read_preference(row, columns)
         if not bad_rows.accept(row.with_found(found), (*REPAIRED_BY_READING, *REPAIRABLE)):
             continue
         if "label" in preference:
@@ -96,7 +96,7 @@ def _count_pairs(rankings: list[dict]) -> int:
     return sum(len(pairs(ranking["ranks"])) for ranking in rankings)
 
 
-def _read(row: Row, columns: dict[str, str] | None) -> tuple[dict, list[Problem]]:
+def read_preference(row: Row, columns: dict[str, str] | None) -> tuple[dict, list[Problem]]:
     """The preference in a row, and what is wrong with it, without the problems that reading found."""
     if row.value is None and row.problems:
         return {}, []

@@ -1,5 +1,6 @@
 """The one reader of prompts, each with a reference answer: of conversations, and of preferences in all their formats."""
 
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,16 +11,23 @@ from tqdm.auto import tqdm
 from data_prep.common.arrow_dataset import write_dataset
 from data_prep.common.batches import batched
 from data_prep.common.errors import InputError
+from data_prep.common.text import counted
 from data_prep.readers.conversation_formats import PLAIN_ROLES
 from data_prep.readers.conversations import WRITTEN_AT_ONCE, accepted_conversation, close_and_report, message_type
 from data_prep.readers.kinds import classify, kind_of_columns
-from data_prep.readers.preference_formats import REPAIRABLE, preference_of
-from data_prep.readers.preferences import prompt_key
+from data_prep.readers.preference_formats import REPAIRABLE
+from data_prep.readers.preferences import prompt_key, read_preference
 from data_prep.rows.bad_rows import BadRows
 from data_prep.rows.problems import REPAIRED_BY_READING, Row
 from data_prep.rows.read import data_files, identify, rows_of
 
-REPEATED = "preferences on a prompt that was read before"
+REPEATED = "on a prompt that was read before"
+
+
+def last_question(messages: list[dict]) -> list[dict]:
+    """The conversation up to the last user turn."""
+    last = max(index for index, message in enumerate(messages) if message["role"] == "user")
+    return messages[: last + 1]
 
 
 def split_last_answer(messages: list[dict]) -> tuple[list[dict], str]:
@@ -42,8 +50,8 @@ def prompt_rows(
     """
     left_out = Counter() if left_out is None else left_out
     named_kind, columns = kind_of_columns(columns)
-    read: set[str] = set()
-    without_good_answer: dict[str, dict] = {}
+    read: set[bytes] = set()
+    without_good_answer: dict[bytes, dict] = {}
     for row in rows_of(files):
         if (named_kind or classify(row.value)) != "preferences":
             if conversation := accepted_conversation(row, bad_rows, columns, PLAIN_ROLES):
@@ -53,7 +61,7 @@ def prompt_rows(
         accepted = _accepted_preference(row, bad_rows, columns)
         if accepted is None:
             continue
-        key = prompt_key(accepted["prompt"])
+        key = hashlib.blake2b(prompt_key(accepted["prompt"]).encode(), digest_size=16).digest()
         if key in read:
             left_out[REPEATED] += 1
         elif accepted["reference"] is None:
@@ -68,7 +76,7 @@ def prompt_rows(
 
 def _accepted_preference(row: Row, bad_rows: BadRows, columns: dict[str, str] | None) -> dict | None:
     """The prompt in a row and its best completion (None if that is labelled bad); None if `bad_rows` does not accept it."""
-    preference, problems = preference_of(row.value, columns)
+    preference, problems = read_preference(row, columns)
     identifier, row = identify(row.with_found(problems), (columns or {}).get("id", "id"))
     if not bad_rows.accept(row, (*REPAIRED_BY_READING, *REPAIRABLE)):
         return None
@@ -80,12 +88,12 @@ def _accepted_preference(row: Row, bad_rows: BadRows, columns: dict[str, str] | 
 
 
 def _report(bad_rows: BadRows, files: list[str], left_out: Counter) -> None:
-    close_and_report(bad_rows, files)
-    for reason, count in (+left_out).items():
-        print(f"left out: {count:,} {reason}")
+    close_and_report(bad_rows, files, "row")
+    if left_out[REPEATED]:
+        print(f"left out: {counted(left_out[REPEATED], 'preference')} {REPEATED}")
 
 
-def read_questions(
+def read_prompts(
     paths,
     limit: int | None,
     seed: int,
@@ -98,12 +106,15 @@ def read_questions(
     Prints how many rows were read, repaired and quarantined. `on_bad`, `quarantine`, `columns` and the errors are those
     of `read_conversations`.
     """
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit {limit}: expected at least 1")
     bad_rows, files, left_out = BadRows(on_bad, quarantine), data_files(paths), Counter()
     rows = list(prompt_rows(files, bad_rows, columns, left_out))
     _report(bad_rows, files, left_out)
-    if limit is not None and limit < 1:
-        raise InputError(f"--limit {limit}: expected at least 1")
-    return random.Random(seed).sample(rows, limit) if limit and limit < len(rows) else rows
+    if not limit or limit >= len(rows):
+        return rows
+    print(f"{limit:,} of {len(rows):,} prompts are used (--limit)")
+    return random.Random(seed).sample(rows, limit)
 
 
 def load_prompts(
@@ -114,7 +125,7 @@ def load_prompts(
 ):
     """The prompts as a `datasets.Dataset` with the columns prompt and reference (see `prompt_rows`); prints the counts.
 
-    They are in a file on disk (see `write_dataset`), so the memory used does not grow with their number. Takes the
+    They are in a file on disk (see `write_dataset`), so the memory used hardly grows with their number. Takes the
     arguments of `read_conversations`, and raises the same errors.
     """
     import pyarrow  # slow to import, and not needed by the readers

@@ -143,7 +143,7 @@ def load_tokenized(
     Args:
         max_length: in tokens; None: no limit.
         on_bad, quarantine, columns: see `data_prep.readers.conversations.read_conversations`.
-        long: what to do with longer conversations. "truncate" cuts off their end, "drop" leaves them out, "split" makes
+        long: what to do with longer conversations. "truncate" drops their end, "drop" leaves them out, "split" makes
             pieces of whole exchanges, each after the system turn.
         assistant_only: whether the loss is on the assistant's turns alone; otherwise it is on every token.
 

@@ -109,6 +109,15 @@ def write_index(folder: Path, shards: list[dict], dtype: str, vocab_size: int, t
     return index
 
 
+def beginning_hash(ids: list) -> np.ndarray:
+    """A hash of the first ids of documents, place by place: integers, or arrays with an id of each document."""
+    found = np.uint64(0)
+    for each in ids:
+        with np.errstate(over="ignore"):
+            found = found * np.uint64(6364136223846793005) + np.asarray(each, np.uint64)
+    return found
+
+
 class TokenShards:
     """The ids in a folder of shards as one long array: `len` is in tokens, and slices are NumPy arrays.
 
@@ -155,15 +164,21 @@ class TokenShards:
             return parts[0]
         return np.concatenate(parts) if parts else np.empty(0, self.index["dtype"])
 
-    def documents_of_length(self, lengths: set[int]) -> Iterator[bytes]:
-        """The ids, as bytes, of the documents with a number of tokens in `lengths` (their end of text counts).
+    def documents_like(self, documents: list[np.ndarray]) -> Iterator[bytes]:
+        """The ids, as bytes, of the documents as long as one of `documents` and with the same beginning.
 
-        So a given document is found among many, most of which are not read.
+        So given documents are found among many without reading all: of the others a few ids are looked at.
         """
-        for shard, start in zip(self.index["shards"], self._document_starts, strict=False):
+        lengths = [len(document) for document in documents]
+        size = min(8, *lengths)
+        beginnings = [beginning_hash([int(ids) for ids in document[:size]]) for document in documents]
+        for ids, shard, first in zip(self._ids, self.index["shards"], self._document_starts, strict=False):
             ends = read_ends((self.folder / shard["file"]).with_suffix(".idx"))[:, 0].astype(np.int64)
-            for inside in np.flatnonzero(np.isin(np.diff(ends, prepend=0), list(lengths))):
-                yield self.document(int(start + inside))[0].tobytes()
+            starts = np.concatenate([[0], ends[:-1]])
+            alike = np.flatnonzero(np.isin(ends - starts, lengths))
+            hashes = beginning_hash([ids[starts[alike] + place].astype(np.uint64) for place in range(size)])
+            for inside in alike[np.isin(hashes, beginnings)]:
+                yield self.document(int(first + inside))[0].tobytes()
 
     def document(self, number: int) -> tuple[np.ndarray, int]:
         """The ids of document `number` (from 0) with its end of text, and the size of its text in bytes."""

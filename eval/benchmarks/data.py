@@ -66,13 +66,17 @@ tokenizer.save(output)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", default=CONVERSATIONS, help=f"conversations in the Baichuan format, default: {CONVERSATIONS}"
+        "--data", default=CONVERSATIONS, help=f"conversations in the Baichuan format (default: {CONVERSATIONS})"
     )
-    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="default: all")
-    parser.add_argument("--conversations", type=int, default=100_000, help="default: 100,000")
-    parser.add_argument("--corpus_bytes", type=float, default=100e6, help="of text, for shards and bpe; default: 1e8")
-    parser.add_argument("--large_bytes", type=float, default=1e9, help="of text, for large; default: 1e9")
-    parser.add_argument("--vocab_size", type=int, default=16_384, help="for bpe; default: 16384")
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="parts to measure (default: all)")
+    parser.add_argument(
+        "--conversations", type=int, default=100_000, help="conversations to prepare (default: 100,000)"
+    )
+    parser.add_argument(
+        "--corpus_bytes", type=float, default=100e6, help="bytes of text for shards and bpe (default: 1e8)"
+    )
+    parser.add_argument("--large_bytes", type=float, default=1e9, help="bytes of text for large (default: 1e9)")
+    parser.add_argument("--vocab_size", type=int, default=16_384, help="vocabulary of bpe (default: 16384)")
 
 
 def run(arguments: argparse.Namespace) -> dict:

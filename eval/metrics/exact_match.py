@@ -1,4 +1,4 @@
-"""Share of predictions that are the reference word for word, runs of blanks counting as one.
+"""Share of predictions that are an exact match with the reference, whitespace aside.
 
     evaluate.load("eval/metrics/exact_match.py").compute(predictions=["a  b"], references=["a b"])
 

@@ -82,8 +82,8 @@ def score_against_kl(curves: dict) -> dict | None:
                 " Since then the score has risen and the agreement has fallen, as in over-optimization. "
                 "The alarms say whether this is more than chance."
             )
-    drawn = ["score", "KL", *([measure] if measure else [])]
-    return {"picture": as_uri(figure), "words": words, "curves": [start + name for name in drawn]}
+    shown = ["score", "KL", *([measure] if measure else [])]
+    return {"picture": as_uri(figure), "words": words, "curves": [start + name for name in shown]}
 
 
 WIDTH, MARGIN, LABEL, LINE = 1000, 32, 150, 25  # pixels of answers_picture; LABEL is the column of the models' names

@@ -41,10 +41,26 @@ MUON_REFUSED = (
     "adam_epsilon",
     "value_learning_rate",
 )
-WITHOUT_LORA = [name for name in ModelConfig.__dataclass_fields__ if name.startswith("lora_")] + [
-    "use_rslora",
-    "use_dora",
-]
+EVALUATION = (
+    "max_prompts",
+    "eval_funcs",
+    "eval_strategy",
+    "eval_steps",
+    "eval_delay",
+    "eval_on_start",
+    "per_device_eval_batch_size",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "greater_is_better",
+)
+WITHOUT_LORA = (
+    ["merge_adapter"]
+    + [name for name in ModelConfig.__dataclass_fields__ if name.startswith("lora_")]
+    + [
+        "use_rslora",
+        "use_dora",
+    ]
+)
 WITHOUT_4BIT = ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage")
 
 
@@ -76,21 +92,22 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
         usage="%(prog)s --config FILE.yaml [--option value ...]",
         description=sys.modules["__main__"].__doc__,
         formatter_class=HelpFormatter,
+        allow_abbrev=False,  # an abbreviation would pass the checks of what is given
     )
     _own_options_first(parser, len(dataclass_types[0].__dataclass_fields__))
     # A run shorter than logging_steps would have no loss to show.
     parser.set_defaults(bf16=bf16_is_fast(), use_cpu=not torch.accelerator.is_available(), logging_first_step=True)
-    config = {}
+    config, known = {}, {field for kind in dataclass_types for field in kind.__dataclass_fields__} | {"env"}
     if "--config" in sys.argv[:-1]:
         path = existing(sys.argv[sys.argv.index("--config") + 1])
-        known = {field for kind in dataclass_types for field in kind.__dataclass_fields__} | {"env"}
         try:
             config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except yaml.YAMLError as error:
             raise InputError(f"{path}: not YAML ({error})") from None
         if unknown := set(config) - known:
             raise InputError(f"{path}: unknown key {', '.join(sorted(unknown))}; see --help for the keys")
-    given = set(config) | {word[2:].split("=")[0] for word in sys.argv[1:] if word.startswith("--")}
+    words = (word[2:].split("=")[0].replace("-", "_") for word in sys.argv[1:] if word.startswith("--"))
+    given = set(config) | {word if word in known else word.removeprefix("no_") for word in words}
     for name, instead in {**REFUSED, **(refused or {})}.items():
         if name in given:
             raise InputError(f"{name}: this recipe would ignore it: {instead}")
@@ -99,11 +116,18 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
     except (ValueError, TypeError) as error:
         raise InputError(f"{' '.join(sys.argv[1:])}: {error}") from None
     _check_together(parsed, given)
+    _use_every_core()
+    if int(os.environ.get("RANK", 0)) > 0:  # of several processes the first speaks
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    return parsed
+
+
+def _use_every_core() -> None:
+    """Let a process that has the machine to itself use all its cores."""
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
     if launched and int(os.environ.get("WORLD_SIZE", 1)) == 1:
         # `accelerate launch` leaves one core to a process that has the machine to itself; PyTorch alone takes them all.
         torch.set_num_threads(min(psutil.cpu_count(logical=False) or 1, cores()))
-    return parsed
 
 
 def _own_options_first(parser: ArgumentParser, number: int) -> None:
@@ -130,6 +154,10 @@ def _check_together(parsed: tuple, given: set[str]) -> None:
         raise InputError("local_rank: this recipe would ignore it: launch with accelerate or torchrun, which set it")
     model_args = next((each for each in parsed if isinstance(each, ModelConfig)), None)
     lora = bool(model_args and model_args.use_peft)
+    if not getattr(script, "heldout", True) and (idle := [name for name in EVALUATION if name in given]):
+        raise InputError(f"{idle[0]}: it needs heldout")
+    if getattr(script, "max_prompts", None) is not None and script.max_prompts < 1:
+        raise InputError(f"max_prompts: expected at least 1, found {script.max_prompts}")
     if getattr(script, "muon_lr", None) and not lora and (idle := [name for name in MUON_REFUSED if name in given]):
         raise InputError(f"{idle[0]}: Muon would ignore it; leave it out, or set muon_lr to null")
     if model_args is None:
@@ -164,7 +192,8 @@ def model_kwargs(model_args: ModelConfig, quantized: bool = True) -> dict:
             )
     load = {"dtype": model_args.dtype or "float32", "attn_implementation": attention, "use_safetensors": True}
     if quantized and (quantization := get_quantization_config(model_args)):
-        quantization.llm_int8_skip_modules = ["lm_head", "score"]  # heads are trained, or read for the loss, in full
+        # Heads, by the names that model families give them: they are trained, or read for the loss, in full.
+        quantization.llm_int8_skip_modules = ["lm_head", "embed_out", "score"]
         load["quantization_config"] = quantization
         # On a processor with AVX-512 BF16 bitsandbytes 0.50 packs the weights again for the first evaluation, for kernels
         # that know no gradients: training on after it fails.
@@ -175,7 +204,7 @@ def model_kwargs(model_args: ModelConfig, quantized: bool = True) -> dict:
 def score_peft_config(model_args: ModelConfig) -> PeftConfig | None:
     """The LoRA of a sequence classifier; None without LoRA.
 
-    Without these two settings the score head stays at its random values, and is not saved.
+    Without these two settings the score head keeps its random values, and is not saved.
     """
     modules = sorted({*(model_args.lora_modules_to_save or []), "score"})
     return get_peft_config(dataclasses.replace(model_args, lora_task_type="SEQ_CLS", lora_modules_to_save=modules))

@@ -10,8 +10,12 @@ affected. DPOTrainer pads on the right and needs nothing.
 from collections.abc import Callable
 
 import torch
+from datasets import Dataset
 from transformers import PreTrainedModel
 
+from data_prep.common.errors import InputError
+from data_prep.models.generation import generate_answers
+from data_prep.models.reward_functions import call_reward_function
 from data_prep.models.scoring import score_answers
 from data_prep.tokens.chat_encoder import encode_prompts
 from recipes.trainers.curves import logged
@@ -55,20 +59,37 @@ def reward_at_last_token(reward_model: PreTrainedModel, tokenizer, bf16: bool) -
     return reward_model_score
 
 
-def reward_of_text(reward_model: PreTrainedModel, tokenizer) -> Callable:
+def reward_of_text(reward_model: PreTrainedModel, tokenizer, eos_token_id: int) -> Callable:
     """A reward function of TRL's form that encodes answers again, as text, for a `reward_model` with its own `tokenizer`.
 
-    TRL's own call with a model would make control tokens of what a prompt or an answer spells out.
+    TRL's own call with a model would make control tokens of what a prompt or an answer spells out. An answer is whole if
+    its ids end with `eos_token_id`, the policy's; a truncated one gets no end of turn.
     """
 
-    def reward_model_score(prompts: list[list[dict]], completions: list[list[dict]], **columns) -> list[float]:
+    def reward_model_score(
+        prompts: list[list[dict]], completions: list[list[dict]], completion_ids: list[list[int]], **columns
+    ) -> list[float]:
         answers = [completion[-1]["content"] for completion in completions]
-        return score_answers(reward_model, tokenizer, prompts, answers)
+        stopped = [ids[-1] == eos_token_id for ids in completion_ids]
+        return score_answers(reward_model, tokenizer, prompts, answers, stopped=stopped)
 
     return reward_model_score
 
 
-def missing_eos(tokenizer) -> Callable:
+def reward_weights(given: list[float] | None, number: int, missing_eos_penalty: float) -> list[float]:
+    """A weight for each of `number` rewards (default: 1). Raises InputError if the numbers differ, or for a bonus."""
+    weights = given or [1.0] * number
+    if not number or len(weights) != number:
+        raise InputError(
+            f"found {number} rewards (reward_model_path, reward_funcs) and {len(weights)} reward_weights; "
+            "expected at least one, and a weight for each"
+        )
+    if missing_eos_penalty < 0:
+        raise InputError(f"missing_eos_penalty: expected at least 0, found {missing_eos_penalty}")
+    return weights
+
+
+def missing_eos_reward(tokenizer) -> Callable:
     """A reward function of TRL's form: -1 for an answer that was truncated at max_completion_length, else 0."""
 
     def missing_eos(completion_ids: list[list[int]], **columns) -> list[float]:
@@ -94,9 +115,24 @@ def training_curves(log_history: list[dict], missing_eos_penalty: float) -> dict
     }
 
 
-def heldout_figures(metrics: dict[str, float], missing_eos_penalty: float) -> dict[str, float]:
-    """The same of an evaluation: {"eval_score", "eval_length", "eval_eos_rate", and "eval_kl" if TRL computes it}."""
-    truncated, length = metrics["eval_completions/clipped_ratio"], metrics["eval_completions/mean_length"]
-    figures = {"eval_score": metrics["eval_reward"] + missing_eos_penalty * truncated}
-    figures |= {"eval_length": length, "eval_eos_rate": 1 - truncated}
-    return figures | ({"eval_kl": metrics["eval_kl"] * length} if "eval_kl" in metrics else {})
+def heldout_metrics(model, tokenizer, dataset: Dataset, rewards: list[Callable], weights: list[float], args) -> dict:
+    """{"eval_score", "eval_length", "eval_eos_rate"} of one sampled answer to each prompt of `dataset`.
+
+    Means over prompts. The score is the weighted sum of `rewards`, as in training. TRL's own evaluation weighs a batch
+    as much as another, however few prompts it holds, and draws from the random numbers of the training.
+    """
+    prompts = list(dataset["prompt"])
+    batch, seed = args.per_device_eval_batch_size, args.seed
+    sampled = generate_answers(model, tokenizer, prompts, args.max_completion_length, args.temperature, 1, batch, seed)
+    answers = [answer for (answer,) in sampled]
+    columns = {"completion_ids": [answer["ids"] for answer in answers], "reference": list(dataset["reference"])}
+    texts, scores = [answer["text"] for answer in answers], [0.0] * len(answers)
+    for start in range(0, len(answers), batch):
+        part = slice(start, start + batch)
+        own = {name: values[part] for name, values in columns.items()}
+        for reward, weight in zip(rewards, weights, strict=True):
+            found = call_reward_function(reward, prompts[part], texts[part], own)
+            scores[part] = [score + weight * value for score, value in zip(scores[part], found, strict=True)]
+    stopped, lengths = ([answer[key] for answer in answers] for key in ("stopped", "tokens"))
+    means = [sum(values) / len(answers) for values in (scores, lengths, stopped)]
+    return dict(zip(("eval_score", "eval_length", "eval_eos_rate"), means, strict=True))

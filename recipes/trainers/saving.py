@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, Trainer
 from transformers.pytorch_utils import Conv1D
 
 
-def merge_and_save(trainer: Trainer, tokenizer, merge: bool = True) -> PreTrainedModel | PeftModel:
-    """Save the language model that was trained, ready to answer; returns it.
+def merge_and_save(trainer: Trainer, tokenizer, merge: bool = True) -> None:
+    """Save the language model that was trained, ready to answer.
 
     With `merge` a LoRA adapter becomes part of the weights; otherwise it is saved by itself.
     """
@@ -21,7 +21,6 @@ def merge_and_save(trainer: Trainer, tokenizer, merge: bool = True) -> PreTraine
     model.config.use_cache = model.generation_config.use_cache = True  # generation is several times slower without
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     trainer.save_model(trainer.args.output_dir)
-    return model
 
 
 @torch.no_grad()
@@ -53,10 +52,12 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
         )
         .to(base.device)
     )
-    for name, module in whole.named_modules():
-        layer = base.get_submodule(name)
-        layer = getattr(layer, "base_layer", layer)
-        if isinstance(layer, Linear4bit | Linear8bitLt):
+    if hasattr(base, "generation_config"):
+        whole.generation_config = base.generation_config
+    for name, layer in base.named_modules():
+        # Of a module that is trained whole, the copy that is trained is in the adapter.
+        if isinstance(layer, Linear4bit | Linear8bitLt) and ".modules_to_save." not in name:
+            module = whole.get_submodule(name.replace(".original_module", "").removesuffix(".base_layer"))
             weight = dequantize_module_weight(layer)
             module.weight.copy_(weight.T if isinstance(module, Conv1D) else weight)
     with tempfile.TemporaryDirectory() as folder:

@@ -26,7 +26,7 @@ from data_prep.common.parallel import cores
 from data_prep.common.provenance import commit, machine
 from data_prep.models.loading import check_context, load_checkpoint
 from data_prep.readers.conversations import read_conversations
-from data_prep.readers.prompts import read_questions
+from data_prep.readers.prompts import read_prompts
 from data_prep.tokens.chat_encoder import encode_prompts
 
 PROMPTS = "data/prompts_ppo.json"  # in the run's folder
@@ -60,14 +60,24 @@ ENVIRONMENT = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     threads = min(psutil.cpu_count(logical=False) or 1, cores())
-    parser.add_argument("--run", default="runs/quickstart", help="folder with sft, reward and data/prompts_ppo.json")
-    parser.add_argument("--updates", type=int, default=8, help="updates of each trainer; the first is not timed")
-    parser.add_argument("--batch_size", type=int, default=64, help="answers per update")
-    parser.add_argument("--response_length", type=int, default=48, help="tokens")
-    parser.add_argument("--num_ppo_epochs", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=threads, help=f"default: all cores, {threads}")
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--results_dir", help="folder for speed_ppo.json; default: results are only printed")
+    parser.add_argument(
+        "--run",
+        default="runs/quickstart",
+        help="folder with sft, reward and data/prompts_ppo.json (default: runs/quickstart)",
+    )
+    parser.add_argument(
+        "--updates", type=int, default=8, help="updates of each trainer, the first not timed (default: 8)"
+    )
+    parser.add_argument("--batch_size", type=int, default=64, help="answers per update (default: 64)")
+    parser.add_argument("--response_length", type=int, default=48, help="longest answer in tokens (default: 48)")
+    parser.add_argument(
+        "--num_ppo_epochs", type=int, default=4, help="passes over the answers of an update (default: 4)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=threads, help=f"threads of each trainer (default: all cores, {threads})"
+    )
+    parser.add_argument("--seed", type=int, default=42, help="seed of everything random (default: 42)")
+    parser.add_argument("--results_dir", help="folder for speed_ppo.json (default: results are only printed)")
     parser.add_argument("--worker", help=argparse.SUPPRESS)  # what a process started by this command measures
     arguments = parser.parse_args()
     results = time_updates(arguments) if arguments.worker else compare(arguments)
@@ -143,7 +153,7 @@ def print_table(processes: dict[str, dict], keys: list[str]) -> None:
         row = (
             f"{worker:10}{found['episodes_per_second']:12.1f}{over['episodes_per_second']:10.2f}"
             f"{found['peak_memory_mib']:10.0f}{over['peak_memory_mib']:10.2f}{found['loaded_memory_mib']:12.0f}"
-            f"{found['mean_answer_length']:19.1f}"
+            f"{found['length']:19.1f}"
         )
         if "peak_gpu_memory_mib" in keys:
             row += f"   GPU: {found['peak_gpu_memory_mib']:.0f} MiB, {over['peak_gpu_memory_mib']:.2f} of TRL's"
@@ -186,7 +196,7 @@ def build_trainer(
     from recipes.trainers.ppo import trainer as our_ppo
 
     run, episodes = Path(run), settings["per_device_train_batch_size"] * updates
-    prompts = [row["prompt"] for row in read_questions(run / PROMPTS, episodes, settings["seed"])]
+    prompts = [row["prompt"] for row in read_prompts(run / PROMPTS, episodes, settings["seed"])]
     (policy, tokenizer), (reference, _) = (load_checkpoint(str(run / "sft")) for _ in range(2))
     (reward, other), (value, _) = (load_checkpoint(str(run / "reward"), reward_model=True) for _ in range(2))
     if other.get_vocab() != tokenizer.get_vocab():
@@ -263,7 +273,7 @@ def time_updates(arguments: argparse.Namespace) -> dict:
         "loaded_memory_mib": loaded,
         "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
         "answer_tokens": sum(lengths),
-        "mean_answer_length": sum(lengths) / (arguments.batch_size * updates),
+        "length": sum(lengths) / (arguments.batch_size * updates),
     }
 
 

@@ -66,30 +66,30 @@ class PPOConfig(TRLPPOConfig):
     reward_weights: list[float] | None = field(
         default=None,
         metadata={
-            "help": "weights of the reward model, if there is one, and of each of reward_funcs; default: 1 each"
+            "help": "Weights of the reward model, if there is one, and of each of reward_funcs; default: 1 each"
         },
     )
     stop_token: str | None = field(
         default=None,
-        metadata={"help": "eos: answers end on the tokenizer's eos_token; default: on stop_token_id if set, else eos"},
+        metadata={"help": "Eos: answers end on the tokenizer's eos_token; default: on stop_token_id if set, else eos"},
     )
     temperature: float = field(
-        default=1.0, metadata={"help": "sampling temperature; log-probabilities are taken at it too"}
+        default=1.0, metadata={"help": "Sampling temperature; log-probabilities are taken at it too"}
     )
     target_kl: float | None = field(
         default=None,
         metadata={
-            "help": "adapt kl_coef towards this KL, in nats per answer (Ziegler 2019, section 2.2); default: kl_coef is "
+            "help": "Adapt kl_coef towards this KL, in nats per answer (Ziegler 2019, section 2.2); default: kl_coef is "
             "fixed"
         },
     )
     value_learning_rate: float | None = field(
-        default=None, metadata={"help": "value model's learning rate; default: learning_rate"}
+        default=None, metadata={"help": "Value model's learning rate; default: learning_rate"}
     )
     num_value_warmup_updates: int = field(
         default=0,
         metadata={
-            "help": "first updates, in which only the value model is trained (Yuan 2025, arXiv:2503.01491): advantages "
+            "help": "First updates, in which only the value model is trained (Yuan 2025, arXiv:2503.01491): advantages "
             "over values that predict nothing are noise"
         },
     )

@@ -84,7 +84,12 @@ def with_prompt_ids(
         if not 0 < length <= max_length:
             raise InputError(
                 f"prompt {number} has {length} tokens; expected 1 to {max_length} (the context less response_length): "
-                "remove the prompt, or lower response_length"
+                + (
+                    f"set max_prompt_length to {max_length} to drop longer prompts, or "
+                    if length and max_length > 0
+                    else ""
+                )
+                + ("lower response_length" if length else "remove it")
             )
     return encoded
 

@@ -1,0 +1,197 @@
+"""Prompts from conversations and preferences, and those that are too long: by the reader, and through the recipes."""
+
+import json
+
+import pytest
+from datasets import Dataset
+from helpers.models import POSITIONS
+from helpers.recipes import EXACT, again, conversation, differing, ranking, refused, results, succeeded
+
+from data_prep.common.errors import InputError
+from data_prep.common.files import write_json, write_jsonl
+from data_prep.readers.prompts import load_prompts, read_prompts
+from data_prep.tokens.prompts import drop_long_prompts
+
+
+def asked(text: str) -> list[dict]:
+    return [{"role": "user", "content": text}]
+
+
+def pair(prompt: str, chosen: str, rejected: str) -> dict:
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def labelled(prompt: str, completion: str, label: bool) -> dict:
+    return {"prompt": prompt, "completion": completion, "label": label}
+
+
+def test_the_reference_of_a_preference_is_its_best_completion_and_a_prompt_comes_once(tmp_path, capsys):
+    rows = [
+        ranking("a", {"third": 2, "first": 0, "second": 1}),
+        {"prompt": "b", "completions": ["low", "high"], "scores": [0.1, 0.9]},
+        pair("c", "good", "bad"),
+        pair("a", "another", "bad"),  # its prompt was read before
+        ranking("d", {"one": 0, "other": 0}),  # tied: there is nothing to rank, but it is a prompt
+        conversation("e", "e", "answer"),  # a file may mix kinds
+        conversation("e", "e", "answer"),  # conversations stay as they are
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    dataset = load_prompts(str(tmp_path / "rows.jsonl"))
+    assert dataset.column_names == ["prompt", "reference"]
+    assert dataset.to_list() == [
+        {"prompt": asked(prompt), "reference": reference}
+        for prompt, reference in [
+            ("a", "first"), ("b", "high"), ("c", "good"), ("d", "one"), ("e", "answer"), ("e", "answer"),
+        ]
+    ]  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "left out: 1 preference on a prompt that was read before\n" in printed
+
+
+def test_an_answer_labelled_bad_is_no_reference(tmp_path, capsys):
+    rows = [
+        labelled("a", "wrong", False),
+        labelled("b", "wrong", False),
+        labelled("a", "right", True),
+        labelled("b", "as wrong", False),
+        labelled("a", "as right", True),
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    rows = read_prompts(str(tmp_path / "rows.jsonl"), None, 0)
+    # a: its first good answer; b has none, and comes last. Two of the five rows are prompts, three are left out.
+    assert [(row["prompt"], row["reference"]) for row in rows] == [(asked("a"), "right"), (asked("b"), "")]
+    assert "left out: 3 preferences on a prompt that was read before\n" in capsys.readouterr().out
+
+
+def test_columns_say_which_kind_of_row_it_is(tmp_path):
+    write_jsonl(tmp_path / "rows.jsonl", [{"q": "a", "good": "b", "bad": "c"}])
+    rows = read_prompts(str(tmp_path / "rows.jsonl"), None, 0, columns="prompt=q,chosen=good,rejected=bad")
+    assert [(row["prompt"], row["reference"]) for row in rows] == [(asked("a"), "b")]
+    rows = read_prompts(str(tmp_path / "rows.jsonl"), None, 0, columns="prompt=q,completion=bad")
+    assert [(row["prompt"], row["reference"]) for row in rows] == [(asked("a"), "c")]
+
+
+def test_bad_rows_of_both_kinds_are_one_error_or_quarantined(tmp_path, capsys):
+    rows = [pair("a", "b", "b"), pair("a", "b", "c"), conversation("x", "only a question")]
+    write_jsonl(tmp_path / "rows.jsonl", [*rows, conversation("y", "q", " ")])
+    with pytest.raises(InputError, match="rows cannot be used"):
+        load_prompts(str(tmp_path / "rows.jsonl"))
+    dataset = load_prompts(str(tmp_path / "rows.jsonl"), "quarantine", tmp_path / "aside.jsonl")
+    aside = [json.loads(line)["raw"] for line in (tmp_path / "aside.jsonl").read_text().splitlines()]
+    assert len(dataset) + len(aside) == 4 and dataset[0] == {"prompt": asked("a"), "reference": "b"}
+    assert f"rows in 4 = rows out {len(dataset)} + quarantined {len(aside)}" in capsys.readouterr().out
+
+
+def test_a_broken_row_under_columns_of_preferences_is_one_clear_error(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"q": "a", "good": "b", "bad": "c"}\n{"q": \n"text"\n')
+    columns = "prompt=q,chosen=good,rejected=bad"
+    with pytest.raises(InputError, match="2 rows cannot be used: 1 × broken JSON, 1 × not an object"):
+        load_prompts(str(tmp_path / "rows.jsonl"), columns=columns)
+    dataset = load_prompts(str(tmp_path / "rows.jsonl"), "quarantine", tmp_path / "aside.jsonl", columns)
+    assert dataset.to_list() == [{"prompt": asked("a"), "reference": "b"}]
+
+
+def test_prompts_that_are_too_long_are_dropped_and_counted(tiny_chat_tokenizer, capsys):
+    rows = Dataset.from_list([{"prompt": asked("x" * length)} for length in (1, 6, 5, 7)])
+    # A letter is a token, and three marks stand around the question.
+    kept = drop_long_prompts(rows, tiny_chat_tokenizer, 3 + 5)
+    assert [len(row["prompt"][0]["content"]) for row in kept] == [1, 5]
+    assert "2 of 4 prompts are longer than max_prompt_length=8 tokens: dropped\n" in capsys.readouterr().out
+    assert drop_long_prompts(rows, tiny_chat_tokenizer, 10) is rows
+    assert drop_long_prompts(rows, tiny_chat_tokenizer, None) is rows
+    with pytest.raises(InputError, match="no prompt fits in max_prompt_length 3: raise it"):
+        drop_long_prompts(rows, tiny_chat_tokenizer, 3)
+
+
+@pytest.fixture(scope="module")
+def preferences(tmp_path_factory):
+    """Eight prompts whose best answer is yes, and one too long to answer; three held out, of which one is better off with no."""
+    folder = tmp_path_factory.mktemp("preferences")
+    rows = [ranking(letter, {"no": 1, "yes": 0}) for letter in "abcdefgh"]
+    write_jsonl(folder / "train.jsonl", [*rows, ranking("x" * 70, {"no": 1, "yes": 0})])
+    held_out = [pair("p", "yes", "no"), pair("q", "yes", "no"), pair("r", "no", "yes"), pair("x" * 70, "a", "b")]
+    write_jsonl(folder / "heldout.jsonl", held_out)
+    return folder
+
+
+def settings(recipe: str, model, preferences) -> dict:
+    data = {"prompts": preferences / "train.jsonl", "heldout": preferences / "heldout.jsonl", "max_prompt_length": 20}
+    steps = {
+        "per_device_train_batch_size": 8,
+        "learning_rate": 0.0,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        **EXACT,
+    }
+    if recipe == "ppo":
+        sampled = {"sft_model_path": model, "response_length": 8, "num_mini_batches": 1, "total_episodes": 8}
+        sampled["eval_funcs"] = "data_prep.rewards.exact_match"
+    else:
+        sampled = {"model_name_or_path": model, "max_completion_length": 8, "num_generations": 2, "max_steps": 1}
+        sampled |= {
+            "per_device_eval_batch_size": 2,
+            "missing_eos_penalty": 1.0,
+            "beta": 0.1,
+        }  # 2 and 1 held-out prompt
+    return {**data, **steps, **sampled, "reward_funcs": "data_prep.rewards.exact_match"}
+
+
+@pytest.mark.parametrize("recipe", ["ppo", "rloo", "grpo"])
+def test_preferences_give_prompts_references_and_a_held_out_score(recipe, talker, preferences, tmp_path):
+    """A model that says yes is right about all prompts but one of three held out. It does not train: both ends are alike."""
+    given = settings(recipe, talker("yes"), preferences)
+    done = succeeded(again(recipe, **given, output_dir=tmp_path / "out"))
+    assert "1 of 9 prompts are longer than max_prompt_length=20 tokens: dropped\n" in done.out
+    assert "1 of 4 prompts are longer than max_prompt_length=20 tokens: dropped\n" in done.out
+    found = results(tmp_path / "out", recipe)
+    assert found["prompts"] == 8 and found["curves"]["score"] == [[1, 1.0]]
+    for when in ("first", "last"):
+        assert found["metrics"][f"eval_score_{when}"] == pytest.approx(2 / 3)
+        assert found["metrics"][f"eval_length_{when}"] == 4 and found["metrics"][f"eval_eos_rate_{when}"] == 1
+    assert "score        on held-out prompts:   0.667 →   0.667\n" in done.out
+
+
+@pytest.mark.parametrize("recipe", ["rloo", "grpo"])
+def test_a_held_out_answer_that_does_not_end_costs_the_score_nothing(recipe, tiny_model_dir, preferences, tmp_path):
+    """As in training, the score is the reward without the penalty. A random model does not end within a token."""
+    given = {**settings(recipe, tiny_model_dir, preferences), "max_completion_length": 1}
+    succeeded(again(recipe, **given, output_dir=tmp_path / "out"))
+    metrics = results(tmp_path / "out", recipe)["metrics"]
+    assert metrics["eval_eos_rate_last"] < 0.5 and metrics["eval_score_last"] == 0
+
+
+def test_of_held_out_prompts_as_many_are_used_as_asked(talker, preferences, tmp_path):
+    given = {**settings("rloo", talker("yes"), preferences), "max_prompts": 2}
+    succeeded(again("rloo", **given, output_dir=tmp_path / "out"))
+    assert results(tmp_path / "out", "rloo")["metrics"]["eval_score_last"] in (0.5, 1.0)  # of two, one or both
+
+
+@pytest.mark.parametrize("recipe", ["ppo", "rloo", "grpo"])
+def test_an_evaluation_changes_nothing_of_the_training(recipe, tiny_model_dir, preferences, tmp_path):
+    """Sampled answers depend on every random number before them."""
+    given = {**settings(recipe, tiny_model_dir, preferences), "learning_rate": 0.01}
+    given |= {"total_episodes": 16} if recipe == "ppo" else {"max_steps": 2}
+    succeeded(again(recipe, **given, output_dir=tmp_path / "with"))
+    for name in ("heldout", "eval_funcs", "per_device_eval_batch_size"):
+        given.pop(name, None)
+    succeeded(again(recipe, **given, output_dir=tmp_path / "without"))
+    assert differing(tmp_path / "with", tmp_path / "without") == set()
+    assert differing(tmp_path / "with", tiny_model_dir)
+
+
+@pytest.mark.parametrize("recipe", ["ppo", "rloo", "grpo"])
+def test_a_prompt_that_is_too_long_is_an_error_where_no_limit_is_given(recipe, talker, preferences, tmp_path):
+    given = settings(recipe, talker("yes"), preferences)
+    del given["max_prompt_length"]
+    done = again(recipe, **given, output_dir=tmp_path / "out")
+    # 70 letters between three marks, and an answer of 8 tokens in a context of 64.
+    refused(done, "73 tokens", "set max_prompt_length to 56")
+    assert POSITIONS - 8 == 56
+
+
+def test_a_file_of_conversations_and_one_of_preferences(tmp_path):
+    write_json(tmp_path / "a.json", [conversation("1", "a", "b", "c", "d")])
+    write_jsonl(tmp_path / "b.jsonl", [pair("p", "yes", "no")])
+    dataset = load_prompts([str(tmp_path / "a.json"), str(tmp_path / "b.jsonl")])
+    before = [*asked("a"), {"role": "assistant", "content": "b"}, *asked("c")]
+    assert dataset.to_list() == [{"prompt": before, "reference": "d"}, {"prompt": asked("p"), "reference": "yes"}]
