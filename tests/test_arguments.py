@@ -177,7 +177,6 @@ def test_an_option_of_one_recipe_that_needs_another_is_refused_without_it(tmp_pa
     refused(again("ppo", **given, heldout="x", max_prompts=0), "error: max_prompts: expected at least 1, found 0")
     given = {**LEAST["sft"], "output_dir": tmp_path / "out"}
     refused(again("sft", **given, merge_adapter=False), "error: merge_adapter: it needs use_peft")
-    refused(again("sft", **given, no_merge_adapter=""), "error: merge_adapter: it needs use_peft")
 
 
 @pytest.mark.parametrize("recipe", ["pretrain", "sft", "reward", "ppo"])

@@ -13,7 +13,7 @@ from helpers.data import BELLE, needs_data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.common import arrow_dataset as arrow_files
+from data_prep.common import arrow_dataset
 from data_prep.common.errors import InputError
 from data_prep.tokens.chat_encoder import ChatEncoder, labels
 from data_prep.tokens.sft_dataset import load_tokenized, template_roles
@@ -175,7 +175,7 @@ def test_the_file_has_few_batches_however_many_rows(tokenizer, tmp_path, monkeyp
     path = write(tmp_path, [{"messages": messages(f"Z{number}", "Q")} for number in range(600)])
     dataset = load_tokenized(path, tokenizer, None)  # 256 rows are encoded at once
     assert len(dataset.data.to_batches()) == 1 and dataset["row"][:] == list(range(1, 601))
-    monkeypatch.setattr(arrow_files, "BLOCK", 1)
+    monkeypatch.setattr(arrow_dataset, "BLOCK", 1)
     apart = load_tokenized(path, tokenizer, None)
     assert [len(batch) for batch in apart.data.to_batches()] == [256, 256, 88] and apart[:] == dataset[:]
 

@@ -284,7 +284,7 @@ def test_tokens_kept_cut_and_masked(tmp_path, tiny_chat_tokenizer, monkeypatch, 
         ("over-long for the context", "kept"): [(2, 2)],
         ("special-token text inside a turn", "kept"): [(2, 2)],
     }
-    said = f"26 with {folder}: 21 kept, of them 8 (30.8 %) to learn from and 13 (50.0 %) masked; 5 (19.2 %) cut at 12"
+    said = f"26 with {folder}: 21 kept, of them 8 (30.8 %) to learn from and 13 (50.0 %) masked; 5 (19.2 %) truncated at 12"
     assert said.replace(" ", "") in "".join(out.split())
     lengths = report["lengths"]
     assert (lengths["unit"], lengths["least"], lengths["median"], lengths["most"]) == ("tokens", 9, 13, 17)

@@ -1,6 +1,5 @@
 """Every evaluation through its command, with figures worked out by hand."""
 
-import ast
 import io
 import json
 import math
@@ -926,35 +925,3 @@ def test_bad_input(command, yes, tiny_reward_dir, questions, tmp_path):
         errors = [line for line in err.splitlines() if line.startswith("error: ")]
         assert code == 1 and len(errors) == 1 and message in errors[0], (module.__name__, arguments, err)
         assert "Traceback" not in err
-
-
-def imported(path: Path) -> set[str]:
-    """The modules that a file imports, anywhere in it: "eval.report" for both `import` and `from … import`."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    return names
-
-
-@pytest.mark.parametrize(
-    ("folder", "forbidden"),
-    [("eval", "recipes"), ("recipes", "eval"), ("data_prep", "eval"), ("data_prep", "recipes")],
-)
-def test_no_package_imports_one_that_builds_on_it(folder, forbidden):
-    root = Path(__file__).parents[1]
-    wrong = {
-        str(path.relative_to(root)): sorted(name for name in imported(path) if name.split(".")[0] == forbidden)
-        for path in (root / folder).rglob("*.py")
-    }
-    assert not {path: names for path, names in wrong.items() if names}
-
-
-def test_what_evaluations_are_made_of_imports_no_evaluation():
-    root = Path(__file__).parents[1] / "eval"
-    commands = {f"eval.{path.stem}" for path in root.glob("*.py")} - {"eval.__init__"}
-    assert {"eval.report", "eval.answers"} <= commands
-    for path in root.glob("*/*.py"):
-        assert not imported(path) & commands, path

@@ -109,7 +109,7 @@ def preferences(tmp_path_factory):
     folder = tmp_path_factory.mktemp("preferences")
     rows = [ranking(letter, {"no": 1, "yes": 0}) for letter in "abcdefgh"]
     write_jsonl(folder / "train.jsonl", [*rows, ranking("x" * 70, {"no": 1, "yes": 0})])
-    held_out = [pair("p", "yes", "no"), pair("q", "yes", "no"), pair("r", "no", "yes"), pair("x" * 70, "a", "b")]
+    held_out = [pair("p", "yes", "no"), pair("q", "yes", "no"), pair("r", "no", "yes"), pair("y" * 70, "a", "b")]
     write_jsonl(folder / "heldout.jsonl", held_out)
     return folder
 
@@ -167,9 +167,10 @@ def test_of_held_out_prompts_as_many_are_used_as_asked(talker, preferences, tmp_
 
 
 @pytest.mark.parametrize("recipe", ["ppo", "rloo", "grpo"])
-def test_an_evaluation_changes_nothing_of_the_training(recipe, tiny_model_dir, preferences, tmp_path):
+def test_an_evaluation_changes_nothing_of_the_training(recipe, tiny_model_dir, tiny_reward_dir, preferences, tmp_path):
     """Sampled answers depend on every random number before them."""
     given = {**settings(recipe, tiny_model_dir, preferences), "learning_rate": 0.01}
+    given |= {"reward_model_path": tiny_reward_dir}  # the function gives a random model nothing to learn from
     given |= {"total_episodes": 16} if recipe == "ppo" else {"max_steps": 2}
     succeeded(again(recipe, **given, output_dir=tmp_path / "with"))
     for name in ("heldout", "eval_funcs", "per_device_eval_batch_size"):

@@ -130,20 +130,6 @@ def test_ppo_beside_quantized_weights_saves_the_token_that_ended_its_answers(
     assert loaded(tmp_path / "out")[0].generation_config.eos_token_id == 65
 
 
-def test_a_whole_quantized_module_that_is_trained_is_merged(sft_settings, tmp_path):
-    """`lora_modules_to_save` may name a block, with matrices inside."""
-    given = {
-        **sft_settings,
-        **QLORA,
-        "lora_target_modules": ["c_attn"],
-        "lora_modules_to_save": ["mlp"],
-        "max_steps": 2,
-    }
-    done = again("sft", **given, output_dir=tmp_path / "sft")
-    assert done.code == 0, done.err[-2000:]
-    loaded(tmp_path / "sft")
-
-
 def test_without_bitsandbytes_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr("sys.argv", ["recipes/sft.py", "--conversations", "x", "--use_peft", "--load_in_4bit"])

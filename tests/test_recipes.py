@@ -4,7 +4,6 @@ Each recipe runs once as a user starts it, `python recipes/x.py --key value …`
 too, but forked from one that has imported the libraries: the imports are 5 of the 6 seconds of a command.
 """
 
-import ast
 import json
 import math
 import re
@@ -21,8 +20,6 @@ from helpers.recipes import (
     EXACT,
     LONG,
     LORA,
-    ROOT,
-    STAGES,
     Done,
     again,
     command,
@@ -737,43 +734,3 @@ def test_a_finished_adapter_is_not_written_over(sft_settings, tiny_model_dir, tm
     before = (tmp_path / "sft" / "adapter_model.safetensors").read_bytes()
     refused(again("sft", **given, seed=1, output_dir=tmp_path / "sft"), "holds a finished model")
     assert (tmp_path / "sft" / "adapter_model.safetensors").read_bytes() == before
-
-
-# The sources
-
-
-def imported(path: Path) -> set[str]:
-    """The modules that a file imports, at its top or later; of `from a import b` both a and a.b."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
-
-
-SECTIONS = ("Tokenizer", "Dataset", "Model", "Trainer", "Train", "Evaluate", "Save")
-
-
-def test_recipes_have_one_order_and_stand_alone():
-    recipes = {path.stem: path for path in (ROOT / "recipes").glob("*.py") if path.stem != "__init__"}
-    assert set(STAGES) <= set(recipes)
-    for path in recipes.values():
-        text = path.read_text(encoding="utf-8")
-        (main,) = [node for node in ast.parse(text).body if getattr(node, "name", "") == "main"]
-        assert main.end_lineno - main.lineno < 100 and "fmt: skip" not in text and "fmt: off" not in text, path
-        found = [line.removeprefix("    # ") for line in text.splitlines()[main.lineno :] if line.startswith("    # ")]
-        assert tuple(line for line in found if line in SECTIONS) == SECTIONS, path
-    # `recipes/` stands first on the path of a recipe that is run: a sister could be imported by its bare name too.
-    others = {name for stem in recipes for name in (stem, f"recipes.{stem}")} | {"eval"}
-    for path in (ROOT / "recipes").rglob("*.py"):
-        assert not {name for name in imported(path) if name in others or name.startswith("eval.")}, path
-
-
-def test_data_preparation_imports_neither_recipes_nor_evaluations():
-    files = [*(ROOT / "data_prep").rglob("*.py")]
-    assert len(files) > 10
-    for path in files:
-        assert not {name for name in imported(path) if name.split(".")[0] in ("recipes", "eval")}, path

@@ -21,8 +21,6 @@ from data_prep.rows.bad_rows import BadRows
 from data_prep.rows.problems import REPAIRED_BY_READING, Row
 from data_prep.rows.read import data_files, identify, rows_of
 
-REPEATED = "on a prompt that was read before"
-
 
 def last_question(messages: list[dict]) -> list[dict]:
     """The conversation up to the last user turn."""
@@ -40,15 +38,18 @@ def prompt_rows(
     files: Iterable[str],
     bad_rows: BadRows,
     columns: dict[str, str] | str | None = None,
-    left_out: Counter | None = None,
+    counts: Counter | None = None,
 ) -> Iterator[dict]:
     """Rows {"id", "prompt": messages, "reference": str} of `files` (see `data_files`); bad ones go to `bad_rows`.
 
     The prompt of a conversation is everything before its last answer, and the reference is that answer. The reference
-    of a preference is its best completion; of one prompt's preferences the first is used and the others are counted in
-    `left_out`. A prompt that has only answers labelled bad comes last, with an empty reference.
+    of a preference is its best completion; of one prompt's preferences the first is used. A prompt that has only answers
+    labelled bad comes last, with an empty reference.
+
+    Args:
+        counts: gets "preferences" (rows) and "repeated" (those of them that are left out).
     """
-    left_out = Counter() if left_out is None else left_out
+    counts = Counter() if counts is None else counts
     named_kind, columns = kind_of_columns(columns)
     read: set[bytes] = set()
     without_good_answer: dict[bytes, dict] = {}
@@ -61,15 +62,16 @@ def prompt_rows(
         accepted = _accepted_preference(row, bad_rows, columns)
         if accepted is None:
             continue
+        counts["preferences"] += 1
         key = hashlib.blake2b(prompt_key(accepted["prompt"]).encode(), digest_size=16).digest()
         if key in read:
-            left_out[REPEATED] += 1
+            counts["repeated"] += 1
         elif accepted["reference"] is None:
-            left_out[REPEATED] += key in without_good_answer
+            counts["repeated"] += key in without_good_answer
             without_good_answer.setdefault(key, {**accepted, "reference": ""})
         else:
             read.add(key)
-            left_out[REPEATED] += without_good_answer.pop(key, None) is not None
+            counts["repeated"] += without_good_answer.pop(key, None) is not None
             yield accepted
     yield from without_good_answer.values()
 
@@ -87,10 +89,10 @@ def _accepted_preference(row: Row, bad_rows: BadRows, columns: dict[str, str] | 
     return {"id": identifier, "prompt": preference["prompt"], "reference": reference}
 
 
-def _report(bad_rows: BadRows, files: list[str], left_out: Counter) -> None:
-    close_and_report(bad_rows, files, "row")
-    if left_out[REPEATED]:
-        print(f"left out: {counted(left_out[REPEATED], 'preference')} {REPEATED}")
+def _report(bad_rows: BadRows, files: list[str], counts: Counter) -> None:
+    close_and_report(bad_rows, files, "row" if counts["preferences"] else "conversation")
+    if counts["repeated"]:
+        print(f"left out: {counted(counts['repeated'], 'preference')} on a prompt that was read before")
 
 
 def read_prompts(
@@ -108,9 +110,9 @@ def read_prompts(
     """
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit}: expected at least 1")
-    bad_rows, files, left_out = BadRows(on_bad, quarantine), data_files(paths), Counter()
-    rows = list(prompt_rows(files, bad_rows, columns, left_out))
-    _report(bad_rows, files, left_out)
+    bad_rows, files, counts = BadRows(on_bad, quarantine), data_files(paths), Counter()
+    rows = list(prompt_rows(files, bad_rows, columns, counts))
+    _report(bad_rows, files, counts)
     if not limit or limit >= len(rows):
         return rows
     print(f"{limit:,} of {len(rows):,} prompts are used (--limit)")
@@ -130,13 +132,13 @@ def load_prompts(
     """
     import pyarrow  # slow to import, and not needed by the readers
 
-    bad_rows, files, left_out = BadRows(on_bad, quarantine), data_files(paths), Counter()
+    bad_rows, files, counts = BadRows(on_bad, quarantine), data_files(paths), Counter()
     schema = pyarrow.schema([("prompt", pyarrow.list_(message_type())), ("reference", pyarrow.string())])
-    rows = tqdm(prompt_rows(files, bad_rows, columns, left_out), desc="reading", unit=" prompts", mininterval=1)
+    rows = tqdm(prompt_rows(files, bad_rows, columns, counts), desc="reading", unit=" prompts", mininterval=1)
     batches = (
         pyarrow.RecordBatch.from_pylist([{key: row[key] for key in schema.names} for row in batch], schema)
         for batch in batched(rows, WRITTEN_AT_ONCE)
     )
     dataset = write_dataset(schema, batches)
-    _report(bad_rows, files, left_out)
+    _report(bad_rows, files, counts)
     return dataset

@@ -40,25 +40,15 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     config = copy.deepcopy(base.config)
     del config.quantization_config
     commit = getattr(config, "_commit_hash", None)  # of a model of the Hub
+    load = {"config": config, "dtype": base.get_input_embeddings().weight.dtype, "use_safetensors": True}
+    load |= {"revision": commit} if commit else {}
     # Not base.dequantize(): it leaves Linear layers where GPT-2 has Conv1D, which do not load again.
-    whole = (
-        type(base)
-        .from_pretrained(
-            base.config._name_or_path,
-            config=config,
-            dtype=base.get_input_embeddings().weight.dtype,
-            use_safetensors=True,
-            **({"revision": commit} if commit else {}),
-        )
-        .to(base.device)
-    )
+    whole = type(base).from_pretrained(base.config._name_or_path, **load).to(base.device)
     if hasattr(base, "generation_config"):
         whole.generation_config = base.generation_config
     for name, layer in base.named_modules():
-        # Of a module that is trained whole, the copy that is trained is in the adapter.
-        if isinstance(layer, Linear4bit | Linear8bitLt) and ".modules_to_save." not in name:
-            module = whole.get_submodule(name.replace(".original_module", "").removesuffix(".base_layer"))
-            weight = dequantize_module_weight(layer)
+        if isinstance(layer, Linear4bit | Linear8bitLt):
+            module, weight = whole.get_submodule(name.removesuffix(".base_layer")), dequantize_module_weight(layer)
             module.weight.copy_(weight.T if isinstance(module, Conv1D) else weight)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
