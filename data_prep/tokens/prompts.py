@@ -10,9 +10,8 @@ def prompt_lengths(dataset, tokenizer) -> list[int]:
     def lengths(rows: dict[str, list]) -> dict[str, list[int]]:
         return {"length": list(map(len, encode_prompts(tokenizer, rows["prompt"])))}
 
-    return dataset.map(lengths, batched=True, remove_columns=dataset.column_names, desc="measuring prompts")["length"][
-        :
-    ]
+    measured = dataset.map(lengths, batched=True, remove_columns=dataset.column_names, desc="measuring prompts")
+    return list(measured["length"])
 
 
 def drop_long_prompts(dataset, tokenizer, max_prompt_length: int | None):

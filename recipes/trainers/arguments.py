@@ -41,6 +41,7 @@ MUON_REFUSED = (
     "adam_epsilon",
     "value_learning_rate",
 )
+# Idle without held-out data.
 EVALUATION = (
     "max_prompts",
     "eval_funcs",
@@ -53,14 +54,8 @@ EVALUATION = (
     "metric_for_best_model",
     "greater_is_better",
 )
-WITHOUT_LORA = (
-    ["merge_adapter"]
-    + [name for name in ModelConfig.__dataclass_fields__ if name.startswith("lora_")]
-    + [
-        "use_rslora",
-        "use_dora",
-    ]
-)
+LORA = [name for name in ModelConfig.__dataclass_fields__ if name.startswith("lora_")]
+WITHOUT_LORA = ["merge_adapter", "use_rslora", "use_dora", *LORA]
 WITHOUT_4BIT = ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage")
 
 
@@ -143,18 +138,26 @@ def _own_options_first(parser: ArgumentParser, number: int) -> None:
     parser._action_groups = [own, *(group for group in parser._action_groups if group is not own)]
 
 
+def _is_set(parsed: tuple, name: str, given: set[str]) -> bool:
+    """Whether an option was given, and another value than its default ("no", say, asks for nothing)."""
+    if name not in given:
+        return False
+    owner = next(each for each in parsed if hasattr(each, name))
+    return getattr(owner, name) != owner.__dataclass_fields__[name].default
+
+
 def _check_together(parsed: tuple, given: set[str]) -> None:
     """Raise InputError for fields that are idle beside the others that were given."""
     script = parsed[0]
     args = next((each for each in parsed if isinstance(each, TrainingArguments)), None)
-    if args and args.local_rank not in (
-        -1,
-        int(os.environ.get("LOCAL_RANK", -1)),
-    ):  # older launchers give it both ways
+    # Older launchers give the rank both ways.
+    if args and args.local_rank not in (-1, int(os.environ.get("LOCAL_RANK", -1))):
         raise InputError("local_rank: this recipe would ignore it: launch with accelerate or torchrun, which set it")
     model_args = next((each for each in parsed if isinstance(each, ModelConfig)), None)
     lora = bool(model_args and model_args.use_peft)
-    if not getattr(script, "heldout", True) and (idle := [name for name in EVALUATION if name in given]):
+    if not getattr(script, "heldout", True) and (
+        idle := [name for name in EVALUATION if _is_set(parsed, name, given)]
+    ):
         raise InputError(f"{idle[0]}: it needs heldout")
     if getattr(script, "max_prompts", None) is not None and script.max_prompts < 1:
         raise InputError(f"max_prompts: expected at least 1, found {script.max_prompts}")
