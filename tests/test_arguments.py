@@ -158,7 +158,7 @@ def test_what_a_recipe_would_ignore_is_refused_before_any_work(recipe, tmp_path)
     [
         ({"lora_r": 8}, "error: lora_r: it needs use_peft"),
         ({"lora-alpha": 8}, "error: lora_alpha: it needs use_peft"),
-        ({"per_device_eval_batch_size": 8}, "error: per_device_eval_batch_size: it needs heldout"),
+        ({"per_device_eval_batch_size": 4}, "error: per_device_eval_batch_size: it needs heldout"),
         ({"eval_strategy": "steps"}, "error: eval_strategy: it needs heldout"),
         ({"load_in_4bit": True}, "error: load_in_4bit and load_in_8bit train nothing but LoRA adapters: add use_peft"),
         ({"use_bnb_nested_quant": True}, "error: use_bnb_nested_quant: it needs load_in_4bit"),
