@@ -381,4 +381,6 @@ def test_help_begins_with_the_options_of_the_recipe(recipe):
     assert [name for name in options if not name.startswith("no_")][: len(own)] == own
     assert done.out.index("options of this recipe:") < done.out.index("options of transformers, trl and peft:")
     assert "learning_rate" in options
+    described = " ".join(done.out.split("options of this recipe:")[1].split("options of transformers")[0].split())
+    assert "default: output_dir. --" in described and "(default: None)" not in described.partition("results_dir")[0]
     assert f"    accelerate launch recipes/{recipe}.py --config recipes/configs/quickstart/{recipe}.yaml\n" in done.out

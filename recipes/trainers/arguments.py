@@ -4,7 +4,7 @@ import dataclasses
 import importlib.util
 import os
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, RawDescriptionHelpFormatter
+from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 import huggingface_hub
@@ -60,7 +60,11 @@ WITHOUT_4BIT = ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_s
 
 
 class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """--help with the docstring as it stands, commands and all, and the default of every option."""
+    """--help with the docstring as it stands, commands and all, and the default of every option, once."""
+
+    def _get_help_string(self, action: Action) -> str | None:
+        told = action.required or "default:" in (action.help or "")
+        return action.help if told else super()._get_help_string(action)
 
 
 def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> tuple:
