@@ -17,6 +17,12 @@ from filelock import FileLock, Timeout
 from data_prep.common.errors import InputError
 
 
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator:
     """Open `path` for writing under a temporary name in the same folder; rename on success, remove on failure."""
@@ -28,9 +34,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes 0600, which no colleague can read
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes 0600, which no colleague can read
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -53,6 +57,13 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def readable(folder: str | Path) -> None:
+    """Give the weights anywhere in `folder` the mode of any new file: safetensors makes 0600, which no server can read."""
+    for path in Path(folder).rglob("*.safetensors"):
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode & 0o7777 | 0o666 & ~_umask())
 
 
 @contextlib.contextmanager
