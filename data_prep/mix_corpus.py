@@ -24,11 +24,11 @@ import os
 import shutil
 from pathlib import Path
 
-import yaml
 from tqdm.auto import tqdm
 
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import existing, unfinished, vacant
+from data_prep.common.yaml_file import read_yaml
 from data_prep.corpus.mixture import Source, mix
 from data_prep.corpus.mixture_plan import Estimate, estimate, plan_table, realised_table
 from data_prep.rows.bad_rows import ON_BAD
@@ -44,12 +44,7 @@ SOURCE_KEYS = {"files", "weight", "max_epochs", "text_column"}
 
 def read_config(path: str | Path) -> dict:
     """The mixture's YAML. Raises InputError for an unknown or missing key, a number that is not positive, a missing file."""
-    try:
-        config = yaml.safe_load(existing(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML ({error})") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{path}: expected keys and values, found {type(config).__name__}")
+    config = read_yaml(path)
     if unknown := set(config) - KEYS:
         raise InputError(f"{path}: unknown key {sorted(unknown)}; the keys are {sorted(KEYS)}")
     if missing := {"tokenizer", "sources", "output_dir"} - set(config):

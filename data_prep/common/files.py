@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,14 @@ from typing import BinaryIO
 from filelock import FileLock, Timeout
 
 from data_prep.common.errors import InputError
+
+NOT_FILES = {
+    stat.S_ISDIR: "folder",
+    stat.S_ISFIFO: "pipe",
+    stat.S_ISSOCK: "socket",
+    stat.S_ISCHR: "device",
+    stat.S_ISBLK: "device",
+}
 
 
 def _umask() -> int:
@@ -103,6 +112,23 @@ def existing(path: str | Path, made_by: str = "") -> Path:
     """`path` as a Path. Raises an `InputError` that names the command `made_by` if it does not exist."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such file or folder" + (f"; it is made by: {made_by}" if made_by else ""))
+    return Path(path)
+
+
+def regular_file(path: str | Path, made_by: str = "") -> Path:
+    """`path` as a Path. Raises an `InputError` of one line if it is not a file, or may not be read.
+
+    A pipe or a device is refused before it is opened: opening a pipe would wait for its writer for ever.
+    """
+    try:
+        mode = existing(path, made_by).stat().st_mode
+        kind = next((kind for test, kind in NOT_FILES.items() if test(mode)), None)
+        if kind is None:
+            Path(path).open("rb").close()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if kind is not None:
+        raise InputError(f"{path}: found a {kind}; expected a file")
     return Path(path)
 
 
