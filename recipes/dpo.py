@@ -11,7 +11,6 @@ its margin are logged and plotted. With `--use_peft` LoRA adapters are trained, 
 `--merge_adapter false`.
 """
 
-import time
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -27,10 +26,10 @@ from data_prep.models.scoring import encode_answers
 from data_prep.readers.preferences import load_rankings, prompt_key
 from data_prep.readers.ranks import pairs
 from data_prep.tokens.chat_encoder import special_token_text
-from recipes.trainers.arguments import check_output_dir, model_kwargs, parse_arguments, resume_checkpoint
-from recipes.trainers.callbacks import StopAfter
+from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import logged, save_curves
-from recipes.trainers.saving import merge_and_save
+from recipes.trainers.resuming import open_run, train
+from recipes.trainers.saving import finish, merge_and_save
 
 REFUSED = {"truncation_mode": "pairs with an answer beyond max_length are left out, with a count"}
 
@@ -87,7 +86,7 @@ def as_pairs(rankings: Dataset, tokenizer, max_length: int) -> Dataset:
 
 def main() -> None:
     script, args, model_args = parse_arguments(ScriptArguments, DPOConfig, ModelConfig, refused=REFUSED)
-    check_output_dir(args.output_dir, bool(args.resume_from_checkpoint))
+    run = open_run(script, args, model_args)
 
     # Tokenizer
     revision = model_args.model_revision
@@ -121,13 +120,10 @@ def main() -> None:
         eval_dataset=heldout,
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
-        callbacks=[StopAfter(script.max_seconds)] if script.max_seconds is not None else [],
     )
 
     # Train
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=resume_checkpoint(args))
-    seconds = time.perf_counter() - start
+    seconds = train(trainer, run, script.max_seconds)
 
     # Evaluate
     evaluated = trainer.evaluate() if heldout else {}
@@ -151,6 +147,7 @@ def main() -> None:
         print(
             f"DPO in {steps:,} steps on {len(dataset):,} pairs in {seconds:.0f} s; the model is in {args.output_dir}"
         )
+    finish(trainer)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ are those of recipes/ppo.py; the KL to the reference, beta times its k3 estimate
 switched off. They are merged before saving unless `--merge_adapter false`.
 """
 
-import time
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -25,9 +24,9 @@ from data_prep.models.reward_functions import load_function
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import load_prompts
 from data_prep.tokens.prompts import check_prompt_fits, drop_long_prompts, prompt_lengths
-from recipes.trainers.arguments import check_output_dir, model_kwargs, parse_arguments, resume_checkpoint
-from recipes.trainers.callbacks import StopAfter
+from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import save_curves
+from recipes.trainers.resuming import open_run, train
 from recipes.trainers.rloo_grpo import (
     count_positions_from_first_token,
     heldout_metrics,
@@ -37,7 +36,7 @@ from recipes.trainers.rloo_grpo import (
     reward_weights,
     training_curves,
 )
-from recipes.trainers.saving import merge_and_save
+from recipes.trainers.saving import finish, merge_and_save
 
 REFUSED = {
     "chat_template_kwargs": "prompts are encoded by the chat template as it is",
@@ -90,7 +89,7 @@ class ScriptArguments:
 
 def main() -> None:
     script, args, model_args = parse_arguments(ScriptArguments, GRPOConfig, ModelConfig, refused=REFUSED)
-    check_output_dir(args.output_dir, bool(args.resume_from_checkpoint))
+    run = open_run(script, args, model_args)
     number = bool(script.reward_model_path) + len(script.reward_funcs or ())
     weights = reward_weights(args.reward_weights, number, script.missing_eos_penalty)
 
@@ -152,7 +151,6 @@ def main() -> None:
         eval_dataset=heldout,
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
-        callbacks=[StopAfter(script.max_seconds)] if script.max_seconds is not None else [],
     )
     for model in filter(None, (trainer.model, trainer.ref_model)):
         count_positions_from_first_token(trainer.accelerator.unwrap_model(model))
@@ -160,9 +158,7 @@ def main() -> None:
     # Train
     measure = partial(heldout_metrics, tokenizer=tokenizer, rewards=rewards, weights=weights, args=args)
     before = measure(trainer.accelerator.unwrap_model(trainer.model), dataset=heldout) if heldout else {}
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=resume_checkpoint(args))
-    seconds = time.perf_counter() - start
+    seconds = train(trainer, run, script.max_seconds)
 
     # Evaluate
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
@@ -184,6 +180,7 @@ def main() -> None:
         results = {"seconds": seconds, "prompts": len(dataset), "metrics": metrics, "curves": curves}
         write_results(script.results_dir or args.output_dir, "grpo", results)
         print(f"GRPO on {episodes:,} episodes in {seconds:.0f} s; the model is in {args.output_dir}")
+    finish(trainer)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ trained by LoRA, beside quantized weights with `--load_in_4bit`, against the pol
 are merged before saving.
 """
 
-import time
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -27,20 +26,18 @@ from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import load_prompts
 from data_prep.tokens.prompts import drop_long_prompts
 from recipes.trainers.arguments import (
-    check_output_dir,
     model_kwargs,
     parse_arguments,
-    resume_checkpoint,
     score_peft_config,
 )
-from recipes.trainers.callbacks import StopAfter
 from recipes.trainers.curves import logged, save_curves
 from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.ppo.alarms import PPOAlarms
 from recipes.trainers.ppo.config import PPOConfig
 from recipes.trainers.ppo.policy_and_value import PolicyAndValue
 from recipes.trainers.ppo.trainer import PPOTrainer
-from recipes.trainers.saving import merge_adapter
+from recipes.trainers.resuming import open_run, train
+from recipes.trainers.saving import finish, merge_adapter, save_model
 
 REFUSED = {
     "model_name_or_path": "see sft_model_path",
@@ -110,7 +107,7 @@ def heldout_curves(history: list[dict], before: dict, after: dict, steps: int) -
 
 def main() -> None:
     script, args, model_args = parse_arguments(ScriptArguments, PPOConfig, ModelConfig, refused=REFUSED)
-    check_output_dir(args.output_dir, bool(args.resume_from_checkpoint))
+    run = open_run(script, args, model_args)
 
     # Tokenizer
     revision = model_args.model_revision
@@ -160,8 +157,6 @@ def main() -> None:
         optimizer = MuonWithAdamW(both, script.muon_lr, args.learning_rate, args.weight_decay)
     eval_funcs = [load_function(function) for function in script.eval_funcs or ()]
     measure = f"eval_{eval_funcs[0].__name__}" if eval_funcs else None
-    callbacks = [PPOAlarms(args.kl_budget, script.stop_on or [], measure, args.response_length)]
-    callbacks += [StopAfter(script.max_seconds)] if script.max_seconds is not None else []
     trainer = PPOTrainer(
         args,
         processing_class=tokenizer,
@@ -171,7 +166,7 @@ def main() -> None:
         value_model=value_model,
         train_dataset=dataset,
         eval_dataset=heldout,
-        callbacks=callbacks,
+        callbacks=[PPOAlarms(args.kl_budget, script.stop_on or [], measure, args.response_length)],
         optimizers=(optimizer, None),
         reward_funcs=[load_function(function) for function in script.reward_funcs or ()],
         eval_funcs=eval_funcs,
@@ -180,9 +175,7 @@ def main() -> None:
 
     # Train
     before = trainer.evaluate() if heldout else {}
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=resume_checkpoint(args))
-    seconds = time.perf_counter() - start
+    seconds = train(trainer, run, script.max_seconds)
 
     # Evaluate
     history = [*trainer.state.log_history]
@@ -193,7 +186,7 @@ def main() -> None:
     if model_args.use_peft:
         wrapper.policy = merge_adapter(wrapper.policy)
         wrapper.value_model = merge_adapter(wrapper.value_model)
-    trainer.save_model(args.output_dir)
+    save_model(trainer, {"": wrapper.policy, "value_model": wrapper.value_model})
     if trainer.is_world_process_zero():
         for key in before:
             print(f"{key[5:]:12} on held-out prompts: {before[key]:7.3f} → {after[key]:7.3f}")
@@ -208,6 +201,7 @@ def main() -> None:
         results["alarms"] = [row for row in history if "alarm" in row]
         write_results(script.results_dir or args.output_dir, "ppo", results)
         print(f"PPO on {episodes:,} episodes in {seconds:.0f} s; the model is in {args.output_dir}")
+    finish(trainer)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,10 @@
 Needs a tokenizer (data_prep/train_tokenizer.py), token ids (data_prep/mix_corpus.py) and held-out documents to measure
 bits per byte on. The shape of the model is in the YAML. With `muon_lr` matrices are trained by Muon and the rest by
 AdamW. In the output folder: the model, its tokenizer, `curve.png`, and `samples.jsonl`, what the model writes after
-fixed prompts at step 0 and along the way. `--resume_from_checkpoint last` resumes after an interruption.
+fixed prompts at step 0 and along the way. The same command resumes after an interruption.
 """
 
 import math
-import time
 from dataclasses import dataclass, field
 
 import torch
@@ -31,11 +30,13 @@ from data_prep.common.machine import matrix_rate
 from data_prep.models.bits_per_byte import heldout_batches
 from data_prep.tokens.corpus_tokens import encoded_documents
 from data_prep.tokens.shards import TokenShards
-from recipes.trainers.arguments import check_output_dir, parse_arguments, resume_checkpoint
+from recipes.trainers.arguments import parse_arguments
 from recipes.trainers.blocks import Blocks
 from recipes.trainers.callbacks import PretrainingMonitor
 from recipes.trainers.curves import logged, save_curves
 from recipes.trainers.muon import MuonWithAdamW
+from recipes.trainers.resuming import open_run, train
+from recipes.trainers.saving import finish, save_model
 
 MEASURED = "bits per byte on heldout are measured every eval_steps, and nothing else"
 REFUSED = dict.fromkeys(
@@ -90,7 +91,7 @@ class ScriptArguments:
 
 def main() -> None:
     script, args = parse_arguments(ScriptArguments, TrainingArguments, refused=REFUSED)
-    check_output_dir(args.output_dir, bool(args.resume_from_checkpoint))
+    run = open_run(script, args)
     if not script.heldout:
         raise InputError(
             "heldout: expected files of documents that training does not see, to measure bits per byte on"
@@ -154,9 +155,7 @@ def main() -> None:
     )
 
     # Train
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=resume_checkpoint(args))
-    seconds = time.perf_counter() - start
+    seconds = train(trainer, run)
 
     # Evaluate
     history = trainer.state.log_history
@@ -164,7 +163,7 @@ def main() -> None:
 
     # Save
     model.config.use_cache = model.generation_config.use_cache = True  # generation is several times slower without
-    trainer.save_model(args.output_dir)
+    save_model(trainer, {"": model})
     if trainer.is_world_process_zero():
         speed = {key: logged(history, key) for key in ("tokens_per_second", "fraction_of_matrix_rate")}
         curves = {"loss": loss, "held-out bits per byte": bpb, "tokens per second": speed["tokens_per_second"]}
@@ -179,6 +178,7 @@ def main() -> None:
             f"pretrained {model.num_parameters() / 1e6:.1f} M parameters on {tokens:,} tokens in {seconds:.0f} s; "
             f"perplexity per token {math.exp(loss[-1][1]):.1f}; the model is in {args.output_dir}"
         )
+    finish(trainer)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ step $RUN/tokenizer \
 step $RUN/data/tokens \
     python -m data_prep.mix_corpus --config recipes/configs/quickstart/mix.yaml
 # Pretrain a GPT-2-style model from random weights.
+unfinished $RUN/results/pretrain.json $RUN/base
 step $RUN/results/pretrain.json \
-    $LAUNCH recipes/pretrain.py --config recipes/configs/quickstart/pretrain.yaml --resume_from_checkpoint last
+    $LAUNCH recipes/pretrain.py --config recipes/configs/quickstart/pretrain.yaml
 # Fine-tune it on the demonstrations.
 unfinished $RUN/results/sft.json $RUN/sft
 step $RUN/results/sft.json \

@@ -10,7 +10,6 @@ reloads to the same scores. With `--use_peft` LoRA adapters and the score head a
 `--load_in_4bit`, and merged before saving.
 """
 
-import time
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -21,20 +20,19 @@ from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import run_main
 from data_prep.common.files import write_results
 from data_prep.common.intervals import show_interval
-from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_reward_model
+from data_prep.models.loading import check_context, checkpoint_or_hub_id
 from data_prep.models.scoring import ranking_agreement, score_answers
 from data_prep.readers.preferences import load_rankings, prompt_key
 from recipes.trainers.arguments import (
-    check_output_dir,
     model_kwargs,
     parse_arguments,
-    resume_checkpoint,
     score_peft_config,
 )
 from recipes.trainers.curves import logged, save_curves
 from recipes.trainers.muon import MuonWithAdamW
+from recipes.trainers.resuming import open_run, train
 from recipes.trainers.reward_trainer import RankingRewardTrainer
-from recipes.trainers.saving import merge_adapter
+from recipes.trainers.saving import finish, merge_adapter, save_model
 
 TOKENIZED = "rankings are encoded and padded by recipes/trainers/reward_trainer.py, with the model's own tokenizer"
 REFUSED = {
@@ -78,7 +76,7 @@ class ScriptArguments:
 
 def main() -> None:
     script, args, model_args = parse_arguments(ScriptArguments, RewardConfig, ModelConfig, refused=REFUSED)
-    check_output_dir(args.output_dir, bool(args.resume_from_checkpoint))
+    run = open_run(script, args, model_args)
 
     # Tokenizer
     revision = model_args.model_revision
@@ -121,9 +119,7 @@ def main() -> None:
     )
 
     # Train
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=resume_checkpoint(args))
-    seconds = time.perf_counter() - start
+    seconds = train(trainer, run)
 
     # Evaluate
     # Without accelerate's autocast, which would score in bf16 what the saved model scores in fp32.
@@ -139,13 +135,14 @@ def main() -> None:
     )
 
     # Save
-    trainer.save_model(args.output_dir)
+    save_model(trainer, {"": model})
     if trainer.is_world_process_zero():
         sample = trainer.train_dataset.select(range(min(8, len(trainer.train_dataset))))  # those that fit max_length
         prompts, answers = sample["prompt"], [completions[0] for completions in sample["completions"]]
         before = score_answers(model, tokenizer, prompts, answers)
-        reloaded, its_tokenizer = load_reward_model(args.output_dir, dtype=model.dtype)
-        after = score_answers(reloaded.to(model.device), its_tokenizer, prompts, answers)
+        reloaded = AutoModelForSequenceClassification.from_pretrained(args.output_dir, dtype=model.dtype)
+        its_tokenizer = AutoTokenizer.from_pretrained(args.output_dir)
+        after = score_answers(reloaded.to(model.device).eval(), its_tokenizer, prompts, answers)
         difference = max(abs(a - b) for a, b in zip(before, after, strict=True))
         if difference > 1e-3:
             raise RuntimeError(f"the saved reward model scores differently by {difference:.4f}: do not use it")
@@ -160,6 +157,7 @@ def main() -> None:
             f"trained a reward model on {len(trainer.train_dataset):,} rankings in {seconds:.0f} s; "
             f"it is in {args.output_dir}"
         )
+    finish(trainer)
 
 
 if __name__ == "__main__":

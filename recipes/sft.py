@@ -10,7 +10,6 @@ tokens without seeing each other. With `--use_peft` LoRA adapters are trained, b
 loss mask; at the end the EOS rate of sampled answers is measured.
 """
 
-import time
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -27,10 +26,11 @@ from data_prep.models.loading import check_context, checkpoint_or_hub_id
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import last_question, split_last_answer
 from data_prep.tokens.sft_dataset import load_tokenized
-from recipes.trainers.arguments import check_output_dir, model_kwargs, parse_arguments, resume_checkpoint
+from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import logged, save_curves
 from recipes.trainers.muon import MuonWithAdamW
-from recipes.trainers.saving import merge_and_save
+from recipes.trainers.resuming import open_run, train
+from recipes.trainers.saving import finish, merge_and_save
 
 TOKENIZED = "conversations are encoded by data_prep/tokens/sft_dataset.py"
 REFUSED = {
@@ -82,7 +82,7 @@ def show_mask(tokenizer, row: dict) -> None:
 
 def main() -> None:
     script, args, model_args = parse_arguments(ScriptArguments, SFTConfig, ModelConfig, refused=REFUSED)
-    check_output_dir(args.output_dir, bool(args.resume_from_checkpoint))
+    run = open_run(script, args, model_args)
 
     # Tokenizer
     revision = model_args.model_revision
@@ -140,9 +140,7 @@ def main() -> None:
     )
 
     # Train
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=resume_checkpoint(args))
-    seconds = time.perf_counter() - start
+    seconds = train(trainer, run)
 
     # Evaluate
     evaluated = trainer.evaluate() if heldout else {}
@@ -166,6 +164,7 @@ def main() -> None:
         results = {"seconds": seconds, "conversations": len(dataset), "metrics": metrics, "curves": curves}
         write_results(script.results_dir or args.output_dir, "sft", results)
         print(f"fine-tuned on {len(dataset):,} conversations in {seconds:.0f} s; the model is in {args.output_dir}")
+    finish(trainer)
 
 
 if __name__ == "__main__":

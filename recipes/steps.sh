@@ -15,5 +15,7 @@ step() {
     printf '%s\t%s\n' "$(basename "$output")" "$((SECONDS - start))" >> "$RUN/results/times.tsv"
 }
 
-# unfinished RESULTS FOLDER: remove the folder that an interrupted stage left, so that the stage starts over
-unfinished() { [ -e "$1" ] || rm -rf "$2"; }
+# unfinished RESULTS FOLDER: let a stage that was interrupted go on, and one whose results were removed start over
+unfinished() {
+    if [ -e "$2/unfinished.json" ]; then rm -f "$1"; elif [ ! -e "$1" ]; then rm -rf "$2"; fi
+}

@@ -51,7 +51,7 @@ from data_prep.models.reward_functions import load_function
 from data_prep.models.scoring import score_answers
 from data_prep.rewards import exact_match
 from data_prep.train_tokenizer import END_OF_TURN, train_tokenizer
-from recipes.trainers.arguments import last_checkpoint
+from recipes.trainers.resuming import last_checkpoint
 
 HELD_OUT = ["0", "11", "222", "3", "44"]
 FULL: dict = {}

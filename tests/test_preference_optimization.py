@@ -39,13 +39,14 @@ from transformers import (
     AutoModelForSequenceClassification,
     GPT2ForSequenceClassification,
     TrainerControl,
+    TrainerState,
 )
 from trl import GRPOTrainer, RLOOTrainer
 
 from data_prep.common.files import write_json, write_jsonl
 from data_prep.models.scoring import encode_answers, score_answers
 from data_prep.train_tokenizer import train_tokenizer
-from recipes.trainers.callbacks import StopAfter
+from recipes.trainers.resuming import Clock
 from recipes.trainers.rloo_grpo import count_positions_from_first_token, reward_at_last_token
 
 METHODS = ("dpo", "rloo", "grpo")
@@ -373,9 +374,9 @@ def stop_together(rank: int, port: int, seconds: float, path: Path) -> None:
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     state, control = PartialState(cpu=True), TrainerControl()
-    args, callback = SimpleNamespace(device=state.device), StopAfter(seconds)
-    callback.on_train_begin(args, None, control)
-    callback.on_step_end(args, None, control)
+    args, callback = SimpleNamespace(device=state.device), Clock(seconds)
+    callback.on_train_begin(args, TrainerState(), control)
+    callback.on_step_end(args, TrainerState(), control)
     path.write_text(json.dumps([state.num_processes, control.should_training_stop]))
     state.wait_for_everyone()
     state.destroy_process_group()

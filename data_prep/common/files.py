@@ -17,6 +17,9 @@ from filelock import FileLock, Timeout
 
 from data_prep.common.errors import InputError
 
+# In the output folder of a recipe from the first step of its training until its model is saved whole.
+UNFINISHED = "unfinished.json"
+
 NOT_FILES = {
     stat.S_ISDIR: "folder",
     stat.S_ISFIFO: "pipe",

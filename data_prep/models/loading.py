@@ -6,7 +6,7 @@ import torch
 from transformers import AutoConfig
 
 from data_prep.common.errors import InputError
-from data_prep.common.files import existing
+from data_prep.common.files import UNFINISHED, existing
 
 
 def load_checkpoint(name: str, reward_model: bool = False):
@@ -49,6 +49,8 @@ def _check_folder(name: str, made_by: str) -> None:
     """Raise InputError for a folder that is not there, or holds no finished checkpoint; a Hub id passes."""
     if Path(name).is_absolute() or name.startswith((".", "runs")) or name.count("/") > 1:  # no Hub id looks like that
         existing(name, made_by)
+    if (Path(name) / UNFINISHED).exists():
+        raise InputError(f"{name}: its training has not finished; the command that began it, run again, goes on")
     if Path(name).exists() and not any(
         (Path(name) / file).exists() for file in ("config.json", "adapter_config.json")
     ):

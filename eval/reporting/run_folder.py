@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from data_prep.common.files import read_json, read_jsonl
+from data_prep.common.files import UNFINISHED, read_json, read_jsonl
 from eval.reporting.stages import STAGES
 from eval.reporting.tables import number
 
@@ -23,11 +23,13 @@ def data_files(run: Path) -> list[dict]:
 
 
 def model_folders(run: Path) -> list[dict]:
-    """Name, kind, parameters, context and vocabulary of the run's models, read from their files without loading them."""
+    """Name, kind, parameters, context and vocabulary of the run's finished models, read from their files alone."""
     from safetensors import safe_open
 
     rows = []
     for path in sorted(run.glob("*/config.json"), key=lambda path: path.parent.stat().st_mtime):
+        if (path.parent / UNFINISHED).exists():
+            continue
         config, parameters = read_json(path), 0
         for file in path.parent.glob("*.safetensors"):
             with safe_open(file, "pt") as tensors:

@@ -5,7 +5,6 @@ import importlib.util
 import os
 import sys
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, RawDescriptionHelpFormatter
-from pathlib import Path
 
 import huggingface_hub
 import psutil
@@ -94,8 +93,12 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
         allow_abbrev=False,  # an abbreviation would pass the checks of what is given
     )
     _own_options_first(parser, len(dataclass_types[0].__dataclass_fields__))
-    # A run shorter than logging_steps would have no loss to show.
-    parser.set_defaults(bf16=bf16_is_fast(), use_cpu=not torch.accelerator.is_available(), logging_first_step=True)
+    parser.set_defaults(
+        bf16=bf16_is_fast(),
+        use_cpu=not torch.accelerator.is_available(),
+        logging_first_step=True,  # a run shorter than logging_steps would have no loss to show
+        hub_strategy="end",
+    )
     config, known = {}, {field for kind in dataclass_types for field in kind.__dataclass_fields__} | {"env"}
     if "--config" in sys.argv[:-1]:
         path = existing(sys.argv[sys.argv.index("--config") + 1])
@@ -215,28 +218,3 @@ def score_peft_config(model_args: ModelConfig) -> PeftConfig | None:
     """
     modules = sorted({*(model_args.lora_modules_to_save or []), "score"})
     return get_peft_config(dataclasses.replace(model_args, lora_task_type="SEQ_CLS", lora_modules_to_save=modules))
-
-
-def resume_checkpoint(args: TrainingArguments) -> str | bool | None:
-    """The checkpoint to resume from; `--resume_from_checkpoint last` is the newest whole one in `output_dir`, or none."""
-    return last_checkpoint(args.output_dir) if args.resume_from_checkpoint == "last" else args.resume_from_checkpoint
-
-
-def last_checkpoint(output_dir: str) -> str | None:
-    """The newest whole checkpoint in `output_dir`, or None.
-
-    The Trainer does not write checkpoints atomically: one without `trainer_state.json`, the last file written, was
-    interrupted by a kill, and is skipped.
-    """
-    folders = [each for each in sorted(Path(output_dir).glob("checkpoint-*")) if each.name[11:].isdigit()]
-    whole = [folder for folder in folders if (folder / "trainer_state.json").exists()]
-    for folder in {*folders, *Path(output_dir).glob("partial-checkpoint-*")} - set(whole):
-        print(f"{folder}: a run was killed while writing it; skipped")
-    return str(max(whole, key=lambda folder: int(folder.name.split("-")[-1]))) if whole else None
-
-
-def check_output_dir(output_dir: str, resume: bool) -> None:
-    """Refuse to write over a finished model: nothing is overwritten without being asked."""
-    finished = any(os.path.exists(os.path.join(output_dir, f"{kind}config.json")) for kind in ("", "adapter_"))
-    if finished and not resume:
-        raise InputError(f"{output_dir}: holds a finished model; remove it or give another --output_dir")

@@ -1,11 +1,10 @@
-"""What the libraries' trainers lack: bits per byte, tokens per second and samples along the way, a limit on wall time."""
+"""What the libraries' trainers lack: bits per byte, tokens per second and samples along the way."""
 
 import json
 import time
 from pathlib import Path
 
 import torch
-from accelerate.utils import broadcast
 from transformers import GenerationConfig, TrainerCallback
 
 from data_prep.models.bits_per_byte import bits_per_byte
@@ -103,23 +102,3 @@ def continue_text(model, tokenizer, prompt: str, max_new_tokens: int = 48) -> st
         torch.manual_seed(0)
         output = model.generate(**inputs, generation_config=settings)
     return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-
-
-class StopAfter(TrainerCallback):
-    """End training with the first step that ends after `seconds` of wall time, so that methods compare at equal time.
-
-    The clock starts with training: loading, tokenizing and evaluations before it do not count, evaluations and
-    checkpoints within it do. Of several processes the first decides: by clocks of their own they would stop at different
-    steps, and wait for each other for ever.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.started = time.perf_counter()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        over = torch.tensor(float(time.perf_counter() - self.started >= self.seconds), device=args.device)
-        if broadcast(over).item():
-            control.should_training_stop = True

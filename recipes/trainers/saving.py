@@ -1,13 +1,33 @@
-"""The last step of a recipe: LoRA adapters merged into their model, and the model saved ready to be used."""
+"""The last step of a recipe: LoRA adapters merged into their model, the model saved whole, looked at, and pushed."""
 
 import copy
+import os
+import shutil
 import tempfile
+from pathlib import Path
 
 import torch
-from peft import PeftModel
+import transformers
+from peft import PeftModel, get_peft_model_state_dict
 from peft.utils.integrations import dequantize_module_weight
-from transformers import PreTrainedModel, Trainer
+from safetensors.torch import load_file
+from transformers import AutoConfig, PreTrainedModel, Trainer
 from transformers.pytorch_utils import Conv1D
+
+from data_prep.common.files import UNFINISHED, readable
+from recipes.trainers.hub import push
+from recipes.trainers.resuming import full_disk_as_one_line
+
+# What an output folder may hold of an older model; config.json first, by which a folder is taken for a whole one.
+MODEL_FILES = (
+    "config.json",
+    "adapter_config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "adapter_model*.safetensors",
+    "value_model",
+)
 
 
 def merge_and_save(trainer: Trainer, tokenizer, merge: bool = True) -> None:
@@ -20,7 +40,72 @@ def merge_and_save(trainer: Trainer, tokenizer, merge: bool = True) -> None:
         trainer.model = model = merge_adapter(model)
     model.config.use_cache = model.generation_config.use_cache = True  # generation is several times slower without
     model.generation_config.eos_token_id = tokenizer.eos_token_id
-    trainer.save_model(trainer.args.output_dir)
+    save_model(trainer, {"": model})
+
+
+def save_model(trainer: Trainer, models: dict[str, PreTrainedModel]) -> None:
+    """Save the trainer's model in its `output_dir`, in place of any other there: an adapter or a whole model.
+
+    Written and looked at beside, then moved, `config.json` last: a folder that holds one is whole.
+
+    Args:
+        models: what must be found there, {subfolder: model}; "" is the folder itself.
+
+    Raises InputError if the disk is full, RuntimeError if what was written does not load as the same model.
+    """
+    folder = Path(trainer.args.output_dir)
+    staged = folder / "partial-model"
+    shutil.rmtree(staged, ignore_errors=True)
+    with full_disk_as_one_line(folder):
+        trainer.save_model(str(staged), _internal_call=True)  # without a push
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle, for nobody to read
+        readable(staged)
+        sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+        for subfolder, model in models.items():
+            check_reload(staged / subfolder, model, sharded)
+        for pattern in MODEL_FILES:
+            for path in folder.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in sorted(staged.iterdir(), key=lambda path: path.name in ("config.json", "adapter_config.json")):
+            os.replace(path, folder / path.name)
+        staged.rmdir()
+    trainer.accelerator.wait_for_everyone()
+
+
+def check_reload(folder: Path, model: PreTrainedModel | PeftModel, sharded: bool = False) -> None:
+    """Raise RuntimeError unless plain `from_pretrained` on `folder` gives the weights of `model`, bit for bit.
+
+    An adapter is compared by itself. With `sharded`, weights in parts on several processes, nothing but their names is.
+    """
+    if isinstance(model, PeftModel):
+        saved, expected = load_file(folder / "adapter_model.safetensors"), get_peft_model_state_dict(model)
+        foreign = [path.name for path in folder.glob("model*.safetensors")]
+    else:
+        kind = getattr(transformers, AutoConfig.from_pretrained(folder).architectures[0])
+        reloaded, info = kind.from_pretrained(folder, dtype="auto", use_safetensors=True, output_loading_info=True)
+        saved, expected = reloaded.state_dict(), {} if sharded else model.state_dict()
+        foreign = [path.name for path in folder.glob("adapter_*")]
+        foreign += [name for names in info.values() for name in names]
+    if not sharded:
+        foreign += sorted(saved.keys() ^ expected.keys())
+        foreign += [
+            name
+            for name in saved.keys() & expected.keys()
+            if not torch.equal(saved[name].cpu(), expected[name].to("cpu", saved[name].dtype))
+        ]
+    if foreign:
+        raise RuntimeError(f"{folder}: the saved model is another than that trained: do not use it ({foreign[:5]})")
+
+
+def finish(trainer: Trainer) -> None:
+    """Mark the model in `output_dir` as finished, results and all; push it if told so. The settings stay, for the record."""
+    if trainer.is_world_process_zero():
+        folder = Path(trainer.args.output_dir)
+        os.replace(folder / UNFINISHED, folder / "settings.json")
+        if trainer.args.push_to_hub:
+            push(trainer)
 
 
 @torch.no_grad()

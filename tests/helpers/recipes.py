@@ -62,6 +62,10 @@ def run_as_script(line: list[str], log: str, environment: dict[str, str]) -> Non
     os.environ.update(environment)
     # Read from the environment when the library was imported.
     huggingface_hub.constants.HF_HUB_CACHE = environment.get("HF_HUB_CACHE", huggingface_hub.constants.HF_HUB_CACHE)
+    if address := environment.get("HF_ENDPOINT"):
+        constants = huggingface_hub.constants
+        constants.ENDPOINT, constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = address, False, True
+        huggingface_hub.hf_api.api.endpoint = address
     os.chdir(ROOT)
     torch.set_num_threads(1)
     sys.argv, sys.path[:0] = line, [str(ROOT / "recipes")]

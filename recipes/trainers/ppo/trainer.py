@@ -423,26 +423,17 @@ class PPOTrainer(Trainer):
         return super()._determine_best_metric(metrics, trial)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        """The policy with its tokenizer in `output_dir`, the value model in `output_dir/value_model`.
-
-        Written beside and moved, `config.json` last: a folder that holds one is whole.
-        """
+        """The policy with its tokenizer in `output_dir`, the value model in `output_dir/value_model`."""
         if not self.args.should_save:
             return
         output_dir = Path(output_dir or self.args.output_dir)
-        partial = output_dir / "partial-model"
-        shutil.rmtree(partial, ignore_errors=True)
         wrapper = self.accelerator.unwrap_model(self.model)
-        for name, folder in (("policy", partial), ("value_model", partial / "value_model")):
+        for name, folder in (("policy", output_dir), ("value_model", output_dir / "value_model")):
             own = None  # what the Trainer gathered, where weights are in parts on several processes
             if state_dict is not None:
                 own = {key[len(name) + 1 :]: value for key, value in state_dict.items() if key.startswith(f"{name}.")}
             getattr(wrapper, name).save_pretrained(folder, state_dict=own)
-        self.processing_class.save_pretrained(partial)
-        shutil.rmtree(output_dir / "value_model", ignore_errors=True)
-        for path in sorted(partial.iterdir(), key=lambda path: path.name in ("config.json", "adapter_config.json")):
-            os.replace(path, output_dir / path.name)
-        partial.rmdir()
+        self.processing_class.save_pretrained(output_dir)
 
     def _save_checkpoint(self, model, trial) -> None:
         """A checkpoint under another name, moved to its own when it is whole."""
@@ -469,8 +460,6 @@ class PPOTrainer(Trainer):
             state.save_to_json(str(partial / "trainer_state.json"))
             shutil.rmtree(final, ignore_errors=True)
             os.replace(partial, final)
-            if args.push_to_hub:
-                self._push_from_checkpoint(str(final))
             rotate_checkpoints(args.output_dir, args.save_total_limit, state.best_model_checkpoint, use_mtime=True)
         self.accelerator.wait_for_everyone()
 

@@ -1,0 +1,298 @@
+"""What a run leaves: one whole model, pushed or not, the same bytes each time; and how an interrupted one goes on.
+
+All recipes through their commands, on models so small that a run takes a second.
+"""
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.hub import local_hub
+from helpers.models import POSITIONS, write_shards
+from helpers.recipes import (
+    ENVIRONMENT,
+    EXACT,
+    LORA,
+    Done,
+    again,
+    conversation,
+    differing,
+    processes,
+    ranking,
+    refused,
+    succeeded,
+)
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, Trainer, TrainingArguments
+
+from data_prep.common.errors import InputError
+from data_prep.common.files import UNFINISHED, write_json, write_jsonl
+from data_prep.models.loading import load_checkpoint, load_reward_model
+from recipes.trainers import resuming, saving
+
+RECIPES = ("pretrain", "sft", "reward", "dpo", "ppo", "rloo", "grpo")
+processes().set_forkserver_preload(["pytest", *(f"recipes.{recipe}" for recipe in RECIPES)])
+TOKEN = "hf_secret_of_the_user"
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with local_hub() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_tokenizer, tiny_model_dir, tiny_reward_dir, ready_to_end_dir, tmp_path_factory) -> dict[str, dict]:
+    """Three steps of each recipe, by LoRA where there is a model to start from, and a checkpoint after each."""
+    folder = tmp_path_factory.mktemp("data")
+    ids = tiny_tokenizer("abcd<|endoftext|>" * 6 * POSITIONS)["input_ids"]
+    write_shards(folder / "tokens", ids, tiny_tokenizer.name_or_path)
+    write_jsonl(folder / "documents.jsonl", [{"text": "what is held out"}])
+    write_json(folder / "talk.json", [conversation(letter, letter, "yes") for letter in "abcdefghijkl"])
+    write_jsonl(folder / "rankings.jsonl", [ranking(letter, {"no": 1, "yes": 0}) for letter in "abcdefghijkl"])
+    steps = {"per_device_train_batch_size": 4, "logging_steps": 1, "save_steps": 1, "learning_rate": 0.01, **EXACT}
+    short = {**steps, "max_steps": 3}
+    lora = {**short, **LORA, "lora_r": 4}
+    shape = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": POSITIONS}
+    text = {
+        "tokenizer": tiny_tokenizer.name_or_path,
+        "tokens": folder / "tokens",
+        "heldout": folder / "documents.jsonl",
+    }
+    draws = {"prompts": folder / "talk.json", "response_length": 4, "reward_model_path": tiny_reward_dir}
+    groups = {**draws, "num_generations": 4, "max_completion_length": 4}
+    del groups["response_length"]
+    assistant, ready = {"model_name_or_path": tiny_model_dir}, {"model_name_or_path": ready_to_end_dir}
+    return {
+        "pretrain": {**short, **shape, **text, "eval_steps": 3},
+        "sft": {
+            **lora,
+            **assistant,
+            "conversations": folder / "talk.json",
+            "max_length": POSITIONS,
+            "max_new_tokens": 4,
+        },
+        "reward": {**lora, **assistant, "rankings": folder / "rankings.jsonl", "max_length": POSITIONS},
+        "dpo": {**lora, **assistant, "rankings": folder / "rankings.jsonl", "max_length": POSITIONS},
+        "ppo": {**steps, **LORA, "lora_r": 4, **draws, "sft_model_path": ready_to_end_dir, "total_episodes": 12},
+        "rloo": {**lora, **ready, **groups},
+        "grpo": {**lora, **ready, **groups},
+    }
+
+
+@pytest.fixture(scope="module")
+def pushed(settings, hub, tmp_path_factory):
+    """pushed(recipe): the folder of a run with checkpoints that was pushed to the Hub, once for each recipe."""
+    kept: dict[str, tuple[Path, Done]] = {}
+
+    def finished(recipe: str) -> tuple[Path, Done]:
+        if recipe not in kept:
+            folder = tmp_path_factory.mktemp("pushed") / recipe
+            online = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0"}
+            ENVIRONMENT.update(online)
+            try:
+                push = {"push_to_hub": True, "hub_model_id": f"me/{recipe}", "hub_token": TOKEN}
+                kept[recipe] = folder, succeeded(again(recipe, **settings[recipe], **push, output_dir=folder))
+            finally:
+                ENVIRONMENT.update(HF_HUB_OFFLINE="1")
+                del ENVIRONMENT["HF_ENDPOINT"]
+        return kept[recipe]
+
+    return finished
+
+
+def models_of(recipe: str, folder: Path) -> list[Path]:
+    return [folder, folder / "value_model"] if recipe == "ppo" else [folder]
+
+
+def as_killed(finished: Path, folder: Path, steps: int) -> Path:
+    """A folder as a kill after so many steps leaves it."""
+    folder.mkdir()
+    for step in range(1, steps + 1):
+        shutil.copytree(finished / f"checkpoint-{step}", folder / f"checkpoint-{step}")
+    shutil.copy(finished / "settings.json", folder / UNFINISHED)
+    return folder
+
+
+# Pushed
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_is_pushed_is_the_one_model_that_is_on_disk(recipe, pushed, hub):
+    folder, done = pushed(recipe)
+    assert not [path for path in folder.rglob("adapter*") if "checkpoint" not in str(path)]
+    commits = [files for name, files in hub.commits if name == f"me/{recipe}"]
+    assert len(commits) == 1  # none along the way
+    on_disk = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    there = {name: path for name, path in on_disk.items() if not name.startswith(("checkpoint-", "settings.json"))}
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json", "curve.png", f"{recipe}.json"} <= set(
+        there
+    )
+    assert {name: path.read_bytes() for name, path in there.items()} == {
+        name: content for name, content in commits[0].items() if name != ".gitattributes"
+    }
+    assert not list(folder.glob("training_args.bin")) and not (folder / UNFINISHED).exists()
+    for path in on_disk.values():
+        assert TOKEN.encode() not in path.read_bytes(), path
+    assert TOKEN not in done.out + done.err and not any(TOKEN in line for line in hub.log)
+    assert done.out.splitlines()[-1].startswith("pushed to ")
+    for model in models_of(recipe, folder):
+        assert (model / "model.safetensors").stat().st_mode & 0o777 == (model / "config.json").stat().st_mode & 0o777
+
+
+# The same command
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_runs_give_the_same_bytes_pushed_or_not_killed_or_not(recipe, pushed, settings, tmp_path):
+    first, _ = pushed(recipe)
+    given = settings[recipe]
+    # anew, without a push and checkpoints
+    succeeded(again(recipe, **{**given, "save_strategy": "no"}, output_dir=tmp_path / "second"))
+    # the same command after a kill
+    folder = as_killed(first, tmp_path / "killed", 2)
+    done = succeeded(again(recipe, **given, output_dir=folder))
+    assert f"resuming from {folder}/checkpoint-2; " in done.out
+    for other in (tmp_path / "second", folder):
+        for one, two in zip(models_of(recipe, first), models_of(recipe, other), strict=True):
+            assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+            assert not list(two.glob("adapter*"))
+    refused(again(recipe, **given, output_dir=folder), f"{folder}: holds a finished model")
+
+
+@pytest.mark.parametrize("recipe", ["pretrain", "sft", "reward", "ppo"])
+def test_a_run_killed_after_its_last_step_trains_no_further_step(recipe, pushed, settings, tmp_path):
+    first, _ = pushed(recipe)
+    folder = as_killed(first, tmp_path / "killed", 3)
+    # a schedule that is not at 0 after the last step would show the step too many in the weights
+    succeeded(again(recipe, **settings[recipe], output_dir=folder))
+    assert not (folder / "checkpoint-4").exists()
+    for one, two in zip(models_of(recipe, first), models_of(recipe, folder), strict=True):
+        assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+    found, expected = (json.loads((each / f"{recipe}.json").read_text()) for each in (folder, first))
+    assert found["curves"] == expected["curves"] or recipe == "pretrain"
+    assert found["seconds"] >= expected["seconds"] / 2  # all of the training, not what was left of it
+
+
+def test_other_settings_are_told_apart_from_a_run_that_goes_on(pushed, settings, tmp_path):
+    first, _ = pushed("sft")
+    folder = as_killed(first, tmp_path / "run", 2)
+    given = {**settings["sft"], "learning_rate": 0.02, "seed": 7}
+    text = refused(again("sft", **given, output_dir=folder), "learning_rate 0.01 → 0.02; seed 42 → 7")
+    assert text == (
+        f"error: {folder}: holds checkpoints of a run with other settings (learning_rate 0.01 → 0.02; seed 42 → 7): "
+        "resume it all the same by --resume_from_checkpoint last, start anew by --resume_from_checkpoint false, "
+        "or give another --output_dir"
+    )
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-1", "checkpoint-2", UNFINISHED]
+    done = succeeded(again("sft", **given, output_dir=folder, resume_from_checkpoint="last"))
+    assert "resuming with another setting, as told: learning_rate 0.01 → 0.02\n" in done.out
+    # anew: as if nothing had been there
+    folder = as_killed(first, tmp_path / "anew", 2)
+    given = {**settings["sft"], "max_steps": 1}
+    done = succeeded(again("sft", **given, output_dir=folder, resume_from_checkpoint="false"))
+    assert f"{folder}: 2 checkpoints of an earlier run removed\n" in done.out
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-1"]
+
+
+def test_checkpoints_of_nobody_knows_what_are_not_resumed_by_themselves(pushed, settings, tmp_path):
+    first, _ = pushed("sft")
+    folder = as_killed(first, tmp_path / "run", 1)
+    (folder / UNFINISHED).unlink()
+    refused(again("sft", **settings["sft"], output_dir=folder), "a run whose settings are not known")
+
+
+# Unfinished
+
+
+def test_an_unfinished_model_is_never_taken_for_a_finished_one(pushed, settings, tmp_path):
+    """As a kill between the last write of the model and that of its results leaves it."""
+    for recipe, load in (("sft", load_checkpoint), ("reward", load_reward_model)):
+        folder = tmp_path / recipe
+        shutil.copytree(pushed(recipe)[0], folder)
+        load(str(folder))
+        os.replace(folder / "settings.json", folder / UNFINISHED)
+        with pytest.raises(InputError, match="its training has not finished; the command that began it, run again"):
+            load(str(folder))
+    start = {**settings["dpo"], "model_name_or_path": tmp_path / "sft", "output_dir": tmp_path / "out"}
+    refused(again("dpo", **start), f"{tmp_path / 'sft'}: its training has not finished")
+    # and its own command finishes it
+    succeeded(again("sft", **settings["sft"], output_dir=tmp_path / "sft"))
+    assert differing(pushed("sft")[0], tmp_path / "sft") == set()
+
+
+def trainer_of(folder: Path, model) -> Trainer:
+    return Trainer(model, TrainingArguments(str(folder), use_cpu=True, report_to="none"))
+
+
+def test_a_disk_that_fills_up_at_the_last_save_leaves_no_model(tiny_model_dir, tmp_path, monkeypatch):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    trainer = trainer_of(tmp_path, model)
+    (tmp_path / UNFINISHED).write_text("{}")
+
+    def full(folder: str, **_) -> None:
+        Path(folder).mkdir()
+        shutil.copy(tiny_model_dir / "config.json", folder)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(trainer, "save_model", full)
+    with pytest.raises(
+        InputError, match="the disk is full; no checkpoint is whole: make room and run the same command"
+    ):
+        saving.save_model(trainer, {"": model})
+    assert not (tmp_path / "config.json").exists() and not resuming.is_finished(tmp_path)
+
+
+def test_a_model_that_does_not_load_as_it_was_is_not_kept(tiny_model_dir, tiny_reward_dir, tmp_path):
+    """Other weights, and an adapter beside them: the folder keeps no config.json, by which it would pass for whole."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    trainer = trainer_of(tmp_path / "weights", model)
+    other = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    with torch.no_grad():
+        other.transformer.wte.weight[0, 0] += 1e-3
+    with pytest.raises(RuntimeError, match="is another than that trained: do not use it .*wte.weight"):
+        saving.save_model(trainer, {"": other})
+    assert not (tmp_path / "weights" / "config.json").exists()
+    for name, kind in ((tiny_model_dir, AutoModelForCausalLM), (tiny_reward_dir, AutoModelForSequenceClassification)):
+        folder = tmp_path / kind.__name__
+        model = kind.from_pretrained(name)
+        model.save_pretrained(folder)
+        saving.check_reload(folder, model)
+        (folder / "adapter_weights").touch()
+        with pytest.raises(RuntimeError, match="adapter_weights"):
+            saving.check_reload(folder, model)
+
+
+@pytest.mark.parametrize("cut", ["trainer_state.json", "model.safetensors", "optimizer.pt"])
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_checkpoint_with_a_file_cut_short_is_passed_over(cut, size, pushed, tmp_path, capsys):
+    folder = as_killed(pushed("pretrain")[0], tmp_path / "run", 2)
+    path = folder / "checkpoint-2" / cut
+    path.write_bytes(path.read_bytes()[:size])
+    assert resuming.last_checkpoint(folder) == str(folder / "checkpoint-1")
+    said = capsys.readouterr().out
+    assert said == f"{folder}/checkpoint-2: a run was killed while writing it ({cut} is cut short); skipped\n"
+
+
+# Before any work
+
+
+def test_a_push_that_cannot_be_is_told_before_training(settings, hub, tmp_path, monkeypatch):
+    push = {**settings["sft"], "push_to_hub": True, "hub_model_id": "me/none", "output_dir": tmp_path / "out"}
+    refused(again("sft", **push), "push_to_hub: me/none: ", "hf auth login")  # offline
+    refused(again("sft", **push, hub_strategy="every_save"), "hub_strategy: found every_save", "expected end")
+    monkeypatch.setitem(ENVIRONMENT, "HF_ENDPOINT", hub.address)
+    monkeypatch.setattr(hub, "refuse", "/commit/")
+    done = again("sft", **push, hub_token=TOKEN)
+    text = refused(done, f"the model in {tmp_path / 'out'} is whole, but not pushed: ", "403", "hf upload me/none")
+    assert TOKEN not in done.out + done.err + text
+    assert resuming.is_finished(tmp_path / "out") and (tmp_path / "out" / "sft.json").exists()
+
+
+@pytest.mark.parametrize(("asked", "said"), [("nowhere", "no such folder"), ("tests", "no trainer_state.json")])
+def test_a_checkpoint_that_is_none_is_refused(asked, said, settings, tmp_path):
+    given = {**settings["sft"], "output_dir": tmp_path / "out", "resume_from_checkpoint": asked}
+    refused(again("sft", **given), f"resume_from_checkpoint: {asked}: {said}; expected last, false, or the folder")
