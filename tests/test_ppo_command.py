@@ -160,6 +160,7 @@ def copy_up_to(finished: Path, folder: Path, step: int) -> Path:
             shutil.rmtree(path)
     for name in ("config.json", "model.safetensors", "ppo.json", "curve.png", "curve.json"):
         (folder / name).unlink()
+    (folder / "settings.json").rename(folder / "unfinished.json")
     return folder
 
 
@@ -426,10 +427,10 @@ def test_a_killed_run_resumes_bit_for_bit_and_passes_over_half_written_checkpoin
     for half in halves:
         shutil.copytree(newest, half, dirs_exist_ok=True)
     (halves[1] / "trainer_state.json").unlink()
-    done = succeeded(again("ppo", **settings, output_dir=folder, resume_from_checkpoint="last"))
-    for half in halves:
-        assert f"{half}: a run was killed while writing it; skipped\n" in done.out
-    assert f"{newest}: a run was killed" not in done.out
+    done = succeeded(again("ppo", **settings, output_dir=folder))
+    for half, flaw in zip(halves, ("", " (no trainer_state.json)"), strict=True):
+        assert f"{half}: a run was killed while writing it{flaw}; skipped\n" in done.out
+    assert f"{newest}: a run was killed" not in done.out and f"resuming from {newest}; " in done.out
     rows = log_of(folder / "checkpoint-6")
     assert rows == log_of(whole / "checkpoint-6")
     # logging_first_step, then every second; evaluations at 3 and 6
@@ -452,7 +453,7 @@ def test_the_newest_whole_checkpoint_is_the_last_by_number(tmp_path, capsys):
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-11", "partial-checkpoint-12", "checkpoint-2"):
         (tmp_path / name).mkdir()
         if name != "checkpoint-11":
-            (tmp_path / name / "trainer_state.json").touch()
+            (tmp_path / name / "trainer_state.json").write_text("{}")
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
     printed = capsys.readouterr().out.splitlines()
     assert sorted(line.split(":")[0] for line in printed) == [
