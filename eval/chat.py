@@ -65,7 +65,7 @@ def main() -> None:
     from transformers import GenerationConfig, TextStreamer
 
     from data_prep.models.generation import end_of_turn_ids
-    from data_prep.models.loading import load_checkpoint
+    from data_prep.models.loading import check_template, load_checkpoint
     from data_prep.tokens.chat_encoder import encode_text
 
     model, tokenizer = load_checkpoint(arguments.model)
@@ -77,6 +77,8 @@ def main() -> None:
             f"{arguments.model} has {context} positions"
         )
     longest = context - max_new_tokens
+    if not arguments.raw and tokenizer.chat_template is not None:
+        check_template(tokenizer, arguments.model)
     chat = not arguments.raw and is_chat_model(model, tokenizer)
     end = [token for token in end_of_turn_ids(model, tokenizer) if token is not None]
     pad = tokenizer.pad_token_id

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from datasets import Dataset
-from transformers import AutoConfig, AutoTokenizer, set_seed
+from transformers import AutoConfig, set_seed
 from trl import DPOConfig, DPOTrainer, ModelConfig, get_peft_config
 
 from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
-from data_prep.models.loading import check_context, checkpoint_or_hub_id
+from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_tokenizer
 from data_prep.models.scoring import encode_answers
 from data_prep.readers.preferences import load_rankings, prompt_key
 from data_prep.readers.ranks import pairs
@@ -91,8 +91,8 @@ def main() -> None:
     # Tokenizer
     revision = model_args.model_revision
     name = checkpoint_or_hub_id(model_args.model_name_or_path, "recipes/sft.py", revision)
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    config = AutoConfig.from_pretrained(name, revision=revision)
+    tokenizer = load_tokenizer(name, revision)
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     check_context(tokenizer, config, args.max_length)
 
     # Dataset

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from peft import get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
 from trl import ModelConfig, get_peft_config
 
 from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import run_main
 from data_prep.common.files import write_results
-from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_reward_model
+from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_reward_model, load_tokenizer
 from data_prep.models.reward_functions import load_function
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import load_prompts
@@ -112,8 +112,8 @@ def main() -> None:
     # Tokenizer
     revision = model_args.model_revision
     name = checkpoint_or_hub_id(args.sft_model_path, "recipes/sft.py", revision, "sft_model_path")
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    check_context(tokenizer, AutoConfig.from_pretrained(name, revision=revision), None)
+    tokenizer = load_tokenizer(name, revision)
+    check_context(tokenizer, AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False), None)
 
     # Dataset
     load = partial(load_prompts, on_bad=script.on_bad, columns=script.columns)
@@ -128,7 +128,7 @@ def main() -> None:
 
     # Model
     set_seed(args.seed)
-    weights = {**model_kwargs(model_args), "revision": revision}
+    weights = {**model_kwargs(model_args), "revision": revision, "trust_remote_code": False}
     policy = AutoModelForCausalLM.from_pretrained(name, **weights)
     reference = None if model_args.use_peft else AutoModelForCausalLM.from_pretrained(name, **weights)
     reward_model = reward_tokenizer = None

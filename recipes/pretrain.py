@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import (
-    AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
     Trainer,
@@ -28,6 +27,7 @@ from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import existing, write_results
 from data_prep.common.machine import matrix_rate
 from data_prep.models.bits_per_byte import heldout_batches
+from data_prep.models.loading import load_tokenizer
 from data_prep.tokens.corpus_tokens import encoded_documents
 from data_prep.tokens.shards import TokenShards
 from recipes.trainers.arguments import parse_arguments
@@ -98,7 +98,7 @@ def main() -> None:
         )
 
     # Tokenizer
-    tokenizer = AutoTokenizer.from_pretrained(existing(script.tokenizer, "python -m data_prep.train_tokenizer"))
+    tokenizer = load_tokenizer(existing(script.tokenizer, "python -m data_prep.train_tokenizer"))
 
     # Dataset
     ids = TokenShards(script.tokens)

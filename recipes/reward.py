@@ -13,14 +13,14 @@ reloads to the same scores. With `--use_peft` LoRA adapters and the score head a
 from dataclasses import dataclass, field
 from functools import partial
 
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+from transformers import AutoConfig, AutoModelForSequenceClassification, set_seed
 from trl import ModelConfig, RewardConfig
 
 from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import run_main
 from data_prep.common.files import write_results
 from data_prep.common.intervals import show_interval
-from data_prep.models.loading import check_context, checkpoint_or_hub_id
+from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_tokenizer
 from data_prep.models.scoring import ranking_agreement, score_answers
 from data_prep.readers.preferences import load_rankings, prompt_key
 from recipes.trainers.arguments import (
@@ -81,7 +81,9 @@ def main() -> None:
     # Tokenizer
     revision = model_args.model_revision
     name = checkpoint_or_hub_id(model_args.model_name_or_path, "recipes/sft.py", revision)
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    tokenizer = load_tokenizer(name, revision)
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    check_context(tokenizer, config, args.max_length)
 
     # Dataset
     load = partial(load_rankings, on_bad=script.on_bad, columns=script.columns)
@@ -94,10 +96,10 @@ def main() -> None:
 
     # Model
     set_seed(args.seed)  # the score head and LoRA's matrices are initialised at random
+    weights = {**model_kwargs(model_args), "revision": revision, "trust_remote_code": False}
     model = AutoModelForSequenceClassification.from_pretrained(
-        name, num_labels=1, pad_token_id=tokenizer.pad_token_id, revision=revision, **model_kwargs(model_args)
+        name, num_labels=1, pad_token_id=tokenizer.pad_token_id, **weights
     )
-    check_context(tokenizer, model.config, args.max_length)
     # Std 1/sqrt(width + 1): rewards start with a variance near 1 whatever the width (Stiennon 2020, as in
     # lm-human-preferences; Huang 2024, arXiv:2403.17031, detail 11).
     model.score.weight.data.normal_(std=(model.config.hidden_size + 1) ** -0.5)

@@ -13,13 +13,13 @@ switched off. They are merged before saving unless `--merge_adapter false`.
 from dataclasses import dataclass, field
 from functools import partial
 
-from transformers import AutoConfig, AutoTokenizer, set_seed
+from transformers import AutoConfig, set_seed
 from trl import ModelConfig, RLOOConfig, RLOOTrainer, get_peft_config
 
 from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
-from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_reward_model
+from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_reward_model, load_tokenizer
 from data_prep.models.reward_functions import load_function
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import load_prompts
@@ -93,8 +93,8 @@ def main() -> None:
     # Tokenizer
     revision = model_args.model_revision
     name = checkpoint_or_hub_id(model_args.model_name_or_path, "recipes/sft.py", revision)
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    config = AutoConfig.from_pretrained(name, revision=revision)
+    tokenizer = load_tokenizer(name, revision)
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     check_context(tokenizer, config, None)
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         raise InputError(f"{name}: pads with what ends an answer: answers could not be told from padding")

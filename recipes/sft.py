@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from data_prep.common.disjoint import check_disjoint
@@ -22,7 +22,7 @@ from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import existing, write_results
 from data_prep.common.intervals import bootstrap_interval, show_interval
 from data_prep.models.generation import generate_answers
-from data_prep.models.loading import check_context, checkpoint_or_hub_id
+from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_tokenizer
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import last_question, split_last_answer
 from data_prep.tokens.sft_dataset import load_tokenized
@@ -87,13 +87,13 @@ def main() -> None:
     # Tokenizer
     revision = model_args.model_revision
     name = checkpoint_or_hub_id(model_args.model_name_or_path, "recipes/pretrain.py", revision)
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    tokenizer = load_tokenizer(name, revision)
     tokenizer.eos_token = args.eos_token or tokenizer.eos_token
     if args.chat_template_path:
         if not args.chat_template_path.endswith((".jinja", ".j2")):  # TRL would take a model's, with new tokens
             raise InputError(f"chat_template_path is {args.chat_template_path!r}; expected a .jinja or .j2 file")
         tokenizer.chat_template = existing(args.chat_template_path).read_text(encoding="utf-8")
-    config = AutoConfig.from_pretrained(name, revision=revision)
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     args.max_length = args.max_length or config.max_position_embeddings
     check_context(tokenizer, config, args.max_length)
     if script.max_new_tokens >= config.max_position_embeddings:
@@ -121,7 +121,8 @@ def main() -> None:
     show_mask(tokenizer, dataset[0])
 
     # Model
-    model = AutoModelForCausalLM.from_pretrained(name, revision=revision, **model_kwargs(model_args))
+    weights = {**model_kwargs(model_args), "revision": revision, "trust_remote_code": False}
+    model = AutoModelForCausalLM.from_pretrained(name, **weights)
 
     # Trainer
     set_seed(args.seed)  # LoRA's matrices are initialised at random

@@ -1,10 +1,315 @@
 """A checkpoint from elsewhere: what cannot be used is refused in one line, and nothing that lies in its folder is run."""
 
+import ast
+import io
+import json
 import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from helpers.recipes import ENVIRONMENT, ROOT, Done, again, refused, words
+from safetensors.torch import load_file, save_file
+from transformers import GPT2LMHeadModel
 
+from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import readable
+from data_prep.models.loading import checkpoint_or_hub_id, load_reward_model, load_tokenizer
+from eval import chat
+
+
+@pytest.fixture
+def asked(monkeypatch, capsys):
+    """asked(folder, "hi\\n") is what eval.chat does with that on its standard input: (exit code, stdout, stderr)."""
+
+    def ask(folder: Path, typed: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["chat", "--model", str(folder), "--max_new_tokens", "8"])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        capsys.readouterr()
+        code = 0
+        try:
+            run_main(chat.main)
+        except SystemExit as ended:
+            code = ended.code
+        return code, *capsys.readouterr()
+
+    return ask
+
+
+@pytest.fixture
+def copied(tiny_model_dir, tmp_path) -> Path:
+    """A copy of a good checkpoint, to be broken."""
+    return Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+
+
+def change(file: Path, **changes) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+class Evil:
+    """Unpickled, it writes the file `ran` beside itself."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.write_text, (self.path, "ran")
+
+
+def pickled(folder: Path, stem: str = "pytorch_model") -> None:
+    """Weights as torch.save wrote them before safetensors, and code among them."""
+    (folder / f"{stem}.bin").write_bytes(pickle.dumps(Evil(folder / "ran")))
+    (folder / "model.safetensors").unlink()
+
+
+def adapter_alone(folder: Path) -> None:
+    base = folder.with_name("base")
+    shutil.copytree(folder, base)
+    pickled(folder, "adapter_model")
+    (folder / "config.json").unlink()
+    about = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base), "r": 1}
+    (folder / "adapter_config.json").write_text(json.dumps(about))
+
+
+def cut(folder: Path, share: float) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: int(len(content) * share)])
+
+
+def in_shards(folder: Path, index: dict | None = None) -> None:
+    """In five files, the second of them lost."""
+    model = GPT2LMHeadModel.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="40KB")
+    (folder / "model-00002-of-00005.safetensors").unlink()
+    if index is not None:
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def without(folder: Path, name: str) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[name]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+# (what is done to a good checkpoint, what the message must hold)
+BROKEN = {
+    "pickled": (pickled, "pytorch_model.bin: pickled weights, and reading those can run code; expected model.safet"),
+    "pickled shards": (
+        lambda folder: pickled(folder, "pytorch_model-00001-of-00002"),
+        "pytorch_model-00001-of-00002.bin: pickled weights",
+    ),
+    "truncated": (
+        lambda folder: cut(folder, 0.5),
+        "model.safetensors: not a whole safetensors file (Error while deser",
+    ),
+    "header alone": (lambda folder: cut(folder, 0.01), "model.safetensors: not a whole safetensors file"),
+    "empty": (lambda folder: cut(folder, 0), "model.safetensors: not a whole safetensors file"),
+    "no weights": (
+        lambda folder: (folder / "model.safetensors").unlink(),
+        "found no weights; expected model.safetens",
+    ),
+    "missing shard": (
+        in_shards,
+        "model-00002-of-00005.safetensors: no such file, but model.safetensors.index.json names it",
+    ),
+    "index without a map": (lambda folder: in_shards(folder, {}), "expected an object with a 'weight_map'"),
+    "wider": (
+        lambda folder: change(folder / "config.json", n_embd=64),
+        "weights and config.json do not fit: transformer.h.0.attn.c_attn.bias is (96,), by the config it is (192,)",
+    ),
+    "deeper": (
+        lambda folder: change(folder / "config.json", n_layer=3),
+        "found no weights for 12 tensors of the model, transformer.h.2.attn.c_attn.bias among them",
+    ),
+    "tensor left out": (
+        lambda folder: without(folder, "transformer.wpe.weight"),
+        "found no weights for 1 tensors of the model, transformer.wpe.weight among them",
+    ),
+    "eos outside": (
+        lambda folder: change(folder / "config.json", eos_token_id=[2, 262]),
+        "config.json has eos_token_id [2, 262]; expected less than its vocab_size, 262",
+    ),
+    "pad outside": (
+        lambda folder: change(folder / "config.json", pad_token_id=999),
+        "config.json has pad_token_id 999; expected less than its vocab_size, 262",
+    ),
+    "config cut": (
+        lambda folder: (folder / "config.json").write_text('{"model_type":'),
+        "model: neither a finished checkpoint's folder nor a model on the Hub (It looks like the config file at",
+    ),
+    "config of a list": (lambda folder: (folder / "config.json").write_text("[]"), "model: cannot be loaded: "),
+    "unknown kind": (
+        lambda folder: change(folder / "config.json", model_type="nonesuch"),
+        "model: cannot be loaded: The checkpoint you are trying to load has model type `nonesuch`",
+    ),
+}
+# Of the tokenizer beside it, which a value model has none of.
+BROKEN_TOKENIZERS = {
+    "eos not among the tokens": (
+        lambda folder: change(folder / "tokenizer_config.json", eos_token="<nope>"),
+        "its eos_token '<nope>' is token 262, but the model has 262 tokens",
+    ),
+    "pad not among the tokens": (
+        lambda folder: change(folder / "tokenizer_config.json", pad_token="<nope>"),
+        "its pad_token '<nope>' is token 262, but the model has 262 tokens",
+    ),
+    "larger than the model": (
+        lambda folder: change(folder / "tokenizer_config.json", extra_special_tokens=["<one>", "<two>"]),
+        "the tokenizer does not fit the checkpoint: it has 264 entries, the model 262",
+    ),
+    "cut": (
+        lambda folder: (folder / "tokenizer.json").write_text("{"),
+        "no tokenizer that can be loaded (Expecting property name",
+    ),
+    "of nothing": (lambda folder: (folder / "tokenizer.json").write_text("{}"), "no tokenizer that can be loaded ("),
+    "of a list": (
+        lambda folder: (folder / "tokenizer_config.json").write_text("[]"),
+        "no tokenizer that can be loaded (",
+    ),
+    "template that reaches out": (
+        lambda folder: (folder / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}"),
+        "its chat template cannot be used: access to attribute '__class__' of 'str' object is unsafe",
+    ),
+}
+
+
+def one_line(code: int, err: str, message: str) -> None:
+    lines = [line for line in err.splitlines() if line and not line.startswith("Loading weights: ")]  # a progress bar
+    assert code == 1 and len(lines) == 1, err
+    (line,) = lines
+    assert line.startswith("error: ") and message in line, err
+
+
+@pytest.mark.parametrize("name", BROKEN | BROKEN_TOKENIZERS)
+def test_a_broken_checkpoint_is_refused_in_one_line(asked, copied, name):
+    damage, message = (BROKEN | BROKEN_TOKENIZERS)[name]
+    damage(copied)
+    code, out, err = asked(copied, "hi\n")
+    one_line(code, err, message)
+    assert out == "" and not (copied / "ran").exists()
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_recipe_looks_before_any_work(copied, name):
+    # Every recipe asks this for its models' names, before it reads data.
+    damage, message = BROKEN[name]
+    damage(copied)
+    with pytest.raises(InputError) as told:
+        checkpoint_or_hub_id(str(copied), "recipes/pretrain.py")
+    assert message in str(told.value) and len(str(told.value).splitlines()) == 1
+    assert not (copied / "ran").exists()
+
+
+def test_an_adapter_of_pickled_weights_is_refused(asked, copied):
+    adapter_alone(copied)
+    code, _, err = asked(copied, "hi\n")
+    one_line(code, err, "adapter_model.bin: pickled weights, and reading those can run code")
+    assert not (copied / "ran").exists()
+
+
+def test_a_reward_model_whose_head_is_not_in_the_file_is_refused(tiny_reward_dir, tmp_path):
+    # The library would draw a head at random, and only warn.
+    folder = Path(shutil.copytree(tiny_reward_dir, tmp_path / "reward"))
+    without(folder, "score.weight")
+    message = "found no weights for 1 tensors of the model, score.weight among them"
+    for load in (load_reward_model, lambda name: checkpoint_or_hub_id(name, "recipes/reward.py")):
+        with pytest.raises(InputError, match=message):
+            load(str(folder))
+
+
+# What every recipe needs beside a model. No file is there: it would be told of if it were read first.
+RECIPES = {
+    "sft": ("model_name_or_path", {"conversations": "no.jsonl"}),
+    "reward": ("model_name_or_path", {"rankings": "no.jsonl"}),
+    "dpo": ("model_name_or_path", {"rankings": "no.jsonl"}),
+    "ppo": ("sft_model_path", {"prompts": "no.jsonl", "reward_funcs": "x:y"}),
+    "rloo": ("model_name_or_path", {"prompts": "no.jsonl", "reward_funcs": "x:y"}),
+    "grpo": ("model_name_or_path", {"prompts": "no.jsonl", "reward_funcs": "x:y"}),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_refuse_pickled_weights_before_data(copied, tmp_path, recipe):
+    pickled(copied)
+    model, others = RECIPES[recipe]
+    told = refused(
+        again(recipe, **{model: copied}, **others, output_dir=tmp_path / "out"), "pytorch_model.bin: pickled"
+    )
+    assert len(told.splitlines()) == 1
+    assert not (copied / "ran").exists() and not (tmp_path / "out").exists()
+
+
+def test_a_recipe_refuses_an_end_that_is_no_token(copied, tmp_path):
+    settings = {"model_name_or_path": copied, "conversations": "no.jsonl", "output_dir": tmp_path / "out"}
+    told = refused(again("sft", **settings, eos_token="<nope>"), "eos_token: '<nope>' is not in the vocabulary of")
+    assert "such as '<|endoftext|>', " in told and len(told.splitlines()) == 1
+
+
+# Code in the folder
+
+
+def with_code(folder: Path) -> Path:
+    """Write a module into a folder. Returns the file that it would write if it were run."""
+    write = f"from pathlib import Path\nPath({str(folder / 'ran')!r}).write_text('ran')\n"
+    (folder / "evil.py").write_text(f"{write}class Evil:\n    pass\n")
+    return folder / "ran"
+
+
+def of_a_kind_of_its_own(folder: Path) -> Path:
+    classes = dict.fromkeys(("AutoConfig", "AutoModelForCausalLM"), "evil.Evil")
+    change(folder / "config.json", model_type="evil", auto_map=classes)
+    return with_code(folder)
+
+
+def test_code_in_a_folder_is_not_run_whatever_is_typed(asked, copied):
+    ran = of_a_kind_of_its_own(copied)
+    code, out, err = asked(copied, "y\ny\ny\ny\nhello\n")
+    one_line(code, err, "it brings Python code of its own, which is never run here")
+    assert not ran.exists() and out == ""
+
+
+def test_code_in_a_folder_is_not_run_by_a_recipe(copied, tmp_path):
+    ran = of_a_kind_of_its_own(copied)
+    settings = {"model_name_or_path": copied, "conversations": "no.jsonl", "output_dir": tmp_path / "out"}
+    line = [sys.executable, *words("sft", settings)]
+    done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, input="y\n" * 9, capture_output=True, text=True)
+    refused(
+        Done(done.returncode, done.stdout, done.stderr), "it brings Python code of its own, which is never run here"
+    )
+    assert not ran.exists() and "[y/N]" not in done.stdout
+
+
+def test_code_in_the_folder_of_a_tokenizer_is_not_run(tiny_tokenizer, tmp_path, monkeypatch):
+    tiny_tokenizer.save_pretrained(tmp_path)
+    classes = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
+    change(tmp_path / "tokenizer_config.json", **classes)
+    ran = with_code(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
+    with pytest.raises(InputError, match=r"no tokenizer that can be loaded \(it brings Python code of its own"):
+        load_tokenizer(tmp_path)
+    assert not ran.exists() and len(sys.stdin.read()) == 18  # nothing was asked
+
+
+def test_nothing_is_loaded_without_saying_that_code_is_not_trusted():
+    # Left out, trust_remote_code is None, and transformers asks on standard input.
+    loose = []
+    for path in (path for folder in ("recipes", "data_prep", "eval") for path in (ROOT / folder).rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("Auto", "kind.")):
+                keywords = [ast.unparse(keyword) for keyword in node.keywords]
+                given = "**" in "".join(keywords) and '"trust_remote_code": False' in source
+                if (
+                    ast.unparse(node.func).endswith(".from_pretrained")
+                    and "trust_remote_code=False" not in keywords
+                    and not given
+                ):
+                    loose.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert loose == []
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])

@@ -181,15 +181,11 @@ class Lengths:
         if max_length is not None and max_length < 1:
             raise InputError(f"--max_length {max_length}: expected 1 or more")
         existing(tokenizer, "python -m data_prep.train_tokenizer")
-        from transformers import AutoTokenizer  # slow to import
-
+        from data_prep.models.loading import load_tokenizer  # slow to import
         from data_prep.tokens.chat_encoder import ChatEncoder
         from data_prep.tokens.sft_dataset import template_roles
 
-        try:
-            loaded = AutoTokenizer.from_pretrained(tokenizer)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{tokenizer}: no tokenizer that can be loaded ({str(error).splitlines()[0]})") from None
+        loaded = load_tokenizer(tokenizer)
         if loaded.chat_template is None:
             raise InputError(f"{tokenizer}: found no chat template; put a chat_template.jinja into the folder")
         self.encoder, self.roles = ChatEncoder(loaded), template_roles(loaded)

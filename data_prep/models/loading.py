@@ -1,12 +1,21 @@
-"""Checkpoints by their name, a folder or a Hub id, and whether they fit what is asked of them. Errors are one clear line."""
+"""Checkpoints by their name, a folder or a Hub id, and whether they fit what is asked of them. Errors are one clear line.
 
+Nothing that lies in a checkpoint's folder is run: weights are read from safetensors only, since unpickling runs code, and
+`trust_remote_code` is False wherever something is loaded. Left out, it is None, and the library asks on standard input.
+"""
+
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import logging
 
 from data_prep.common.errors import InputError
-from data_prep.common.files import UNFINISHED, existing
+from data_prep.common.files import UNFINISHED, existing, read_json
 
 
 def load_checkpoint(name: str, reward_model: bool = False):
@@ -20,10 +29,10 @@ def load_checkpoint(name: str, reward_model: bool = False):
         model, tokenizer = load_reward_model(name)
     else:
         _check_folder(name, "recipes/pretrain.py, sft.py or ppo.py")
-        model, tokenizer = _load(AutoModelForCausalLM, name)
-        found = " ".join(model.config.architectures or [])
+        found = " ".join(_config(name).architectures or [])
         if "ForSequenceClassification" in found:
             raise InputError(f"{name}: expected a language model, found {found}: that is a reward model")
+        model, tokenizer = _load(AutoModelForCausalLM, name)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return model.to(device).eval(), tokenizer
 
@@ -38,11 +47,21 @@ def load_reward_model(name: str, **load):
 
     _check_folder(name, "recipes/reward.py")
     _check_whole(name)
-    model, tokenizer = _load(AutoModelForSequenceClassification, name, **load)
-    found = " ".join(model.config.architectures or [])
-    if "ForSequenceClassification" not in found or model.config.num_labels != 1:
+    config = _config(name)
+    found = " ".join(config.architectures or [])
+    if "ForSequenceClassification" not in found or config.num_labels != 1:
         raise InputError(f"{name}: expected a reward model (recipes/reward.py), found {found or 'no architecture'}")
-    return model, tokenizer
+    return _load(AutoModelForSequenceClassification, name, **load)
+
+
+def load_tokenizer(name: str | Path, revision: str = "main"):
+    """The tokenizer in a folder or on the Hub. Raises InputError where there is none that can be loaded."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except Exception as error:  # of a broken file the libraries raise whatever they come upon
+        raise InputError(f"{name}: no tokenizer that can be loaded ({_reason(error)})") from None
 
 
 def _check_folder(name: str, made_by: str) -> None:
@@ -63,30 +82,171 @@ def _check_whole(name: str) -> None:
         raise InputError(f"{name}: holds an adapter alone; expected the whole model: train with merge_adapter true")
 
 
-def _load(kind, name: str, **load):
-    """(model, tokenizer) by `kind.from_pretrained`, the errors of the library as one line."""
-    from transformers import AutoTokenizer
+def _check_weights(name: str) -> None:
+    """Raise InputError for a folder whose weights are pickled, missing or cut short; a Hub id passes."""
+    folder = Path(name)
+    for stem, config in (("model", "config.json"), ("adapter_model", "adapter_config.json")):
+        for file in _weight_files(folder, stem) if (folder / config).exists() else ():
+            try:
+                with safe_open(file, "pt"):
+                    pass
+            except (SafetensorError, OSError) as error:
+                raise InputError(f"{file}: not a whole safetensors file ({_reason(error)}); copy it again") from None
 
+
+def _weight_files(folder: Path, stem: str) -> list[Path]:
+    """The safetensors files in `folder` that hold a model or an adapter. Raises InputError where one is missing."""
+    file, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    if file.exists():
+        return [file]
+    if index.exists():
+        try:
+            files = [folder / part for part in sorted(set(read_json(index)["weight_map"].values()))]
+        except (KeyError, TypeError, AttributeError):
+            raise InputError(f"{index}: expected an object with a 'weight_map' of tensors and their files") from None
+        for part in files:
+            if not part.exists():
+                raise InputError(f"{part}: no such file, but {index.name} names it; copy the folder again, whole")
+        return files
+    pickled = sorted(path for ending in ("bin", "pt", "pth", "ckpt") for path in folder.glob(f"*model*.{ending}"))
+    if pickled:
+        raise InputError(
+            f"{pickled[0]}: pickled weights, and reading those can run code; expected {file.name}: "
+            "save the model anew as safetensors"
+        )
+    raise InputError(f"{folder}: found no weights; expected {file.name}")
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without the library's progress bars and warnings: what is wrong is told in an error."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
-        return kind.from_pretrained(name, **{"use_safetensors": True, **load}), AutoTokenizer.from_pretrained(name)
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _check_fit(name: str, config, revision: str) -> None:
+    """Raise InputError where weights are not of the shape that the config says, or are missing; reads no weight.
+
+    Left alone, those that are missing are drawn at random, with a warning.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    # Quantized weights have shapes of their own, and ZeRO-3 takes no device_map.
+    if getattr(config, "quantization_config", None) is not None or is_deepspeed_zero3_enabled():
+        return
+    reward_model = "ForSequenceClassification" in " ".join(config.architectures or [])
+    kind = AutoModelForSequenceClassification if reward_model else AutoModelForCausalLM
+    with _silent():
+        _load_model(kind, name, revision=revision, device_map="meta")
+
+
+def _config(name: str, revision: str = "main"):
+    """The config of a folder, that of the model below an adapter, or of a Hub id."""
+    if Path(name).exists() and not (Path(name) / "config.json").exists():
+        name, revision = str(read_json(Path(name) / "adapter_config.json").get("base_model_name_or_path")), "main"
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{name}: neither a finished checkpoint's folder nor a model on the Hub ({reason})") from None
-    except ValueError as error:  # no tokenizer in the folder, or a model type that transformers does not know
-        raise InputError(f"{name}: cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(
+            f"{name}: neither a finished checkpoint's folder nor a model on the Hub ({_reason(error)})"
+        ) from None
+    except Exception as error:  # of a broken file the library raises whatever it comes upon
+        raise InputError(f"{name}: cannot be loaded: {_reason(error)}") from None
+    size = _vocabulary(config)
+    for key in ("eos_token_id", "pad_token_id"):
+        ids = getattr(config, key, None)
+        if any(token is not None and token >= size for token in (ids if isinstance(ids, list) else [ids])):
+            raise InputError(f"{name}: config.json has {key} {ids}; expected less than its vocab_size, {size}")
+    return config
 
 
-def _check_template(tokenizer, name: str) -> None:
+def _vocabulary(config) -> int:
+    """Entries of the embedding; a model of several parts has a config for its text."""
+    return config.get_text_config().vocab_size
+
+
+def _reason(error: Exception) -> str:
+    """What the library says, in one line."""
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return "it brings Python code of its own, which is never run here; expected a kind that transformers has"
+    return text[:200] or type(error).__name__
+
+
+def _load_model(kind, name: str, **load):
+    """A model by `kind.from_pretrained`, every weight of it from the checkpoint; InputError otherwise."""
+    load = {"use_safetensors": True, "trust_remote_code": False, **load}
+    try:
+        model, info = kind.from_pretrained(name, output_loading_info=True, ignore_mismatched_sizes=True, **load)
+    except OSError as error:
+        raise InputError(
+            f"{name}: neither a finished checkpoint's folder nor a model on the Hub ({_reason(error)})"
+        ) from None
+    except (ValueError, ImportError, KeyError, AttributeError, SafetensorError) as error:
+        raise InputError(f"{name}: cannot be loaded: {_reason(error)}") from None
+    for key, found, expected in sorted(info["mismatched_keys"])[:1]:
+        raise InputError(
+            f"{name}: weights and config.json do not fit: {key} is {tuple(found)}, by the config it is {tuple(expected)}"
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise InputError(
+            f"{name}: found no weights for {len(missing):,} tensors of the model, {missing[0]} among them"
+        )
+    return model
+
+
+def _load(kind, name: str, **load):
+    """(model, tokenizer) of a checkpoint that fits together; InputError otherwise."""
+    _check_weights(name)
+    config, tokenizer = _config(name), load_tokenizer(name)
+    _check_vocabulary(tokenizer, config, name)
+    if not (Path(name) / "adapter_config.json").exists():  # its weights are those of its base, and its own
+        _check_fit(name, config, "main")
+    return _load_model(kind, name, **load), tokenizer
+
+
+def check_template(tokenizer, name: str) -> None:
+    """Raise InputError for a tokenizer without a chat template, or with one that cannot write a question."""
     if tokenizer.chat_template is None:
         raise InputError(
             f"{name}: found no chat template; expected one, to write conversations as tokens. "
             "Use a tokenizer made by data_prep.train_tokenizer or put a chat_template.jinja into its folder"
         )
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
+    except Exception as error:  # a template can do anything that fails
+        raise InputError(f"{name}: its chat template cannot be used: {_reason(error)}") from None
+
+
+def _check_vocabulary(tokenizer, config, name: str) -> None:
+    """Raise InputError where the tokenizer has tokens that the model lacks, or an eos or pad token that it lacks itself."""
+    size = _vocabulary(config)
+    for key in ("eos_token", "pad_token"):
+        token, number = getattr(tokenizer, key), getattr(tokenizer, f"{key}_id")
+        if token is not None and (number is None or tokenizer.convert_ids_to_tokens(number) != token):
+            raise InputError(
+                f"{key}: {token!r} is not in the vocabulary of {name}; expected one of its tokens, such as "
+                f"{', '.join(map(repr, tokenizer.all_special_tokens))}"
+            )
+        if number is not None and number >= size:
+            raise InputError(f"{name}: its {key} {token!r} is token {number:,}, but the model has {size:,} tokens")
+    if len(tokenizer) > size:
+        raise InputError(
+            f"{name}: the tokenizer does not fit the checkpoint: it has {len(tokenizer):,} entries, the model "
+            f"{size:,}. Give the tokenizer that the model was pretrained with"
+        )
 
 
 def check_chat(name: str, model, tokenizer, max_new_tokens: int) -> None:
     """Raise `InputError` where a model cannot be asked: no chat template, or no position left for a prompt."""
-    _check_template(tokenizer, name)
+    check_template(tokenizer, name)
     positions = model.config.max_position_embeddings
     if not 0 < max_new_tokens < positions:
         raise InputError(
@@ -100,12 +260,8 @@ def check_context(tokenizer, config, max_length: int | None) -> None:
     Left alone, these end in an IndexError inside the embedding, or in a template error after the data is loaded.
     """
     name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
-    _check_template(tokenizer, name)
-    if len(tokenizer) > config.vocab_size:
-        raise InputError(
-            f"{name}: the tokenizer does not fit the checkpoint: it has {len(tokenizer):,} entries, the model "
-            f"{config.vocab_size:,}. Give the tokenizer that the model was pretrained with"
-        )
+    check_template(tokenizer, name)
+    _check_vocabulary(tokenizer, config, name)
     positions = getattr(config, "max_position_embeddings", None)  # GPT2Config maps it to n_positions
     if positions is not None and max_length is not None and max_length > positions:
         raise InputError(
@@ -128,13 +284,12 @@ def checkpoint_or_hub_id(
         if revision != "main":
             raise InputError(f"model_revision is {revision!r}, but {name} is a folder: only the Hub has revisions")
         _check_whole(name)
-    try:
-        AutoConfig.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        if Path(name).exists():
-            raise InputError(f"{name}: cannot be loaded: {reason}") from None
-        raise InputError(
-            f"{name}: no such file or folder, and no such model on the Hub ({reason}); it is made by: {made_by}"
-        ) from None
+        _check_weights(name)
+        config = _config(name)
+    else:
+        try:
+            config = _config(name, revision)
+        except InputError as error:
+            raise InputError(f"{error}; it is made by: {made_by}") from None
+    _check_fit(name, config, revision)
     return name

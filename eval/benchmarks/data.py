@@ -253,11 +253,10 @@ def shards(corpus: Path, tokenizer: Path) -> Measured:
 
 def load(path: str, tokenizer: str) -> float:
     """Seconds of `load_tokenized`."""
-    from transformers import AutoTokenizer
-
+    from data_prep.models.loading import load_tokenizer
     from data_prep.tokens.sft_dataset import load_tokenized
 
-    loaded = AutoTokenizer.from_pretrained(tokenizer)
+    loaded = load_tokenizer(tokenizer)
     start = time.perf_counter()
     dataset = load_tokenized(path, loaded, MAX_LENGTH, on_bad="repair")  # Belle has turns of one speaker in a row
     assert len(dataset)
