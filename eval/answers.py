@@ -18,6 +18,7 @@ from pathlib import Path
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
 from data_prep.common.intervals import show_interval
+from data_prep.common.text import printable
 from eval.common.options import CONVERSATIONS, add_result_options, add_row_options, quarantine_file
 
 EXAMPLES = 12
@@ -94,7 +95,7 @@ def main() -> None:
             "examples": examples,
         }
         write_results(arguments.results_dir, f"answers_{name}", results)
-    shown = ", ".join(f"{group} {show_interval(value['exact_match'])}" for group, value in groups.items())
+    shown = ", ".join(f"{printable(group)} {show_interval(value['exact_match'])}" for group, value in groups.items())
     print(
         f"{name}: exact match {show_interval(total['exact_match'])} on {len(rows):,} prompts"
         f"{f' ({shown})' if shown else ''}, chrF {total['chrf']:.1f}, "

@@ -4,16 +4,22 @@
     python -m eval.chat --model runs/quickstart/base --raw
 
 A model whose end-of-sequence token ends a turn of its chat template answers, and remembers the conversation. Any other
-model (a base model), and every model with `--raw`, continues the given text. /reset forgets the conversation, /exit or
-Ctrl-D leaves, Ctrl-C stops an answer. Questions can also come from a pipe, one per line. Typed text stays text:
-"<|endoftext|>" reaches the model as characters, as in training.
+model (a base model), and every model with `--raw`, continues the given text. /help lists the commands. Questions can
+also come from a pipe, one per line. Typed text stays text: "<|endoftext|>" reaches the model as characters, as in
+training. Control characters of an answer are shown as codes.
 """
 
 import argparse
+import math
 import sys
 
 from data_prep.common.errors import InputError, run_main
-from data_prep.common.text import counted
+from data_prep.common.text import counted, printable
+
+HELP = """\
+/reset   forget the conversation
+/help    show this text
+/exit    leave, as Ctrl-D and Ctrl-C do; in an answer Ctrl-C stops the answer alone"""
 
 
 def is_chat_model(model, tokenizer) -> bool:
@@ -49,6 +55,11 @@ def fitting(tokenizer, history: list[dict], most: int) -> tuple[list[dict], list
     return history, ids[-most:], "; ".join(notes)
 
 
+def is_text(line: str) -> bool:
+    """Whether `line`, read with half surrogate pairs for the bytes that its encoding lacks, has none."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in line)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of a causal language model")
@@ -60,6 +71,10 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=42, help="seed for sampling (default: 42)")
     arguments = parser.parse_args()
+    if not 0 <= arguments.temperature < math.inf:
+        raise InputError(f"--temperature {arguments.temperature:g}: expected at least 0, where 0 is greedy")
+    if not is_text(arguments.system or ""):
+        raise InputError(f"--system: {arguments.system!r} is not {sys.getfilesystemencoding()}")
 
     import torch  # slow to import
     from transformers import GenerationConfig, TextStreamer
@@ -67,6 +82,10 @@ def main() -> None:
     from data_prep.models.generation import end_of_turn_ids
     from data_prep.models.loading import check_template, load_checkpoint
     from data_prep.tokens.chat_encoder import encode_text
+
+    class PrintableStreamer(TextStreamer):
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            super().on_finalized_text(printable(text), stream_end)
 
     model, tokenizer = load_checkpoint(arguments.model)
     context = model.config.max_position_embeddings
@@ -96,18 +115,27 @@ def main() -> None:
     beginning = [{"role": "system", "content": arguments.system}] if arguments.system else []
     history = list(beginning)
     mode = "it answers, and remembers" if chat else "it continues your text, and remembers nothing"
-    print(f"{arguments.model}: {mode}. /reset forgets, /exit leaves.")
+    print(f"{printable(arguments.model)}: {mode}. /reset forgets, /exit leaves, /help says more.")
+    if hasattr(sys.stdin, "reconfigure"):  # bytes that are no text come as half surrogate pairs, not as an error
+        sys.stdin.reconfigure(errors="surrogateescape")
     while True:
         try:
             question = input("\nyou> " if chat else "\ntext> ")
         except EOFError:
             print()
             return
+        except KeyboardInterrupt:
+            print("\n(left; a conversation is not kept)")
+            sys.exit(130)
         if question.strip() == "/exit":
             return
-        if question.strip() == "/reset":
+        if question.strip() == "/help":
+            print(HELP)
+        elif question.strip() == "/reset":
             history = list(beginning)
             print("(forgotten)")
+        elif not is_text(question):
+            print(f"(that line is not {sys.stdin.encoding}, and was not sent)")
         elif question.strip():
             if chat:
                 asked = [*history, {"role": "user", "content": question}]
@@ -120,8 +148,8 @@ def main() -> None:
                 ids = ids[-longest:]
             if note:
                 print(f"({note})")
-            sys.stdout.write("model> " if chat else question)
-            streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+            sys.stdout.write("model> " if chat else printable(question))
+            streamer = PrintableStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
             inputs = torch.tensor([ids], device=model.device)
             try:
                 output = model.generate(

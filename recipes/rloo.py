@@ -34,6 +34,7 @@ from recipes.trainers.rloo_grpo import (
     reward_at_last_token,
     reward_of_text,
     reward_weights,
+    show_control_characters,
     training_curves,
 )
 from recipes.trainers.saving import finish, merge_and_save
@@ -151,6 +152,7 @@ def main() -> None:
     )
     for model in filter(None, (trainer.model, trainer.ref_model)):
         count_positions_from_first_token(trainer.accelerator.unwrap_model(model))
+    show_control_characters(trainer)
 
     # Train
     measure = partial(heldout_metrics, tokenizer=tokenizer, rewards=rewards, weights=weights, args=args)

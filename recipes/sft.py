@@ -10,6 +10,7 @@ tokens without seeing each other. With `--use_peft` LoRA adapters are trained, b
 loss mask; at the end the EOS rate of sampled answers is measured.
 """
 
+import sys
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -21,6 +22,7 @@ from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import existing, write_results
 from data_prep.common.intervals import bootstrap_interval, show_interval
+from data_prep.common.text import printable
 from data_prep.models.generation import generate_answers
 from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_tokenizer
 from data_prep.readers.preferences import prompt_key
@@ -72,11 +74,12 @@ class ScriptArguments:
 
 
 def show_mask(tokenizer, row: dict) -> None:
-    """Print a conversation, the tokens that enter the loss in green and between brackets."""
+    """Print a conversation, the tokens that enter the loss between brackets, and on a terminal in green."""
+    green, plain = ("\033[32m", "\033[0m") if sys.stdout.isatty() else ("", "")
     # Decoded in runs, not token by token: a Chinese character may be several tokens.
     runs = groupby(zip(row["input_ids"], row["labels"], strict=True), key=lambda pair: pair[1] != -100)
-    texts = [(counts, tokenizer.decode([token for token, _ in run])) for counts, run in runs]
-    shown = "".join(f"\033[32m[{text}]\033[0m" if counts else text for counts, text in texts)
+    texts = [(counts, printable(tokenizer.decode([token for token, _ in run]))) for counts, run in runs]
+    shown = "".join(f"{green}[{text}]{plain}" if counts else text for counts, text in texts)
     print(f"an example; [what is between brackets] enters the loss:\n  {shown}")
 
 

@@ -208,7 +208,7 @@ def tuned_by_lora(pretrained, sft_settings, tmp_path_factory) -> tuple[Path, Don
 
 def test_an_example_is_shown_with_exactly_the_assistants_turns_in_the_loss_before_training(tuned):
     _, done = tuned
-    inside = "\033[32m[yes<|end|>]\033[0m"
+    inside = "[yes<|end|>]"
     shown = f"<|system|>be<|end|><|user|>a<|end|><|assistant|>{inside}<|user|>b<|end|><|assistant|>{inside}\n"
     assert f"an example; [what is between brackets] enters the loss:\n  {shown}" in done.out
     assert done.out.index(shown) < done.out.index("{'loss'")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.common.plots import BLUE, RED, as_uri, canvas
+from data_prep.common.text import printable
 
 BINS = 20
 FILES = 20  # files listed on the screen
@@ -133,13 +134,13 @@ def show(report: dict, console) -> None:
 
     folder = common_folder(report)
     if folder:
-        console.print(Text(f"in {folder}", overflow="fold"))
+        console.print(Text(printable(f"in {folder}"), overflow="fold"))
     files = Table("file", "rows", "conversations", "preferences", "quarantined", box=None, pad_edge=False)
     for column in files.columns[1:]:
         column.justify = "right"
     for file in report["files"][:FILES]:
         counts = (f"{file[key]:,}" for key in ("rows", "conversations", "preferences", "quarantined"))
-        files.add_row(Text(file["file"].removeprefix(folder), overflow="fold"), *counts)
+        files.add_row(Text(printable(file["file"].removeprefix(folder)), overflow="fold"), *counts)
     console.print(files)
     if len(report["files"]) > FILES:
         console.print(f"and {len(report['files']) - FILES:,} more, which check.json lists")
@@ -149,7 +150,7 @@ def show(report: dict, console) -> None:
         found.columns[1].justify = "right"
         for finding in report["findings"]:
             more = ", …" if finding["rows"] > len(finding["first"]) else ""
-            where = Text(places(finding["first"], folder) + more, overflow="fold")
+            where = Text(printable(places(finding["first"], folder)) + more, overflow="fold")
             found.add_row(finding["kind"], f"{finding['rows']:,}", TREATMENTS[finding["treatment"]], where)
         console.print(found)
         console.print()
@@ -157,7 +158,7 @@ def show(report: dict, console) -> None:
             first = finding["first"][0]
             where = place(first["file"], first["line"], first["row"])
             line = f"{finding['kind']}: {where}: found {first['found']}; expected {first['expected']}"
-            console.print(Text(line, overflow="fold"))
+            console.print(Text(printable(line), overflow="fold"))
     else:
         console.print("nothing is wrong with these rows")
     console.print()

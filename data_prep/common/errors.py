@@ -5,6 +5,8 @@ import signal
 import sys
 from collections.abc import Callable
 
+from data_prep.common.text import printable
+
 
 class InputError(ValueError):
     """The user's input cannot be used; the message names the file, the row, what was found and what to do."""
@@ -22,7 +24,7 @@ def run_main(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted: run the same command again to resume", file=sys.stderr)

@@ -1,14 +1,14 @@
 """Text for messages: counts with nouns, shortened values, strings that are safe on a terminal."""
 
-import unicodedata
+import re
+
+# Control characters but tab and line break, half surrogate pairs, and what turns the direction of the text around it.
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """`text` with codes for control characters, which a terminal would obey, and for half surrogate pairs."""
-    return "".join(
-        f"\\x{ord(each):02x}" if unicodedata.category(each) in ("Cc", "Cs") and each not in "\n\t" else each
-        for each in text
-    )
+    """`text` with codes for what a terminal or a page would obey instead of showing it: "\\x1b[2J" clears no screen."""
+    return OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def counted(number: int, noun: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, TrainerCallback
 
+from data_prep.common.files import whole_lines, write_jsonl
 from data_prep.models.bits_per_byte import bits_per_byte
 from recipes.trainers.curves import logged
 
@@ -40,15 +41,11 @@ class PretrainingMonitor(TrainerCallback):
         self.curve = logged(state.log_history, "eval_bits_per_byte")  # of a resumed run: up to its checkpoint
         if state.is_world_process_zero:
             path = Path(args.output_dir) / "samples.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            rows = (
-                path.read_text(encoding="utf-8").splitlines(keepends=True)
-                if state.global_step and path.exists()
-                else []
-            )
-            path.write_text(
-                "".join(row for row in rows if json.loads(row)["step"] <= state.global_step), encoding="utf-8"
-            )
+            rows = []
+            if state.global_step and path.exists():
+                with path.open("r+b") as file:
+                    rows = [json.loads(line) for line in whole_lines(file)]
+            write_jsonl(path, [row for row in rows if row["step"] <= state.global_step])
         if not self.curve:
             self.measure(args, state, model)
 
@@ -76,7 +73,8 @@ class PretrainingMonitor(TrainerCallback):
         with (Path(args.output_dir) / "samples.jsonl").open("a", encoding="utf-8") as file:
             for prompt in self.prompts:
                 text = continue_text(model, self.tokenizer, prompt)
-                file.write(json.dumps({"step": state.global_step, "prompt": prompt, "sample": text}) + "\n")
+                row = {"step": state.global_step, "prompt": prompt, "sample": text}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
         model.train()
         shown = " ".join(text.split())[:70]
         print(

@@ -7,13 +7,16 @@ the same answer of a small random model they were 0.18 nats off in a token. Rota
 affected. DPOTrainer pads on the right and needs nothing.
 """
 
+import sys
+from collections import deque
 from collections.abc import Callable
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Trainer
 
 from data_prep.common.errors import InputError
+from data_prep.common.text import printable
 from data_prep.models.generation import generate_answers
 from data_prep.models.reward_functions import call_reward_function
 from data_prep.models.scoring import score_answers
@@ -36,6 +39,21 @@ def count_positions_from_first_token(model: PreTrainedModel) -> None:
 
     model = model.get_base_model() if hasattr(model, "peft_config") else model
     model.base_model.register_forward_pre_hook(derive, with_kwargs=True)
+
+
+def show_control_characters(trainer: Trainer) -> None:
+    """Make the table of `log_completions` show the codes of control characters, which a terminal would obey."""
+    module = sys.modules[type(trainer).__module__]
+    table = module.print_prompt_completions_sample
+
+    def shown(value):
+        if isinstance(value, dict):
+            return {key: shown(each) for key, each in value.items()}
+        if isinstance(value, list | deque):
+            return [shown(each) for each in value]
+        return printable(value) if isinstance(value, str) else value
+
+    module.print_prompt_completions_sample = lambda *columns, extra: table(*map(shown, columns), extra=shown(extra))
 
 
 def reward_at_last_token(reward_model: PreTrainedModel, tokenizer, bf16: bool) -> Callable:

@@ -83,7 +83,7 @@ def check_reload(folder: Path, model: PreTrainedModel | PeftModel, sharded: bool
         saved, expected = load_file(folder / "adapter_model.safetensors"), get_peft_model_state_dict(model)
         foreign = [path.name for path in folder.glob("model*.safetensors")]
     else:
-        kind = getattr(transformers, AutoConfig.from_pretrained(folder).architectures[0])
+        kind = getattr(transformers, AutoConfig.from_pretrained(folder, trust_remote_code=False).architectures[0])
         reloaded, info = kind.from_pretrained(folder, dtype="auto", use_safetensors=True, output_loading_info=True)
         saved, expected = reloaded.state_dict(), {} if sharded else model.state_dict()
         foreign = [path.name for path in folder.glob("adapter_*")]

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data_prep.common.files import read_jsonl, write_jsonl
+from data_prep.common.text import printable
 
 SHOWN = 4  # rows on the screen
 
@@ -28,5 +29,5 @@ def log_completions(path: Path, step: int, texts: list[str], rollout) -> None:
     table = Table("prompt", "answer", "score", title=f"update {step}", show_lines=True)
     for row in rows[:SHOWN]:
         question = row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"]
-        table.add_row(Text(question), Text(row["completion"]), f"{row['score']:.2f}")
+        table.add_row(*(Text(printable(text)) for text in (question, row["completion"])), f"{row['score']:.2f}")
     Console().print(table)
