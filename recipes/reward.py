@@ -142,8 +142,9 @@ def main() -> None:
         sample = trainer.train_dataset.select(range(min(8, len(trainer.train_dataset))))  # those that fit max_length
         prompts, answers = sample["prompt"], [completions[0] for completions in sample["completions"]]
         before = score_answers(model, tokenizer, prompts, answers)
-        reloaded = AutoModelForSequenceClassification.from_pretrained(args.output_dir, dtype=model.dtype)
-        its_tokenizer = AutoTokenizer.from_pretrained(args.output_dir)
+        weights = {"dtype": model.dtype, "trust_remote_code": False}
+        reloaded = AutoModelForSequenceClassification.from_pretrained(args.output_dir, **weights)
+        its_tokenizer = load_tokenizer(args.output_dir)
         after = score_answers(reloaded.to(model.device).eval(), its_tokenizer, prompts, answers)
         difference = max(abs(a - b) for a, b in zip(before, after, strict=True))
         if difference > 1e-3:

@@ -112,7 +112,7 @@ def test_the_table_of_rloo_and_grpo(kind, monkeypatch, capsys):
 def test_rloo_and_grpo_mend_their_table_before_training(recipe):
     source = (ROOT / "recipes" / f"{recipe}.py").read_text(encoding="utf-8")
     assert source.count("show_control_characters(trainer)") == 1
-    assert source.index("show_control_characters(trainer)") < source.index("trainer.train(")
+    assert source.index("show_control_characters(trainer)") < source.index("# Train\n")
 
 
 def test_the_samples_of_pretraining(tiny_tokenizer, zero_model_dir, tmp_path, monkeypatch, capsys):

@@ -144,7 +144,7 @@ def test_chinese_pretraining_and_sft_run_and_merged_turns_are_counted(belle, che
     assert "train.jsonl: 719 conversations, repaired: 5 × two turns of the same speaker in a row" in belle["sft"]
     assert "heldout.jsonl: 81 conversations" in belle["sft"]
     example = belle["sft"].split("enters the loss:\n")[1].split("EOS rate")[0]
-    assert "\ufffd" not in example and "\033[32m[" not in example  # characters of several tokens are shown whole
+    assert "\ufffd" not in example and "[" in example  # characters of several tokens are shown whole
     results = checkout.json("runs/belle/sft/sft.json")
     assert results["conversations"] == 719
     assert 0 < results["metrics"]["eval_loss"] < 10

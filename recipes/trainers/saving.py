@@ -84,7 +84,8 @@ def check_reload(folder: Path, model: PreTrainedModel | PeftModel, sharded: bool
         foreign = [path.name for path in folder.glob("model*.safetensors")]
     else:
         kind = getattr(transformers, AutoConfig.from_pretrained(folder, trust_remote_code=False).architectures[0])
-        reloaded, info = kind.from_pretrained(folder, dtype="auto", use_safetensors=True, output_loading_info=True)
+        load = {"dtype": "auto", "use_safetensors": True, "trust_remote_code": False}
+        reloaded, info = kind.from_pretrained(folder, output_loading_info=True, **load)
         saved, expected = reloaded.state_dict(), {} if sharded else model.state_dict()
         foreign = [path.name for path in folder.glob("adapter_*")]
         foreign += [name for names in info.values() for name in names]
