@@ -23,6 +23,7 @@ from pathlib import Path
 from data_prep.common.errors import run_main
 from data_prep.common.files import atomic_write, existing, read_json, write_json
 from data_prep.common.intervals import show_interval, show_nats
+from data_prep.common.page import render
 from data_prep.common.provenance import commit, machine
 from data_prep.readers.prompts import read_prompts
 from eval.reporting.pictures import picture, score_against_kl
@@ -128,8 +129,6 @@ def main() -> None:
     if arguments.publish and (path := arguments.publish / "RESULTS.md").exists():
         tables_in(path.read_text(encoding="utf-8"), path)  # before the models are asked, which takes long
 
-    import jinja2
-
     results = {path.stem: read_json(path) for path in sorted(run.glob("results/*.json"))}
     asked = Path(arguments.prompts or run / "data" / "conversations_heldout.json")
     questions = read_prompts(asked, arguments.limit, arguments.seed) if asked.exists() else []
@@ -156,8 +155,7 @@ def main() -> None:
         "methods": methods, "verdict": verdict(methods), "sft": results.get("answers_sft_heldout"),
         "folders": model_folders(run), "show_interval": show_interval, "show_nats": show_nats, "number": number,
     }  # fmt: skip
-    template = (Path(__file__).parent / "reporting" / "template.html").read_text(encoding="utf-8")
-    html = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template).render(page)
+    html = render(Path(__file__).parent / "reporting" / "template.html", page)
     write_json(run / "results.json", facts)
     with atomic_write(run / "results.md") as file:
         file.write(markdown(facts))

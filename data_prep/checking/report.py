@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.common.page import render
 from data_prep.common.plots import BLUE, RED, as_uri, canvas
 from data_prep.common.text import printable
 
@@ -203,8 +204,6 @@ def picture(bins: list[dict], xlabel: str, mark: int | None = None) -> str:
 
 def page(report: dict) -> str:
     """The report as one HTML document; all text from the data is escaped."""
-    import jinja2
-
     lengths, tokens = report["lengths"], report["tokens"]
     pictures = []
     if lengths["histogram"]:
@@ -212,16 +211,6 @@ def page(report: dict) -> str:
         pictures.append((f"Length in {lengths['unit']}", picture(lengths["histogram"], lengths["unit"], mark)))
     if report["turns"]["histogram"]:
         pictures.append(("Turns in a conversation", picture(report["turns"]["histogram"], "turns")))
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
-        **report,
-        pictures=pictures,
-        said=sentences(report),
-        balance=balance(report),
-        place=place,
-        places=places,
-        folder=common_folder(report),
-        share=share,
-        treatments=TREATMENTS,
-    )
+    shown = {"pictures": pictures, "said": sentences(report), "balance": balance(report), "treatments": TREATMENTS}
+    shown |= {"place": place, "places": places, "folder": common_folder(report), "share": share}
+    return render(Path(__file__).with_name("template.html"), {**report, **shown})
