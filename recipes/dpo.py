@@ -27,7 +27,7 @@ from data_prep.readers.preferences import load_rankings, prompt_key
 from data_prep.readers.ranks import pairs
 from data_prep.tokens.chat_encoder import special_token_text
 from recipes.trainers.arguments import model_kwargs, parse_arguments
-from recipes.trainers.curves import logged, save_curves
+from recipes.trainers.curves import logged, rows_seen, save_curves
 from recipes.trainers.resuming import open_run, train
 from recipes.trainers.saving import finish, merge_and_save
 
@@ -142,10 +142,11 @@ def main() -> None:
         metrics |= {f"{key}_last": curves[key][-1][1] for key in shown} | {"steps": steps}
         kept = {"eval_loss": "eval_loss"} | {f"eval_{key}": f"eval_rewards/{theirs}" for key, theirs in shown.items()}
         metrics |= {key: evaluated[theirs] for key, theirs in kept.items() if theirs in evaluated}
-        results = {"seconds": seconds, "pairs": len(dataset), "metrics": metrics, "curves": curves}
+        results = {"seconds": seconds, "pairs": rows_seen(trainer), "metrics": metrics, "curves": curves}
         write_results(script.results_dir or args.output_dir, "dpo", results)
         print(
-            f"DPO in {steps:,} steps on {len(dataset):,} pairs in {seconds:.0f} s; the model is in {args.output_dir}"
+            f"DPO in {steps:,} steps on {rows_seen(trainer):,} of {len(dataset):,} pairs in {seconds:.0f} s; "
+            f"the model is in {args.output_dir}"
         )
     finish(trainer)
 

@@ -9,7 +9,6 @@ AdamW. In the output folder: the model, its tokenizer, `curve.png`, and `samples
 fixed prompts at step 0 and along the way. The same command resumes after an interruption.
 """
 
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -176,7 +175,7 @@ def main() -> None:
         print(f"loss {loss[0][1]:.2f} → {loss[-1][1]:.2f}; held-out bits per byte {bpb[0][1]:.2f} → {bpb[-1][1]:.3f}")
         print(
             f"pretrained {model.num_parameters() / 1e6:.1f} M parameters on {tokens:,} tokens in {seconds:.0f} s; "
-            f"perplexity per token {math.exp(loss[-1][1]):.1f}; the model is in {args.output_dir}"
+            f"the model is in {args.output_dir}"
         )
     finish(trainer)
 

@@ -28,7 +28,7 @@ from recipes.trainers.arguments import (
     parse_arguments,
     score_peft_config,
 )
-from recipes.trainers.curves import logged, save_curves
+from recipes.trainers.curves import logged, rows_seen, save_curves
 from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.resuming import open_run, train
 from recipes.trainers.reward_trainer import RankingRewardTrainer
@@ -154,10 +154,10 @@ def main() -> None:
         save_curves(f"{args.output_dir}/curve.png", curves)
         metrics = {"loss_first": curves["loss"][0][1], "loss_last": curves["loss"][-1][1]}
         metrics |= {"reload_difference": difference, "training_accuracy_last": curves["accuracy"][-1][1], **agreement}
-        results = {"seconds": seconds, "rankings": len(trainer.train_dataset), "metrics": metrics, "curves": curves}
+        results = {"seconds": seconds, "rankings": rows_seen(trainer), "metrics": metrics, "curves": curves}
         write_results(script.results_dir or args.output_dir, "reward", results)
         print(
-            f"trained a reward model on {len(trainer.train_dataset):,} rankings in {seconds:.0f} s; "
+            f"trained a reward model on {rows_seen(trainer):,} of {len(trainer.train_dataset):,} rankings in {seconds:.0f} s; "
             f"it is in {args.output_dir}"
         )
     finish(trainer)

@@ -29,7 +29,7 @@ from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import last_question, split_last_answer
 from data_prep.tokens.sft_dataset import load_tokenized
 from recipes.trainers.arguments import model_kwargs, parse_arguments
-from recipes.trainers.curves import logged, save_curves
+from recipes.trainers.curves import logged, rows_seen, save_curves
 from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.resuming import open_run, train
 from recipes.trainers.saving import finish, merge_and_save
@@ -165,9 +165,16 @@ def main() -> None:
         metrics = {"loss_first": curves["loss"][0][1], "loss_last": curves["loss"][-1][1]}
         metrics["eos_rate"] = eos_rate["value"]
         metrics |= {key: value for key, value in evaluated.items() if key in ("eval_loss", "eval_mean_token_accuracy")}
-        results = {"seconds": seconds, "conversations": len(dataset), "metrics": metrics, "curves": curves}
+        share = rows_seen(trainer) / len(trainer.train_dataset)  # of packed rows, where several are in one
+        seen = f"{'about ' if args.packing and share < 1 else ''}{round(share * len(dataset)):,} of {len(dataset):,}"
+        results = {
+            "seconds": seconds,
+            "conversations": round(share * len(dataset)),
+            "metrics": metrics,
+            "curves": curves,
+        }
         write_results(script.results_dir or args.output_dir, "sft", results)
-        print(f"fine-tuned on {len(dataset):,} conversations in {seconds:.0f} s; the model is in {args.output_dir}")
+        print(f"fine-tuned on {seen} conversations in {seconds:.0f} s; the model is in {args.output_dir}")
     finish(trainer)
 
 

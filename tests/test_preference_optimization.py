@@ -146,7 +146,7 @@ def test_pairs_of_dpo_are_counted_and_so_are_those_that_do_not_fit(trained):
     # fit. With the long question that is 3 pairs.
     left_out = "3 with an answer beyond 64 tokens (max_length) are left out"
     assert f"20 pairs of a chosen and a rejected answer; {left_out}\n" in done.out
-    assert results(folder, "dpo")["pairs"] == 20 and "DPO in 20 steps on 20 pairs in " in done.out
+    assert results(folder, "dpo")["pairs"] == 20 and "DPO in 20 steps on 20 of 20 pairs in " in done.out
 
 
 # RLOO and GRPO

@@ -146,7 +146,7 @@ def test_chinese_pretraining_and_sft_run_and_merged_turns_are_counted(belle, che
     example = belle["sft"].split("enters the loss:\n")[1].split("EOS rate")[0]
     assert "\ufffd" not in example and "[" in example  # characters of several tokens are shown whole
     results = checkout.json("runs/belle/sft/sft.json")
-    assert results["conversations"] == 719
+    assert 0 < results["conversations"] < 719  # what four steps have seen
     assert 0 < results["metrics"]["eval_loss"] < 10
 
 

@@ -1,4 +1,4 @@
-"""The curves of a training: from the trainer's log into a picture, with the numbers beside it."""
+"""The curves of a training, from the trainer's log into a picture, with the numbers beside it; and how much it has seen."""
 
 from pathlib import Path
 
@@ -26,3 +26,10 @@ def save_curves(path: str | Path, curves: dict[str, list[tuple[float, float]]], 
 def logged(log_history: list[dict], key: str) -> list[tuple[int, float]]:
     """[(step, value)] of a key in a trainer's log."""
     return [(row["step"], row[key]) for row in log_history if key in row]
+
+
+def rows_seen(trainer) -> int:
+    """Rows of `trainer.train_dataset` that training has seen at least once: its first pass takes every row once."""
+    args = trainer.args
+    rows_of_a_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return min(len(trainer.train_dataset), trainer.state.global_step * rows_of_a_step)
