@@ -1,22 +1,17 @@
 """Tables of a mixture: the plan, estimated from the beginnings of its files, and the realised shares."""
 
-import gzip
-import lzma
 import math
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import zstandard
-
 from data_prep.corpus.mixture import Source, planned_tokens
 from data_prep.readers.documents import texts
 from data_prep.rows.read import HUB, kind_of_file
-from data_prep.rows.text_window import ERRORS
+from data_prep.rows.text_window import COMPRESSED, ERRORS, decompressed
 from data_prep.tokens.corpus_tokens import CorpusTokenizer
 
 SAMPLE_BYTES = 200_000  # at the beginning of a source, to estimate its tokens from
-OPEN = {".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard.open}
 
 
 class Estimate(NamedTuple):
@@ -65,9 +60,9 @@ def _text_size(path: str, size: int, text_column: str, share: float) -> float:
             for column in range(metadata.num_columns)
         )
         return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == text_column)
-    if size and (opened := OPEN.get(Path(path).suffix.lower())):
-        with open(path, "rb") as file, opened(file, "rb") as stream:
-            size *= len(stream.read(1 << 23)) / file.tell()
+    if size and (suffix := Path(path).suffix).lower() in COMPRESSED:
+        with open(path, "rb") as file:
+            size *= len(decompressed(file, suffix).read(1 << 23)) / file.tell()
     return size * share
 
 

@@ -7,8 +7,11 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import zstandard
+
+from data_prep.rows.zstd_frames import SKIPPABLE, ZstdReader
 
 CHUNK = 1 << 20  # bytes read at once
 COMPRESSED = {".gz": ("gzip", b"\x1f\x8b"), ".xz": ("xz", b"\xfd7zXZ\x00"), ".zst": ("Zstandard", b"\x28\xb5\x2f\xfd")}
@@ -43,7 +46,12 @@ class Window:
 
     def _read(self, path: Path) -> Iterator[bytes]:
         """The bytes of the file, decompressed as its ending says; they end early at a failure."""
-        with path.open("rb") as file:
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            self.failure = f"that it cannot be opened ({error.strerror})"
+            return
+        with file:
             magic = file.read(6)
             file.seek(0)
             name, start = COMPRESSED.get(path.suffix.lower(), (None, b""))
@@ -51,10 +59,12 @@ class Window:
             if actual and actual != name:
                 self.failure = f"{actual} data; the name should end in {_ending(actual)}"
                 return
-            if name and magic and not magic.startswith(start):
+            if name == "Zstandard" and magic.startswith(SKIPPABLE):
+                pass  # pzstd begins with a frame that holds no data
+            elif name and magic and not magic.startswith(start):
                 self.failure = f"not {name} data: it begins with the bytes {magic!r}"
                 return
-            stream = _decompressed(file, name)
+            stream = decompressed(file, path.suffix)
             done = 0
             try:
                 while chunk := stream.read(CHUNK) if name in (None, "Zstandard") else stream.read1(CHUNK):
@@ -96,6 +106,27 @@ class Window:
         self.line += self.text.count("\n", self.position, position)
         self.position = position
 
+    def skip_line(self) -> int:
+        """Move to the end of the line, however long it is. Returns the number of characters that were passed over."""
+        passed = 0
+        while (end := self.text.find("\n", self.position)) < 0:
+            passed += len(self.text) - self.position
+            self.move(len(self.text))
+            if not self.more():
+                return passed
+        passed += end - self.position
+        self.move(end)
+        return passed
+
+    def skip_all(self) -> int:
+        """Move to the end of the file. Returns the number of characters that were passed over."""
+        passed = 0
+        while True:
+            passed += len(self.text) - self.position
+            self.move(len(self.text))
+            if not self.more():
+                return passed
+
     def place(self, position: int) -> str:
         """ "line 3, column 9" for a position in `text` that is not before the current one."""
         line = self.line + self.text.count("\n", self.position, position)
@@ -107,11 +138,14 @@ def _ending(name: str) -> str:
     return next(ending for ending, (other, _) in COMPRESSED.items() if other == name)
 
 
-def _decompressed(file, name: str | None):
+def decompressed(file: BinaryIO, suffix: str):
+    """A stream of the bytes in `file`, decompressed as the ending of its name says. `read` raises one of `ERRORS` where the
+    file breaks off."""
+    name, _ = COMPRESSED.get(suffix.lower(), (None, b""))
     if name == "gzip":
         return gzip.GzipFile(fileobj=file)
     if name == "xz":
         return lzma.LZMAFile(file)
     if name == "Zstandard":
-        return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+        return ZstdReader(file)
     return file
