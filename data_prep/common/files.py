@@ -36,11 +36,21 @@ def _umask() -> int:
 
 
 @contextlib.contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    """What the system refuses in the block is an `InputError` of one line about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+@contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator:
     """Open `path` for writing under a temporary name in the same folder; rename on success, remove on failure."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with _writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as file:
             yield file
@@ -58,8 +68,9 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` if the block succeeds, replacing an older one."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    with _writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
         temporary.chmod(0o755)
@@ -85,7 +96,8 @@ def unfinished(output: str | Path) -> Iterator[Path]:
     It is removed if the block succeeds. Raises InputError while another process works in it.
     """
     work = Path(output).parent / f".{Path(output).name}.unfinished"
-    work.mkdir(parents=True, exist_ok=True)
+    with _writable(work):
+        work.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(work / ".lock").acquire(timeout=0)
     except Timeout:
@@ -113,9 +125,17 @@ def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
 
 def existing(path: str | Path, made_by: str = "") -> Path:
     """`path` as a Path. Raises an `InputError` that names the command `made_by` if it does not exist."""
-    if not Path(path).exists():
-        raise InputError(f"{path}: no such file or folder" + (f"; it is made by: {made_by}" if made_by else ""))
+    if not _is_there(path):
+        link = f"; it is a link to {os.readlink(path)}" if os.path.islink(path) else ""
+        raise InputError(f"{path}: no such file or folder{link}" + (f"; it is made by: {made_by}" if made_by else ""))
     return Path(path)
+
+
+def _is_there(path: str | Path) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError as error:  # a folder above it may not be entered, or the name is too long
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def regular_file(path: str | Path, made_by: str = "") -> Path:
@@ -137,7 +157,7 @@ def regular_file(path: str | Path, made_by: str = "") -> Path:
 
 def vacant(path: str | Path) -> Path:
     """`path` as a Path. Raises InputError if it exists: no script overwrites its output."""
-    if Path(path).exists():
+    if _is_there(path):
         raise InputError(f"{path}: is there already; remove it or give another path")
     return Path(path)
 
@@ -145,7 +165,7 @@ def vacant(path: str | Path) -> Path:
 def read_json(path: str | Path):
     """The value in a JSON file. Raises an `InputError` with line and column if it is not JSON."""
     try:
-        return json.loads(existing(path).read_text(encoding="utf-8"))
+        return json.loads(regular_file(path).read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     except json.JSONDecodeError as error:
@@ -154,7 +174,7 @@ def read_json(path: str | Path):
 
 def read_jsonl(path: str | Path) -> Iterator[dict]:
     """The objects in a JSONL file, one at a time; blank lines are skipped. Raises InputError for a line that is not one."""
-    with existing(path).open("rb") as file:
+    with regular_file(path).open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue

@@ -18,6 +18,7 @@ class Defects:
     """The problems of the rows of the user's files, collected so that one run shows them all."""
 
     SHOWN = 5  # rows shown per file; the others are only counted, by kind
+    PROBLEMS = 3  # shown of a row
 
     def __init__(self) -> None:
         # {file: (rows, {kind: count}, messages about the first rows)}
@@ -32,7 +33,10 @@ class Defects:
             identifier = row.value.get("id") if isinstance(row.value, dict) else None
             name = f"row {row.number:,}" + ("" if identifier is None else f" (id {shorten(str(identifier))})")
             name += "" if row.line is None else f", line {row.line:,}"
-            shown += [f"  {name}: found {problem.found}; expected {problem.expected}" for problem in row.problems]
+            first = row.problems[: self.PROBLEMS]
+            shown += [f"  {name}: found {problem.found}; expected {problem.expected}" for problem in first]
+            if len(row.problems) > len(first):
+                shown.append(f"  {name}: and {counted(len(row.problems) - len(first), 'problem')} more")
 
     def lines(self) -> list[str]:
         """For each file, the count of every kind of problem and the first bad rows."""
@@ -67,8 +71,8 @@ class BadRows:
     quarantine  write bad rows unchanged, with file, line and reasons, to the JSONL file `quarantine`. The file appears
                 whole at `close`, and only if a row is bad
 
-    The quarantine belongs to the output beside it. An older file is replaced, or removed if no row is bad any more, so
-    that it never lists rows that are in the output.
+    The quarantine belongs to the output beside it. An older file is replaced, or removed at `close` if no row is in
+    quarantine any more, whatever `on_bad` is now, so that it never lists rows that are in the output.
 
     Attributes: rows_in = rows_out + quarantined; `repaired`, {kind of problem: rows}.
     """
@@ -120,7 +124,7 @@ class BadRows:
         """Under error and repair, raise one InputError for all bad rows; under quarantine, finish its file."""
         if self.on_bad != "quarantine":
             self._defects.raise_if_any(self._repairable)
-        elif not self.quarantined:
+        if self.quarantine is not None and not self.quarantined:
             Path(self.quarantine).unlink(missing_ok=True)
         self._stack.close()
         if self.rows_in != self.rows_out + self.quarantined:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from data_prep.common.text import counted, shorten
-from data_prep.rows.json_rows import LIMIT, Parsed, rest
+from data_prep.rows.json_rows import LIMIT, Parsed, rest, too_long
 from data_prep.rows.problems import Problem
 from data_prep.rows.text_window import Window
 
@@ -55,9 +55,12 @@ def csv_rows(window: Window) -> Iterator[Parsed]:
             what = "a carriage return outside of quotes" if "new-line character" in str(error) else error
             cells, problems = [], [Problem("broken CSV", f"{what}, in the row on line {begin:,}", "CSV (RFC 4180)")]
         raw = "".join(lines)
-        if not raw:
-            yield from rest(window, Problem("broken CSV", f"a line longer than {LIMIT:,} characters", "shorter lines"))
+        if not raw and header is None:
+            yield from rest(window, Problem("broken CSV", "no names of the columns", "a first line of names"))
             return
+        if not raw:
+            yield too_long(window, window.skip_line)
+            continue
         if not raw.strip(" \t\r\n"):
             continue
         if header is None and not problems:

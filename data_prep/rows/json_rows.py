@@ -7,16 +7,18 @@ same key.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from data_prep.common.text import shorten
 from data_prep.rows.problems import TRAILING_COMMA, Problem
 from data_prep.rows.text_window import Window
 
-LIMIT = 1 << 25  # characters of a row; a longer one is broken, and comes in pieces
+LIMIT = 1 << 25  # characters of a row; a longer one cannot be used, and only its beginning is kept
+KEPT = 1000  # characters of such a row
 PATIENCE = 1 << 20  # characters to search for the end of a broken row before it ends at what looks like another row
 BROKEN = "broken JSON"
+TOO_LONG = f"row longer than {LIMIT:,} characters"
 # Strings end with their line: in JSON they have no raw line break, and an open one must not swallow the file.
 STRING = r'"(?:[^"\\\n]|\\[^\n])*+(?:"|(?=\n)|\\?\Z)'
 BRACKETS = re.compile(rf"{STRING}|[\[\]{{}}]")
@@ -24,6 +26,7 @@ COMMAS = re.compile(rf"({STRING})|,(?=\s*(?:[\]}}]|\Z))")
 FIRST_KEY = re.compile(r'[\s{\[]*("(?:[^"\\\n]|\\.)*+")\s*:')
 WRAPPED = re.compile(r'\{[ \t\r\n]*"(?:data|rows)"[ \t\r\n]*:[ \t\r\n]*\[')
 CLOSES = {"]": "[", "}": "{"}
+OUTSIDE, INSIDE = re.compile(r'["\[\]{}]'), re.compile(r'"|\n|\\[^\n]')  # of a string: what begins or ends something
 
 
 class Parsed(NamedTuple):
@@ -120,8 +123,11 @@ def _line_rows(window: Window) -> Iterator[Parsed]:
     while window.skip_blanks():
         while (end := window.text.find("\n", window.position)) < 0:
             if len(window.text) - window.position > LIMIT or not window.more():
-                end = min(len(window.text), window.position + LIMIT)
+                end = len(window.text)
                 break
+        if end - window.position > LIMIT:
+            yield too_long(window, window.skip_line)
+            continue
         line, raw = window.line, window.text[window.position : end].rstrip(" \t\r")
         try:
             value, problems = decoder.whole(raw), decoder.notes
@@ -193,10 +199,12 @@ def _element(window: Window, decoder: Decoder, key: str | None) -> Parsed:
         except (ValueError, RecursionError) as caught:
             error, end = caught, _end_of_broken(window.text, window.position, key)
             if end is None:
-                if len(window.text) - window.position < LIMIT and window.more():
+                if len(window.text) - window.position <= LIMIT and window.more():
                     continue
-                end = _resume(window.text, window.position, key) or min(len(window.text), window.position + LIMIT)
+                end = _resume(window.text, window.position, key) or len(window.text)
             break
+    if end - window.position > LIMIT:
+        return too_long(window, lambda: _skip_value(window))
     line, raw = window.line, window.text[window.position : end]
     if error is not None:
         value, problems = _without_trailing_commas(decoder, raw, window) or (None, [_broken(window, error)])
@@ -212,7 +220,7 @@ def _end_of_broken(text: str, start: int, key: str | None) -> int | None:
         found = re.compile(r"[,\]}\n]").search(text, start + 1)
         return found.start() if found else None
     open_brackets = []
-    resume = None
+    searched = False
     for token in BRACKETS.finditer(text, start):
         bracket = token[0]
         if bracket in "[{":
@@ -222,9 +230,9 @@ def _end_of_broken(text: str, start: int, key: str | None) -> int | None:
                 return _resume(text, start, key)
             if not open_brackets:
                 return token.end()
-        elif token.start() - start > PATIENCE:
-            resume = resume or _resume(text, start, key)
-            if resume:
+        elif token.start() - start > PATIENCE and not searched:
+            searched = True
+            if resume := _resume(text, start, key):
                 return resume
     return None
 
@@ -270,13 +278,54 @@ def _broken(window: Window, error: Exception) -> Problem:
     return Problem(BROKEN, found, "numbers of at most 4,300 digits")
 
 
-def rest(window: Window, problem: Problem, even_empty: bool = False) -> Iterator[Parsed]:
-    """The rest of the file as a row with `problem`, or as several if it is longer than a row may be."""
-    while window.skip_blanks() or even_empty:
-        while len(window.text) - window.position < LIMIT and window.more():
-            pass
-        end, line = min(len(window.text), window.position + LIMIT), window.line
-        raw = window.text[window.position : end]
+def too_long(window: Window, skip: Callable[[], int], problem: Problem | None = None) -> Parsed:
+    """The row at `position`, of which only the beginning is kept. `skip` moves to its end and returns its length.
+
+    Args:
+        problem: what else is wrong with the row.
+    """
+    line, raw = window.line, window.text[window.position : window.position + KEPT]
+    found = f"{skip():,} characters in the row on line {line:,}; only the first {len(raw):,} of them are kept here"
+    long = Problem(TOO_LONG, found, "shorter rows, such as a row for each part")
+    return Parsed(line, raw, None, [problem, long] if problem else [long])
+
+
+def _skip_value(window: Window) -> int:
+    """Move to where the brackets of the value at `position` close, however long it is; to the end of the line if it is a
+    text or a number. Returns the number of characters passed over."""
+    if window.text[window.position] not in "[{":
+        return window.skip_line()
+    passed, depth, inside = 0, 0, False  # inside of a string, which ends with its line at the latest
+    while True:
+        position = window.position
+        while found := (INSIDE if inside else OUTSIDE).search(window.text, position):
+            position = found.end()
+            if found[0] in ('"', "\n"):
+                inside = not inside
+            elif not inside:
+                depth += 1 if found[0] in "[{" else -1
+                if not depth:
+                    passed += position - window.position
+                    window.move(position)
+                    return passed
+        # A backslash at the end of what is read belongs to the character after it.
+        held_back = inside and position < len(window.text) and window.text.endswith("\\")
+        end = len(window.text) - held_back
+        passed += end - window.position
         window.move(end)
-        yield Parsed(line, raw, None, [problem])
-        even_empty = False
+        if not window.more():
+            return passed + window.skip_all()
+
+
+def rest(window: Window, problem: Problem, even_empty: bool = False) -> Iterator[Parsed]:
+    """The rest of the file as a row with `problem`."""
+    if not window.skip_blanks() and not even_empty:
+        return
+    while len(window.text) - window.position <= LIMIT and window.more():
+        pass
+    if len(window.text) - window.position > LIMIT:
+        yield too_long(window, window.skip_all, problem)
+        return
+    line, raw = window.line, window.text[window.position :]
+    window.move(len(window.text))
+    yield Parsed(line, raw, None, [problem])

@@ -24,7 +24,8 @@ class Row(NamedTuple):
     path: str  # the file, or "owner/name/config/split" of the Hub
     number: int  # of the row in the file, from 1
     line: int | None  # where the row begins, from 1; None for Parquet and the Hub
-    raw: str  # its text, unchanged (for Parquet and the Hub: as JSON); bytes that are not UTF-8 as surrogateescape
+    raw: str  # its text, unchanged (for Parquet and the Hub: as JSON); bytes that are not UTF-8 as surrogateescape; of a
+    # row that is too long only the beginning
     value: object  # the parsed row; None if it cannot be parsed
     problems: list[Problem]  # found in reading, and added since
 

@@ -7,12 +7,14 @@ plain text and Parquet; each of these but Parquet also as .gz, .xz or .zst; fold
 import glob
 import itertools
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data_prep.common.errors import InputError
-from data_prep.common.files import existing
+from data_prep.common.files import existing, regular_file
 from data_prep.common.text import counted, shorten
 from data_prep.rows.csv_rows import csv_rows
 from data_prep.rows.json_rows import json_rows, rest
@@ -23,6 +25,9 @@ from data_prep.rows.text_window import COMPRESSED, Window
 ENDINGS = (".json", ".jsonl", ".csv", ".parquet")
 COMPRESSIBLE = (".txt", ".json", ".jsonl", ".csv")
 HUB = "hf://"
+REPORT = {"check.json", "check.html"}  # what makes a folder a report of data_prep.check
+QUARANTINE = re.compile(r"(?:(?:^|/)quarantine(?:_[^/]*)?|\.quarantine)\.jsonl$")
+QUARANTINED = b'{"file": '  # the beginning of a row there (see rows/bad_rows.py)
 
 
 def kind_of_file(path: str | Path) -> str:
@@ -46,7 +51,9 @@ def data_files(paths: str | Path | Iterable[str | Path], plain_text: bool = Fals
     """The files that `paths` stand for: files as given; for folders and globs the readable files in them, sorted.
 
     Datasets on the Hub ("hf://owner/name", "hf://owner/name:config:split") are kept as they are. With `plain_text` .txt
-    files are readable too. Raises InputError for a path that names nothing, and for a file of an unknown kind.
+    files are readable too. In a folder these are no data: names that begin with a dot, quarantined rows, and the doctor's
+    report. Raises InputError for a path that names nothing, for a file of an unknown kind, and for what cannot be read: a
+    pipe, a device, a link to nothing, a file or folder without permission.
     """
     endings = (".txt", *ENDINGS) if plain_text else ENDINGS
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
@@ -60,7 +67,7 @@ def data_files(paths: str | Path | Iterable[str | Path], plain_text: bool = Fals
         if is_glob(path):
             found = sorted(glob.glob(path, recursive=True))
         elif Path(path).is_dir():
-            found = sorted(str(file) for file in Path(path).rglob("*") if not file.name.startswith("."))
+            found = _files_below(path)
         else:
             known = kind_of_file(path) in endings
             if known or not Path(path).suffix:
@@ -72,13 +79,41 @@ def data_files(paths: str | Path | Iterable[str | Path], plain_text: bool = Fals
                 )
             files.append(path)
             continue
-        readable = [file for file in found if kind_of_file(file) in endings and Path(file).is_file()]
+        readable = [file for file in found if kind_of_file(file) in endings and not Path(file).is_dir()]
         if not readable:
             raise InputError(f"{path}: found no file that ends in {', '.join(endings)} there; expected at least one")
         files += readable
     if strange := next((file for file in files if not_utf8(file) is not None), None):
         raise InputError(f"{strange!r}: the name is not UTF-8; rename the file")
+    for file in files:
+        if not file.startswith(HUB):
+            regular_file(file)
     return files
+
+
+def _files_below(folder: str) -> list[str]:
+    """The files in a folder and the folders in it, sorted; links are followed, and no folder is read twice."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})")
+
+    found, seen = [], set()
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen or (set(names) >= REPORT and seen):
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [str(Path(parent, name)) for name in names if not name.startswith(".")]
+    return sorted(file for file in found if not _is_quarantine(file))
+
+
+def _is_quarantine(path: str) -> bool:
+    """Whether a file holds rows that a command has quarantined: by its name, and by how such rows begin."""
+    if not QUARANTINE.search(path):
+        return False
+    with regular_file(path).open("rb") as file:
+        return file.read(len(QUARANTINED)) == QUARANTINED
 
 
 def names_of(files: list[str]) -> str:
@@ -107,8 +142,9 @@ def identify(row: Row, column: str = "id") -> tuple[str, Row]:
 def read_rows(path: str | Path, counts: Counter | None = None) -> Iterator[Row]:
     """The rows of one file (see `data_files`), one at a time: the memory used does not grow with the file.
 
-    Every byte of a text file is in exactly one row, or between two. Nothing in a file raises: what is wrong with a row is
-    in its problems. Raises InputError for a dataset on the Hub that cannot be read.
+    Every byte of a text file is in exactly one row, or between two; but of a row that is too long (`json_rows.LIMIT`) only
+    the beginning is kept. Nothing in a file raises: what is wrong with a row is in its problems. Raises InputError for a
+    dataset on the Hub that cannot be read.
 
     Args:
         counts: gets "cut", the pieces cut off overlong lines of plain text (see `text_rows`).
