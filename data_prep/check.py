@@ -4,12 +4,16 @@
     python -m data_prep.check data/ --on_bad repair --output runs/mine/data
 
 Takes every format that the recipes take (listed in readers/conversation_formats.py and preference_formats.py), and tells
-conversations from preferences row by row. Prints how many rows have which problem and where the first of them are, and
-counts turns, tokens, lengths and languages. Without --output nothing is written. With it the folder holds
+conversations from preferences row by row. Text (.txt, or rows with "text" alone) counts as documents, which are for
+pretraining. Prints how many rows have which problem and where the first of them are, and counts turns, tokens, lengths and
+languages. Without --output nothing is written. With it the folder holds, if there is anything to write into them,
 
-    conversations.jsonl, preferences.jsonl   the rows that are kept, in one schema for each kind
-    quarantine.jsonl                         the others, if any, unchanged, with file, line and reasons
-    check.json, check.html                   the report, as data and as a page
+    conversations.jsonl, preferences.jsonl, documents.jsonl   the rows that are kept, in one schema for each kind
+    report/quarantine.jsonl           the others, unchanged, with file, line and reasons; of a row that is too long to be
+                                      read (33,554,432 characters) the beginning
+    report/check.json, check.html     the report, as data and as a page
+
+The folder can be given as data to any command: none reads report/. The exit code is 1 where no row is left.
 
 --on_bad says what happens to a row that cannot be used. quarantine: it is quarantined. repair: it is repaired if no guess
 is needed, otherwise quarantined. error: the command fails after the report. A human turn at the end is trimmed in any
@@ -20,6 +24,7 @@ answer equal to its prompt, control characters, special-token text, and rows tha
 import argparse
 import contextlib
 import json
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -56,7 +61,9 @@ from data_prep.rows.read import data_files
 
 SHOWN = 5  # examples of each kind of problem
 TOKENIZED_AT_ONCE = 256  # rows
-KINDS = ("conversations", "preferences")
+KINDS = ("conversations", "preferences", "documents")
+REPORT = "report"  # the folder, below --output, of what is no data
+PIPED = {"width": 1 << 16, "force_terminal": False, "no_color": True}  # of a console that is none: no line is wrapped
 TOKENS = ("total", "learned", "masked", "truncated")
 
 Measured = tuple[Checked, Size | None]  # a row and its size; None: it cannot be used
@@ -71,6 +78,7 @@ class Findings:
         self.rows = Counter({"in": 0, "out": 0, "quarantined": 0, "repaired": 0, "repairable": 0})
         self.roles: Counter = Counter()
         self.languages: Counter = Counter()
+        self.documents = Counter({"count": 0, "characters": 0})
         self.tokens = Counter(dict.fromkeys(TOKENS, 0))
         self.turns, self.lengths = bytearray(), bytearray()  # 4 bytes a row
 
@@ -93,7 +101,9 @@ class Findings:
 
     def measure(self, record: dict, size: Size) -> None:
         """Count the turns, the size and the language of a row that is kept."""
-        turns = record.get("messages", record.get("prompt"))
+        turns = record.get("messages", record.get("prompt", []))
+        if "text" in record:
+            self.documents.update({"count": 1, "characters": len(record["text"])})
         self.roles.update(message["role"] for message in turns)
         self.roles["assistant"] += len(record.get("completions", ()))
         if "messages" in record:
@@ -113,6 +123,7 @@ class Findings:
             "files": [{"file": path, **{name: counts[name] for name in names}} for path, counts in self.files.items()],
             "rows": dict(self.rows),
             "findings": [{"kind": kind, "treatment": what, **entry} for (kind, what), entry in kinds],
+            "documents": dict(self.documents),
             "turns": {"total": self.roles.total(), "by_role": dict(self.roles.most_common()), **summary(self.turns)},
             "tokens": {"tokenizer": tokenizer, "max_length": max_length, **self.tokens} if tokenizer else None,
             "lengths": {"unit": "tokens" if tokenizer else "characters", **summary(self.lengths, max_length or 0)},
@@ -144,7 +155,7 @@ def measured(rows: Iterable[Checked], on_bad: str, lengths: Lengths) -> Iterator
     """All rows, each with its size, or None if it cannot be used."""
     for batch in batched(rows, TOKENIZED_AT_ONCE):
         usable = [is_kept(treatment(checked.row.problems, on_bad)) for checked in batch]
-        sizes = iter(lengths.measure([checked.record for checked, use in zip(batch, usable, strict=True) if use]))
+        sizes = iter(lengths.measure_all([checked.record for checked, use in zip(batch, usable, strict=True) if use]))
         for checked, use in zip(batch, usable, strict=True):
             yield checked, next(sizes) if use else None
 
@@ -154,6 +165,9 @@ def with_warnings(rows: Iterable[Measured], lengths: Lengths) -> Iterator[Measur
     for checked, size in rows:
         if size:
             strange = warnings_of(checked.record, lengths.special_text)
+            if checked.kind == "documents":  # of any length: they are packed
+                yield checked.with_found(strange), size
+                continue
             checked = checked.with_found(strange + over_long(size.length, lengths.max_length))
         yield checked, size
 
@@ -189,7 +203,12 @@ def examine(
 
     def rows(doing: str) -> Iterator[Checked]:
         return tqdm(
-            checked_rows(files, arguments.columns, lengths.roles), desc=doing, unit=" rows", leave=False, mininterval=1
+            checked_rows(files, arguments.columns, lengths.roles),
+            desc=doing,
+            unit=" rows",
+            leave=False,
+            mininterval=1,
+            disable=None,
         )
 
     def texts() -> Iterator[str]:
@@ -198,11 +217,10 @@ def examine(
 
     duplicates = near_duplicates(texts, arguments.similarity)
     # Under repair, too, rows that cannot be repaired are quarantined: the command reports on all rows.
-    bad_rows = BadRows("error" if on_bad == "error" else "quarantine", folder / "quarantine.jsonl")
+    bad_rows = BadRows("error" if on_bad == "error" else "quarantine", folder / REPORT / "quarantine.jsonl")
     findings = Findings()
     with contextlib.ExitStack() as stack:
-        kinds = KINDS if arguments.output else ()
-        outputs = {kind: stack.enter_context(atomic_write(folder / f"{kind}.jsonl")) for kind in kinds}
+        outputs: dict = {}  # {kind: file}, opened for the first row
         checked = with_warnings(measured(rows("checking"), on_bad, lengths), lengths)
         for (row, kind, record), size in with_duplicates(checked, duplicates):
             outcome = treatment(row.problems, on_bad, warnings)
@@ -210,7 +228,9 @@ def examine(
             reasons = [] if is_kept(outcome) else [each for each in row.problems if each.kind not in warnings]
             if bad_rows.accept(row._replace(problems=reasons), REPAIRABLE):
                 findings.measure(record, size)
-                if outputs:
+                if arguments.output:
+                    if kind not in outputs:
+                        outputs[kind] = stack.enter_context(atomic_write(folder / f"{kind}.jsonl"))
                     outputs[kind].write(json.dumps(as_written(record), ensure_ascii=False) + "\n")
     return findings, bad_rows
 
@@ -246,7 +266,7 @@ def main() -> None:
     if arguments.drop_duplicates and arguments.on_bad == "error":
         raise InputError("--drop_duplicates quarantines rows: give --on_bad quarantine or repair with it")
     kind_of_columns(arguments.columns)  # raises before any work
-    files = data_files(arguments.files)
+    files = data_files(arguments.files, plain_text=True)
     if arguments.output:
         vacant(arguments.output)
     lengths = Lengths(arguments.tokenizer, arguments.max_length)
@@ -256,16 +276,18 @@ def main() -> None:
     with atomic_folder(arguments.output) if arguments.output else tempfile.TemporaryDirectory() as folder:
         findings, bad_rows = examine(files, arguments, lengths, Path(folder))
         report = findings.report(arguments)
-        show(report, Console(highlight=False, emoji=False, markup=False))
+        show(report, Console(highlight=False, emoji=False, markup=False, **PIPED if not sys.stdout.isatty() else {}))
         bad_rows.close()
         if (bad_rows.rows_in, bad_rows.rows_out) != (report["rows"]["in"], report["rows"]["out"]):
             raise RuntimeError(f"{report['rows']} in the report, {bad_rows.counts_line()}")
         if arguments.output:
-            write_json(Path(folder) / "check.json", report)
-            with atomic_write(Path(folder) / "check.html") as file:
+            write_json(Path(folder) / REPORT / "check.json", report)
+            with atomic_write(Path(folder) / REPORT / "check.html") as file:
                 file.write(page(report))
     written = f"they are in {arguments.output}" if arguments.output else "nothing was written: --output FOLDER does"
-    print(f"{balance(report)}; {written}")
+    print(f"{balance(report)}; {written}" + ("" if report["rows"]["out"] else "; no row is left: exit code 1"))
+    if not report["rows"]["out"]:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

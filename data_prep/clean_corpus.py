@@ -120,7 +120,9 @@ def reasons(rules: Rules, rows: list[dict]) -> list[Reason | None]:
 
 def read_rows(files: list[str], text_column: str, bad_rows: BadRows, counts: Counter) -> Iterator[dict]:
     """Every document as {"text", "source", "row"}; `counts` gets its "bytes" beside what `documents` counts."""
-    for text, source in tqdm(documents(files, text_column, bad_rows, counts), desc="filtering", unit="doc"):
+    for text, source in tqdm(
+        documents(files, text_column, bad_rows, counts), desc="filtering", unit="doc", disable=None
+    ):
         counts["bytes"] += len(text.encode("utf-8"))
         yield {"text": text, "source": source.path, "row": source.number}
 
@@ -148,7 +150,7 @@ def filtered_rows(
 
 def compared_rows(path: Path, threshold: float, num_workers: int) -> Iterator[tuple[dict, Reason | None]]:
     """Each row of a JSONL file with the earlier one that it duplicates, exactly or nearly, or None."""
-    with tqdm(desc="comparing", unit="doc") as bar:
+    with tqdm(desc="comparing", unit="doc", disable=None) as bar:
 
         def texts() -> Iterator[str]:
             for row in read_jsonl(path):

@@ -4,10 +4,17 @@
         --train runs/mine/train.jsonl --heldout runs/mine/heldout.jsonl
     python -m data_prep.hold_out hf://HuggingFaceTB/smoltalk:all --fraction 0.0005 --train_fraction 0.04 \
         --train runs/smoltalk/train.jsonl --heldout runs/smoltalk/heldout.jsonl
+    python -m data_prep.hold_out data/books/ --fraction 0.01 --train runs/mine/corpus.jsonl --heldout runs/mine/held.jsonl
+    python -m data_prep.hold_out data/alpaca.json --as_text --fraction 0.05 \
+        --train runs/mine/corpus.jsonl --heldout runs/mine/heldout.jsonl
 
-Takes conversations, preferences and documents in all their formats, and writes each row unchanged, as JSON Lines. The
-prompt of a conversation is what precedes its first answer; that of a preference is what its answers reply to; that of a
-document is its text. The prompt and the seed alone decide where a row goes. So a held-out prompt stays held out when rows
+Takes conversations, preferences and documents in all their formats, and writes each row unchanged, as JSON Lines. Plain
+text (.txt) is split at its documents, which are those of the corpus readers: the lines, if they are long, as in dumps of
+Wikipedia; otherwise pieces of 131,072 characters, cut at the end of a line. They are written as {"text"}. With --as_text
+conversations of any format become documents too, for a corpus: the texts of their turns, with a blank line between two.
+
+The prompt of a conversation is what precedes its first answer; that of a preference is what its answers reply to; that of
+a document is its text. The prompt and the seed alone decide where a row goes. So a held-out prompt stays held out when rows
 are added, and rows with the same prompt stay together. The memory used does not grow with the files.
 """
 
@@ -15,6 +22,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -22,16 +30,41 @@ from tqdm.auto import tqdm
 
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import atomic_write, vacant
-from data_prep.common.text import counted
+from data_prep.common.text import counted, shorten
 from data_prep.readers import conversation_formats, preference_formats
 from data_prep.readers.kinds import classify
 from data_prep.readers.preferences import prompt_key
 from data_prep.rows.bad_rows import ON_BAD, BadRows
 from data_prep.rows.problems import REPAIRED_BY_READING, Problem
-from data_prep.rows.read import data_files, rows_of
+from data_prep.rows.read import HUB, data_files, is_text, rows_of
+from data_prep.rows.text_rows import LONGEST_LINE
 
+SPLIT_TEXT = (
+    'a .txt of short lines has a row for every 131,072 characters: JSON Lines, {"text"}, sets rows of your own'
+)
 # Rows are written unchanged: whoever reads them next repairs these.
 REPAIRABLE = {*conversation_formats.REPAIRABLE, *preference_formats.REPAIRABLE}
+
+
+def text_of(value) -> tuple[dict, list[Problem]]:
+    """A conversation as {"text"}, the texts of its turns with a blank line between two; and what is or was wrong with it."""
+    if classify(value) == "preferences":
+        expected = "conversations or documents: a corpus is read as good text, and rankings hold bad answers"
+        return {}, [Problem("a preference", f"keys {shorten(sorted(value))}", expected)]
+    messages, problems = conversation_formats.to_conversation(value)
+    return {"text": "\n\n".join(str(message["content"]) for message in messages)}, problems
+
+
+def check_outputs(train: Path, heldout: Path, quarantine: Path, files: list[str]) -> None:
+    """Raise InputError if an output is there already, is the other one, or is one of the inputs."""
+    named = {"--train": train, "--heldout": heldout, "the quarantine of --train": quarantine}
+    seen: dict[str, str] = {os.path.realpath(file): "an input" for file in files if not file.startswith(HUB)}
+    for name, path in named.items():
+        if other := seen.get(os.path.realpath(path)):
+            raise InputError(f"{path}: is {name} and {other}, the same file; give another path")
+        seen[os.path.realpath(path)] = name
+    vacant(train)
+    vacant(heldout)
 
 
 def prompt_of(value, text_column: str) -> tuple[list[dict], list[Problem]]:
@@ -68,6 +101,11 @@ def main() -> None:
     parser.add_argument("--train", type=Path, required=True, help="JSON Lines file for the training rows")
     parser.add_argument("--heldout", type=Path, required=True, help="JSON Lines file for the held-out rows")
     parser.add_argument("--text_column", default="text", help="column with the text of documents (default: text)")
+    parser.add_argument(
+        "--as_text",
+        action="store_true",
+        help="write conversations as documents, for a corpus (default: as the rows that they are)",
+    )
     parser.add_argument("--on_bad", choices=ON_BAD, default="error", help="what to do with bad rows (default: error)")
     parser.add_argument("--seed", type=int, default=0, help="another seed holds out other prompts (default: 0)")
     arguments = parser.parse_args()
@@ -77,31 +115,50 @@ def main() -> None:
         raise InputError(
             f"found fractions of {held} to hold out and {trained} to train on; expected both above 0 and together at most 1"
         )
-    for output in (arguments.train, arguments.heldout):
-        vacant(output)
-    bad_rows = BadRows(arguments.on_bad, f"{arguments.train}.quarantine.jsonl")
+    files, quarantine = data_files(arguments.files, plain_text=True), Path(f"{arguments.train}.quarantine.jsonl")
+    check_outputs(arguments.train, arguments.heldout, quarantine, files)
+    bad_rows = BadRows(arguments.on_bad, quarantine)
     counts: Counter = Counter()
     with atomic_write(arguments.train) as train, atomic_write(arguments.heldout) as heldout:
-        for row in tqdm(rows_of(data_files(arguments.files)), desc="reading", unit=" rows"):
-            unread = row.value is None and row.problems
-            prompt, problems = ([], []) if unread else prompt_of(row.value, arguments.text_column)
+        for row in tqdm(rows_of(files, counts), desc="reading", unit=" rows", disable=None):
+            value, prompt, problems = row.value, [], []
+            if isinstance(value, str) and is_text(row.path):
+                value = {arguments.text_column: value}
+                if not row.problems and not row.value.strip():
+                    counts["empty"] += 1
+                    continue
+            if not (value is None and row.problems):
+                prompt, problems = prompt_of(value, arguments.text_column)
+                if arguments.as_text and not problems and classify(value, arguments.text_column) != "document":
+                    value, problems = text_of(value)
+                    trimmed = [problem for problem in problems if problem.kind == conversation_formats.TRAILING_HUMAN]
+                    problems = [problem for problem in problems if problem.kind not in REPAIRABLE]
+                    counts["trimmed"] += len(trimmed) if not problems else 0
             if not bad_rows.accept(row.with_found(problems), REPAIRED_BY_READING):
                 continue
             position = split_position(prompt, arguments.seed)
             part = "held out" if position < held else "to train on" if position < held + trained else "unused"
             counts[part] += 1
             if part != "unused":
-                (heldout if part == "held out" else train).write(json.dumps(row.value, ensure_ascii=False) + "\n")
+                (heldout if part == "held out" else train).write(json.dumps(value, ensure_ascii=False) + "\n")
         bad_rows.close()
         if not (counts["held out"] and counts["to train on"]):
+            text = f"; {SPLIT_TEXT}" if any(map(is_text, files)) else ""
             raise InputError(
                 f"found {counted(counts['held out'], 'row')} to hold out and {counts['to train on']:,} to train on, of "
-                f"{bad_rows.rows_out:,}; expected at least one of each. Use other fractions, another seed, or more rows"
+                f"{bad_rows.rows_out:,}; expected at least one of each. Use other fractions, another seed, or more "
+                f"rows{text}"
             )
     for kind, count in bad_rows.repaired.items():
         print(f"{counted(count, 'row')} repaired: {kind}")
     if bad_rows.quarantined:
         print(bad_rows.counts_line())
+    if counts["trimmed"]:
+        print(f"{counted(counts['trimmed'], 'trailing human turn')} trimmed")
+    if counts["empty"]:
+        print(f"{counted(counts['empty'], 'document')} without text left out")
+    if counts["cut"]:
+        print(f"{counted(counts['cut'], 'piece')} cut off lines longer than {LONGEST_LINE:,} characters")
     print(
         f"{counted(bad_rows.rows_out, 'row')}: {counts['to train on']:,} to train on in {arguments.train}, "
         f"{counts['held out']:,} held out in {arguments.heldout}, {counts['unused']:,} unused"

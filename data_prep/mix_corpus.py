@@ -46,9 +46,9 @@ def read_config(path: str | Path) -> dict:
     """The mixture's YAML. Raises InputError for an unknown or missing key, a number that is not positive, a missing file."""
     config = read_yaml(path)
     if unknown := set(config) - KEYS:
-        raise InputError(f"{path}: unknown key {sorted(unknown)}; the keys are {sorted(KEYS)}")
+        raise InputError(f"{path}: unknown key {', '.join(sorted(unknown))}; the keys are {', '.join(sorted(KEYS))}")
     if missing := {"tokenizer", "sources", "output_dir"} - set(config):
-        raise InputError(f"{path}: missing key {sorted(missing)}")
+        raise InputError(f"{path}: missing key {', '.join(sorted(missing))}")
     if ("total_tokens" in config) == ("passes" in config):
         raise InputError(f"{path}: give either total_tokens or passes (over the whole corpus)")
     for key in ("total_tokens", "passes", "shuffle_buffer", "num_workers", "shard_tokens"):
@@ -131,7 +131,7 @@ def write_mixture(folder: Path, sources: list[Source], total_tokens: int, config
     """Write the shards of the mixture and their index into `folder`; returns the index."""
     dtype = token_dtype(tokenizer.vocab_size)
     writer = ShardWriter(folder, dtype, config.get("shard_tokens", SHARD_TOKENS))
-    with tqdm(total=total_tokens, unit="tok", unit_scale=True, desc="mixing") as bar:
+    with tqdm(total=total_tokens, unit="tok", unit_scale=True, desc="mixing", disable=None) as bar:
         for ids, size in mix(sources, total_tokens):
             writer.add(ids, size)
             bar.update(len(ids))

@@ -89,7 +89,7 @@ def source_documents(progress: bool = True) -> Iterator[tuple[str, str]]:
         for path in sorted(library.rglob("*.py"))
         if not SKIPPED_FOLDERS & set(path.relative_to(library).parts) and "test" not in path.stem
     ]
-    for path in tqdm(files, desc="reading docstrings", unit="file", disable=not progress):
+    for path in tqdm(files, desc="reading docstrings", unit="file", disable=None if progress else True):
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError):

@@ -92,7 +92,7 @@ def rank_by_machine(rows: list[dict], journal: Journal, rater: Rater, about: dic
     """Rank the rows that the journal has no ranking of."""
     groups = parts(rows)
     total, done = sum(map(len, groups)), len(journal.rankings)
-    with tqdm(total=total, initial=done, desc="ranking", unit="prompt") as bar:
+    with tqdm(total=total, initial=done, desc="ranking", unit="prompt", disable=None) as bar:
         for part in groups:
             if missing := [index for index in part if index not in journal.rankings]:
                 ranked = dict(zip(part, rater([rows[index] for index in part]), strict=True))

@@ -95,7 +95,7 @@ def main() -> None:
 
     def batches() -> Iterator[list[str]]:
         texts = read_documents(files, text_column=arguments.text_column, bad_rows=bad_rows, counts=counts)
-        with tqdm(desc="reading", unit="B", unit_scale=True) as bar:
+        with tqdm(desc="reading", unit="B", unit_scale=True, disable=None) as bar:
             for batch in batched_by_length(texts, BATCH_CHARACTERS):
                 size = sum(len(text.encode("utf-8")) for text in batch)
                 counts["bytes"] += size

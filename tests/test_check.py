@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import random
 import shutil
 import signal
@@ -65,7 +64,7 @@ DEFECTS = {
     "special-token text inside a turn": (row(user("what is <|endoftext|>?"), assistant("u")), "kept"),
     "not an object": ("[1, 2]", "quarantined"),
     "no known format": ('{"question": "v"}', "quarantined"),
-    "a document": ('{"text": "Once upon a time."}', "quarantined"),
+    "a document": ('{"text": "Once upon a time."}', "kept"),
     "identical completions ranked differently": (pair("w", "same", "same"), "quarantined"),
     "empty completion": (pair("x", "", "y"), "quarantined"),
     "prompt mismatch": (json.dumps({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"}), "quarantined"),
@@ -123,20 +122,21 @@ def expected_findings(repairable: str) -> dict[tuple[str, str], list[tuple[int, 
 
 def test_every_defect_once(defective, tmp_path, monkeypatch, capsys):
     out, _ = checked(monkeypatch, capsys, defective, "--output", tmp_path / "out")
-    report = read_json(tmp_path / "out" / "check.json")
+    report = read_json(tmp_path / "out" / "report" / "check.json")
     assert found(report) == expected_findings("quarantined")
     assert all(entry["rows"] == len(entry["first"]) for entry in report["findings"])
-    assert report["rows"] == {"in": 25, "out": 10, "quarantined": 15, "repaired": 1, "repairable": 2}
+    assert report["rows"] == {"in": 25, "out": 11, "quarantined": 14, "repaired": 1, "repairable": 2}
     (file,) = report["files"]
     assert file == {
         "file": str(defective),
         "rows": 25,
         "conversations": 16,  # not: the broken row, the list, the unknown, the document and the five preferences
         "preferences": 5,
-        "quarantined": 15,
+        "documents": 1,
+        "quarantined": 14,
     }
     assert out.splitlines()[-1] == (
-        f"rows in 25 = rows out 10 + quarantined 15 (1 of the rows out repaired); they are in {tmp_path / 'out'}"
+        f"rows in 25 = rows out 11 + quarantined 14 (1 of the rows out repaired); they are in {tmp_path / 'out'}"
     )
     assert "or of preferences: 'chosen' and 'rejected'" in " ".join(out.split())
     assert "special-token text inside a turn 1 kept defective.jsonl:17" in " ".join(out.split())
@@ -157,7 +157,7 @@ def test_rows_that_are_kept_and_rows_that_are_not(defective, tmp_path, monkeypat
     assert [each["row"] for each in preferences] == [24, 25]
     about = {"id": "defective.jsonl:25", "source": str(defective), "row": 25}
     assert preferences[1] == {**about, "prompt": [user("good")], "completions": ["yes", "no"], "ranks": [0, 1]}
-    aside = list(read_jsonl(tmp_path / "out" / "quarantine.jsonl"))
+    aside = list(read_jsonl(tmp_path / "out" / "report" / "quarantine.jsonl"))
     lines = [line for line, what in DEFECTS.values() if what in ("quarantined", "repairable")]
     assert [each["raw"] for each in aside] == lines  # untouched, the byte that is not UTF-8 as well
     assert all(each["file"] == str(defective) and each["row"] == each["line"] for each in aside)
@@ -166,9 +166,9 @@ def test_rows_that_are_kept_and_rows_that_are_not(defective, tmp_path, monkeypat
 
 def test_repair_repairs_what_is_certain(defective, tmp_path, monkeypatch, capsys):
     checked(monkeypatch, capsys, defective, "--on_bad", "repair", "--output", tmp_path / "out")
-    report = read_json(tmp_path / "out" / "check.json")
+    report = read_json(tmp_path / "out" / "report" / "check.json")
     assert found(report) == expected_findings("repaired")
-    assert report["rows"] == {"in": 25, "out": 12, "quarantined": 13, "repaired": 3, "repairable": 0}
+    assert report["rows"] == {"in": 25, "out": 13, "quarantined": 12, "repaired": 3, "repairable": 0}
     rows = {each["row"]: each["messages"] for each in read_jsonl(tmp_path / "out" / "conversations.jsonl")}
     assert rows[3] == [user("a"), assistant("b")] and rows[8] == [user("i\nj"), assistant("k")]
 
@@ -179,24 +179,26 @@ def test_error_reports_and_then_stops(defective, tmp_path, monkeypatch, capsys):
         run_main(check.main)
     out, error = capsys.readouterr()
     assert stopped.value.code == 1 and error.count("error:") == 1
-    assert f"error: {defective}: 15 rows cannot be used" in error and "on_bad: repair can repair: " in error
+    assert f"error: {defective}: 14 rows cannot be used" in error and "on_bad: repair can repair: " in error
     assert "an error" in out and not (tmp_path / "out").exists()
 
 
 def test_what_was_written_is_sound(defective, tmp_path, monkeypatch, capsys):
     checked(monkeypatch, capsys, defective, "--on_bad", "repair", "--drop_duplicates", "--output", tmp_path / "one")
-    first = read_json(tmp_path / "one" / "check.json")
+    first = read_json(tmp_path / "one" / "report" / "check.json")
     assert ("duplicate conversation", "quarantined") in found(first)
     assert ("near-duplicate conversation", "quarantined") in found(first)
-    assert first["rows"] == {"in": 25, "out": 10, "quarantined": 15, "repaired": 3, "repairable": 0}
-    duplicate = next(each for each in read_jsonl(tmp_path / "one" / "quarantine.jsonl") if each["row"] == 12)
+    assert first["rows"] == {"in": 25, "out": 11, "quarantined": 14, "repaired": 3, "repairable": 0}
+    duplicate = next(
+        each for each in read_jsonl(tmp_path / "one" / "report" / "quarantine.jsonl") if each["row"] == 12
+    )
     assert duplicate["reasons"] == [
         {"kind": "duplicate conversation", "found": f"the turns of {defective}:1 again", "expected": "each once"}
     ]
-    written = [tmp_path / "one" / f"{kind}.jsonl" for kind in ("conversations", "preferences")]
+    written = [tmp_path / "one" / f"{kind}.jsonl" for kind in check.KINDS]
     checked(monkeypatch, capsys, *written, "--on_bad", "error", "--output", tmp_path / "two")
-    second = read_json(tmp_path / "two" / "check.json")
-    assert second["rows"] == {"in": 10, "out": 10, "quarantined": 0, "repaired": 0, "repairable": 0}
+    second = read_json(tmp_path / "two" / "report" / "check.json")
+    assert second["rows"] == {"in": 11, "out": 11, "quarantined": 0, "repaired": 0, "repairable": 0}
     assert {treatment for _, treatment in found(second)} == {"kept"}
 
 
@@ -210,7 +212,7 @@ def test_byte_order_mark_encoding_folder_and_gzip(tmp_path, monkeypatch, capsys)
     with gzip.open(data / "zipped.json.gz", "wt") as file:
         json.dump([{"instruction": "c", "output": "d"}, {"instruction": "", "output": "e"}], file)
     checked(monkeypatch, capsys, data, "--output", tmp_path / "out")
-    report = read_json(tmp_path / "out" / "check.json")
+    report = read_json(tmp_path / "out" / "report" / "check.json")
     assert found(report) == {
         ("byte order mark", "quarantined"): [(1, 1)],
         ("wrong encoding", "quarantined"): [(1, 1)],
@@ -246,7 +248,7 @@ def test_columns(tmp_path, monkeypatch, capsys):
     checked(monkeypatch, capsys, path, "--columns", named, "--output", tmp_path / "pairs")
     (read,) = read_jsonl(tmp_path / "pairs" / "preferences.jsonl")
     assert (read["id"], read["prompt"], read["completions"]) == ("5", [user("How?")], ["So.", "No."])
-    report = read_json(tmp_path / "pairs" / "check.json")
+    report = read_json(tmp_path / "pairs" / "report" / "check.json")
     assert found(report) == {("missing column", "quarantined"): [(2, 2)]}
     assert report["findings"][0]["first"][0]["found"] == "keys ['q']"
     mixed = refused(monkeypatch, capsys, path, "--columns", "messages=q,chosen=a")
@@ -259,7 +261,7 @@ def test_turns_and_lengths_in_characters(tmp_path, monkeypatch, capsys):
     lines += [pair("abc", "defg", "h")]
     (tmp_path / "some.jsonl").write_text("\n".join(lines))
     out, _ = checked(monkeypatch, capsys, tmp_path / "some.jsonl", "--output", tmp_path / "out")
-    report = read_json(tmp_path / "out" / "check.json")
+    report = read_json(tmp_path / "out" / "report" / "check.json")
     turns = {key: report["turns"][key] for key in ("total", "by_role", "least", "median", "most")}
     # The pair has a prompt and two answers.
     by_role = {"assistant": 5, "user": 4, "system": 1}
@@ -276,7 +278,7 @@ def test_tokens_kept_cut_and_masked(tmp_path, tiny_chat_tokenizer, monkeypatch, 
     path.write_text(row(user("ab"), assistant("cde")) + "\n" + row(user("fghij"), assistant("<|end|>k")))
     arguments = ("--tokenizer", folder, "--max_length", 12, "--output", tmp_path / "out")
     out, _ = checked(monkeypatch, capsys, path, *arguments)
-    report = read_json(tmp_path / "out" / "check.json")
+    report = read_json(tmp_path / "out" / "report" / "check.json")
     # The second: 1 + 5 + 1 + 1 masked; "<|end|>" is seven letters to it, so that 7 + 1 + 1 are the answer; 5 are cut.
     tokens = {"total": 9 + 17, "learned": 4 + 4, "masked": 5 + 8, "truncated": 5}
     assert report["tokens"] == {"tokenizer": str(folder), "max_length": 12, **tokens}
@@ -295,7 +297,7 @@ def test_what_is_quarantined_is_not_measured(tmp_path, tiny_chat_tokenizer, monk
     tiny_chat_tokenizer.save_pretrained(folder)
     path.write_text("\n".join([row(user("ab"), assistant("cde"))] * 3 + [row(user("f"))]))
     checked(monkeypatch, capsys, path, "--tokenizer", folder, "--drop_duplicates", "--output", tmp_path / "out")
-    report = read_json(tmp_path / "out" / "check.json")
+    report = read_json(tmp_path / "out" / "report" / "check.json")
     assert report["rows"] == {"in": 4, "out": 1, "quarantined": 3, "repaired": 0, "repairable": 0}
     tokens = {"total": 9, "learned": 4, "masked": 5, "truncated": 0}
     assert report["tokens"] == {"tokenizer": str(folder), "max_length": None, **tokens}
@@ -334,14 +336,21 @@ def test_no_row_is_lost_of_any_bytes(tmp_path, monkeypatch, capsys, content, end
     path, output = tmp_path / f"any{ending}", tmp_path / "out"
     path.write_bytes(content)
     shutil.rmtree(output, ignore_errors=True)
-    checked(monkeypatch, capsys, path, "--on_bad", on_bad, "--output", output)
-    rows = read_json(output / "check.json")["rows"]
-    written = [list(read_jsonl(output / f"{kind}.jsonl")) for kind in check.KINDS]
-    aside = output / "quarantine.jsonl"
+    try:
+        checked(monkeypatch, capsys, path, "--on_bad", on_bad, "--output", output)
+        code = 0
+    except SystemExit as stopped:
+        code = stopped.code
+    rows = read_json(output / "report" / "check.json")["rows"]
+    assert code == (0 if rows["out"] else 1)
+    files = [output / f"{kind}.jsonl" for kind in check.KINDS]
+    written = [list(read_jsonl(file)) if file.exists() else [] for file in files]
+    assert [file.exists() for file in files] == [bool(rows) for rows in written]
+    aside = output / "report" / "quarantine.jsonl"
     assert aside.exists() == bool(rows["quarantined"])
     written.append(list(read_jsonl(aside)) if rows["quarantined"] else [])
     assert rows["in"] == sum(map(len, written)) >= 1
-    assert rows["out"] == len(written[0]) + len(written[1])
+    assert rows["out"] == sum(map(len, written[:3]))
 
 
 def test_rows_that_differ_in_the_system_turn_alone_are_no_near_duplicates_for_it(tmp_path, monkeypatch, capsys):
@@ -349,7 +358,7 @@ def test_rows_that_differ_in_the_system_turn_alone_are_no_near_duplicates_for_it
     lines = [row(system, user(f"Question {number}?"), assistant(f"Answer {number}.")) for number in range(3)]
     (tmp_path / "shared.jsonl").write_text("\n".join(lines))
     checked(monkeypatch, capsys, tmp_path / "shared.jsonl", "--output", tmp_path / "out")
-    assert read_json(tmp_path / "out" / "check.json")["findings"] == []
+    assert read_json(tmp_path / "out" / "report" / "check.json")["findings"] == []
 
 
 @pytest.mark.parametrize(
@@ -377,12 +386,15 @@ def test_killed_at_any_moment_it_leaves_all_or_nothing(tmp_path):
     path = tmp_path / "many.jsonl"
     path.write_text("\n".join(row(user(f"Question {n}? {LONG[: n % 300]}"), assistant(f"{n}")) for n in range(3000)))
     command = [sys.executable, "-m", "data_prep.check", str(path), "--output"]
-    names = ["check.html", "check.json", "conversations.jsonl", "preferences.jsonl", "quarantine.jsonl"]
+    names = ["check.html", "check.json", "conversations.jsonl", "quarantine.jsonl", "report"]
     with path.open("a") as file:
         file.write("\nbroken")
 
     def whole(folder: Path) -> bool:
-        return sorted(os.listdir(folder)) == names and len(list(read_jsonl(folder / "conversations.jsonl"))) == 3000
+        return (
+            sorted(path.name for path in folder.rglob("*")) == names
+            and len(list(read_jsonl(folder / "conversations.jsonl"))) == 3000
+        )
 
     started = time.monotonic()
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
@@ -426,7 +438,10 @@ def test_the_page_in_a_browser(tmp_path, monkeypatch, capsys):
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     flags += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
     done = subprocess.run(
-        [BROWSER, *flags, (tmp_path / "out" / "check.html").as_uri()], capture_output=True, text=True, timeout=120
+        [BROWSER, *flags, (tmp_path / "out" / "report" / "check.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0 and "</html>" in done.stdout, done.stderr[-2000:]
     page = Page(done.stdout)
@@ -442,7 +457,7 @@ def test_the_page_in_a_browser(tmp_path, monkeypatch, capsys):
 def test_real_data(tmp_path, monkeypatch, capsys):
     files = [DATA / name for name in ("alpaca_en_demo.json", "belle_chat_800.json", "dpo_en_demo.json", "dpo_zh_500.jsonl")]  # fmt: skip
     checked(monkeypatch, capsys, *files, "--output", tmp_path / "out")
-    report = read_json(tmp_path / "out" / "check.json")
+    report = read_json(tmp_path / "out" / "report" / "check.json")
     assert [(each["rows"], each["conversations"], each["preferences"]) for each in report["files"]] == [
         (999, 999, 0),
         (800, 800, 0),

@@ -1,5 +1,6 @@
 """Rows held out by prompt: every row is in one part, unchanged, and no prompt is in both."""
 
+import gzip
 import json
 import shutil
 import sys
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from data_prep import hold_out
 from data_prep.common.errors import InputError
 from data_prep.common.files import read_jsonl
+from data_prep.readers.documents import read_documents
 from data_prep.readers.kinds import classify
 
 
@@ -133,11 +135,74 @@ def test_bad_rows_are_refused_or_quarantined(monkeypatch, tmp_path, capsys):
         ({"fraction": 0}, "fractions of 0.0 to hold out and 1.0 to train on"),
         ({"fraction": 0.6, "train_fraction": 0.5}, "together at most 1"),
         ({"fraction": 1e-12}, "found 0 rows to hold out and 3 to train on, of 3"),
-        ({"heldout": "{folder}/rows.jsonl"}, "rows.jsonl: is there already"),
+        ({"heldout": "{folder}/rows.jsonl"}, "rows.jsonl: is --heldout and an input, the same file"),
+        ({"train": "{folder}/link"}, "link: is --train and an input, the same file"),
+        ({"train": "{folder}/there.jsonl"}, "there.jsonl: is there already"),
+        (
+            {"train": "{folder}/made/x", "heldout": "{folder}/made/x"},
+            "made/x: is --heldout and --train, the same file",
+        ),
+        ({"train": "{folder}/made/x", "heldout": "{folder}/made/../made/x"}, "x: is --heldout and --train, the same"),
+        (
+            {"train": "{folder}/made/x", "heldout": "{folder}/made/x.quarantine.jsonl"},
+            "is the quarantine of --train and",
+        ),
     ],
 )
 def test_what_cannot_be_split_leaves_nothing(monkeypatch, tmp_path, options, message):
     options = {name: str(value).format(folder=tmp_path) for name, value in options.items()}
+    (tmp_path / "link").symlink_to("rows.jsonl")
+    (tmp_path / "there.jsonl").write_text("")
     with pytest.raises(InputError, match=message):
         held_out(monkeypatch, tmp_path, [chat(f"{number}?", "a") for number in range(3)], **options)
     assert not list(tmp_path.glob("made/*"))
+
+
+def run(monkeypatch, folder: Path, *arguments) -> tuple[list, list]:
+    outputs = [folder / "train.jsonl", folder / "heldout.jsonl"]
+    words = [*map(str, arguments), "--train", str(outputs[0]), "--heldout", str(outputs[1])]
+    monkeypatch.setattr(sys, "argv", ["hold_out", *words])
+    hold_out.main()
+    return tuple(list(read_jsonl(output)) for output in outputs)
+
+
+@pytest.mark.parametrize("name", ["dump.txt", "dump.txt.gz"])
+def test_plain_text_is_split_at_its_documents(monkeypatch, tmp_path, capsys, name):
+    lines = [f"document {number} " + "x" * 1200 for number in range(30)]
+    content = "\n\n".join(lines).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    train, held = run(monkeypatch, tmp_path, tmp_path / name, "--fraction", 0.3)
+    assert train and held and sorted((row["text"] for row in train + held), key=lines.index) == lines
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "29 documents without text left out" and out[1].startswith("30 rows: ")
+    written = [*read_documents(tmp_path / "train.jsonl"), *read_documents(tmp_path / "heldout.jsonl")]
+    assert sorted(written, key=lines.index) == list(read_documents(tmp_path / name))
+
+
+def test_running_text_too_short_to_split_says_where_text_is_split(monkeypatch, tmp_path):
+    (tmp_path / "verse.txt").write_text("to be\nor not to be\n")
+    with pytest.raises(InputError, match=r"of 1; .*a \.txt of short lines has a row for every 131,072 characters"):
+        run(monkeypatch, tmp_path, tmp_path / "verse.txt", "--fraction", 0.5)
+
+
+def test_conversations_become_a_corpus_where_asked(monkeypatch, tmp_path, capsys):
+    alpaca = [{"instruction": f"Add {n}", "input": "and 1", "output": str(n + 1)} for n in range(20)]
+    rows = [*alpaca, {"question": "q", "answer": "a"}, chat("a", "b", "c"), {"text": "as it is", "url": "u"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=r"python -m data_prep.hold_out --as_text makes documents of conversations"):
+        list(read_documents(path))
+    train, held = run(monkeypatch, tmp_path, path, "--fraction", 0.4, "--as_text")
+    expected = [{"text": f"Add {n}\nand 1\n\n{n + 1}"} for n in range(20)]
+    expected += [{"text": "q\n\na"}, {"text": "a\n\nb"}, {"text": "as it is", "url": "u"}]
+    assert train and held and sorted(train + held, key=expected.index) == expected
+    assert capsys.readouterr().out.startswith("1 trailing human turn trimmed\n23 rows: ")
+    texts = [*read_documents(tmp_path / "train.jsonl"), *read_documents(tmp_path / "heldout.jsonl")]
+    assert sorted(texts) == sorted(row["text"] for row in expected)
+
+
+def test_rankings_are_no_corpus(monkeypatch, tmp_path):
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    with pytest.raises(InputError, match="1 × a preference\n.*rankings hold bad answers"):
+        run(monkeypatch, tmp_path, tmp_path / "pairs.jsonl", "--fraction", 0.5, "--as_text")
+    assert not list(tmp_path.glob("*.jsonl.*")) and not (tmp_path / "train.jsonl").exists()

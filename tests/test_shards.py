@@ -310,7 +310,7 @@ def test_the_plan_of_compressed_and_broken_files(tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sorces": {}}, r"unknown key \['sorces'\]"),
+        ({"sorces": {}}, r"unknown key sorces;"),
         ({"total_tokens": 5}, "either total_tokens or passes"),
         ({"sources": {"a": {"files": ["no.jsonl"]}}}, "no.jsonl: no such file"),
         ({"sources": {"a": {"files": [], "weight": -1}}}, "must be positive"),

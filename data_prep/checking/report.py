@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.checking.rows import CORPUS_COMMANDS
 from data_prep.common.page import render
 from data_prep.common.plots import BLUE, RED, as_uri, canvas
 from data_prep.common.text import printable
@@ -83,6 +84,11 @@ def sentences(report: dict) -> list[tuple[str, str]]:
     """The counts below the table as (name, sentence)."""
     rows, turns, tokens, lengths = (report[key] for key in ("rows", "turns", "tokens", "lengths"))
     said = []
+    if documents := report["documents"]["count"]:
+        characters = report["documents"]["characters"]
+        said.append(
+            ("documents", f"{documents:,} of {characters:,} characters, for pretraining: {CORPUS_COMMANDS} read them")
+        )
     if turns["total"]:
         speakers = ", ".join(f"{count:,} {role}" for role, count in turns["by_role"].items() if count)
         own = f"; {spread(turns)} in a conversation" if turns["histogram"] else ""
@@ -121,6 +127,12 @@ def spread(figures: dict) -> str:
     return f"{figures['least']:,} to {figures['most']:,} (median {figures['median']:,})"
 
 
+def counted_kinds(report: dict) -> tuple[str, ...]:
+    """The kinds of data that the table of files counts: documents only where there are any."""
+    some = any(file["documents"] for file in report["files"])
+    return ("conversations", "preferences", *(("documents",) if some else ()))
+
+
 def balance(report: dict) -> str:
     """The line that shows that no row was lost."""
     rows = report["rows"]
@@ -136,11 +148,12 @@ def show(report: dict, console) -> None:
     folder = common_folder(report)
     if folder:
         console.print(Text(printable(f"in {folder}"), overflow="fold"))
-    files = Table("file", "rows", "conversations", "preferences", "quarantined", box=None, pad_edge=False)
+    counted = counted_kinds(report)
+    files = Table("file", "rows", *counted, "quarantined", box=None, pad_edge=False)
     for column in files.columns[1:]:
         column.justify = "right"
     for file in report["files"][:FILES]:
-        counts = (f"{file[key]:,}" for key in ("rows", "conversations", "preferences", "quarantined"))
+        counts = (f"{file[key]:,}" for key in ("rows", *counted, "quarantined"))
         files.add_row(Text(printable(file["file"].removeprefix(folder)), overflow="fold"), *counts)
     console.print(files)
     if len(report["files"]) > FILES:
@@ -213,4 +226,5 @@ def page(report: dict) -> str:
         pictures.append(("Turns in a conversation", picture(report["turns"]["histogram"], "turns")))
     shown = {"pictures": pictures, "said": sentences(report), "balance": balance(report), "treatments": TREATMENTS}
     shown |= {"place": place, "places": places, "folder": common_folder(report), "share": share}
+    shown |= {"kinds": counted_kinds(report)}
     return render(Path(__file__).with_name("template.html"), {**report, **shown})

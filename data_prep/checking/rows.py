@@ -12,6 +12,7 @@ from data_prep.readers.conversation_formats import (
     PLAIN_ROLES,
     TRAILING_HUMAN,
     UNKNOWN_FORMAT,
+    text_problem,
     to_conversation,
 )
 from data_prep.readers.conversation_formats import REPAIRABLE as REPAIRABLE_CONVERSATIONS
@@ -20,7 +21,7 @@ from data_prep.readers.preference_formats import REPAIRABLE as REPAIRABLE_PREFER
 from data_prep.readers.preference_formats import preference_of
 from data_prep.readers.ranks import pairs
 from data_prep.rows.problems import REPAIRED_BY_READING, Problem, Row
-from data_prep.rows.read import identify, rows_of
+from data_prep.rows.read import identify, is_text, rows_of
 
 # Kinds of problem that the readers have repaired in the record.
 REPAIRABLE = (*REPAIRED_BY_READING, *REPAIRABLE_CONVERSATIONS, *sorted(REPAIRABLE_PREFERENCES))
@@ -29,13 +30,27 @@ CONTROL = "control or replacement characters"
 SPECIAL = "special-token text inside a turn"
 TIED = "all completions tied"
 LONG = "over-long for the context"
+DOCUMENT, EMPTY_DOCUMENT = "a document", "a document without text"
 DUPLICATES = (
+    "duplicate document",
+    "near-duplicate document",
     "duplicate conversation",
     "near-duplicate conversation",
     "duplicate preference",
     "near-duplicate preference",
 )
-WARNINGS = (ECHO, CONTROL, SPECIAL, TIED, LONG, *DUPLICATES)  # a row with no other problem is usable
+WARNINGS = (
+    DOCUMENT,
+    EMPTY_DOCUMENT,
+    ECHO,
+    CONTROL,
+    SPECIAL,
+    TIED,
+    LONG,
+    *DUPLICATES,
+)  # a row with no other problem is usable
+KINDS_TO_TRAIN_ON = "conversations or preferences, to make an assistant"
+CORPUS_COMMANDS = "data_prep.train_tokenizer, clean_corpus and mix_corpus"
 PREFERENCES = "'chosen' and 'rejected', 'completions' and 'ranks' or 'scores', 'completion' and 'label'"
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffd\ufffe\uffff]")
 # Without a tokenizer: how common model families write their control tokens. <s> is left out: it is HTML too.
@@ -46,7 +61,7 @@ class Checked(NamedTuple):
     """A row after the checks on the row by itself."""
 
     row: Row  # with all its problems
-    kind: str  # "conversations", "preferences", or "" if it is neither
+    kind: str  # "conversations", "preferences", "documents", or "" if it is none of them
     record: dict  # as it is to be written, repaired; not usable if a problem is not repairable
 
     def with_found(self, problems: list[Problem]) -> "Checked":
@@ -76,11 +91,17 @@ def checked_rows(
         if row.value is None and row.problems:
             yield Checked(row, "", {})
             continue
+        if isinstance(row.value, str) and is_text(row.path):
+            yield document(row, row.value, "plain text")
+            continue
         if not isinstance(row.value, dict):
             problem = Problem("not an object", shorten(row.value), "an object, with the fields of a row: { ... }")
             yield Checked(row.with_found([problem]), "", {})
             continue
         kind = named_kind or classify(row.value)
+        if kind == "document" and isinstance(row.value["text"], str):
+            yield document(row, row.value["text"], f"keys {shorten(sorted(row.value))}")
+            continue
         if kind == "preferences":
             said, problems = preference_of(row.value, columns)
         elif kind == "conversations":
@@ -92,13 +113,19 @@ def checked_rows(
         yield Checked(row, kind, {"id": identifier, "source": row.path, "row": row.number, **said})
 
 
+def document(row: Row, text: str, found: str) -> Checked:
+    """A row of text for pretraining. That it is one is a warning: no recipe that makes an assistant reads it."""
+    problems = [Problem(DOCUMENT, found, f"{KINDS_TO_TRAIN_ON}; documents are read by {CORPUS_COMMANDS}")]
+    if not text.strip():
+        problems = [Problem(EMPTY_DOCUMENT, shorten(text), f"text: {CORPUS_COMMANDS} leave it out")]
+    problems += text_problem(text, "", "text") if text.strip() else []
+    identifier, row = identify(row.with_found(problems))
+    return Checked(row, "documents", {"id": identifier, "source": row.path, "row": row.number, "text": text})
+
+
 def unrecognised(value: dict) -> Problem:
-    """The problem of a row that is neither a conversation nor a preference; documents have a problem of their own."""
-    found = f"keys {shorten(sorted(value))}"
-    if isinstance(value.get("text"), str):
-        expected = "conversations or preferences; documents are for data_prep.clean_corpus and data_prep.mix_corpus"
-        return Problem("a document", found, expected)
-    return Problem(UNKNOWN_FORMAT, found, f"{EXPECTED}; or of preferences: {PREFERENCES}")
+    """The problem of a row that is neither a conversation nor a preference nor a document."""
+    return Problem(UNKNOWN_FORMAT, f"keys {shorten(sorted(value))}", f"{EXPECTED}; or of preferences: {PREFERENCES}")
 
 
 def treatment(problems: list[Problem], on_bad: str, warnings: Iterable[str] = WARNINGS) -> str:
@@ -117,7 +144,9 @@ def is_kept(outcome: str) -> bool:
 
 
 def conversations_of(record: dict) -> list[list[dict]]:
-    """The record as conversations: its messages, or the prompt with each of its answers."""
+    """The record as conversations: its messages, the prompt with each of its answers, or a document as the only turn."""
+    if "text" in record:
+        return [[{"role": "document", "content": record["text"]}]]
     if "messages" in record:
         return [record["messages"]]
     return [[*record["prompt"], {"role": "assistant", "content": answer}] for answer in record["completions"]]
@@ -133,6 +162,8 @@ def as_written(record: dict) -> dict:
 
 def content(record: dict) -> str:
     """The text of a record, to compare it and detect its language; without the system turn, which many may share."""
+    if "text" in record:
+        return record["text"]
     turns = record.get("messages", record.get("prompt", []))
     said = [message["content"] for message in turns if message["role"] != "system"]
     return "\n".join([*said, *record.get("completions", [])])
@@ -181,6 +212,8 @@ class Lengths:
         if max_length is not None and max_length < 1:
             raise InputError(f"--max_length {max_length}: expected 1 or more")
         existing(tokenizer, "python -m data_prep.train_tokenizer")
+        from tokenizers import Tokenizer
+
         from data_prep.models.loading import load_tokenizer  # slow to import
         from data_prep.tokens.chat_encoder import ChatEncoder
         from data_prep.tokens.sft_dataset import template_roles
@@ -190,6 +223,20 @@ class Lengths:
             raise InputError(f"{tokenizer}: found no chat template; put a chat_template.jinja into the folder")
         self.encoder, self.roles = ChatEncoder(loaded), template_roles(loaded)
         self.special_text = self.encoder.special_text
+        self._corpus_tokenizer = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+        self._corpus_tokenizer.no_truncation()
+        self._corpus_tokenizer.encode_special_tokens = True  # as ordinary characters
+
+    def measure_all(self, records: list[dict]) -> list[Size]:
+        """The sizes of records. A document has as many tokens as in a corpus, with the end of text, and all are learned."""
+        others = iter(self.measure([record for record in records if "text" not in record]))
+        return [self._measure_text(each["text"]) if "text" in each else next(others) for each in records]
+
+    def _measure_text(self, text: str) -> Size:
+        if self.encoder is None:
+            return Size(len(text))
+        tokens = len(self._corpus_tokenizer.encode(text, add_special_tokens=False).ids) + 1
+        return Size(tokens, tokens, tokens)
 
     def measure(self, records: list[dict]) -> list[Size]:
         """The sizes of records. A preference counts every answer with its prompt, and is as long as the longest."""

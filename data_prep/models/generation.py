@@ -57,7 +57,10 @@ def generate_answers(
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))  # by length: less padding
     answers: list[list[dict]] = [[] for _ in prompts]
     rows = max(1, batch_size // num_return_sequences)
-    with torch.random.fork_rng(), tqdm(total=len(prompts), desc=desc, unit="prompt", disable=len(prompts) < 2) as bar:
+    with (
+        torch.random.fork_rng(),
+        tqdm(total=len(prompts), desc=desc, unit="prompt", disable=len(prompts) < 2 or None) as bar,
+    ):
         torch.manual_seed(seed)
         for start in range(0, len(order), rows):
             indices = order[start : start + rows]

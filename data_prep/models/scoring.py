@@ -68,7 +68,9 @@ def score_answers(
         )
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
     scores = [0.0] * len(encoded)
-    for start in tqdm(range(0, len(order), batch_size), desc="scoring", unit="batch", disable=len(order) < batch_size):
+    for start in tqdm(
+        range(0, len(order), batch_size), desc="scoring", unit="batch", disable=len(order) < batch_size or None
+    ):
         indices = order[start : start + batch_size]
         batch = tokenizer.pad({"input_ids": [encoded[i] for i in indices]}, padding_side="right", return_tensors="pt")
         output = model(**batch.to(model.device), use_cache=False).logits.squeeze(-1)

@@ -98,7 +98,9 @@ def load_conversations(
 
     bad_rows, files = BadRows(on_bad, quarantine), data_files(paths)
     schema = pyarrow.schema(conversation_fields())
-    rows = tqdm(conversation_rows(files, bad_rows, columns), desc="reading", unit=" conversations", mininterval=1)
+    rows = tqdm(
+        conversation_rows(files, bad_rows, columns), desc="reading", unit=" conversations", mininterval=1, disable=None
+    )
     batches = (pyarrow.RecordBatch.from_pylist(batch, schema) for batch in batched(rows, WRITTEN_AT_ONCE))
     dataset = write_dataset(schema, batches)
     close_and_report(bad_rows, files)

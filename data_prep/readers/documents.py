@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from data_prep.common.errors import InputError
 from data_prep.common.text import counted, shorten
+from data_prep.readers.conversation_formats import is_conversation
 from data_prep.rows.bad_rows import BadRows
 from data_prep.rows.problems import NOT_UNICODE, REPAIRED_BY_READING, Problem, Row, not_utf8
 from data_prep.rows.read import HUB, data_files, is_text, read_rows
@@ -107,6 +108,8 @@ def _text(row: Row, text_column: str) -> tuple[str, list[Problem]]:
         return "", []
     found = f"keys {shorten(sorted(value))}" if isinstance(value, dict) else shorten(value)
     expected = f"a string under {text_column!r}, or the turns of a conversation"
+    if isinstance(value, dict) and text_column not in value and is_conversation(value):
+        expected += "; python -m data_prep.hold_out --as_text makes documents of conversations of any format"
     if not isinstance(value, dict):
         return "", [Problem("no text", found, expected)]
     text = value.get(text_column)

@@ -134,7 +134,9 @@ def load_prompts(
 
     bad_rows, files, counts = BadRows(on_bad, quarantine), data_files(paths), Counter()
     schema = pyarrow.schema([("prompt", pyarrow.list_(message_type())), ("reference", pyarrow.string())])
-    rows = tqdm(prompt_rows(files, bad_rows, columns, counts), desc="reading", unit=" prompts", mininterval=1)
+    rows = tqdm(
+        prompt_rows(files, bad_rows, columns, counts), desc="reading", unit=" prompts", mininterval=1, disable=None
+    )
     batches = (
         pyarrow.RecordBatch.from_pylist([{key: row[key] for key in schema.names} for row in batch], schema)
         for batch in batched(rows, WRITTEN_AT_ONCE)

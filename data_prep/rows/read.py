@@ -44,7 +44,7 @@ def is_text(path: str | Path) -> bool:
 
 
 def is_glob(path: str) -> bool:
-    return any(character in path for character in "*?[") and not Path(path).exists()
+    return any(character in path for character in "*?[") and not os.path.exists(path)
 
 
 def data_files(paths: str | Path | Iterable[str | Path], plain_text: bool = False) -> list[str]:
@@ -66,7 +66,7 @@ def data_files(paths: str | Path | Iterable[str | Path], plain_text: bool = Fals
             continue
         if is_glob(path):
             found = sorted(glob.glob(path, recursive=True))
-        elif Path(path).is_dir():
+        elif os.path.isdir(path):
             found = _files_below(path)
         else:
             known = kind_of_file(path) in endings
@@ -79,7 +79,7 @@ def data_files(paths: str | Path | Iterable[str | Path], plain_text: bool = Fals
                 )
             files.append(path)
             continue
-        readable = [file for file in found if kind_of_file(file) in endings and not Path(file).is_dir()]
+        readable = [file for file in found if kind_of_file(file) in endings and not os.path.isdir(file)]
         if not readable:
             raise InputError(f"{path}: found no file that ends in {', '.join(endings)} there; expected at least one")
         files += readable
@@ -122,10 +122,11 @@ def names_of(files: list[str]) -> str:
     return ", ".join(Path(file).name for file in files[:3]) + more
 
 
-def rows_of(files: Iterable[str]) -> Iterator[Row]:
-    """The rows of files (see `data_files`), one at a time. An empty file gives one row with the problem "empty file"."""
+def rows_of(files: Iterable[str], counts: Counter | None = None) -> Iterator[Row]:
+    """The rows of files (see `data_files`), one at a time. An empty file gives one row with the problem "empty file".
+    `counts` is that of `read_rows`."""
     for path in files:
-        rows = read_rows(path)
+        rows = read_rows(path, counts)
         empty = Row(path, 1, 1, "", None, [Problem("empty file", "no row", "at least one row")])
         yield from itertools.chain([next(rows, empty)], rows)
 

@@ -144,7 +144,9 @@ def tokenize_source(
             counts["special"] += any(special in text for special in tokenizer.special_tokens)
             yield text
 
-    with tqdm(total=expected_bytes, initial=size, unit="B", unit_scale=True, desc=f"tokenizing {name}") as bar:
+    with tqdm(
+        total=expected_bytes, initial=size, unit="B", unit_scale=True, desc=f"tokenizing {name}", disable=None
+    ) as bar:
         for ids, length in encode(itertools.islice(texts(), documents, None), tokenizer):
             if most and enough(tokens, documents, *most):
                 print(f"{name}: not read to its end: no mixture of {most[0]:,} tokens needs more")

@@ -162,7 +162,7 @@ def load_tokenized(
     typed: Counter = Counter()
 
     def batches():
-        bar = tqdm(desc="tokenizing", unit=" conversations", mininterval=1)
+        bar = tqdm(desc="tokenizing", unit=" conversations", mininterval=1, disable=None)
         for batch, encoded in _encoded_batches(encoder, rows):
             kept = []
             for row, each in zip(batch, encoded, strict=True):

@@ -1,0 +1,169 @@
+"""What may be given as data and what may not: pipes, links to nothing, forbidden files; and what a folder holds besides."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_prep import check, clean_corpus, hold_out, train_tokenizer
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import atomic_folder, atomic_write
+from data_prep.readers.conversations import read_conversations
+from data_prep.rows.read import data_files, read_rows
+
+GOOD = '{"instruction": "a", "output": "b"}\n'
+
+
+def ended(monkeypatch, capsys, main, *arguments) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a command."""
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+    capsys.readouterr()
+    code = 0
+    try:
+        run_main(main)
+    except SystemExit as stopped:
+        code = stopped.code
+    return code, *capsys.readouterr()
+
+
+COMMANDS = {
+    check: lambda path, out: [path],
+    hold_out: lambda path, out: [path, "--fraction", 0.5, "--train", out / "a", "--heldout", out / "b"],
+    train_tokenizer: lambda path, out: ["--corpus", path, "--vocab_size", 300, "--output_dir", out],
+    clean_corpus: lambda path, out: ["--corpus", path, "--output_dir", out],
+}
+
+
+@pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.__name__)
+@pytest.mark.parametrize("inside", [False, True], ids=["named", "in a folder"])
+def test_what_is_no_file_is_one_line_and_no_hang(tmp_path, monkeypatch, capsys, module, inside):
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    (data / "good.jsonl").write_text(GOOD)
+    path = data / "rows.jsonl"
+    os.mkfifo(path)
+    given = COMMANDS[module](data if inside else path, out)
+    assert ended(monkeypatch, capsys, module.main, *given) == (
+        1,
+        "",
+        f"error: {path}: found a pipe; expected a file\n",
+    )
+    path.unlink()
+    path.symlink_to("gone.jsonl")
+    said = f"error: {path}: no such file or folder; it is a link to gone.jsonl\n"
+    assert ended(monkeypatch, capsys, module.main, *given) == (1, "", said)
+    path.unlink()
+    path.symlink_to("/dev/null")
+    assert ended(monkeypatch, capsys, module.main, *given)[2] == f"error: {path}: found a device; expected a file\n"
+    path.unlink()
+    path.write_text(GOOD)
+    opened = Path.open
+
+    def denied(self, *arguments, **options):
+        if self == path:
+            raise PermissionError(13, "Permission denied")
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", denied)  # root may read everything
+    said = f"error: {path}: cannot be read (Permission denied)\n"
+    assert ended(monkeypatch, capsys, module.main, *given) == (1, "", said)
+    assert not out.exists()
+
+
+def test_a_file_that_may_no_longer_be_read_is_a_problem_of_the_file(tmp_path, monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    (row,) = read_rows(tmp_path / "rows.jsonl")
+    assert [each.kind for each in row.problems] == ["unreadable file"] and "Permission denied" in row.problems[0].found
+
+
+def test_a_folder_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "a.jsonl").write_text(GOOD)
+    scan = os.scandir
+
+    def denied(path):
+        if str(path).endswith("inner"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(InputError, match=f"^{tmp_path}/inner: cannot be read \\(Permission denied\\)$"):
+        data_files(tmp_path)
+
+
+def test_links_in_a_folder_are_followed_and_nothing_is_read_twice(tmp_path):
+    for folder in ("data/deep", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.jsonl").write_text(GOOD)
+    (tmp_path / "data" / "up").symlink_to("..")  # a loop, which also leads to data/deep again
+    (tmp_path / "data" / "more").symlink_to(tmp_path / "elsewhere")
+    found = [os.path.realpath(file) for file in data_files(tmp_path / "data")]
+    assert sorted(found) == [f"{tmp_path}/data/deep/a.jsonl", f"{tmp_path}/elsewhere/a.jsonl"]
+
+
+def test_quarantined_rows_in_a_folder_are_no_data(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(GOOD + "{oops\n")
+    names = ["quarantine.jsonl", "quarantine_heldout.jsonl", "rows.jsonl.quarantine.jsonl"]
+    for name in names:
+        rows, _ = read_conversations(tmp_path / "rows.jsonl", "quarantine", tmp_path / name)
+        assert len(rows) == 1 and (tmp_path / name).exists()
+    assert data_files(tmp_path) == [f"{tmp_path}/rows.jsonl"]
+    assert data_files(tmp_path / names[0]) == [f"{tmp_path}/{names[0]}"], "named, it is read"
+    (tmp_path / "quarantine.jsonl").write_text(GOOD)
+    assert f"{tmp_path}/quarantine.jsonl" in data_files(tmp_path), "rows of the user's own are data whatever the name"
+
+
+@pytest.mark.parametrize("on_bad", ["error", "repair", "quarantine"])
+def test_a_quarantine_of_an_earlier_run_goes_when_a_run_leaves_nothing_out(tmp_path, on_bad):
+    path, aside = tmp_path / "rows.jsonl", tmp_path / "out" / "quarantine.jsonl"
+    path.write_text(GOOD + "{oops\n")
+    read_conversations(path, "quarantine", aside)
+    if on_bad != "quarantine":
+        with pytest.raises(InputError):
+            read_conversations(path, on_bad, aside)
+        assert aside.exists(), "the run failed: what there is belongs to the earlier one"
+    path.write_text(GOOD)
+    read_conversations(path, on_bad, aside)
+    assert not aside.exists()
+
+
+def test_a_row_with_many_problems_is_a_few_lines(tmp_path):
+    turns = [{"from": f"robot {number}", "value": "a"} for number in range(17)]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"conversations": turns}))
+    with pytest.raises(InputError) as caught:
+        read_conversations(tmp_path / "rows.jsonl")
+    lines = str(caught.value).splitlines()
+    assert [line for line in lines if line.startswith("  row 1")][-1] == "  row 1, line 1: and 14 problems more"
+    assert lines[0].endswith("17 × unknown role") and len(lines) == 6
+
+
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for write in (atomic_write, atomic_folder):
+        with (
+            pytest.raises(InputError, match=f"^{tmp_path}/file/out: cannot be written \\("),
+            write(tmp_path / "file" / "out"),
+        ):
+            pass
+    with pytest.raises(InputError, match="cannot be read \\(File name too long\\)"):
+        data_files("x" * 300 + ".jsonl")
+
+
+def test_no_bar_and_no_colour_where_there_is_no_terminal(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / ("a-long-name-of-a-folder" * 8)
+    folder.mkdir()
+    lines = [GOOD.replace('"a"', f'"a{number}"') for number in range(5)]
+    (folder / "rows.jsonl").write_text("".join(lines) + "{oops\n")
+    for variable in ("FORCE_COLOR", "COLUMNS"):
+        monkeypatch.setenv(variable, "40")
+    code, out, error = ended(monkeypatch, capsys, check.main, folder / "rows.jsonl")
+    assert (code, error) == (0, "") and "\033" not in out
+    assert f"broken JSON: {folder}/rows.jsonl:6: found line 6, column 2: " in out, "no line is wrapped"
+    given = COMMANDS[hold_out](folder / "rows.jsonl", tmp_path / "out")
+    code, out, error = ended(monkeypatch, capsys, hold_out.main, *given, "--on_bad", "quarantine")
+    assert (code, error) == (0, "") and out.count("\n") == 2
