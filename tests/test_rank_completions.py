@@ -409,7 +409,7 @@ def test_a_journal_that_is_refused_is_not_locked(tmp_path):
 @pytest.mark.parametrize(
     ("row", "found"),
     [
-        ({"prompt": "Q"}, "row 5: no ['completions', 'reference']"),
+        ({"prompt": "Q"}, "row 5: no completions, reference;"),
         ({"prompt": 3, "completions": [], "reference": ""}, "row 5: found neither text nor messages under 'prompt'"),
         ({"prompt": "Q", "completions": "a", "reference": ""}, "row 5: found no list of texts under 'completions'"),
         ({"prompt": "Q", "completions": ["a", "a"], "reference": ""}, "row 5: found an empty or repeated answer"),
