@@ -49,7 +49,9 @@ def read_completions(path: str, by_reference: bool) -> list[dict]:
     for number, row in enumerate(rows, start=1):
         where = f"{path}: row {number}"
         if missing := needed - set(row):
-            raise InputError(f"{where}: no {', '.join(sorted(missing))}; expected what data_prep.sample_completions writes")
+            raise InputError(
+                f"{where}: no {', '.join(sorted(missing))}; expected what data_prep.sample_completions writes"
+            )
         if isinstance(row["prompt"], str):
             row["prompt"] = [{"role": "user", "content": row["prompt"]}]
         turns, texts = row["prompt"], row["completions"]
