@@ -303,7 +303,7 @@ def test_rewards_that_cannot_be_had_are_one_clear_error(run_settings, reward_fil
 
 def test_a_function_is_found_by_its_path_or_its_package(reward_file):
     assert load_function(f"{reward_file}:share_of_a")([], [[{"content": "aabb"}], [{"content": ""}]]) == [0.5, 0.0]
-    assert load_function("data_prep.rewards.exact_match") is exact_match
+    assert load_function("data_prep.rewards.exact_match").__wrapped__ is exact_match
     with pytest.raises(InputError, match="found dict; expected a function"):
         load_function("data_prep.readers.conversation_formats.ROLES")
 

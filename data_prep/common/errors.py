@@ -24,8 +24,16 @@ def run_main(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
+        _close_progress_bars()
         print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted: run the same command again to resume", file=sys.stderr)
         sys.exit(130)
+
+
+def _close_progress_bars() -> None:
+    """Let what is printed next begin a line of its own."""
+    if "tqdm" in sys.modules:
+        for bar in list(sys.modules["tqdm"].tqdm._instances):
+            bar.close()
