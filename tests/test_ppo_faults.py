@@ -107,6 +107,11 @@ def fails_on_stock(reason: str, raises: type[BaseException] = AssertionError):
 DID_NOT_RAISE = pytest.fail.Exception  # what pytest.raises fails with
 
 
+class StopAtOnce(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = True
+
+
 def ids_of(tokenizer, prompt: list[dict]) -> list[int]:
     text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -298,10 +303,6 @@ def test_the_best_model_is_loaded_and_outlives_save_total_limit(train, tiny_chat
 
 @fails_on_stock("should_training_stop is ignored")
 def test_a_callback_stops_the_run(train, tiny_chat_tokenizer, models, tmp_path):
-    class StopAtOnce(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            control.should_training_stop = True
-
     trainer = train(tiny_chat_tokenizer, tmp_path, models, callbacks=[StopAtOnce()], total_episodes=3 * BATCH)
     trainer.train()
     assert trainer.state.global_step == 1
@@ -533,7 +534,11 @@ def test_the_policys_own_generation_config_does_not_change_the_samples(tiny_chat
 def test_the_policy_stands_still_while_the_value_model_warms_up(tiny_chat_tokenizer, models, tmp_path):
     before = {name: weight.clone() for name, weight in models["model"].state_dict().items()}
     score = models["value_model"].score.weight.detach().clone()
-    ours(tiny_chat_tokenizer, tmp_path, models, num_value_warmup_updates=1, weight_decay=0.1).train()
+    trainer = ours(
+        tiny_chat_tokenizer, tmp_path, models, num_value_warmup_updates=1, weight_decay=0.1, total_episodes=2 * BATCH
+    )
+    trainer.add_callback(StopAtOnce())
+    trainer.train()
     assert all(torch.equal(before[name], weight) for name, weight in models["model"].state_dict().items())
     assert not torch.equal(models["value_model"].score.weight, score)
 

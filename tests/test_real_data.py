@@ -94,7 +94,7 @@ def belle(checkout) -> dict[str, str]:
         "tokenizer": checkout.prepare("belle/mix.yaml"),
         "mix": checkout.stage("belle/mix.yaml"),
         "pretrain": checkout.stage("belle/pretrain.yaml", f"{TINY} --max_steps 12 --logging_steps 4 {decay}"),
-        "sft": checkout.stage("belle/sft.yaml", "--max_steps 4 --logging_steps 1 --max_new_tokens 4"),
+        "sft": checkout.stage("belle/sft.yaml", "--max_steps 4 --warmup_steps 1 --logging_steps 1 --max_new_tokens 4"),
     }
 
 
@@ -152,7 +152,7 @@ def test_chinese_pretraining_and_sft_run_and_merged_turns_are_counted(belle, che
 
 def test_chinese_preferences_train_a_reward_model_and_what_is_left_out_is_counted(belle, checkout):
     checkout.prepare("dpo_zh/reward.yaml")
-    printed = checkout.stage("dpo_zh/reward.yaml", "--max_steps 3 --logging_steps 1")
+    printed = checkout.stage("dpo_zh/reward.yaml", "--max_steps 3 --warmup_steps 1 --logging_steps 1")
     assert "train.jsonl: 397 rankings, 397 pairs" in printed
     assert "heldout.jsonl: 103 rankings, 103 pairs" in printed
     assert "170 of 397 rankings hold an answer beyond 512 tokens" in printed

@@ -20,6 +20,8 @@ from data_prep.common.errors import InputError
 from data_prep.common.files import existing
 from data_prep.common.machine import bf16_is_fast
 from data_prep.common.parallel import cores
+from recipes.trainers.schedule import check_schedule
+from recipes.trainers.under_deepspeed import check_muon
 
 # Fields that a library's class has and that nothing would read, in every recipe: {field: what to do instead}.
 REFUSED = {
@@ -113,6 +115,7 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
     for name, instead in {**REFUSED, **(refused or {})}.items():
         if name in given:
             raise InputError(f"{name}: this recipe would ignore it: {instead}")
+    check_muon(config, given)
     try:
         parsed = parser.parse_args_and_config()
     except (ValueError, TypeError) as error:
@@ -160,6 +163,8 @@ def _check_together(parsed: tuple, given: set[str]) -> None:
     # Older launchers give the rank both ways.
     if args and args.local_rank not in (-1, int(os.environ.get("LOCAL_RANK", -1))):
         raise InputError("local_rank: this recipe would ignore it: launch with accelerate or torchrun, which set it")
+    if args and args.max_steps > 0:  # epochs are counted in updates when training begins
+        check_schedule(args, args.max_steps)
     model_args = next((each for each in parsed if isinstance(each, ModelConfig)), None)
     lora = bool(model_args and model_args.use_peft)
     if not getattr(script, "heldout", True) and (

@@ -24,7 +24,9 @@ from transformers.trainer_callback import ExportableState
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import UNFINISHED, read_json, write_json
+from recipes.trainers.best_model import BestModel
 from recipes.trainers.hub import prepare_push
+from recipes.trainers.schedule import CheckSchedule
 
 # Settings that say where and how a run works, and nothing about what comes out of it.
 WITHOUT_EFFECT = {
@@ -196,7 +198,9 @@ def train(trainer: Trainer, run: Run, max_seconds: float | None = None) -> float
     Args:
         max_seconds: end training after so many; see `Clock`.
 
-    Raises InputError if the disk is full.
+    Which model is kept is said at the end; see `BestModel`.
+
+    Raises InputError if the disk is full, and for settings that the run is too short for (`check_schedule`).
     """
     folder = Path(trainer.args.output_dir)
     if trainer.is_world_process_zero():
@@ -214,7 +218,8 @@ def train(trainer: Trainer, run: Run, max_seconds: float | None = None) -> float
             run_epoch(**kwargs)
 
     trainer._run_epoch = run_epoch_unless_done
-    trainer.add_callback(clock)
+    for callback in (clock, CheckSchedule(), BestModel()):
+        trainer.add_callback(callback)
     with full_disk_as_one_line(folder):
         trainer.train(resume_from_checkpoint=run.checkpoint)
     return clock.spent

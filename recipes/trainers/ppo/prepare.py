@@ -11,6 +11,7 @@ from data_prep.common.errors import InputError
 from data_prep.tokens.chat_encoder import encode_prompts, encode_text
 from recipes.trainers.ppo.config import PPOConfig
 from recipes.trainers.ppo.rollout import METRICS
+from recipes.trainers.schedule import check_schedule
 
 
 def check_names(argument: str, functions: list[Callable]) -> None:
@@ -58,6 +59,23 @@ def set_rollouts_as_batches(args: PPOConfig, prompts: int) -> int:
     return size
 
 
+def check_updates(args: PPOConfig, prompts: int, size: int) -> None:
+    """Raise InputError where `args` ask for more updates, of the value model alone for one, than the run has.
+
+    Args:
+        prompts: number of training prompts.
+        size: of a rollout on one process.
+    """
+    per_epoch = prompts // (size * args.world_size)
+    updates = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
+    if args.num_value_warmup_updates >= updates:
+        raise InputError(
+            f"num_value_warmup_updates: {args.num_value_warmup_updates} warm-up updates of {updates}: the policy would never "
+            f"be trained; set it below {updates}, or raise total_episodes ({size * args.world_size} an update)"
+        )
+    check_schedule(args, updates)
+
+
 def context_of(models: list[PreTrainedModel]) -> float:
     """Tokens of the longest conversation that all of `models` can read."""
     return min(getattr(model.config, "max_position_embeddings", math.inf) for model in models)
@@ -70,7 +88,7 @@ def with_prompt_ids(
 
     Control tokens that a prompt spells out are encoded as characters.
 
-    Raises InputError for a prompt without tokens or with more than `max_length`.
+    Raises InputError for prompts without tokens or with more than `max_length`.
     """
 
     def encode(rows: dict[str, list]) -> dict[str, list[list[int]]]:
@@ -80,17 +98,13 @@ def with_prompt_ids(
         return {"prompt_ids": encode_prompts(tokenizer, prompts)}
 
     encoded = dataset.map(encode, batched=True, num_proc=num_proc, desc="Tokenizing")
-    for number, length in enumerate(map(len, encoded["prompt_ids"]), start=1):
-        if not 0 < length <= max_length:
-            raise InputError(
-                f"prompt {number} has {length} tokens; expected 1 to {max_length} (the context less response_length): "
-                + (
-                    f"set max_prompt_length to {max_length} to drop longer prompts, or "
-                    if length and max_length > 0
-                    else ""
-                )
-                + ("lower response_length" if length else "remove it")
-            )
+    lengths = list(enumerate(map(len, encoded["prompt_ids"]), start=1))
+    if bad := [f"prompt {number} has {length:,}" for number, length in lengths if not 0 < length <= max_length]:
+        listed = ", ".join(bad[:5]) + (" …" if len(bad) > 5 else "")
+        raise InputError(
+            f"{len(bad):,} of {len(lengths):,} prompts do not have 1 to {max_length:,} tokens (the context less "
+            f"response_length): {listed}; leave them out, or lower response_length"
+        )
     return encoded
 
 

@@ -33,6 +33,7 @@ from recipes.trainers.ppo.loss import advantages_and_returns, clipped_losses
 from recipes.trainers.ppo.policy_and_value import PolicyAndValue, answer_logprobs, attention_kernel, groups_by_length
 from recipes.trainers.ppo.prepare import (
     check_names,
+    check_updates,
     context_of,
     reward_weights,
     same_rows,
@@ -96,6 +97,7 @@ class PPOTrainer(Trainer):
         self.stop_token_id = stop_token_of(args, processing_class)
         self.micro_batch_size = args.per_device_train_batch_size
         self.rollout_size = set_rollouts_as_batches(args, len(train_dataset))
+        check_updates(args, len(train_dataset), self.rollout_size)
         encoded_for = [model, value_model]
         if reward_model is not None and reward_processing_class is None:
             encoded_for.append(reward_model)
@@ -251,6 +253,7 @@ class PPOTrainer(Trainer):
         if len(rollout.rewards) > 1:
             metrics |= {f"rewards/{name}": values.mean() for name, values in rollout.rewards.items()}
         metrics = {name: self.accelerator.reduce(value, "mean").item() for name, value in metrics.items()}
+        metrics["objective/score_std"] = self.accelerator.gather(rollout.scores).std(correction=0).item()
         # The share of the returns' variance that the values predict: at 0 the advantages are the bare rewards.
         _, spread = self.moments(rollout.returns, mask)
         _, error = self.moments(rollout.returns - rollout.values, mask)

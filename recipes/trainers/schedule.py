@@ -1,0 +1,46 @@
+"""Settings that count updates, against the number of updates that a run has: what would never come is refused."""
+
+from transformers import SchedulerType, TrainerCallback, TrainingArguments
+
+from data_prep.common.errors import InputError
+
+WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
+
+
+class CheckSchedule(TrainerCallback):
+    """`check_schedule` before the first update, when the number of updates is known for certain."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        check_schedule(args, state.max_steps)
+
+
+def check_schedule(args: TrainingArguments, updates: int) -> None:
+    """Raise InputError where `args` ask for more updates of warm-up, decay or waiting than the run has."""
+    warmup, kwargs = args.get_warmup_steps(updates), args.lr_scheduler_kwargs or {}
+    run = f"the run has {updates:,} updates"
+    if SchedulerType(args.lr_scheduler_type).value not in WITHOUT_WARMUP and warmup >= updates > 0:
+        raise InputError(
+            f"warmup_steps: {warmup:,} updates of warm-up, but {run}: learning_rate would be reached at its end or never; "
+            f"set it below {updates:,}, or to a share of the run such as 0.05"
+        )
+    if isinstance(kwargs, dict) and "num_decay_steps" in kwargs:
+        asked = {"warmup_steps": warmup} | {
+            key: kwargs[key] for key in ("num_stable_steps", "num_decay_steps") if kwargs.get(key)
+        }
+        if sum(asked.values()) > updates:
+            total = " + ".join(f"{key} {value:,}" for key, value in asked.items())
+            raise InputError(
+                f"lr_scheduler_kwargs: {total} = {sum(asked.values()):,} updates, but {run}: the decay would not come to its "
+                f"end; set num_decay_steps to {max(0, updates - sum(asked.values()) + asked['num_decay_steps']):,} or less"
+            )
+    if not args.load_best_model_at_end:
+        return
+    for name in ("eval", "save"):
+        strategy, steps = getattr(args, f"{name}_strategy").value, getattr(args, f"{name}_steps")
+        if strategy == "steps" and steps > updates:
+            raise InputError(
+                f"{name}_steps: {int(steps):,}, but {run}: load_best_model_at_end would have no choice; set it to "
+                f"{updates:,} or less, or load_best_model_at_end to false"
+            )
+    if args.eval_strategy.value == "steps" and args.eval_delay > updates:
+        raise InputError(f"eval_delay: {args.eval_delay:g}, but {run}: there would be no evaluation to choose by")

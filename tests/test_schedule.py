@@ -1,0 +1,147 @@
+"""Settings that a run is too short for, and which model it keeps."""
+
+from types import SimpleNamespace
+
+import pytest
+from helpers.recipes import ENVIRONMENT, EXACT, again, conversation, ranking, refused, results, succeeded, weights
+from transformers import TrainerState
+
+from data_prep.common.files import write_json, write_jsonl
+from recipes.trainers.best_model import BestModel
+
+BEST = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+BEST |= {"load_best_model_at_end": True}
+
+
+@pytest.fixture
+def given(tiny_model_dir, tmp_path):
+    """Settings of an SFT run of four updates on eight conversations, two at a time."""
+    write_json(tmp_path / "chats.json", [conversation(letter, letter, "yes") for letter in "abcdefgh"])
+    write_json(tmp_path / "heldout.json", [conversation(letter, letter, "yes") for letter in "xy"])
+    files = {"conversations": tmp_path / "chats.json", "heldout": tmp_path / "heldout.json"}
+    model = {"model_name_or_path": tiny_model_dir, "eos_token": "<|end|>", "max_new_tokens": 2, "max_length": 64}
+    return {**files, **model, **EXACT, "per_device_train_batch_size": 2, "output_dir": tmp_path / "out"}
+
+
+WSD = {"lr_scheduler_type": "warmup_stable_decay"}
+TOO_LONG = [
+    (
+        {"warmup_steps": 4},
+        "warmup_steps: 4 updates of warm-up, but the run has 4 updates: learning_rate would be reached",
+    ),
+    (
+        {**WSD, "warmup_steps": 2, "lr_scheduler_kwargs": '{"num_decay_steps": 3}'},
+        "lr_scheduler_kwargs: warmup_steps 2 + num_decay_steps 3 = 5 updates, but the run has 4 updates: the decay would not "
+        "come to its end; set num_decay_steps to 2 or less",
+    ),
+    (
+        {**BEST, "eval_steps": 5, "save_steps": 5},
+        "eval_steps: 5, but the run has 4 updates: load_best_model_at_end would",
+    ),
+    ({**BEST, "eval_delay": 5}, "eval_delay: 5, but the run has 4 updates: there would be no evaluation to choose by"),
+]
+
+
+@pytest.mark.parametrize("settings, says", TOO_LONG)
+def test_what_would_not_come_in_a_run_of_max_steps_is_refused(settings, says, given):
+    refused(again("sft", **given, **settings, max_steps=4), f"error: {says}")
+
+
+def test_a_run_of_epochs_is_counted_in_updates(given):
+    text = refused(again("sft", **given, warmup_steps=4, num_train_epochs=1), "but the run has 4 updates")
+    assert text.startswith("error: warmup_steps: 4 updates of warm-up")
+    given |= {**WSD, "warmup_steps": 1, "lr_scheduler_kwargs": '{"num_decay_steps": 3}'}  # the whole run
+    succeeded(again("sft", **given, num_train_epochs=1))
+
+
+def test_a_warm_up_of_the_value_model_that_takes_the_whole_run_is_refused(tiny_model_dir, tmp_path):
+    write_json(tmp_path / "prompts.json", [conversation(letter, letter, "yes") for letter in "abcdefgh"])
+    given = {"sft_model_path": tiny_model_dir, "prompts": tmp_path / "prompts.json", **EXACT, "response_length": 4}
+    given |= {"reward_funcs": "data_prep.rewards.exact_match", "per_device_train_batch_size": 4}
+    given |= {"num_mini_batches": 1, "output_dir": tmp_path / "out", "num_value_warmup_updates": 3}
+    says = "num_value_warmup_updates: 3 warm-up updates of 3: the policy would never be trained; set it below 3, or raise "
+    refused(again("ppo", **given, total_episodes=12), f"error: {says}total_episodes (4 an update)")
+    # Two passes over two rollouts.
+    refused(again("ppo", **{**given, "num_value_warmup_updates": 4}, num_train_epochs=2), "4 warm-up updates of 4")
+
+
+def test_of_equal_evaluations_the_last_model_is_kept_and_named(given, tmp_path):
+    """At a learning rate of 0 nothing changes, and every evaluation is the same."""
+    done = succeeded(again("sft", **given, **BEST, max_steps=3, learning_rate=0.0))
+    loss = results(tmp_path / "out", "sft")["metrics"]["eval_loss"]
+    assert f"kept: update 3 of 3, best eval_loss {loss:.3f} (all 3 evaluations equal: the last)\n" in done.out
+
+
+def test_ppo_keeps_the_last_policy_where_no_answer_is_ever_right(tiny_model_dir, tmp_path):
+    write_json(tmp_path / "prompts.json", [conversation(letter, letter, "yes") for letter in "abcdefgh"])
+    write_json(tmp_path / "heldout.json", [conversation(letter, letter, "yes") for letter in "xy"])
+    given = {"sft_model_path": tiny_model_dir, "prompts": tmp_path / "prompts.json", **EXACT, "response_length": 4}
+    given |= {"reward_funcs": "data_prep.rewards.chrf", "eval_funcs": "data_prep.rewards.exact_match", **BEST}
+    given |= {"heldout": tmp_path / "heldout.json", "metric_for_best_model": "exact_match", "learning_rate": 0.01}
+    given |= {"per_device_train_batch_size": 4, "num_mini_batches": 1, "total_episodes": 12}
+    done = succeeded(again("ppo", **given, output_dir=tmp_path / "out"))
+    assert "kept: update 3 of 3, best eval_exact_match 0.000 (all 3 evaluations equal: the last)\n" in done.out
+    kept, last = weights(tmp_path / "out"), weights(tmp_path / "out" / "checkpoint-3")
+    assert all((kept[name] == last[name]).all() for name in last)
+
+
+def test_the_reward_model_that_is_kept_is_the_best_and_named(tiny_model_dir, tmp_path):
+    """What is held out is the contrary of what is learned: the first evaluation is the best."""
+    write_jsonl(tmp_path / "train.jsonl", [ranking(letter, {"yes": 0, "no": 1}) for letter in "abcdefgh"])
+    write_jsonl(tmp_path / "heldout.jsonl", [ranking(letter, {"yes": 1, "no": 0}) for letter in "xyz"])
+    given = {"rankings": tmp_path / "train.jsonl", "heldout": tmp_path / "heldout.jsonl", "max_length": 64, **EXACT}
+    given |= {"model_name_or_path": tiny_model_dir, "per_device_train_batch_size": 8, "learning_rate": 0.01, **BEST}
+    done = succeeded(again("reward", **given, max_steps=3, output_dir=tmp_path / "out"))
+    (line,) = [line for line in done.out.splitlines() if line.startswith("kept: ")]
+    assert line.startswith("kept: update 1 of 3, best eval_loss ") and line.endswith(" (of 3 evaluations)")
+    kept, first = weights(tmp_path / "out"), weights(tmp_path / "out" / "checkpoint-1")
+    assert all((kept[name] == first[name]).all() for name in first)
+
+
+@pytest.mark.parametrize(
+    "values, kl, says",
+    [
+        ([0.0, 0.0, 0.0], None, "update 3 of 3, best eval_score 0.000 (all 3 evaluations equal: the last)"),
+        ([0.5, 0.2, 0.5, 0.1], None, "update 3 of 4, best eval_score 0.500 (of 4 evaluations, 2 equal: the last of them)"),
+        ([0.5], None, "update 1 of 1, best eval_score 0.500 (the only evaluation)"),
+        ([0.1, 0.9, 0.3], None, "update 2 of 3, best eval_score 0.900 (of 3 evaluations)"),
+        # The last of the equals is beyond the budget.
+        ([0.5, 0.5, 0.5], [1, 2, 9], "update 2 of 3, best eval_score 0.500 (all 2 evaluations equal: the last; 1 beyond kl_b"),
+        ([0.5, 0.5], [9, 9], "update 2 of 2, the last: no evaluation was within kl_budget"),
+    ],
+)  # fmt: skip
+def test_which_evaluation_is_kept(values, kl, says, capsys):
+    """As the Trainer does it: the callback, then the comparison, then a checkpoint."""
+    args = SimpleNamespace(metric_for_best_model="score", greater_is_better=True, load_best_model_at_end=True)
+    args.kl_budget = 3.0 if kl else None
+    callback, state = BestModel(), TrainerState(max_steps=len(values))
+    for step, value in enumerate(values, start=1):
+        metrics = {"eval_score": value, "eval_kl": kl[step - 1] if kl else 0.0}
+        state.global_step = step
+        state.log_history.append({**metrics, "step": step})
+        callback.on_evaluate(args, state, None, metrics=metrics)
+        if metrics["eval_kl"] <= 3.0 and (state.best_metric is None or value > state.best_metric):
+            state.best_metric, state.best_model_checkpoint = value, f"out/checkpoint-{step}"
+    callback.on_train_end(args, state, None)
+    assert f"kept: {says}" in capsys.readouterr().out
+
+
+REQUIRED = {
+    "pretrain": {"tokenizer": "x", "tokens": "x"},
+    "sft": {"conversations": "x", "model_name_or_path": "x"},
+    "reward": {"rankings": "x", "model_name_or_path": "x"},
+}
+
+
+@pytest.mark.parametrize("recipe", REQUIRED)
+def test_muon_under_deepspeed_is_refused(recipe, monkeypatch, tmp_path):
+    monkeypatch.setitem(ENVIRONMENT, "ACCELERATE_USE_DEEPSPEED", "true")
+    done = again(recipe, **{"muon_lr": 0.01, "output_dir": tmp_path / "out", **EXACT, **REQUIRED[recipe]})
+    refused(done, "error: muon_lr: DeepSpeed would ignore it, and train by optim; leave it out, or launch with")
+
+
+def test_ppo_under_deepspeed_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setitem(ENVIRONMENT, "ACCELERATE_USE_DEEPSPEED", "true")
+    done = again("ppo", sft_model_path="x", prompts="x", output_dir=tmp_path / "out", **EXACT)
+    says = "PPO does not run under DeepSpeed; launch with accelerate_configs/ddp.yaml, or with fsdp2.yaml to shard weights"
+    refused(done, says)
