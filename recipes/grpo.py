@@ -23,11 +23,13 @@ from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_r
 from data_prep.models.reward_functions import load_function
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import load_prompts
-from data_prep.tokens.prompts import check_prompt_fits, drop_long_prompts, prompt_lengths
+from data_prep.tokens.prompts import fit_prompts, longest_prompt
+from recipes.trainers.alarms import RewardAlarms, show_alarms
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import save_curves
 from recipes.trainers.resuming import open_run, train
 from recipes.trainers.rloo_grpo import (
+    WatchRewards,
     count_positions_from_first_token,
     heldout_metrics,
     missing_eos_reward,
@@ -61,7 +63,11 @@ class ScriptArguments:
         default=None, metadata={"help": "The file's own column names: field=column,...; default: find the format."}
     )
     max_prompt_length: int | None = field(
-        default=None, metadata={"help": "Drop prompts of more tokens, with a count; default: they are an error."}
+        default=None,
+        metadata={"help": "Longest prompt, in tokens; default: what the context leaves beside the longest answer."},
+    )
+    long_prompts: str = field(
+        default="error", metadata={"help": "Prompts that are longer: error, drop, or truncate (oldest turns first)."}
     )
     max_prompts: int | None = field(
         default=None, metadata={"help": "Number of held-out prompts, sampled; default: all."}
@@ -73,11 +79,16 @@ class ScriptArguments:
         default=None,
         metadata={
             "help": "Functions f(prompts, completions, **columns) -> list[float], as path/to/file.py:name or "
-            "package.module.name, beside a reward model or instead of it; default: none."
+            "package.module.name, beside a reward model or instead of it; a completion is a list of one message, its text "
+            "completion[-1]['content']; default: none."
         },
     )
     missing_eos_penalty: float = field(
         default=0.0, metadata={"help": "Penalty subtracted from the reward of a truncated answer, at least 0."}
+    )
+    stop_on: list[str] | None = field(
+        default=None,
+        metadata={"help": "Alarms that stop the run, see recipes/trainers/alarms.py; default: none."},
     )
     max_seconds: float | None = field(
         default=None, metadata={"help": "Stop training after so many seconds; default: run to the end."}
@@ -93,31 +104,31 @@ def main() -> None:
     run = open_run(script, args, model_args)
     number = bool(script.reward_model_path) + len(script.reward_funcs or ())
     weights = reward_weights(args.reward_weights, number, script.missing_eos_penalty)
+    alarms = RewardAlarms(script.stop_on or [])
 
     # Tokenizer
     revision = model_args.model_revision
     name = checkpoint_or_hub_id(model_args.model_name_or_path, "recipes/sft.py", revision)
     tokenizer = load_tokenizer(name, revision)
-    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    check_context(tokenizer, config, None)
+    check_context(tokenizer, AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False), None)
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         raise InputError(f"{name}: pads with what ends an answer: answers could not be told from padding")
 
     # Dataset
     load = partial(load_prompts, on_bad=script.on_bad, columns=script.columns)
     dataset = load(script.prompts, quarantine=f"{args.output_dir}/quarantine.jsonl")
-    dataset = drop_long_prompts(dataset, tokenizer, script.max_prompt_length)
-    heldout = None
-    if script.heldout:
-        heldout = load(script.heldout, quarantine=f"{args.output_dir}/quarantine_heldout.jsonl")
-        heldout = drop_long_prompts(heldout, tokenizer, script.max_prompt_length).shuffle(seed=args.seed)
-        heldout = heldout.take(min(script.max_prompts or len(heldout), len(heldout)))
+    heldout = (
+        load(script.heldout, quarantine=f"{args.output_dir}/quarantine_heldout.jsonl") if script.heldout else None
+    )
+    others = [script.reward_model_path]
+    limit = longest_prompt(tokenizer, name, revision, others, args.max_completion_length, script.max_prompt_length)
+    dataset, heldout = fit_prompts(dataset, heldout, tokenizer, limit, script.long_prompts)
+    if heldout:
+        heldout = heldout.shuffle(seed=args.seed).take(min(script.max_prompts or len(heldout), len(heldout)))
         check_disjoint(map(prompt_key, dataset["prompt"]), map(prompt_key, heldout["prompt"]), script.heldout)
     needed = args.generation_batch_size // args.num_generations
     if len(dataset) < needed:
         raise InputError(f"{len(dataset)} prompts do not fill one batch of {needed} × {args.num_generations} answers")
-    longest = max(max(prompt_lengths(part, tokenizer)) for part in (dataset, heldout) if part)
-    check_prompt_fits(longest, args.max_completion_length, config, name)
 
     # Model
     # By name: TRL loads the policy and its reference alike.
@@ -133,7 +144,6 @@ def main() -> None:
         frozen = model_kwargs(model_args, quantized=False)
         reward_model, reward_tokenizer = load_reward_model(script.reward_model_path, **frozen)
         if reward_tokenizer.get_vocab() == tokenizer.get_vocab():
-            check_prompt_fits(longest, args.max_completion_length, reward_model.config, script.reward_model_path)
             rewards.insert(0, reward_at_last_token(reward_model.to(args.device), tokenizer, args.bf16))
         else:
             print(f"{script.reward_model_path} has another tokenizer: answers are encoded again, as text, for it")
@@ -152,7 +162,9 @@ def main() -> None:
         eval_dataset=heldout,
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
+        callbacks=[alarms],
     )
+    WatchRewards(trainer, alarms)
     for model in filter(None, (trainer.model, trainer.ref_model)):
         count_positions_from_first_token(trainer.accelerator.unwrap_model(model))
     show_control_characters(trainer)
@@ -180,6 +192,7 @@ def main() -> None:
         metrics |= {f"{key}_first": value for key, value in before.items()}
         metrics |= {f"{key}_last": value for key, value in after.items()}
         results = {"seconds": seconds, "prompts": len(dataset), "metrics": metrics, "curves": curves}
+        results["alarms"] = show_alarms(trainer.state.log_history)
         write_results(script.results_dir or args.output_dir, "grpo", results)
         print(f"GRPO on {episodes:,} episodes in {seconds:.0f} s; the model is in {args.output_dir}")
     finish(trainer)

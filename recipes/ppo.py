@@ -24,7 +24,8 @@ from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_r
 from data_prep.models.reward_functions import load_function
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import load_prompts
-from data_prep.tokens.prompts import drop_long_prompts
+from data_prep.tokens.prompts import fit_prompts, longest_prompt
+from recipes.trainers.alarms import show_alarms
 from recipes.trainers.arguments import (
     model_kwargs,
     parse_arguments,
@@ -61,7 +62,11 @@ class ScriptArguments:
         default=None, metadata={"help": "The file's own column names: field=column,...; default: find the format."}
     )
     max_prompt_length: int | None = field(
-        default=None, metadata={"help": "Drop prompts of more tokens, with a count; default: they are an error."}
+        default=None,
+        metadata={"help": "Longest prompt, in tokens; default: what the context leaves beside the longest answer."},
+    )
+    long_prompts: str = field(
+        default="error", metadata={"help": "Prompts that are longer: error, drop, or truncate (oldest turns first)."}
     )
     max_prompts: int | None = field(
         default=None, metadata={"help": "Number of held-out prompts, sampled; default: all."}
@@ -70,7 +75,8 @@ class ScriptArguments:
         default=None,
         metadata={
             "help": "Functions f(prompts, completions, **columns) -> list[float], as path/to/file.py:name or "
-            "package.module.name, beside a reward model or instead of it; default: none."
+            "package.module.name, beside a reward model or instead of it; a completion is a list of one message, its text "
+            "completion[-1]['content']; default: none."
         },
     )
     eval_funcs: list[str] | None = field(
@@ -85,7 +91,7 @@ class ScriptArguments:
     )
     stop_on: list[str] | None = field(
         default=None,
-        metadata={"help": "Alarms that stop the run, see recipes/trainers/ppo/alarms.py; default: none."},
+        metadata={"help": "Alarms that stop the run, see recipes/trainers/alarms.py; default: none."},
     )
     max_seconds: float | None = field(
         default=None, metadata={"help": "Stop training after so many seconds; default: run to the end."}
@@ -118,12 +124,14 @@ def main() -> None:
     # Dataset
     load = partial(load_prompts, on_bad=script.on_bad, columns=script.columns)
     dataset = load(script.prompts, quarantine=f"{args.output_dir}/quarantine.jsonl")
-    dataset = drop_long_prompts(dataset, tokenizer, script.max_prompt_length)
-    heldout = None
-    if script.heldout:
-        heldout = load(script.heldout, quarantine=f"{args.output_dir}/quarantine_heldout.jsonl")
-        heldout = drop_long_prompts(heldout, tokenizer, script.max_prompt_length).shuffle(seed=args.seed)
-        heldout = heldout.take(min(script.max_prompts or len(heldout), len(heldout)))
+    heldout = (
+        load(script.heldout, quarantine=f"{args.output_dir}/quarantine_heldout.jsonl") if script.heldout else None
+    )
+    others = [args.reward_model_path, script.value_model_path]
+    limit = longest_prompt(tokenizer, name, revision, others, args.response_length, script.max_prompt_length)
+    dataset, heldout = fit_prompts(dataset, heldout, tokenizer, limit, script.long_prompts)
+    if heldout:
+        heldout = heldout.shuffle(seed=args.seed).take(min(script.max_prompts or len(heldout), len(heldout)))
         check_disjoint(map(prompt_key, dataset["prompt"]), map(prompt_key, heldout["prompt"]), script.heldout)
 
     # Model
@@ -198,7 +206,7 @@ def main() -> None:
         metrics |= {f"{key}_first": value for key, value in before.items()}
         metrics |= {f"{key}_last": value for key, value in after.items()}
         results = {"seconds": seconds, "prompts": len(dataset), "metrics": metrics, "curves": curves}
-        results["alarms"] = [row for row in history if "alarm" in row]
+        results["alarms"] = show_alarms(history)
         write_results(script.results_dir or args.output_dir, "ppo", results)
         print(f"PPO on {episodes:,} episodes in {seconds:.0f} s; the model is in {args.output_dir}")
     finish(trainer)

@@ -221,8 +221,12 @@ def test_says_once_that_over_optimization_cannot_be_detected(capsys):
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(InputError, match="no alarm is called kl_over_buget; there are kl_over_budget, overopt.*loss$"):
+    with pytest.raises(
+        InputError, match="no alarm is called kl_over_buget; there are kl_over_budget, overopt.*not_finite$"
+    ):
         build(["repetition", "kl_over_buget"])
+    with pytest.raises(InputError, match="no_spread can never be raised: PPO samples one answer per prompt"):
+        build(["no_spread"])
     with pytest.raises(InputError, match="kl_over_budget can never be raised without a kl_budget"):
         build(["kl_over_budget"], kl_budget=None)
     with pytest.raises(InputError, match="overoptimization can never be raised without a metric"):

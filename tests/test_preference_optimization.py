@@ -426,7 +426,7 @@ def test_what_cannot_be_drawn_or_rewarded_is_one_clear_line(
         # Every question is one letter between two marks, and a mark opens the answer: 4 + 61 tokens.
         (
             {"reward_funcs": f"{functions}:nothing", "max_completion_length": 61},
-            "a prompt has 4 tokens and an answer up to 61, but",
+            "64 of 64 training prompts are longer than 3 tokens, which leaves room for an answer:",
         ),
         (
             {"reward_funcs": f"{functions}:nothing", "per_device_train_batch_size": 260},

@@ -4,13 +4,17 @@ import json
 
 import pytest
 from datasets import Dataset
-from helpers.models import POSITIONS
+from helpers.models import POSITIONS, save, tiny_config
 from helpers.recipes import EXACT, again, conversation, differing, ranking, refused, results, succeeded
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, GPT2ForSequenceClassification
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import write_json, write_jsonl
 from data_prep.readers.prompts import load_prompts, read_prompts
-from data_prep.tokens.prompts import drop_long_prompts
+from data_prep.tokens.chat_encoder import encode_prompts
+from data_prep.tokens.prompts import fit_prompts, truncated
 
 
 def asked(text: str) -> list[dict]:
@@ -37,8 +41,9 @@ def test_the_reference_of_a_preference_is_its_best_completion_and_a_prompt_comes
     ]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     dataset = load_prompts(str(tmp_path / "rows.jsonl"))
-    assert dataset.column_names == ["prompt", "reference"]
-    assert dataset.to_list() == [
+    assert dataset.column_names == ["prompt", "reference", "place"]
+    assert dataset["place"][:5] == [f"{tmp_path / 'rows.jsonl'}, row {row}, line {row}" for row in (1, 2, 3, 5, 6)]
+    assert dataset.remove_columns("place").to_list() == [
         {"prompt": asked(prompt), "reference": reference}
         for prompt, reference in [
             ("a", "first"), ("b", "high"), ("c", "good"), ("d", "one"), ("e", "answer"), ("e", "answer"),
@@ -78,7 +83,7 @@ def test_bad_rows_of_both_kinds_are_one_error_or_quarantined(tmp_path, capsys):
         load_prompts(str(tmp_path / "rows.jsonl"))
     dataset = load_prompts(str(tmp_path / "rows.jsonl"), "quarantine", tmp_path / "aside.jsonl")
     aside = [json.loads(line)["raw"] for line in (tmp_path / "aside.jsonl").read_text().splitlines()]
-    assert len(dataset) + len(aside) == 4 and dataset[0] == {"prompt": asked("a"), "reference": "b"}
+    assert len(dataset) + len(aside) == 4 and (dataset[0]["prompt"], dataset[0]["reference"]) == (asked("a"), "b")
     assert f"rows in 4 = rows out {len(dataset)} + quarantined {len(aside)}" in capsys.readouterr().out
 
 
@@ -88,19 +93,89 @@ def test_a_broken_row_under_columns_of_preferences_is_one_clear_error(tmp_path):
     with pytest.raises(InputError, match="2 rows cannot be used: 1 × broken JSON, 1 × not an object"):
         load_prompts(str(tmp_path / "rows.jsonl"), columns=columns)
     dataset = load_prompts(str(tmp_path / "rows.jsonl"), "quarantine", tmp_path / "aside.jsonl", columns)
-    assert dataset.to_list() == [{"prompt": asked("a"), "reference": "b"}]
+    assert dataset.remove_columns("place").to_list() == [{"prompt": asked("a"), "reference": "b"}]
+
+
+def long_and_short() -> Dataset:
+    return Dataset.from_list(
+        [{"prompt": asked("x" * length), "place": f"a.json, row {length}"} for length in (1, 6, 5, 7)]
+    )
 
 
 def test_prompts_that_are_too_long_are_dropped_and_counted(tiny_chat_tokenizer, capsys):
-    rows = Dataset.from_list([{"prompt": asked("x" * length)} for length in (1, 6, 5, 7)])
     # A letter is a token, and three marks stand around the question.
-    kept = drop_long_prompts(rows, tiny_chat_tokenizer, 3 + 5)
-    assert [len(row["prompt"][0]["content"]) for row in kept] == [1, 5]
-    assert "2 of 4 prompts are longer than max_prompt_length=8 tokens: dropped\n" in capsys.readouterr().out
-    assert drop_long_prompts(rows, tiny_chat_tokenizer, 10) is rows
-    assert drop_long_prompts(rows, tiny_chat_tokenizer, None) is rows
-    with pytest.raises(InputError, match="no prompt fits in max_prompt_length 3: raise it"):
-        drop_long_prompts(rows, tiny_chat_tokenizer, 3)
+    kept, heldout = fit_prompts(long_and_short(), None, tiny_chat_tokenizer, 3 + 5, "drop")
+    assert kept.to_list() == [{"prompt": asked("x")}, {"prompt": asked("xxxxx")}] and heldout is None
+    assert "2 of 4 training prompts are longer than 8 tokens: dropped\n" in capsys.readouterr().out
+    for policy in ("error", "drop", "truncate"):
+        rows = long_and_short().to_list()
+        assert fit_prompts(long_and_short(), None, tiny_chat_tokenizer, 10, policy)[0].to_list() == [
+            {"prompt": row["prompt"]} for row in rows
+        ]
+    assert capsys.readouterr().out == ""
+    with pytest.raises(InputError, match="all 4 training prompts are longer than 3 tokens: none is left"):
+        fit_prompts(long_and_short(), None, tiny_chat_tokenizer, 3, "drop")
+    with pytest.raises(InputError, match="long_prompts is 'split'; expected error, drop, truncate"):
+        fit_prompts(long_and_short(), None, tiny_chat_tokenizer, 8, "split")
+
+
+def test_prompts_that_are_too_long_are_named_all_at_once_with_file_and_row(tiny_chat_tokenizer):
+    heldout = Dataset.from_list([{"prompt": asked("y" * 9), "place": "b.json, row 1"}] * 5)
+    with pytest.raises(InputError) as error:
+        fit_prompts(long_and_short(), heldout, tiny_chat_tokenizer, 8, "error")
+    assert str(error.value).splitlines() == [
+        "2 of 4 training prompts and 5 of 5 held-out prompts are longer than 8 tokens, which leaves room for an answer:",
+        "  a.json, row 6 (training): 9 tokens",
+        "  a.json, row 7 (training): 10 tokens",
+        *["  b.json, row 1 (held-out): 12 tokens"] * 3,
+        "  … and 2 more",
+        "set long_prompts to drop, or to truncate (oldest turns first), or sample shorter answers",
+    ]
+
+
+def test_a_prompt_loses_its_oldest_turns_then_the_beginning_of_its_question(tiny_chat_tokenizer, capsys):
+    system, first, answer, last = (
+        {"role": role, "content": text}
+        for role, text in (("system", "S"), ("user", "abc"), ("assistant", "de"), ("user", "fghi"))
+    )
+    whole = [system, first, answer, last]
+    # Tokens: a turn is its text and two marks; the mark where the answer begins. 3 + 5 + 4 + 6 + 1 = 19
+    by_limit = {
+        19: whole,
+        18: [system, last],
+        10: [system, last],
+        9: [system, {"role": "user", "content": "ghi"}],
+        7: [system, {"role": "user", "content": "i"}],
+        6: [{"role": "user", "content": "ghi"}],  # beside the system turn there would be no letter of the question
+        4: [{"role": "user", "content": "i"}],
+        3: None,
+    }
+    assert {limit: truncated(whole, tiny_chat_tokenizer, limit) for limit in by_limit} == by_limit
+    rows = Dataset.from_list(
+        [{"prompt": whole, "place": "a.json, row 1"}, {"prompt": [last], "place": "a.json, row 2"}]
+    )
+    kept, _ = fit_prompts(rows, None, tiny_chat_tokenizer, 9, "truncate")
+    assert kept.to_list() == [{"prompt": by_limit[9]}, {"prompt": [last]}]
+    said = "1 of 2 training prompts are longer than 9 tokens: truncated, oldest turns first\n"
+    assert said in capsys.readouterr().out
+    with pytest.raises(
+        InputError, match="^a.json, row 1: cannot be truncated: the chat template alone takes more than 3"
+    ):
+        fit_prompts(rows, None, tiny_chat_tokenizer, 3, "truncate")
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text("ab é中😀<|end|>", min_size=1, max_size=30), limit=st.integers(4, 40))
+def test_whatever_is_asked_a_truncated_prompt_fits_and_ends_as_it_did(tiny_chat_tokenizer, text, limit):
+    """Characters of several tokens, and typed control tokens, among them."""
+    kept = truncated(asked(text), tiny_chat_tokenizer, limit)
+    if kept is None:  # one character may have four tokens
+        assert len(text[-1].encode()) + 3 > limit
+    else:
+        assert text.endswith(kept[0]["content"]) and kept[0]["content"]
+        assert len(encode_prompts(tiny_chat_tokenizer, [kept])[0]) <= limit
+        longer = asked(text[-len(kept[0]["content"]) - 1 :])
+        assert kept == asked(text) or len(encode_prompts(tiny_chat_tokenizer, [longer])[0]) > limit
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +189,8 @@ def preferences(tmp_path_factory):
     return folder
 
 
-def settings(recipe: str, model, preferences) -> dict:
-    data = {"prompts": preferences / "train.jsonl", "heldout": preferences / "heldout.jsonl", "max_prompt_length": 20}
+def settings_of(recipe: str, model, preferences) -> dict:
+    data = {"prompts": preferences / "train.jsonl", "heldout": preferences / "heldout.jsonl", "long_prompts": "drop"}
     steps = {
         "per_device_train_batch_size": 8,
         "learning_rate": 0.0,
@@ -139,10 +214,11 @@ def settings(recipe: str, model, preferences) -> dict:
 @pytest.mark.parametrize("recipe", ["ppo", "rloo", "grpo"])
 def test_preferences_give_prompts_references_and_a_held_out_score(recipe, talker, preferences, tmp_path):
     """A model that says yes is right about all prompts but one of three held out. It does not train: both ends are alike."""
-    given = settings(recipe, talker("yes"), preferences)
+    given = settings_of(recipe, talker("yes"), preferences)
     done = succeeded(again(recipe, **given, output_dir=tmp_path / "out"))
-    assert "1 of 9 prompts are longer than max_prompt_length=20 tokens: dropped\n" in done.out
-    assert "1 of 4 prompts are longer than max_prompt_length=20 tokens: dropped\n" in done.out
+    # A context of 64 less an answer of 8.
+    assert "1 of 9 training prompts are longer than 56 tokens: dropped\n" in done.out
+    assert "1 of 4 held-out prompts are longer than 56 tokens: dropped\n" in done.out
     found = results(tmp_path / "out", recipe)
     assert found["prompts"] == 8 and found["curves"]["score"] == [[1, 1.0]]
     for when in ("first", "last"):
@@ -154,14 +230,14 @@ def test_preferences_give_prompts_references_and_a_held_out_score(recipe, talker
 @pytest.mark.parametrize("recipe", ["rloo", "grpo"])
 def test_a_held_out_answer_that_does_not_end_costs_the_score_nothing(recipe, tiny_model_dir, preferences, tmp_path):
     """As in training, the score is the reward without the penalty. A random model does not end within a token."""
-    given = {**settings(recipe, tiny_model_dir, preferences), "max_completion_length": 1}
+    given = {**settings_of(recipe, tiny_model_dir, preferences), "max_completion_length": 1}
     succeeded(again(recipe, **given, output_dir=tmp_path / "out"))
     metrics = results(tmp_path / "out", recipe)["metrics"]
     assert metrics["eval_eos_rate_last"] < 0.5 and metrics["eval_score_last"] == 0
 
 
 def test_of_held_out_prompts_as_many_are_used_as_asked(talker, preferences, tmp_path):
-    given = {**settings("rloo", talker("yes"), preferences), "max_prompts": 2}
+    given = {**settings_of("rloo", talker("yes"), preferences), "max_prompts": 2}
     succeeded(again("rloo", **given, output_dir=tmp_path / "out"))
     assert results(tmp_path / "out", "rloo")["metrics"]["eval_score_last"] in (0.5, 1.0)  # of two, one or both
 
@@ -169,7 +245,7 @@ def test_of_held_out_prompts_as_many_are_used_as_asked(talker, preferences, tmp_
 @pytest.mark.parametrize("recipe", ["ppo", "rloo", "grpo"])
 def test_an_evaluation_changes_nothing_of_the_training(recipe, tiny_model_dir, tiny_reward_dir, preferences, tmp_path):
     """Sampled answers depend on every random number before them."""
-    given = {**settings(recipe, tiny_model_dir, preferences), "learning_rate": 0.01}
+    given = {**settings_of(recipe, tiny_model_dir, preferences), "learning_rate": 0.01}
     given |= {"reward_model_path": tiny_reward_dir}  # the function gives a random model nothing to learn from
     given |= {"total_episodes": 16} if recipe == "ppo" else {"max_steps": 2}
     succeeded(again(recipe, **given, output_dir=tmp_path / "with"))
@@ -181,13 +257,38 @@ def test_an_evaluation_changes_nothing_of_the_training(recipe, tiny_model_dir, t
 
 
 @pytest.mark.parametrize("recipe", ["ppo", "rloo", "grpo"])
-def test_a_prompt_that_is_too_long_is_an_error_where_no_limit_is_given(recipe, talker, preferences, tmp_path):
-    given = settings(recipe, talker("yes"), preferences)
-    del given["max_prompt_length"]
-    done = again(recipe, **given, output_dir=tmp_path / "out")
+def test_prompts_that_are_too_long_are_one_error_or_truncated(recipe, talker, preferences, tmp_path):
+    options = settings_of(recipe, talker("yes"), preferences)
+    del options["long_prompts"]
+    done = again(recipe, **options, output_dir=tmp_path / "out")
     # 70 letters between three marks, and an answer of 8 tokens in a context of 64.
-    refused(done, "73 tokens", "set max_prompt_length to 56")
-    assert POSITIONS - 8 == 56
+    text = refused(
+        done,
+        "error: 1 of 9 training prompts and 1 of 4 held-out prompts are longer than 56 tokens, which leaves room for an answer:",
+        f"\n  {preferences / 'train.jsonl'}, row 9, line 9 (training): 73 tokens\n",
+        f"\n  {preferences / 'heldout.jsonl'}, row 4, line 4 (held-out): 73 tokens\n",
+    )
+    assert POSITIONS - 8 == 56 and "max_" not in text  # what it names, all three recipes have
+    options |= {"long_prompts": "truncate", "max_prompt_length": 20}
+    done = succeeded(again(recipe, **options, output_dir=tmp_path / "out"))
+    assert "1 of 9 training prompts are longer than 20 tokens: truncated, oldest turns first\n" in done.out
+    assert results(tmp_path / "out", recipe)["prompts"] == 9
+
+
+@pytest.mark.parametrize("recipe", ["ppo", "rloo", "grpo"])
+def test_a_reward_model_of_a_shorter_context_and_an_answer_without_room_count(recipe, talker, preferences, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(talker("yes"))
+    save(
+        GPT2ForSequenceClassification(tiny_config(tokenizer, num_labels=1, n_positions=48)), tokenizer, tmp_path / "r"
+    )
+    options = {**settings_of(recipe, talker("yes"), preferences), "reward_model_path": tmp_path / "r"}
+    options |= {"long_prompts": "error", "output_dir": tmp_path / "out"}
+    refused(again(recipe, **options), "are longer than 40 tokens")  # 48 less 8
+    options["response_length" if recipe == "ppo" else "max_completion_length"] = 48
+    message = (
+        f"error: {tmp_path / 'r'} has 48 positions, and an answer up to 48 tokens: no prompt has room before it; "
+    )
+    refused(again(recipe, **options), message)
 
 
 def test_a_file_of_conversations_and_one_of_preferences(tmp_path):
@@ -195,4 +296,5 @@ def test_a_file_of_conversations_and_one_of_preferences(tmp_path):
     write_jsonl(tmp_path / "b.jsonl", [pair("p", "yes", "no")])
     dataset = load_prompts([str(tmp_path / "a.json"), str(tmp_path / "b.jsonl")])
     before = [*asked("a"), {"role": "assistant", "content": "b"}, *asked("c")]
-    assert dataset.to_list() == [{"prompt": before, "reference": "d"}, {"prompt": asked("p"), "reference": "yes"}]
+    rows = dataset.remove_columns("place").to_list()
+    assert rows == [{"prompt": before, "reference": "d"}, {"prompt": asked("p"), "reference": "yes"}]

@@ -40,7 +40,8 @@ def prompt_rows(
     columns: dict[str, str] | str | None = None,
     counts: Counter | None = None,
 ) -> Iterator[dict]:
-    """Rows {"id", "prompt": messages, "reference": str} of `files` (see `data_files`); bad ones go to `bad_rows`.
+    """Rows {"id", "prompt": messages, "reference": str, "place": str} of `files` (see `data_files`); bad ones go to
+    `bad_rows`. The place is file and row, for messages.
 
     The prompt of a conversation is everything before its last answer, and the reference is that answer. The reference
     of a preference is its best completion; of one prompt's preferences the first is used. A prompt that has only answers
@@ -57,7 +58,7 @@ def prompt_rows(
         if (named_kind or classify(row.value)) != "preferences":
             if conversation := accepted_conversation(row, bad_rows, columns, PLAIN_ROLES):
                 prompt, reference = split_last_answer(conversation["messages"])
-                yield {"id": conversation["id"], "prompt": prompt, "reference": reference}
+                yield {"id": conversation["id"], "prompt": prompt, "reference": reference, "place": _place(row)}
             continue
         accepted = _accepted_preference(row, bad_rows, columns)
         if accepted is None:
@@ -86,7 +87,11 @@ def _accepted_preference(row: Row, bad_rows: BadRows, columns: dict[str, str] | 
         reference = preference["completions"][0] if preference["label"] else None
     else:
         reference = preference["completions"][preference["ranks"].index(min(preference["ranks"]))]
-    return {"id": identifier, "prompt": preference["prompt"], "reference": reference}
+    return {"id": identifier, "prompt": preference["prompt"], "reference": reference, "place": _place(row)}
+
+
+def _place(row: Row) -> str:
+    return f"{row.path}, row {row.number:,}" + ("" if row.line is None else f", line {row.line:,}")
 
 
 def _report(bad_rows: BadRows, files: list[str], counts: Counter) -> None:
@@ -103,7 +108,7 @@ def read_prompts(
     quarantine=None,
     columns: dict[str, str] | str | None = None,
 ) -> list[dict]:
-    """Rows {"id", "prompt": messages, "reference": str} of `prompt_rows`; `limit` of them sampled by `seed`.
+    """Rows {"id", "prompt": messages, "reference": str, "place"} of `prompt_rows`; `limit` of them sampled by `seed`.
 
     Prints how many rows were read, repaired and quarantined. `on_bad`, `quarantine`, `columns` and the errors are those
     of `read_conversations`.
@@ -125,7 +130,7 @@ def load_prompts(
     quarantine: str | Path | None = None,
     columns: dict[str, str] | str | None = None,
 ):
-    """The prompts as a `datasets.Dataset` with the columns prompt and reference (see `prompt_rows`); prints the counts.
+    """The prompts as a `datasets.Dataset` with the columns prompt, reference and place (see `prompt_rows`); prints the counts.
 
     They are in a file on disk (see `write_dataset`), so the memory used hardly grows with their number. Takes the
     arguments of `read_conversations`, and raises the same errors.
@@ -133,7 +138,8 @@ def load_prompts(
     import pyarrow  # slow to import, and not needed by the readers
 
     bad_rows, files, counts = BadRows(on_bad, quarantine), data_files(paths), Counter()
-    schema = pyarrow.schema([("prompt", pyarrow.list_(message_type())), ("reference", pyarrow.string())])
+    text = pyarrow.string()
+    schema = pyarrow.schema([("prompt", pyarrow.list_(message_type())), ("reference", text), ("place", text)])
     rows = tqdm(
         prompt_rows(files, bad_rows, columns, counts), desc="reading", unit=" prompts", mininterval=1, disable=None
     )

@@ -1,4 +1,5 @@
-"""What TRL 1.12's RLOOTrainer and GRPOTrainer lack: positions that do not depend on padding, rewards from the sampled ids.
+"""What TRL 1.12's RLOOTrainer and GRPOTrainer lack: positions that do not depend on padding, rewards from the sampled ids,
+and updates that a NaN among the rewards does not reach.
 
 Both pad prompts on the left and answers on the right, sample answers with the right positions (`generate` derives them),
 and compute the log-probabilities that they train on without any. A model with learned positions, such as GPT-2, then
@@ -7,13 +8,15 @@ the same answer of a small random model they were 0.18 nats off in a token. Rota
 affected. DPOTrainer pads on the right and needs nothing.
 """
 
+import functools
+import math
 import sys
 from collections import deque
 from collections.abc import Callable
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from data_prep.common.errors import InputError
 from data_prep.common.text import printable
@@ -21,6 +24,7 @@ from data_prep.models.generation import generate_answers
 from data_prep.models.reward_functions import call_reward_function
 from data_prep.models.scoring import score_answers
 from data_prep.tokens.chat_encoder import encode_prompts
+from recipes.trainers.alarms import ROUNDING, RewardAlarms
 from recipes.trainers.curves import logged
 
 
@@ -54,6 +58,62 @@ def show_control_characters(trainer: Trainer) -> None:
         return printable(value) if isinstance(value, str) else value
 
     module.print_prompt_completions_sample = lambda *columns, extra: table(*map(shown, columns), extra=shown(extra))
+
+
+class WatchRewards(TrainerCallback):
+    """Tell `alarms` of rewards that teach nothing, and skip an update whose answers have one that is NaN or infinite.
+
+    TRL takes NaN for "this function has nothing to say", leaves such an answer out and says nothing; an infinite reward
+    becomes an advantage of 3e38. PPO leaves the weights as they are in such an update (`take_step` of
+    trainers/ppo/trainer.py), and so does this, in all processes.
+
+    `groups_without_spread`, the share of prompts whose answers have one reward, is logged beside TRL's
+    `frac_reward_zero_std`, which RLOO takes after the KL penalty: that differs from answer to answer.
+    """
+
+    def __init__(self, trainer, alarms: RewardAlarms) -> None:
+        self.bad: list[str] = []  # functions with such a reward for the answers that are being rewarded
+        self.skips = False  # whether the answers that are being trained on have one
+        self.passed = False  # whether answers of this update that were trained on before them had one
+        trainer.reward_funcs = [self.watched(function) for function in trainer.reward_funcs]
+        calculate = trainer._calculate_rewards
+
+        def calculate_rewards(*args) -> torch.Tensor:
+            self.bad = []
+            rewards = calculate(*args)
+            found = trainer.accelerator.reduce(torch.tensor(float(len(self.bad)), device=rewards.device), "sum")
+            if trainer.model.training:
+                self.skips = bool(found)
+                self.passed |= self.skips
+                groups = (rewards * trainer.reward_weights.to(rewards.device)).sum(1).view(-1, trainer.num_generations)
+                spread = groups.max(1).values - groups.min(1).values
+                alike = spread <= ROUNDING * groups.abs().max().clamp(min=1.0)
+                trainer._metrics["train"]["groups_without_spread"].append(alike.float().mean().item())
+            if found:
+                alarms.not_finite += self.bad or ["a function on another process"]
+                rewards = torch.full_like(rewards, math.nan)  # none of these answers has an advantage
+            return rewards
+
+        trainer._calculate_rewards = calculate_rewards
+        trainer.add_callback(self)
+
+    def watched(self, function: Callable) -> Callable:
+        """`function` with 0 for rewards that are not finite, noted in `bad`."""
+
+        @functools.wraps(function)
+        def rewards(*args, **given) -> list[float]:
+            found = function(*args, **given)
+            if not all(map(math.isfinite, found)):
+                self.bad.append(function.__name__)
+            return [value if math.isfinite(value) else 0.0 for value in found]
+
+        return rewards
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if self.skips or self.passed:
+            for weight in model.parameters():
+                weight.grad = None  # with a gradient of 0, weight decay and momentum would still move it
+        self.passed = False
 
 
 def reward_at_last_token(reward_model: PreTrainedModel, tokenizer, bf16: bool) -> Callable:
@@ -123,7 +183,7 @@ def training_curves(log_history: list[dict], missing_eos_penalty: float) -> dict
     """
     truncated = dict(logged(log_history, "completions/clipped_ratio"))
     length = dict(logged(log_history, "completions/mean_length"))
-    reward = logged(log_history, "reward")
+    reward = [(step, value) for step, value in logged(log_history, "reward") if value is not None]  # none was finite
     return {
         "score": [(step, value + missing_eos_penalty * truncated[step]) for step, value in reward],
         "kl": [(step, value * length[step]) for step, value in logged(log_history, "kl")],

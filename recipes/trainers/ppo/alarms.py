@@ -2,20 +2,19 @@
 
     alarm kl_over_budget at update 37: KL 12.4 nats per answer, budget 8.0; raise kl_coef or lower learning_rate
 
-A log is an average over some tens of answers, so a single one proves nothing: all alarms but `non_finite_loss` need
-their sign in two logs in a row, and are cleared by two logs without it. Four of them compare with the mean of the
-run's own first `FIRST_LOGS` logs. With 64 answers per rollout and 128 prompts per evaluation, runs in which nothing
-changes raise none in 100 updates (tests/test_alarms.py simulates such runs); smaller rollouts are noisier.
+A log is an average over some tens of answers, so a single one proves nothing: all alarms but `non_finite_loss` and
+`reward_not_finite` need their sign in two logs in a row, and are cleared by two logs without it. Those about rewards are
+in trainers/alarms.py. Four compare with the mean of the run's own first `FIRST_LOGS` logs. With 64 answers per rollout
+and 128 prompts per evaluation, runs in which nothing changes raise none in 100 updates (tests/test_alarms.py simulates
+such runs); smaller rollouts are noisier.
 """
 
-import copy
 import math
 
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
 
 from data_prep.common.errors import InputError
+from recipes.trainers.alarms import RewardAlarms
 
 NAMES = (
     "kl_over_budget",
@@ -25,6 +24,8 @@ NAMES = (
     "repetition",
     "entropy_collapse",
     "non_finite_loss",
+    "reward_constant",
+    "reward_not_finite",
 )
 
 # Four rollouts of 64 answers: their mean has half the noise of one, and with logging_steps 1 the policy has hardly
@@ -63,7 +64,7 @@ def least_fall(best: float, value: float, evaluations: int) -> float:
     return max(LEAST_FALL, (STANDARD_ERRORS + math.sqrt(2 * math.log(evaluations))) * error)
 
 
-class PPOAlarms(TrainerCallback, ExportableState):
+class PPOAlarms(RewardAlarms):
     """Named alarms over what PPOTrainer logs: printed, kept in `raised`, and in `trainer_state.json`.
 
     An alarm is raised once, and again only after it was cleared. It is written to `state.log_history` as {"step",
@@ -80,9 +81,15 @@ class PPOAlarms(TrainerCallback, ExportableState):
     positive, and at the first evaluation that lacks `measure`.
     """
 
+    names = NAMES
+    kept = ("first", "signs", "standing", "evaluations", "evaluated_up_to", "raised")
+
     def __init__(self, kl_budget: float | None, stop_on: list[str], measure: str | None, max_length: int) -> None:
-        if unknown := [name for name in stop_on if name not in NAMES]:
-            raise InputError(f"stop_on: no alarm is called {', '.join(unknown)}; there are {', '.join(NAMES)}")
+        if "no_spread" in stop_on:
+            raise InputError(
+                "stop_on: no_spread can never be raised: PPO samples one answer per prompt; remove the name"
+            )
+        super().__init__(stop_on)
         if kl_budget is not None and not kl_budget > 0:
             raise InputError(f"kl_budget: expected more than 0 nats per answer, found {kl_budget}")
         for name, needed, what in (
@@ -91,44 +98,22 @@ class PPOAlarms(TrainerCallback, ExportableState):
         ):
             if name in stop_on and needed is None:
                 raise InputError(f"stop_on: {name} can never be raised without {what}; give one, or remove the name")
-        self.kl_budget, self.stop_on, self.measure, self.max_length = kl_budget, stop_on, measure, max_length
+        self.kl_budget, self.measure, self.max_length = kl_budget, measure, max_length
         self.first: dict[str, list[float]] = {}  # the first logs of each metric
-        self.signs: dict[str, list[bool]] = {}  # whether the last two logs had the sign of an alarm
-        self.standing: list[str] = []  # alarms raised and not cleared
         self.evaluations: list[list[float]] = []  # [step, score, measure]
         self.evaluated_up_to = -1  # the last step whose evaluation counts
-        self.raised: list[dict] = []
 
-    def state(self) -> dict:
-        """What `trainer_state.json` keeps, as plain JSON."""
-        kept = ("first", "signs", "standing", "evaluations", "evaluated_up_to", "raised")
-        return {
-            "args": {key: getattr(self, key) for key in ("kl_budget", "stop_on", "measure", "max_length")},
-            "attributes": copy.deepcopy({key: getattr(self, key) for key in kept}),
-        }
+    def arguments(self) -> dict:
+        return {key: getattr(self, key) for key in ("kl_budget", "stop_on", "measure", "max_length")}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        # The Trainer restores this state only with `restore_callback_states_from_checkpoint`, and then with the old
-        # budget. Read from the Trainer's state instead, it is there without that option, and the new budget holds.
-        name = type(self).__name__
-        if state.global_step and name in state.stateful_callbacks:
-            for key, value in copy.deepcopy(state.stateful_callbacks[name]["attributes"]).items():
-                setattr(self, key, value)
+        super().on_train_begin(args, state, control, **kwargs)
+        if state.global_step:
             # With eval_on_start the Trainer evaluates again when it resumes; the interrupted run did not.
             self.evaluated_up_to = state.global_step
-            # An alarm that stopped the run stops it again if nothing has changed, instead of counting as raised.
-            self.standing = [alarm for alarm in self.standing if alarm not in self.stop_on]
-        # Resumed from a checkpoint without this callback, the Trainer would fail with a KeyError at its next one.
-        state.stateful_callbacks.setdefault(name, self.state())
         if state.is_world_process_zero and (self.measure is None or args.eval_strategy == "no"):
             missing = "metric of held-out answers (eval_funcs)" if self.measure is None else "eval_strategy"
             tqdm.write(f"alarms: no {missing}, so over-optimization cannot be detected")
-
-    # PPOTrainer reduces what it logs over all processes: all see the same numbers here and stop at the same update.
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if state.is_world_process_zero and args.load_best_model_at_end and state.best_model_checkpoint is None:
-            tqdm.write("no evaluation was within kl_budget: the policy is that of the last update, not the best one")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         losses = {key: logs[key] for key in ("loss", "loss/policy", "loss/value") if key in logs}
@@ -138,6 +123,13 @@ class PPOAlarms(TrainerCallback, ExportableState):
                 found.insert(0, f"{skipped:g} optimizer steps skipped per update")
             advice = "lower learning_rate, cliprange_value or max_grad_norm, and look for NaN in the rewards"
             self.watch(state, control, "non_finite_loss", bool(found), f"{', '.join(found)}; {advice}", in_a_row=1)
+
+        if "objective/score" in logs:
+            score = logs["objective/score"]
+            found = [key for key, value in logs.items() if key.startswith("rewards/") and not math.isfinite(value)]
+            names = ", ".join(key.removeprefix("rewards/") for key in found) or "the reward model or function"
+            self.watch_not_finite(state, control, not math.isfinite(score), names)
+            self.watch_constant(state, control, [logs.get("objective/score_std")], score)
 
         kl = logs.get("objective/kl", math.nan)
         if self.kl_budget is not None and math.isfinite(kl):
@@ -217,19 +209,3 @@ class PPOAlarms(TrainerCallback, ExportableState):
             first.append(value)
             return None
         return value, sum(first) / FIRST_LOGS
-
-    def watch(self, state, control, name: str, sign: bool, message: str, in_a_row: int = 2) -> None:
-        """Note whether a log had the sign of an alarm; raise the alarm after `in_a_row` that had."""
-        self.signs[name] = [*self.signs.get(name, []), sign][-2:]
-        if not any(self.signs[name]):
-            self.standing = [alarm for alarm in self.standing if alarm != name]
-        if name in self.standing or self.signs[name][-in_a_row:] != [True] * in_a_row:
-            return
-        self.standing.append(name)
-        if name in self.stop_on:
-            control.should_training_stop = True
-            message += "; the run is stopped"
-        self.raised.append({"step": state.global_step, "alarm": name, "message": message})
-        state.log_history.append(dict(self.raised[-1]))
-        if state.is_world_process_zero:
-            tqdm.write(f"alarm {name} at update {state.global_step}: {message}")  # between the bars, not through them
