@@ -240,7 +240,8 @@ def test_labelled_answers_are_held_against_each_other_by_prompt(tmp_path, capsys
     dataset = load_rankings(write(tmp_path, rows))
     # Of "3" one text is labelled both ways, and the other has none to stand against.
     assert capsys.readouterr().out == (
-        "ranked.jsonl: 3 rankings, 6 pairs; left out: 2 labelled answers whose prompt has only one label, "
+        "ranked.jsonl: 3 rankings, 6 pairs; left out: 2 labelled answers whose prompt has only one label "
+        "(recipes/kto.py takes these), "
         "4 labelled answers whose text has both labels\n"
     )
     found = {row["prompt"][0]["content"]: (row["completions"], row["ranks"]) for row in dataset}

@@ -6,7 +6,8 @@
     prompt, completion       or prompt, response; or question, answer; text or messages; optional: "history", "system"
     "Human: … Assistant: …"  in one string (Belle), under instruction, prompt, conversations, messages or text
 
-The format of a row is recognised by its own keys, so a file may mix formats. Other keys are ignored.
+The format of a row is recognised by its own keys, so a file may mix formats. Other keys are ignored, but one: a row
+whose "label" or "kto_tag" is true or false is a judgement of its answer, and no demonstration (preference_formats.py).
 """
 
 import json
@@ -33,6 +34,9 @@ TRAILING_HUMAN = "trailing human turn"
 ROLE_ALIAS = "role alias"
 UNSUPPORTED_ROLE = "role that the chat template does not support"
 REPAIRABLE = (SAME_SPEAKER, ROLE_ALIAS, TRAILING_HUMAN)
+JUDGED = "an answer labelled good or bad"
+LABEL_FIELDS = ("label", "kto_tag")  # TRL's and LLaMA-Factory's
+LABELS = {"true": True, "1": True, "false": False, "0": False}
 QUESTION_AND_ANSWER = (
     ("instruction", "output"),
     ("prompt", "completion"),
@@ -81,6 +85,13 @@ def to_conversation(
         value, missing = renamed(value, columns)
         if missing:
             return [], missing
+    field, label = label_of(value)
+    if label is not None and is_conversation(value):
+        expected = (
+            "a conversation to learn from; labelled answers are preferences: recipes/kto.py takes them. Name the columns to "
+            "read (columns) if this is no such label"
+        )
+        return [], [Problem(JUDGED, f"{shorten(value[field])} under {field!r}", expected)]
     candidates = _found_formats(value)
     if not candidates:
         return [], [Problem(UNKNOWN_FORMAT, f"keys {shorten(sorted(value))}", EXPECTED)]
@@ -100,6 +111,12 @@ def to_conversation(
 def is_conversation(value: dict) -> bool:
     """Whether the row has the fields of any format of conversations."""
     return next(_candidates(value), None) is not None
+
+
+def label_of(value: dict) -> tuple[str, bool | None]:
+    """(the field of a row that labels its answer, "" without one; whether the answer is good, None if it does not say)."""
+    field = next((field for field in LABEL_FIELDS if value.get(field) is not None), "")
+    return field, LABELS.get(str(value.get(field)).strip().lower())
 
 
 def _candidates(value: dict) -> Iterator[Candidate]:

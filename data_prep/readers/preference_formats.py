@@ -3,14 +3,15 @@ r"""One row of preferences in any of the common formats → a ranking of answers
     {"prompt", "chosen", "rejected"}              a pair; no "prompt" if both sides are whole conversations
     {"prompt", "completions", "ranks"}            any number of answers; the lowest rank is the best
     {"prompt", "completions", "scores"}           the highest score is the best, and differences of scores are margins
-    {"prompt", "completion", "label"}             one answer, good or bad (TRL's format for KTO)
+    {"prompt", "completion", "label"}             one answer, good or bad (TRL's format for KTO); the label is true or false
+    {"messages", "label"}                         the same; any format of conversation_formats.py, whose last turn is judged
 
 The prompt is a text or turns, under "prompt", "question", "conversations" or "instruction" (followed by "input"). A text
 may come with "system" (str) and "history" (a list of [question, answer]). An answer is a text, a turn, a list of turns
 that may begin with the prompt, or hh-rlhf's "\n\nHuman: … \n\nAssistant: …" (Bai 2022, arXiv:2204.05862). Turns are
 `{"role", "content"}` or `{"from", "value"}`. Ranked answers may also be objects with their own "rank" (Nectar) or score
-(UltraFeedback, arXiv:2310.01377). A pair may have scores for its sides, or their difference, "margin". Other fields are
-ignored.
+(UltraFeedback, arXiv:2310.01377). A pair may have scores for its sides, or their difference, "margin". LLaMA-Factory's "kto_tag"
+is a label too. Other fields are ignored.
 """
 
 import math
@@ -20,12 +21,17 @@ from typing import NamedTuple
 from data_prep.common.text import counted, shorten
 from data_prep.readers.columns import renamed
 from data_prep.readers.conversation_formats import (
+    LABEL_FIELDS,
     PLAIN_ROLES,
     ROLE_ALIAS,
     SAME_SPEAKER,
+    TRAILING_HUMAN,
     UNSUPPORTED_ROLE,
+    is_conversation,
+    label_of,
     merge_same_speaker,
     order_problems,
+    to_conversation,
     to_messages,
 )
 from data_prep.readers.ranks import pairs, ranks_of_scores
@@ -47,11 +53,11 @@ PAIR_SCORES = (
 )
 # All fields that are read.
 FIELDS = ("id", "system", "history", "input", *PROMPT_FIELDS, *CHOSEN, *REJECTED, *COMPLETIONS, "completion", "ranks", "scores",
-          "label", "margin", *(field for sides in PAIR_SCORES for field in sides))  # fmt: skip
-LABELS = {"true": True, "1": True, "false": False, "0": False}
+          *LABEL_FIELDS, "margin", *(field for sides in PAIR_SCORES for field in sides))  # fmt: skip
 HUMAN = "\n\nHuman:"
 QUESTION = {"role": "user", "content": "?"}
 
+NO_ANSWER = "completion is not an answer"
 MISMATCH, EMPTY, IDENTICAL = "prompt mismatch", "empty completion", "identical completions ranked differently"
 # What `preference_of` repairs, without guessing, in the ranking that it returns with the problem.
 REPAIRABLE = (SAME_SPEAKER, ROLE_ALIAS)
@@ -69,7 +75,8 @@ def formats_of(row: dict) -> list[str]:
         scored = any({"rank", *SCORES} & set(_given(answer)) for answer in answers if isinstance(answer, dict))
         if field in row and (scored or "ranks" in row or "scores" in row):
             found.append("ranking")
-    if "completion" in row and "label" in row:
+    field, label = label_of(row)
+    if "completion" in row and field or not found and label is not None and is_conversation(row):
         found.append("label")
     return found
 
@@ -94,6 +101,8 @@ def preference_of(row: dict, columns: dict[str, str] | None = None) -> tuple[dic
             return {}, missing
     row = _given(row)
     formats, prompts = formats_of(row), [field for field in PROMPT_FIELDS if field in row]
+    if formats == ["label"] and "completion" not in row:
+        return _labelled_conversation(row)
     sides = [field for field in ANSWERS[formats[0]] if field in row] if len(formats) == 1 else []
     if len(sides) != (2 if formats == ["pair"] else 1) or len(prompts) > 1:
         expected = (
@@ -115,6 +124,21 @@ def preference_of(row: dict, columns: dict[str, str] | None = None) -> tuple[dic
     if "ranks" in ranking and all(problem.kind in REPAIRABLE for problem in problems):
         problems += _contradictions(answers.names, ranking)
     return ranking, problems
+
+
+def _labelled_conversation(row: dict) -> tuple[dict, list[Problem]]:
+    """A whole conversation with a label, which is that of its last turn."""
+    unlabelled = {key: value for key, value in row.items() if key not in LABEL_FIELDS}
+    messages, problems = to_conversation(unlabelled, roles=PLAIN_ROLES)
+    expected = "turns that end on the assistant's, which is what the label is of"
+    problems = [
+        Problem(NO_ANSWER, problem.found, expected) if problem.kind == TRAILING_HUMAN else problem
+        for problem in problems
+    ]
+    if any(problem.kind not in REPAIRABLE for problem in problems):
+        return {}, problems
+    answer = messages[-1]["content"]
+    return {"prompt": messages[:-1], "completions": [answer], "label": label_of(row)[1]}, problems
 
 
 class Answers(NamedTuple):
@@ -145,8 +169,8 @@ def _answers(row: dict, kind: str, sides: list[str]) -> Answers:
         judgement, problems = _ranks_and_scores(answers, sides[0], row)
         names = [] if problems else [f"completion {number}" for number in range(1, len(answers) + 1)]
         return Answers(names, answers, judgement, problems)
-    label = LABELS.get(str(row["label"]).strip().lower())
-    expected, found = "true or false", f"{shorten(row['label'])} under 'label'"
+    field, label = label_of(row)
+    expected, found = "true or false", f"{shorten(row[field])} under {field!r}"
     problems = [] if label is not None else [Problem("label is not true or false", found, expected)]
     return Answers(["'completion'"], [answers], {"label": label}, problems)
 
@@ -160,9 +184,7 @@ def _completions(answers: Answers) -> Completions:
         said, found = to_messages([QUESTION, *turns[-1:]])
         if len(said) != 2 or said[1]["role"] != "assistant":
             found = f"{shorten(answer if len(turns) < 2 else turns[-1])} at {name}"
-            problems.append(
-                Problem("completion is not an answer", found, "a text, or turns that end on the assistant's")
-            )
+            problems.append(Problem(NO_ANSWER, found, "a text, or turns that end on the assistant's"))
             continue
         for kind, where, expected in found:
             kind = EMPTY if kind == "empty turn" else kind

@@ -21,6 +21,10 @@ from data_prep.rows.read import data_files, names_of, rows_of
 TIED = "with all completions tied"
 ALONE = "labelled answers whose prompt has only one label"
 BOTH = "labelled answers whose text has both labels"
+ONE_LABEL = (
+    "one label a prompt makes no ranking: give each prompt answers of both labels, or train on the labels themselves, "
+    "by recipes/kto.py"
+)
 
 
 def read_rankings(
@@ -80,9 +84,10 @@ def _rankings(
         quarantined = (
             f", {bad_rows.quarantined:,} quarantined (see {bad_rows.quarantine})" if bad_rows.quarantined else ""
         )
+        advice = ONE_LABEL if left_out.get(ALONE) else "check the field that the ranks come from"
         raise InputError(
             f"{names_of(files)}: no ranking is left: found {found}{quarantined}; expected a row in which one completion is "
-            "better than another. Check the field that the ranks come from"
+            f"better than another; {advice}"
         )
     if not rankings:
         raise bad_rows.nothing_left(names_of(files), "ranking")
@@ -150,7 +155,8 @@ def load_rankings(
     rows, left_out = _rankings(files, bad_rows, columns)
     line = f"{counted(len(rows), 'ranking')}, {counted(_count_pairs(rows), 'pair')}"
     if left_out:
-        line += "; left out: " + ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+        taken = {ALONE: " (recipes/kto.py takes these)"}
+        line += "; left out: " + ", ".join(f"{n:,} {reason}{taken.get(reason, '')}" for reason, n in left_out.items())
     if bad_rows.repaired:
         line += "; repaired: " + ", ".join(f"{count:,} × {kind}" for kind, count in bad_rows.repaired.most_common())
     if on_bad == "quarantine":
