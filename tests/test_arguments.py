@@ -45,6 +45,7 @@ TRAINERS = {
     "reward": trl.RewardTrainer,
     "ppo": transformers.Trainer,
     "dpo": trl.DPOTrainer,
+    "kto": trl.KTOTrainer,
     "rloo": trl.RLOOTrainer,
     "grpo": trl.GRPOTrainer,
 }
@@ -128,6 +129,7 @@ LEAST = {
     "reward": {"rankings": "x"},
     "ppo": {"prompts": "x"},
     "dpo": {"rankings": "x"},
+    "kto": {"rankings": "x"},
     "rloo": {"prompts": "x"},
     "grpo": {"prompts": "x"},
 }
@@ -204,13 +206,14 @@ def runnable(tiny_model_dir, tiny_reward_dir, tmp_path_factory) -> dict[str, dic
         "sft": {**chat, "conversations": folder / "chats.json", "max_length": POSITIONS, "max_new_tokens": 4},
         "reward": {**chat, "rankings": folder / "ranked.jsonl", "max_length": POSITIONS},
         "dpo": {**chat, "rankings": folder / "ranked.jsonl", "max_length": POSITIONS},
+        "kto": {**chat, "rankings": folder / "ranked.jsonl", "max_length": POSITIONS},
         "ppo": ppo,
         "rloo": online,
         "grpo": online,
     }
 
 
-CHAT_RECIPES = ("sft", "reward", "dpo", "ppo", "rloo", "grpo")
+CHAT_RECIPES = ("sft", "reward", "dpo", "kto", "ppo", "rloo", "grpo")
 
 
 @pytest.mark.parametrize("recipe", CHAT_RECIPES)
@@ -246,7 +249,7 @@ def test_every_model_is_loaded_as_the_options_say(recipe, runnable, tmp_path, mo
     finally:
         os.environ.clear()  # the library's arguments leave settings there for accelerate
         os.environ.update(environment)
-    models = {"sft": 1, "reward": 1, "dpo": 2, "ppo": 4, "rloo": 3, "grpo": 2}[
+    models = {"sft": 1, "reward": 1, "dpo": 2, "kto": 2, "ppo": 4, "rloo": 3, "grpo": 2}[
         recipe
     ]  # GRPO without a KL needs no reference
     assert seen == [("eager", torch.bfloat16, True)] * models

@@ -198,7 +198,7 @@ def test_the_answer_to_the_longest_prompt_fits_the_context(path):
 
 def test_every_stage_that_has_a_context_is_asked_whether_it_fits():
     fitted = [path.stem for path in CONFIGS if "max_length" in values(path)]
-    assert {stem: fitted.count(stem) for stem in {*fitted}} == {"sft": 4, "reward": 4, "dpo": 2}
+    assert {stem: fitted.count(stem) for stem in {*fitted}} == {"sft": 4, "reward": 4, "dpo": 2, "kto": 1}
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem == "ppo"], ids=short)
@@ -329,6 +329,7 @@ CALCULATIONS = {
     "gpt2_small/sft.yaml": 6,
     "quickstart/dpo.yaml": 0,
     "quickstart/grpo.yaml": 1,
+    "quickstart/kto.yaml": 0,
     "quickstart/mix.yaml": 0,
     "quickstart/ppo.yaml": 0,
     "quickstart/pretrain.yaml": 0,

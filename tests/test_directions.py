@@ -30,7 +30,7 @@ def imported(path: Path) -> set[str]:
 
 
 def test_the_sources_are_found():
-    assert len(FILES) > 80 and len(RECIPES) == 7
+    assert len(FILES) > 80 and len(RECIPES) == 8
 
 
 @pytest.mark.parametrize("file", FILES)

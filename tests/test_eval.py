@@ -576,6 +576,7 @@ def test_methods_compared(command, tmp_path):
     write_method(folder, "ppo_seed2", 250.0, interval(0.63, 0.45, 0.75), episodes=640)
     write_method(folder, "rloo", 262.0, interval(0.7, 0.66, 0.74), episodes=9000)
     write_method(folder, "dpo", 244.0, interval(0.6, 0.5, 0.7), pairs=5000)
+    write_method(folder, "kto", 241.0, None, answers=300)
     for model, right in (("sft", 0.5), ("ppo", 0.6)):
         answered = {"model": model, "data": ["x.json"], "metrics": {"exact_match": interval(right, 0.4, 0.9)}}
         write_results(folder, f"answers_{model}_heldout", answered)
@@ -589,6 +590,7 @@ def test_methods_compared(command, tmp_path):
         ["PPO, seed 2", "63.0% [45.0%, 75.0%]", "not run", "3.21 [3.00, 12.35]", "250 s", "640 answers"],
         ["PPO, seed 10", "not run", "not run", "not run", "250 s", "12,864 answers"],
         ["DPO", "60.0% [50.0%, 70.0%]", "not run", "3.21 [3.00, 12.35]", "244 s", "5,000 pairs"],
+        ["KTO", "not run", "not run", "not run", "241 s", "300 labelled answers"],
         ["RLOO", "70.0% [66.0%, 74.0%]", "not run", "3.21 [3.00, 12.35]", "262 s", "9,000 answers"],
     ]
     caption = (

@@ -1,4 +1,4 @@
-"""DPO, RLOO and GRPO through their commands, on models so small that a run takes a second.
+"""DPO, KTO, RLOO and GRPO through their commands, on models so small that a run takes a second.
 
 They compare with PPO only where they see the same thing: the same reward at the same token, the same probabilities.
 """
@@ -49,7 +49,8 @@ from data_prep.train_tokenizer import train_tokenizer
 from recipes.trainers.resuming import Clock
 from recipes.trainers.rloo_grpo import count_positions_from_first_token, reward_at_last_token
 
-METHODS = ("dpo", "rloo", "grpo")
+METHODS = ("dpo", "kto", "rloo", "grpo")
+RANKED = ("dpo", "kto")
 DRAWING = ("rloo", "grpo")
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!?"
 # Before the first process starts: these recipes too are imported once for all.
@@ -86,7 +87,7 @@ def drawing_settings(tiny_chat_tokenizer, long_is_good_dir, tmp_path_factory) ->
 
 @pytest.fixture(scope="module")
 def settings(dpo_settings, drawing_settings) -> dict[str, dict]:
-    return {"dpo": dpo_settings, **dict.fromkeys(DRAWING, drawing_settings)}
+    return {**dict.fromkeys(RANKED, dpo_settings), **dict.fromkeys(DRAWING, drawing_settings)}
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +330,7 @@ def test_to_be_cut_costs_the_penalty(method, drawing_settings, functions, tmp_pa
     assert all(score == 0 for _, score in found["score"])
 
 
-# All three
+# All four
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -340,8 +341,8 @@ def test_lora_is_merged_and_only_its_matrices_have_moved(method, settings, tmp_p
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id and model.generation_config.use_cache
     moved = differing(tmp_path / method, given["model_name_or_path"])
     assert moved and all(name.startswith("transformer.h.") and ".c_" in name for name in moved)
-    curve = results(tmp_path / method, method)["curves"]["margin" if method == "dpo" else "length"]
-    assert curve[-1][1] > curve[0][1] + (0.2 if method == "dpo" else 1)
+    curve = results(tmp_path / method, method)["curves"]["margin" if method in RANKED else "length"]
+    assert curve[-1][1] > curve[0][1] + (0.2 if method in RANKED else 1)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -351,7 +352,7 @@ def test_a_run_whose_time_is_over_stops_after_its_step_and_saves_the_model(metho
     loaded(out)
     found = results(tmp_path, method)
     assert all([step for step, _ in points] == [1] for points in found["curves"].values())
-    assert found["metrics"]["steps" if method == "dpo" else "episodes"] == (1 if method == "dpo" else 32)
+    assert found["metrics"]["steps" if method in RANKED else "episodes"] == (1 if method in RANKED else 32)
 
 
 @pytest.mark.parametrize("method", METHODS)

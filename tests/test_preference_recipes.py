@@ -106,8 +106,15 @@ def test_bad_rows_are_named_or_set_aside_and_what_is_left_out_is_said(recipe, fi
         assert results(tmp_path / "out", "reward")["metrics"]["pairs"] == 2
 
 
-@pytest.mark.parametrize("recipe", ["reward", "dpo"])
-def test_columns_of_other_names(recipe, tiny_model_dir, tmp_path):
+@pytest.mark.parametrize(
+    ("recipe", "read"),
+    [
+        ("reward", "4 rankings, 4 pairs"),
+        ("dpo", "4 rankings, 4 pairs"),
+        ("kto", "8 labelled answers, 4 good and 4 bad, from 4 rankings taken apart: the best is good, the last bad"),
+    ],
+)
+def test_columns_of_other_names(recipe, read, tiny_model_dir, tmp_path):
     write_jsonl(tmp_path / "own.jsonl", [{"q": letter, "good": "yes", "bad": "no", "prompt": 1} for letter in "abcd"])
     given = {"rankings": tmp_path / "own.jsonl", "model_name_or_path": tiny_model_dir, "max_length": POSITIONS}
     given |= {"output_dir": tmp_path / "out", "max_steps": 1, "save_strategy": "no"}
@@ -116,7 +123,7 @@ def test_columns_of_other_names(recipe, tiny_model_dir, tmp_path):
         again(recipe, **given, columns="prompt=q,chosen=good,rejected=worse"), "own.jsonl: 4 rows"
     )
     done = succeeded(again(recipe, **given, columns="prompt=q,chosen=good,rejected=bad"))
-    assert "own.jsonl: 4 rankings, 4 pairs\n" in done.out
+    assert f"own.jsonl: {read}\n" in done.out
 
 
 def test_margins_without_scores_are_refused(files, tiny_model_dir, tmp_path):

@@ -102,12 +102,13 @@ def test_a_reward_model_beside_quantized_weights_is_whole_and_right(data, tiny_m
     assert all(one > other for one, other in zip(good, bad, strict=True))
 
 
-@pytest.mark.parametrize("recipe", ["dpo", "ppo", "rloo", "grpo"])
+@pytest.mark.parametrize("recipe", ["dpo", "kto", "ppo", "rloo", "grpo"])
 def test_preferences_are_learned_beside_quantized_weights(recipe, data, tiny_model_dir, tiny_reward_dir, tmp_path):
     steps = {"logging_steps": 1, "save_strategy": "no", "per_device_train_batch_size": 8, "learning_rate": 0.01}
     sampled = {"prompts": data / "chats.json", "reward_model_path": tiny_reward_dir}
     given = {
         "dpo": {"rankings": data / "ranked.jsonl", "max_length": POSITIONS, "max_steps": 2},
+        "kto": {"rankings": data / "ranked.jsonl", "max_length": POSITIONS, "max_steps": 2},
         "ppo": {**sampled, "num_mini_batches": 1, "response_length": 4, "total_episodes": 16},
         "rloo": {**sampled, "num_generations": 2, "max_completion_length": 4, "max_steps": 2},
         "grpo": {**sampled, "num_generations": 2, "max_completion_length": 4, "max_steps": 2},

@@ -33,7 +33,7 @@ from data_prep.common.files import UNFINISHED, write_json, write_jsonl
 from data_prep.models.loading import load_checkpoint, load_reward_model
 from recipes.trainers import resuming, saving
 
-RECIPES = ("pretrain", "sft", "reward", "dpo", "ppo", "rloo", "grpo")
+RECIPES = ("pretrain", "sft", "reward", "dpo", "kto", "ppo", "rloo", "grpo")
 processes().set_forkserver_preload(["pytest", *(f"recipes.{recipe}" for recipe in RECIPES)])
 TOKEN = "hf_secret_of_the_user"
 
@@ -77,6 +77,7 @@ def settings(tiny_tokenizer, tiny_model_dir, tiny_reward_dir, ready_to_end_dir, 
         },
         "reward": {**lora, **assistant, "rankings": folder / "rankings.jsonl", "max_length": POSITIONS},
         "dpo": {**lora, **assistant, "rankings": folder / "rankings.jsonl", "max_length": POSITIONS},
+        "kto": {**lora, **assistant, "rankings": folder / "rankings.jsonl", "max_length": POSITIONS},
         "ppo": {**steps, **LORA, "lora_r": 4, **draws, "sft_model_path": ready_to_end_dir, "total_episodes": 12},
         "rloo": {**lora, **ready, **groups},
         "grpo": {**lora, **ready, **groups},

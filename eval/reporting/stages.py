@@ -38,6 +38,12 @@ METHODS = {
         "{steps} steps on {pairs} pairs of answers",
         "prefers the better answer in {eval_accuracy} of held-out pairs",
     ),
+    "kto": (
+        "KTO",
+        "accelerate launch recipes/kto.py",
+        "{steps} steps on {answers} labelled answers",
+        "rewards held-out answers labelled good with {eval_chosen}, those labelled bad with {eval_rejected}",
+    ),
     "rloo": (
         "RLOO",
         "accelerate launch recipes/rloo.py",

@@ -56,7 +56,11 @@ def comparison(results: dict) -> list[dict]:
     for name, title in trainings(results).items():
         result, won = results[name], results.get(f"win_rate_{name}_vs_sft", {})
         metrics, right = result.get("metrics", {}), results.get(f"answers_{name}_heldout", {})
-        learned = {"answers": metrics.get("episodes"), "pairs": result.get("pairs")}
+        learned = {
+            "answers": metrics.get("episodes"),
+            "pairs": result.get("pairs"),
+            "labelled answers": result.get("answers"),
+        }
         rows.append(
             {
                 "name": name,

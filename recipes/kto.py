@@ -1,0 +1,184 @@
+"""Improve an assistant by KTO on answers labelled good or bad, without pairs and without a reward model.
+
+    accelerate launch recipes/kto.py --config recipes/configs/quickstart/kto.yaml
+    accelerate launch recipes/kto.py --config recipes/configs/quickstart/kto.yaml --use_peft --lora_target_modules all-linear
+
+Kahneman-Tversky optimization (Ethayarajh 2024, arXiv:2402.01306) by TRL's own trainer, from the SFT checkpoint that
+recipes/ppo.py starts from. One label a prompt is enough: thumbs up or down. Rankings and pairs are taken apart, the best
+answer good and the last one bad. The reward is implicit, beta · log(policy / reference) of an answer; good answers are
+pushed above, bad ones below a zero point, the KL of the policy to its reference, which TRL estimates on the prompts of a
+batch with each other's answers. So a batch needs two rows or more, and the rows keep one order, shuffled once by the
+seed. With `--use_peft` LoRA adapters are trained, beside quantized weights with `--load_in_4bit`; the reference is the
+policy with its adapter switched off. They are merged before saving unless `--merge_adapter false`.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+from datasets import Dataset
+from transformers import AutoConfig, AutoTokenizer, set_seed
+from trl import KTOConfig, KTOTrainer, ModelConfig, get_peft_config
+
+from data_prep.common.disjoint import check_disjoint
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import write_results
+from data_prep.models.loading import check_context, checkpoint_or_hub_id
+from data_prep.models.scoring import encode_answers
+from data_prep.readers.labels import load_labels
+from data_prep.readers.preferences import prompt_key
+from data_prep.tokens.chat_encoder import special_token_text
+from recipes.trainers.arguments import model_kwargs, parse_arguments
+from recipes.trainers.curves import logged, save_curves
+from recipes.trainers.resuming import open_run, train
+from recipes.trainers.saving import finish, merge_and_save
+
+WITHOUT_KL = "apo_zero_unpaired"  # the loss_type that estimates none
+BATCHES = (
+    "the KL is estimated within batches of per_device_train_batch_size that are put together once, by one process"
+)
+REFUSED = {"auto_find_batch_size": BATCHES, "dataset_num_proc": BATCHES}
+
+
+@dataclass
+class ScriptArguments:
+    rankings: list[str] = field(
+        metadata={"help": "Rankings, pairs, scored lists or labelled answers: files, folders or hf://owner/name."}
+    )
+    heldout: list[str] | None = field(
+        default=None,
+        metadata={"help": "Data to evaluate on, which training does not see; default: none (pretraining needs some)."},
+    )
+    on_bad: str = field(
+        default="error", metadata={"help": "What to do with bad rows: error, repair, or quarantine (into output_dir)."}
+    )
+    columns: str | None = field(
+        default=None, metadata={"help": "The file's own column names: field=column,...; default: find the format."}
+    )
+    max_seconds: float | None = field(
+        default=None, metadata={"help": "Stop training after so many seconds; default: run to the end."}
+    )
+    results_dir: str | None = field(default=None, metadata={"help": "Folder for the metrics; default: output_dir."})
+    merge_adapter: bool = field(
+        default=True, metadata={"help": "Save LoRA merged into the model; false: the adapter alone."}
+    )
+
+
+def check_batches(args: KTOConfig) -> None:
+    """Raise InputError for batches in which the KL cannot be estimated."""
+    if args.loss_type == WITHOUT_KL:
+        return
+    if args.per_device_train_batch_size < 2:
+        raise InputError(
+            f"per_device_train_batch_size: found {args.per_device_train_batch_size}; expected 2 or more: KTO estimates the "
+            "KL on the prompts of a batch with each other's answers. gradient_accumulation_steps does not count"
+        )
+    if args.train_sampling_strategy != "sequential":
+        raise InputError(
+            f"train_sampling_strategy: found {args.train_sampling_strategy!r}; expected 'sequential': the KL is estimated "
+            "within batches that are put together once"
+        )
+
+
+def as_labelled(answers: Dataset, tokenizer, max_length: int, args: KTOConfig) -> Dataset:
+    """The rows in TRL's conversational format, {"prompt", "completion": messages, "label"}, shuffled once by the seed.
+
+    Answers beyond `max_length` tokens with their prompt are left out, with a count on the screen: TRL would truncate them,
+    end of turn and all, or drop them, without a word. A row that would be a batch of its own, without another's answer to
+    estimate the KL on, is left out too. Raises InputError if the good or the bad answers are none.
+    """
+    rows, special = [], special_token_text(tokenizer)
+    encoded = encode_answers(tokenizer, list(answers["prompt"]), [[text] for text in answers["completion"]])
+    for row, (ids,) in zip(answers, encoded, strict=True):
+        # TRL encodes by this: "<|endoftext|>" that somebody typed stays text.
+        texts = [message["content"] for message in row["prompt"]] + [row["completion"]]
+        options = {"sanitize_control_tokens": any(special.search(text) for text in texts)}
+        if len(ids) <= max_length:
+            turns = [{"role": "assistant", "content": row["completion"]}]
+            rows.append({**row, "completion": turns, "chat_template_kwargs": options})
+    labelled = Dataset.from_list(rows).shuffle(seed=args.seed if args.data_seed is None else args.data_seed)
+    left_out = f"; {len(answers) - len(rows):,} beyond {max_length} tokens (max_length) are left out"
+    left_out = left_out if len(rows) < len(answers) else ""
+    if args.loss_type != WITHOUT_KL and len(rows) % args.per_device_train_batch_size == 1:
+        labelled = labelled.select(range(len(rows) - 1))
+        left_out += "; 1 is left out that would be a batch by itself"
+    good = sum(labelled["label"]) if rows else 0
+    counts = f"{good:,} answers labelled good and {len(labelled) - good:,} labelled bad"
+    if not 0 < good < len(labelled):
+        raise InputError(f"KTO needs answers of both labels: found {counts}{left_out}")
+    print(f"{counts}{left_out}")
+    return labelled
+
+
+def main() -> None:
+    script, args, model_args = parse_arguments(ScriptArguments, KTOConfig, ModelConfig, refused=REFUSED)
+    run = open_run(script, args, model_args)
+    check_batches(args)
+
+    # Tokenizer
+    revision = model_args.model_revision
+    name = checkpoint_or_hub_id(model_args.model_name_or_path, "recipes/sft.py", revision)
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    config = AutoConfig.from_pretrained(name, revision=revision)
+    check_context(tokenizer, config, args.max_length)
+
+    # Dataset
+    load = partial(load_labels, on_bad=script.on_bad, columns=script.columns)
+    dataset = load(script.rankings, quarantine=f"{args.output_dir}/quarantine.jsonl")
+    heldout = (
+        load(script.heldout, quarantine=f"{args.output_dir}/quarantine_heldout.jsonl") if script.heldout else None
+    )
+    if heldout:
+        prompts = dict.fromkeys(map(prompt_key, heldout["prompt"]))  # each may have several answers
+        check_disjoint(map(prompt_key, dataset["prompt"]), prompts, script.heldout)
+    # Set for TRL too: a prompt with another's answer may be longer than any row, and is truncated for the KL alone.
+    args.max_length = max_length = args.max_length or config.max_position_embeddings
+    dataset = as_labelled(dataset, tokenizer, max_length, args)
+    heldout = as_labelled(heldout, tokenizer, max_length, args) if heldout else None
+
+    # Model
+    # By name: TRL loads the policy and its reference alike.
+    args.model_init_kwargs = {**model_kwargs(model_args), "revision": revision}
+    set_seed(args.seed)  # LoRA's matrices are initialised at random
+
+    # Trainer
+    trainer = KTOTrainer(
+        name,
+        args=args,
+        train_dataset=dataset,
+        eval_dataset=heldout,
+        processing_class=tokenizer,
+        peft_config=get_peft_config(model_args),
+    )
+
+    # Train
+    seconds = train(trainer, run, script.max_seconds)
+
+    # Evaluate
+    evaluated = trainer.evaluate() if heldout else {}
+    if heldout:
+        good, bad = (evaluated[f"eval_rewards/{side}"] for side in ("chosen", "rejected"))
+        print(f"gives held-out answers labelled good a reward of {good:+.3f}, those labelled bad {bad:+.3f}")
+
+    # Save
+    merge_and_save(trainer, tokenizer, merge=script.merge_adapter)
+    if trainer.is_world_process_zero():
+        history, steps = trainer.state.log_history, trainer.state.global_step
+        shown = {"margin": "rewards/margins", "chosen": "rewards/chosen", "rejected": "rewards/rejected", "kl": "kl"}
+        curves = {"loss": logged(history, "loss")} | {key: logged(history, theirs) for key, theirs in shown.items()}
+        curves = {key: curve for key, curve in curves.items() if curve}  # a short run may see one label alone
+        save_curves(f"{args.output_dir}/curve.png", curves)
+        metrics = {"loss_first": curves["loss"][0][1], "loss_last": curves["loss"][-1][1]}
+        metrics |= {f"{key}_last": curves[key][-1][1] for key in shown if key in curves} | {"steps": steps}
+        kept = {f"eval_{key}": f"eval_{theirs}" for key, theirs in {"loss": "loss", **shown}.items()}
+        metrics |= {key: evaluated[theirs] for key, theirs in kept.items() if theirs in evaluated}
+        results = {"seconds": seconds, "answers": len(dataset), "metrics": metrics, "curves": curves}
+        write_results(script.results_dir or args.output_dir, "kto", results)
+        print(
+            f"KTO in {steps:,} steps on {len(dataset):,} labelled answers in {seconds:.0f} s; "
+            f"the model is in {args.output_dir}"
+        )
+    finish(trainer)
+
+
+if __name__ == "__main__":
+    run_main(main)
