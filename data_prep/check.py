@@ -18,7 +18,8 @@ The folder can be given as data to any command: none reads report/. The exit cod
 --on_bad says what happens to a row that cannot be used. quarantine: it is quarantined. repair: it is repaired if no guess
 is needed, otherwise quarantined. error: the command fails after the report. A human turn at the end is trimmed in any
 case, as in the recipes. All else is a warning, and the row is kept: duplicates (quarantined with --drop_duplicates), an
-answer equal to its prompt, control characters, special-token text, and rows that are too long.
+answer equal to its prompt, control characters, special-token text, an id on two rows, opposite judgements of the same
+answers, the only label of a prompt, and rows that are too long: what the recipes will do with these is said below.
 """
 
 import argparse
@@ -33,6 +34,8 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from data_prep.checking.clashes import Clashes, with_clashes
+from data_prep.checking.context import Context
 from data_prep.checking.report import balance, histogram, page, place, show
 from data_prep.checking.rows import (
     DUPLICATES,
@@ -64,7 +67,7 @@ TOKENIZED_AT_ONCE = 256  # rows
 KINDS = ("conversations", "preferences", "documents")
 REPORT = "report"  # the folder, below --output, of what is no data
 PIPED = {"width": 1 << 16, "force_terminal": False, "no_color": True}  # of a console that is none: no line is wrapped
-TOKENS = ("total", "learned", "masked", "truncated")
+TOKENS = ("total", "learned", "masked", "truncated", "left_out")
 
 Measured = tuple[Checked, Size | None]  # a row and its size; None: it cannot be used
 
@@ -72,7 +75,7 @@ Measured = tuple[Checked, Size | None]  # a row and its size; None: it cannot be
 class Findings:
     """What has been found so far: counts, the first rows of each kind of problem, and two numbers for every kept row."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_length: int | None) -> None:
         self.files: dict[str, Counter] = {}
         self.kinds: dict[tuple[str, str], dict] = {}  # {(kind of problem, treatment of the row): {"rows", "first"}}
         self.rows = Counter({"in": 0, "out": 0, "quarantined": 0, "repaired": 0, "repairable": 0})
@@ -80,7 +83,7 @@ class Findings:
         self.languages: Counter = Counter()
         self.documents = Counter({"count": 0, "characters": 0})
         self.tokens = Counter(dict.fromkeys(TOKENS, 0))
-        self.turns, self.lengths = bytearray(), bytearray()  # 4 bytes a row
+        self.turns, self.context = bytearray(), Context(max_length)  # 4 bytes a row each
 
     def add(self, row: Row, kind: str, outcome: str, warnings: tuple[str, ...]) -> None:
         """Count a row, its problems and warnings, and its treatment. A kind of problem counts once per row."""
@@ -108,7 +111,8 @@ class Findings:
         self.roles["assistant"] += len(record.get("completions", ()))
         if "messages" in record:
             self.turns += np.uint32(len(turns)).tobytes()
-        self.lengths += np.uint32(size.length).tobytes()
+        kind = "documents" if "text" in record else "conversations" if "messages" in record else "preferences"
+        self.context.add(kind, size)
         self.tokens.update({part: getattr(size, part) for part in TOKENS})
         self.languages[language(content(record))] += 1
 
@@ -117,7 +121,7 @@ class Findings:
         order = {"error": 0, "quarantined": 0, "repaired": 1, "kept": 2}
         kinds = sorted(self.kinds.items(), key=lambda each: (order[each[0][1]], -each[1]["rows"], each[0][0]))
         names = ("rows", *KINDS, "quarantined")
-        tokenizer, max_length = arguments.tokenizer, arguments.max_length
+        tokenizer, max_length, lengths = arguments.tokenizer, arguments.max_length, self.context.all_lengths()
         return {
             "on_bad": arguments.on_bad,
             "files": [{"file": path, **{name: counts[name] for name in names}} for path, counts in self.files.items()],
@@ -126,7 +130,8 @@ class Findings:
             "documents": dict(self.documents),
             "turns": {"total": self.roles.total(), "by_role": dict(self.roles.most_common()), **summary(self.turns)},
             "tokens": {"tokenizer": tokenizer, "max_length": max_length, **self.tokens} if tokenizer else None,
-            "lengths": {"unit": "tokens" if tokenizer else "characters", **summary(self.lengths, max_length or 0)},
+            "lengths": {"unit": "tokens" if tokenizer else "characters", **summary(lengths, max_length or 0)},
+            "context": self.context.report(),
             "languages": {"method": method(), "counts": dict(self.languages.most_common())},
         }
 
@@ -145,10 +150,15 @@ def summary(numbers: bytearray, least_top: int = 0) -> dict:
 
 def duplicate_problem(duplicate: Duplicate, kind: str, original: str) -> Problem:
     noun = kind.removesuffix("s")
-    if duplicate.identical:
+    if duplicate.identical or duplicate.copy_of is not None:
         return Problem(f"duplicate {noun}", f"the turns of {original} again", "each once")
     found = f"{duplicate.similarity:.0%} of its runs of words in common with {original}"
     return Problem(f"near-duplicate {noun}", found, "each once")
+
+
+def named_original(duplicate: Duplicate) -> int:
+    """The position of the earlier row to name beside a duplicate: one with the same text, if there is one."""
+    return duplicate.original if duplicate.copy_of is None else duplicate.copy_of
 
 
 def measured(rows: Iterable[Checked], on_bad: str, lengths: Lengths) -> Iterator[Measured]:
@@ -168,7 +178,7 @@ def with_warnings(rows: Iterable[Measured], lengths: Lengths) -> Iterator[Measur
             if checked.kind == "documents":  # of any length: they are packed
                 yield checked.with_found(strange), size
                 continue
-            checked = checked.with_found(strange + over_long(size.length, lengths.max_length))
+            checked = checked.with_found(strange + over_long(checked.record, size.length, lengths.max_length))
         yield checked, size
 
 
@@ -178,14 +188,15 @@ def with_duplicates(rows: Iterable[Measured], duplicates: dict[int, Duplicate]) 
     Args:
         duplicates: {position among the usable rows: Duplicate}; an original precedes its duplicates.
     """
-    places = {duplicate.original: "" for duplicate in duplicates.values()}
+    named = {position: named_original(duplicate) for position, duplicate in duplicates.items()}
+    places = dict.fromkeys(named.values(), "")
     position = 0
     for checked, size in rows:
         if size:
             if position in places:
                 places[position] = place(checked.row.path, checked.row.line, checked.row.number)
             if duplicate := duplicates.get(position):
-                problem = duplicate_problem(duplicate, checked.kind, places[duplicate.original])
+                problem = duplicate_problem(duplicate, checked.kind, places[named[position]])
                 checked = checked.with_found([problem])
             position += 1
         yield checked, size
@@ -211,18 +222,24 @@ def examine(
             disable=None,
         )
 
+    readings: list[Clashes] = []
+
     def texts() -> Iterator[str]:
-        checked = (each for each in rows("looking for duplicates") if is_kept(treatment(each.row.problems, on_bad)))
-        return (content(each.record) for each in checked)
+        readings.append(Clashes((kind_of_columns(arguments.columns)[1] or {}).get("id", "id")))
+        for each in rows("looking for duplicates"):
+            if is_kept(treatment(each.row.problems, on_bad)):
+                readings[-1].add(each)
+                yield content(each.record)
 
     duplicates = near_duplicates(texts, arguments.similarity)
+    clashes = readings[0].earlier()
     # Under repair, too, rows that cannot be repaired are quarantined: the command reports on all rows.
     bad_rows = BadRows("error" if on_bad == "error" else "quarantine", folder / REPORT / "quarantine.jsonl")
-    findings = Findings()
+    findings = Findings(arguments.max_length)
     with contextlib.ExitStack() as stack:
         outputs: dict = {}  # {kind: file}, opened for the first row
         checked = with_warnings(measured(rows("checking"), on_bad, lengths), lengths)
-        for (row, kind, record), size in with_duplicates(checked, duplicates):
+        for (row, kind, record), size in with_clashes(with_duplicates(checked, duplicates), clashes):
             outcome = treatment(row.problems, on_bad, warnings)
             findings.add(row, kind, outcome, warnings)
             reasons = [] if is_kept(outcome) else [each for each in row.problems if each.kind not in warnings]

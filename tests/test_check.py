@@ -280,7 +280,7 @@ def test_tokens_kept_cut_and_masked(tmp_path, tiny_chat_tokenizer, monkeypatch, 
     out, _ = checked(monkeypatch, capsys, path, *arguments)
     report = read_json(tmp_path / "out" / "report" / "check.json")
     # The second: 1 + 5 + 1 + 1 masked; "<|end|>" is seven letters to it, so that 7 + 1 + 1 are the answer; 5 are cut.
-    tokens = {"total": 9 + 17, "learned": 4 + 4, "masked": 5 + 8, "truncated": 5}
+    tokens = {"total": 9 + 17, "learned": 4 + 4, "masked": 5 + 8, "truncated": 5, "left_out": 0}
     assert report["tokens"] == {"tokenizer": str(folder), "max_length": 12, **tokens}
     assert found(report) == {
         ("over-long for the context", "kept"): [(2, 2)],
@@ -299,7 +299,7 @@ def test_what_is_quarantined_is_not_measured(tmp_path, tiny_chat_tokenizer, monk
     checked(monkeypatch, capsys, path, "--tokenizer", folder, "--drop_duplicates", "--output", tmp_path / "out")
     report = read_json(tmp_path / "out" / "report" / "check.json")
     assert report["rows"] == {"in": 4, "out": 1, "quarantined": 3, "repaired": 0, "repairable": 0}
-    tokens = {"total": 9, "learned": 4, "masked": 5, "truncated": 0}
+    tokens = {"total": 9, "learned": 4, "masked": 5, "truncated": 0, "left_out": 0}
     assert report["tokens"] == {"tokenizer": str(folder), "max_length": None, **tokens}
     assert report["turns"]["total"] == 2
 

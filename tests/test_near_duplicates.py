@@ -139,13 +139,13 @@ def test_one_changed_word_in_sixty_is_found(listed, data):
 def test_every_duplicate_is_like_a_text_that_is_kept():
     # Each like the one before by 86 of 106; the first and the third share 76 of 116: too little.
     texts = [words(1, 100), words(11, 110), words(21, 120), "nothing of the kind", words(11, 110)]
-    assert found(texts) == {1: Duplicate(0, 86 / 106, False), 4: Duplicate(0, 86 / 106, False)}
+    assert found(texts) == {1: Duplicate(0, 86 / 106, False), 4: Duplicate(0, 86 / 106, False, copy_of=1)}
     assert found(texts, 0.82) == {4: Duplicate(1, 1.0, True)}
     assert found(texts, 1.0) == {4: Duplicate(1, 1.0, True)}
     assert found(texts, 0.6) == {
         1: Duplicate(0, 86 / 106, False),
         2: Duplicate(0, 76 / 116, False),
-        4: Duplicate(0, 86 / 106, False),
+        4: Duplicate(0, 86 / 106, False, copy_of=1),
     }
 
 

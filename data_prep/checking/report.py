@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.checking.context import context_sentences
 from data_prep.checking.rows import CORPUS_COMMANDS
 from data_prep.common.page import render
 from data_prep.common.plots import BLUE, RED, as_uri, canvas
@@ -96,18 +97,21 @@ def sentences(report: dict) -> list[tuple[str, str]]:
     if tokens:
         total, kept = tokens["total"], tokens["learned"] + tokens["masked"]
         parts = {
-            part: f"{tokens[part]:,} ({share(tokens[part], total)})" for part in ("learned", "masked", "truncated")
+            part: f"{tokens[part]:,} ({share(tokens[part], total)})"
+            for part in ("learned", "masked", "truncated", "left_out")
         }
         limit = f" at {tokens['max_length']:,} tokens" if tokens["max_length"] else ""
         said.append(
             (
                 "tokens",
                 f"{total:,} with {tokens['tokenizer']}: {kept:,} kept, of them {parts['learned']} to learn from and "
-                f"{parts['masked']} masked; {parts['truncated']} truncated{limit}",
+                f"{parts['masked']} masked; {parts['truncated']} truncated{limit}"
+                + (f", {parts['left_out']} left out with preferences" if tokens["left_out"] else ""),
             )
         )
     if lengths["histogram"]:
         said.append(("length", f"{spread(lengths)} {lengths['unit']}"))
+    said += [("context", sentence) for sentence in context_sentences(report["context"], share)]
     if rows["out"]:
         counts = report["languages"]["counts"]
         total = sum(counts.values())

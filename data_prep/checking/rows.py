@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from data_prep.common.errors import InputError
 from data_prep.common.files import existing
 from data_prep.common.text import counted, shorten
@@ -31,6 +33,10 @@ SPECIAL = "special-token text inside a turn"
 TIED = "all completions tied"
 LONG = "over-long for the context"
 DOCUMENT, EMPTY_DOCUMENT = "a document", "a document without text"
+LONG_ANSWER = "an answer over-long for the context"
+SAME_ID = "the same id on different rows"
+OPPOSED = "opposite judgements of the same answers"
+ONE_LABEL = "the only label of its prompt"
 DUPLICATES = (
     "duplicate document",
     "near-duplicate document",
@@ -47,6 +53,10 @@ WARNINGS = (
     SPECIAL,
     TIED,
     LONG,
+    LONG_ANSWER,
+    SAME_ID,
+    OPPOSED,
+    ONE_LABEL,
     *DUPLICATES,
 )  # a row with no other problem is usable
 KINDS_TO_TRAIN_ON = "conversations or preferences, to make an assistant"
@@ -72,10 +82,12 @@ class Size(NamedTuple):
     """How large a usable record is. Without a tokenizer the counts of tokens are 0."""
 
     length: int  # in tokens, or in characters without a tokenizer
-    total: int = 0  # tokens: the sum of the three below
+    total: int = 0  # tokens: the sum of the four below
     learned: int = 0  # tokens that enter the loss
     masked: int = 0  # tokens that do not
-    truncated: int = 0  # tokens beyond the context
+    truncated: int = 0  # tokens of a conversation beyond the context
+    left_out: int = 0  # tokens of a preference with an answer beyond the context
+    prompt: int = 0  # tokens before the last answer
 
 
 def checked_rows(
@@ -239,7 +251,10 @@ class Lengths:
         return Size(tokens, tokens, tokens)
 
     def measure(self, records: list[dict]) -> list[Size]:
-        """The sizes of records. A preference counts every answer with its prompt, and is as long as the longest."""
+        """The sizes of records. A preference counts every answer with its prompt, and is as long as the longest.
+
+        Beyond the context the recipes truncate a conversation, and leave out a preference.
+        """
         conversations = [conversations_of(record) for record in records]
         if self.encoder is None:
             return [
@@ -249,16 +264,33 @@ class Lengths:
             self.encoder.encode(self.encoder.render([each for several in conversations for each in several]))
         )
         sizes = []
-        for several in conversations:
+        for record, several in zip(records, conversations, strict=True):
             masks = [next(encoded).mask for _ in several]
+            longest, prompt = max(map(len, masks)), tokens_before_answer(masks[0])
+            if "messages" not in record and over_long(record, longest, self.max_length):
+                sizes.append(Size(longest, sum(map(len, masks)), left_out=sum(map(len, masks)), prompt=prompt))
+                continue
             kept = [mask[: self.max_length] for mask in masks]
             total, seen, learned = sum(map(len, masks)), sum(map(len, kept)), sum(int(mask.sum()) for mask in kept)
-            sizes.append(Size(max(map(len, masks)), total, learned, seen - learned, total - seen))
+            sizes.append(Size(longest, total, learned, seen - learned, total - seen, prompt=prompt))
         return sizes
 
 
-def over_long(length: int, max_length: int | None) -> list[Problem]:
+def tokens_before_answer(mask: np.ndarray) -> int:
+    """How many tokens stand before the last run of those that enter the loss: (tokens,) bool."""
+    learned = np.flatnonzero(mask)
+    if not len(learned):
+        return len(mask)
+    gaps = np.flatnonzero(np.diff(learned) > 1)
+    return int(learned[gaps[-1] + 1] if len(gaps) else learned[0])
+
+
+def over_long(record: dict, length: int, max_length: int | None) -> list[Problem]:
     """The problem of a record of more than `max_length` tokens; none if there is no limit."""
     if max_length is None or length <= max_length:
         return []
-    return [Problem(LONG, counted(length, "token"), f"at most {max_length:,}, or the rest is truncated")]
+    if "messages" in record:
+        expected = f"at most {max_length:,}, or the rest is truncated"
+        return [Problem(LONG, counted(length, "token"), expected)]
+    expected = f"at most {max_length:,}, or it is left out (recipes/reward.py, dpo.py, kto.py)"
+    return [Problem(LONG_ANSWER, f"{counted(length, 'token')} with the prompt", expected)]

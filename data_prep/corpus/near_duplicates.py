@@ -37,6 +37,7 @@ class Duplicate(NamedTuple):
     original: int  # its position, from 0
     similarity: float  # Jaccard, 0 to 1
     identical: bool  # every character
+    copy_of: int | None = None  # an earlier text that is the same in every character, and itself a near-duplicate
 
 
 @cache
@@ -170,7 +171,7 @@ def near_duplicates(
         found = _alike(texts, shared, threshold) if shared else {}
         for position, duplicate in duplicates.items():  # copies of a near-duplicate are near-duplicates too
             if duplicate.original in found:
-                duplicates[position] = found[duplicate.original]
+                duplicates[position] = found[duplicate.original]._replace(copy_of=duplicate.original)
         duplicates |= found
     return duplicates
 
