@@ -19,7 +19,8 @@ The folder can be given as data to any command: none reads report/. The exit cod
 is needed, otherwise quarantined. error: the command fails after the report. A human turn at the end is trimmed in any
 case, as in the recipes. All else is a warning, and the row is kept: duplicates (quarantined with --drop_duplicates), an
 answer equal to its prompt, control characters, special-token text, an id on two rows, opposite judgements of the same
-answers, the only label of a prompt, and rows that are too long: what the recipes will do with these is said below.
+answers, the only label of a prompt, and rows that are too long: what the recipes will do with these is said below. Rows
+with images, audio or video cannot be used; other fields that no reader takes are counted.
 """
 
 import argparse
@@ -56,8 +57,10 @@ from data_prep.checking.rows import (
 from data_prep.common.batches import batched
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import atomic_folder, atomic_write, vacant, write_json
+from data_prep.common.reasoning import REASONING
 from data_prep.corpus.languages import language, method
 from data_prep.corpus.near_duplicates import Duplicate, near_duplicates
+from data_prep.readers.unread import Tally
 from data_prep.rows.bad_rows import ON_BAD, BadRows
 from data_prep.rows.problems import Problem, Row
 from data_prep.rows.read import data_files
@@ -75,7 +78,8 @@ Measured = tuple[Checked, Size | None]  # a row and its size; None: it cannot be
 class Findings:
     """What has been found so far: counts, the first rows of each kind of problem, and two numbers for every kept row."""
 
-    def __init__(self, max_length: int | None) -> None:
+    def __init__(self, max_length: int | None, reasoning: str) -> None:
+        self.tally = Tally(reasoning)
         self.files: dict[str, Counter] = {}
         self.kinds: dict[tuple[str, str], dict] = {}  # {(kind of problem, treatment of the row): {"rows", "first"}}
         self.rows = Counter({"in": 0, "out": 0, "quarantined": 0, "repaired": 0, "repairable": 0})
@@ -102,8 +106,11 @@ class Findings:
         file = self.files.setdefault(row.path, Counter())
         file.update({"rows": 1, "quarantined": quarantined, kind: 1})
 
-    def measure(self, record: dict, size: Size) -> None:
-        """Count the turns, the size and the language of a row that is kept."""
+    def measure(self, record: dict, size: Size, unread: tuple[str, ...], reasoning: int) -> None:
+        """Count the turns, the size and the language of a row that is kept, and what is not read of it."""
+        self.tally.fields.update(unread)
+        self.tally.turns += reasoning
+        self.tally.lost += size.lost
         turns = record.get("messages", record.get("prompt", []))
         if "text" in record:
             self.documents.update({"count": 1, "characters": len(record["text"])})
@@ -133,6 +140,8 @@ class Findings:
             "lengths": {"unit": "tokens" if tokenizer else "characters", **summary(lengths, max_length or 0)},
             "context": self.context.report(),
             "languages": {"method": method(), "counts": dict(self.languages.most_common())},
+            "fields_not_read": dict(self.tally.fields.most_common()),
+            "reasoning": {"policy": self.tally.reasoning, "turns": self.tally.turns, "left_out": self.tally.lost},
         }
 
 
@@ -214,7 +223,7 @@ def examine(
 
     def rows(doing: str) -> Iterator[Checked]:
         return tqdm(
-            checked_rows(files, arguments.columns, lengths.roles),
+            checked_rows(files, arguments.columns, lengths.roles, arguments.reasoning),
             desc=doing,
             unit=" rows",
             leave=False,
@@ -235,16 +244,16 @@ def examine(
     clashes = readings[0].earlier()
     # Under repair, too, rows that cannot be repaired are quarantined: the command reports on all rows.
     bad_rows = BadRows("error" if on_bad == "error" else "quarantine", folder / REPORT / "quarantine.jsonl")
-    findings = Findings(arguments.max_length)
+    findings = Findings(arguments.max_length, arguments.reasoning)
     with contextlib.ExitStack() as stack:
         outputs: dict = {}  # {kind: file}, opened for the first row
         checked = with_warnings(measured(rows("checking"), on_bad, lengths), lengths)
-        for (row, kind, record), size in with_clashes(with_duplicates(checked, duplicates), clashes):
+        for (row, kind, record, *beside), size in with_clashes(with_duplicates(checked, duplicates), clashes):
             outcome = treatment(row.problems, on_bad, warnings)
             findings.add(row, kind, outcome, warnings)
             reasons = [] if is_kept(outcome) else [each for each in row.problems if each.kind not in warnings]
             if bad_rows.accept(row._replace(problems=reasons), REPAIRABLE):
-                findings.measure(record, size)
+                findings.measure(record, size, *beside)
                 if arguments.output:
                     if kind not in outputs:
                         outputs[kind] = stack.enter_context(atomic_write(folder / f"{kind}.jsonl"))
@@ -275,6 +284,13 @@ def main() -> None:
     )
     parser.add_argument("--drop_duplicates", action="store_true", help="quarantine duplicates and near-duplicates")
     parser.add_argument(
+        "--reasoning",
+        choices=REASONING,
+        default="keep",
+        help="an assistant's <think>…</think> or reasoning_content: in the tokens and the loss, in neither, or masked: in the "
+        "tokens alone (default: keep)",
+    )
+    parser.add_argument(
         "--output", type=Path, help="folder to write rows, quarantine and report to (default: write nothing)"
     )
     arguments = parser.parse_args()
@@ -286,7 +302,7 @@ def main() -> None:
     files = data_files(arguments.files, plain_text=True)
     if arguments.output:
         vacant(arguments.output)
-    lengths = Lengths(arguments.tokenizer, arguments.max_length)
+    lengths = Lengths(arguments.tokenizer, arguments.max_length, arguments.reasoning)
 
     from rich.console import Console  # slow to import
 

@@ -51,7 +51,7 @@ def text_of(value) -> tuple[dict, list[Problem]]:
     if classify(value) == "preferences":
         expected = "conversations or documents: a corpus is read as good text, and rankings hold bad answers"
         return {}, [Problem("a preference", f"keys {shorten(sorted(value))}", expected)]
-    messages, problems = conversation_formats.to_conversation(value)
+    messages, problems = conversation_formats.to_conversation(value, roles=conversation_formats.PLAIN_ROLES)
     return {"text": "\n\n".join(str(message["content"]) for message in messages)}, problems
 
 

@@ -7,7 +7,8 @@ Takes conversations of any usual format as they are (data_prep/readers/conversat
 assistant's turns only (their end-of-turn token included), and short conversations are packed into rows of `max_length`
 tokens without seeing each other. With `--use_peft` LoRA adapters are trained, beside quantized weights with
 `--load_in_4bit`, and merged before saving unless `--merge_adapter false`. Before training, one example is shown with its
-loss mask; at the end the EOS rate of sampled answers is measured.
+loss mask; at the end the EOS rate of sampled answers is measured. Tools and calls in the data go to the chat template, the loss
+is on the calls; `--reasoning` says what becomes of <think> blocks.
 """
 
 import sys
@@ -27,7 +28,7 @@ from data_prep.models.generation import generate_answers
 from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_tokenizer
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import last_question, split_last_answer
-from data_prep.tokens.sft_dataset import load_tokenized
+from data_prep.tokens.sft_dataset import load_tokenized, messages_of
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import logged, rows_seen, save_curves
 from recipes.trainers.muon import MuonWithAdamW
@@ -60,6 +61,12 @@ class ScriptArguments:
     )
     long: str = field(
         default="truncate", metadata={"help": "Conversations beyond max_length: drop, truncate, or split at turns."}
+    )
+    reasoning: str = field(
+        default="keep",
+        metadata={
+            "help": "<think> blocks and reasoning_content: keep, drop, or mask (in the tokens, not in the loss)."
+        },
     )
     results_dir: str | None = field(default=None, metadata={"help": "Folder for the metrics; default: output_dir."})
     muon_lr: float | None = field(
@@ -113,6 +120,7 @@ def main() -> None:
         long=script.long,
         columns=script.columns,
         assistant_only=args.assistant_only_loss,
+        reasoning=script.reasoning,
     )
     dataset = load(script.conversations, quarantine=f"{args.output_dir}/quarantine.jsonl")
     heldout = (
@@ -149,7 +157,7 @@ def main() -> None:
     # Evaluate
     evaluated = trainer.evaluate() if heldout else {}
     checked = (heldout or dataset).shuffle(seed=args.seed).select(range(min(64, len(heldout or dataset))))
-    prompts = [split_last_answer(messages)[0] for messages in checked["messages"]]
+    prompts = [split_last_answer(messages_of(row))[0] for row in checked]
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     answers = generate_answers(model, tokenizer, prompts, script.max_new_tokens, desc="measuring the EOS rate")
     eos_rate = bootstrap_interval([answer["stopped"] for (answer,) in answers])

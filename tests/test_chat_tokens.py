@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from data_prep.common import arrow_dataset
 from data_prep.common.errors import InputError
+from data_prep.readers.conversation_formats import ALL_ROLES
 from data_prep.tokens.chat_encoder import ChatEncoder, labels
 from data_prep.tokens.sft_dataset import load_tokenized, template_roles
 from data_prep.train_tokenizer import SPECIAL_TOKENS
@@ -163,7 +164,7 @@ def test_any_messages_survive_from_the_file_to_the_tokens(tokenizer, tmp_path, c
     text = "[" + ",\n".join(rows) + "]" if ending == ".json" else "\n".join(rows)
     path.write_text(text, encoding="utf-8")
     dataset = load_tokenized(path, tokenizer, None)
-    assert dataset.column_names == ["id", "source", "row", "messages", "input_ids", "labels"]
+    assert dataset.column_names == ["id", "source", "row", "messages", "more", "input_ids", "labels"]
     assert dataset["messages"][:] == conversations
     for row, (ids, mask) in zip(dataset, encoded(tokenizer, *conversations), strict=True):
         assert row["input_ids"] == ids
@@ -283,26 +284,28 @@ def test_typed_control_tokens_are_counted(tokenizer, tmp_path, capsys):
 
 
 def test_the_roles_that_a_template_has_a_place_for(tokenizer):
-    assert template_roles(tokenizer) == ("system", "user", "assistant")
+    assert set(template_roles(tokenizer)) == set(ALL_ROLES)
     other = trained()
     other.chat_template = TRIMMING
-    assert template_roles(other) == ("system", "user", "assistant", "function_call", "tool")
+    assert template_roles(other) == ("system", "user", "assistant", "tool", "reasoning_content")
     other.chat_template = (
         "{{ raise_exception('no system') if messages[0]['role'] == 'system' }}{{ messages[0].content }}"
     )
-    assert template_roles(other) == ("user",)
+    assert template_roles(other) == ("user", "reasoning_content")
 
 
 def test_tool_turns_go_where_the_template_has_a_place_for_them(tokenizer, trimming, tmp_path):
-    turns = [human("Z"), {"from": "function_call", "value": "f"}, {"from": "observation", "value": "o"}, answer("Q")]
+    turns = [human("Z"), answer("f()"), {"from": "observation", "value": "o"}, answer("Q")]
     path = write(tmp_path, [{"conversations": turns}, SHORT])
     (row, _) = load_tokenized(path, trimming, None)
-    text = "Be good.\n\nuser: Z\nfunction_call: f\ntool: o\nassistant: Q<|endoftext|>\n"
+    text = "Be good.\n\nuser: Z\nassistant: f()<|endoftext|>\ntool: o\nassistant: Q<|endoftext|>\n"
     assert trimming.decode(row["input_ids"]) == text
-    with pytest.raises(InputError, match="2 × role that the chat template does not support"):
-        load_tokenized(path, tokenizer, None)
+    other = trained()  # an older one of this project
+    other.chat_template = tokenizer.chat_template.replace("== 'tool'", "== 'a tool'")
+    with pytest.raises(InputError, match="1 × role that the chat template does not support"):
+        load_tokenized(path, other, None)
     aside = tmp_path / "quarantine.jsonl"
-    assert len(load_tokenized(path, tokenizer, None, on_bad="quarantine", quarantine=aside)) == 1
+    assert len(load_tokenized(path, other, None, on_bad="quarantine", quarantine=aside)) == 1
 
 
 def test_a_template_without_marks(tmp_path):

@@ -18,6 +18,7 @@ from transformers import GPT2Config
 
 from data_prep.common.errors import InputError
 from data_prep.models.loading import check_context
+from data_prep.readers.conversation_formats import ALL_ROLES
 from data_prep.readers.conversations import conversation_rows, load_conversations, read_conversations
 from data_prep.rows.bad_rows import BadRows
 from data_prep.train_tokenizer import train_tokenizer
@@ -84,7 +85,14 @@ DEFECTIVE = {
         "found 'image_url' at turn 1",
     ),
     "role that the chat template does not support": (
-        {"conversations": [human(), {"from": "function_call", "value": "f()"}, {"from": "tool", "value": "1"}, gpt()]},
+        {
+            "conversations": [
+                human(),
+                {"from": "function_call", "value": '{"name": "f"}'},
+                {"from": "tool", "value": "1"},
+                gpt(),
+            ]
+        },
         "found turns of tool; expected system, user, assistant only",
     ),
     "wrong order (tool)": (
@@ -231,11 +239,10 @@ def test_tool_turns_are_kept_where_they_have_a_place(tmp_path):
         {"role": "assistant", "content": "4."},
     ]
     path = write(tmp_path, [{"messages": turns}])
-    every = ("system", "user", "assistant", "function_call", "tool")
     bad_rows = BadRows("error")
-    (row,) = conversation_rows([str(path)], bad_rows, roles=every)
-    assert [message["role"] for message in row["messages"]] == ["user", "function_call", "tool", "assistant"]
-    assert json.loads(row["messages"][1]["content"]) == calls
+    (row,) = conversation_rows([str(path)], bad_rows, roles=ALL_ROLES)
+    call = {"type": "function", "function": {"name": "twice", "arguments": {"x": 2}}}  # the arguments as an object
+    assert row["messages"] == [turns[0], {"role": "assistant", "content": "", "tool_calls": [call]}, *turns[2:]]
     assert "2 × role that the chat template does not support" in refusal(path)
 
 

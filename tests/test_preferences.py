@@ -336,12 +336,16 @@ DEFECTIVE = {
     ),
     "completion is not an answer (none)": ({"prompt": "Q", "chosen": [], "rejected": "b"}, "found [] at 'chosen'"),
     "completion is not an answer (call)": (
-        {"prompt": "Q", "chosen": "a", "rejected": [{"role": "assistant", "content": "b", "tool_calls": [{"id": 1}]}]},
+        {
+            "prompt": "Q",
+            "chosen": "a",
+            "rejected": [{"role": "assistant", "content": "b", "tool_calls": [{"name": "f"}]}],
+        },
         "at 'rejected'; expected a text, or turns that end on the assistant's",
     ),
     "role that the chat template does not support": (
         {
-            "prompt": [*ASSISTANT_LAST[:1], {"from": "function_call", "value": "f"}],
+            "prompt": [*ASSISTANT_LAST[:1], {"from": "function_call", "value": '{"name": "f"}'}],
             **PAIR,
         },
         "found turns of function_call; expected system, user, assistant only",

@@ -15,6 +15,7 @@ from data_prep.checking.rows import CORPUS_COMMANDS
 from data_prep.common.page import render
 from data_prep.common.plots import BLUE, RED, as_uri, canvas
 from data_prep.common.text import printable
+from data_prep.readers.unread import fields_line, reasoning_line
 
 BINS = 20
 FILES = 20  # files listed on the screen
@@ -119,6 +120,10 @@ def sentences(report: dict) -> list[tuple[str, str]]:
         listed = ", ".join(f"{name} {share(count, total)}" for name, count in first)
         rest = f", {len(counts) - len(first)} more" if len(counts) > len(first) else ""
         said.append(("language", f"{listed}{rest} (by {report['languages']['method']})"))
+    if report["fields_not_read"]:
+        said.append(("fields", f"not read: {fields_line(report['fields_not_read'])}"))
+    if (reasoning := report["reasoning"])["turns"]:
+        said.append(("reasoning", reasoning_line(reasoning["policy"], reasoning["turns"], reasoning["left_out"])))
     if rows["repairable"]:
         said.append(("repair", f"--on_bad repair can repair {rows['repairable']:,} of the quarantined rows"))
     return said

@@ -1,5 +1,6 @@
 """The checks of data_prep.check on one row: what it is, what is wrong with it, how long it is."""
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -9,19 +10,22 @@ import numpy as np
 from data_prep.common.errors import InputError
 from data_prep.common.files import existing
 from data_prep.common.text import counted, shorten
+from data_prep.readers import conversation_formats, preferences
 from data_prep.readers.conversation_formats import (
+    ALL_ROLES,
     EXPECTED,
-    PLAIN_ROLES,
     TRAILING_HUMAN,
     UNKNOWN_FORMAT,
     text_problem,
     to_conversation,
 )
 from data_prep.readers.conversation_formats import REPAIRABLE as REPAIRABLE_CONVERSATIONS
+from data_prep.readers.conversations import count_reasoning, drop_reasoning
 from data_prep.readers.kinds import classify, kind_of_columns
 from data_prep.readers.preference_formats import REPAIRABLE as REPAIRABLE_PREFERENCES
 from data_prep.readers.preference_formats import preference_of
 from data_prep.readers.ranks import pairs
+from data_prep.readers.unread import media_problems
 from data_prep.rows.problems import REPAIRED_BY_READING, Problem, Row
 from data_prep.rows.read import identify, is_text, rows_of
 
@@ -73,6 +77,8 @@ class Checked(NamedTuple):
     row: Row  # with all its problems
     kind: str  # "conversations", "preferences", "documents", or "" if it is none of them
     record: dict  # as it is to be written, repaired; not usable if a problem is not repairable
+    unread: tuple[str, ...] = ()  # the fields that no reader uses
+    reasoning: int = 0  # turns with reasoning
 
     def with_found(self, problems: list[Problem]) -> "Checked":
         return self._replace(row=self.row.with_found(problems)) if problems else self
@@ -88,15 +94,17 @@ class Size(NamedTuple):
     truncated: int = 0  # tokens of a conversation beyond the context
     left_out: int = 0  # tokens of a preference with an answer beyond the context
     prompt: int = 0  # tokens before the last answer
+    lost: int = 0  # turns whose reasoning the template leaves out
 
 
 def checked_rows(
-    files: Iterable[str], columns: str | None = None, roles: Iterable[str] = PLAIN_ROLES
+    files: Iterable[str], columns: str | None = None, roles: Iterable[str] = ALL_ROLES, reasoning: str = "keep"
 ) -> Iterator[Checked]:
     """All rows of `files`, each classified by its fields; with `columns` all are of the kind that these fields have.
 
     Args:
         roles: those that the chat template supports.
+        reasoning: what to do with an assistant's reasoning; "drop" takes it out of the records.
     """
     named_kind, columns = kind_of_columns(columns)
     for row in rows_of(files):
@@ -110,19 +118,26 @@ def checked_rows(
             problem = Problem("not an object", shorten(row.value), "an object, with the fields of a row: { ... }")
             yield Checked(row.with_found([problem]), "", {})
             continue
-        kind = named_kind or classify(row.value)
+        kind, unread, turns = named_kind or classify(row.value), [], 0
         if kind == "document" and isinstance(row.value["text"], str):
             yield document(row, row.value["text"], f"keys {shorten(sorted(row.value))}")
             continue
         if kind == "preferences":
-            said, problems = preference_of(row.value, columns)
+            media = media_problems(row.value)
+            said, problems = ({}, media) if media else preference_of(row.value, columns)
+            unread = [] if problems else preferences.unread_fields(row.value, columns)
         elif kind == "conversations":
             messages, problems = to_conversation(row.value, columns, roles)
+            if (turns := count_reasoning(messages, problems)) and reasoning == "drop":
+                messages, emptied = drop_reasoning(messages)
+                problems = problems + emptied
             said = {"messages": messages}
+            unread = conversation_formats.unread_fields(row.value, columns, roles)
         else:
             kind, said, problems = "", {}, [unrecognised(row.value)]
         identifier, row = identify(row.with_found(problems), (columns or {}).get("id", "id"))
-        yield Checked(row, kind, {"id": identifier, "source": row.path, "row": row.number, **said})
+        record = {"id": identifier, "source": row.path, "row": row.number, **said}
+        yield Checked(row, kind, record, tuple(unread), turns)
 
 
 def document(row: Row, text: str, found: str) -> Checked:
@@ -167,6 +182,10 @@ def conversations_of(record: dict) -> list[list[dict]]:
 def as_written(record: dict) -> dict:
     """The record in the schema that the readers take: a labelled answer under "completion", no empty "scores"."""
     written = {key: value for key, value in record.items() if value is not None}
+    if tools := written.get("messages", [{}])[0].get("tools"):  # they belong to the row, as most files have it
+        first, *others = written["messages"]
+        written["messages"] = [{key: first[key] for key in first if key != "tools"}, *others]
+        written["tools"] = tools
     if "label" in written:
         (written["completion"],) = written.pop("completions")
     return written
@@ -177,8 +196,19 @@ def content(record: dict) -> str:
     if "text" in record:
         return record["text"]
     turns = record.get("messages", record.get("prompt", []))
-    said = [message["content"] for message in turns if message["role"] != "system"]
+    said = [
+        "\n".join(filter(None, (message["content"], said_beside(message))))
+        for message in turns
+        if message["role"] != "system"
+    ]
     return "\n".join([*said, *record.get("completions", [])])
+
+
+def said_beside(message: dict) -> str:
+    """An assistant's calls and reasoning, as text."""
+    calls = message.get("tool_calls")
+    said = [message.get("reasoning_content"), json.dumps(calls, ensure_ascii=False) if calls else None]
+    return "\n".join(filter(None, said))
 
 
 def warnings_of(record: dict, special_text: Callable[[list[dict]], list[str]]) -> list[Problem]:
@@ -192,7 +222,12 @@ def warnings_of(record: dict, special_text: Callable[[list[dict]], list[str]]) -
         of = f" of completion {number}" if len(conversations) > 1 else ""
         for turn, message in enumerate(messages, start=1):
             text, where = message["content"], f"turn {turn}{of}"
-            if message["role"] == "assistant" and turn > 1 and text.strip() == messages[turn - 2]["content"].strip():
+            if (
+                message["role"] == "assistant"
+                and turn > 1
+                and text
+                and text.strip() == messages[turn - 2]["content"].strip()
+            ):
                 found.setdefault(ECHO, Problem(ECHO, f"{shorten(text)} at {where} and before it", "an answer"))
             if strange := CONTROL_CHARACTERS.search(text):
                 place = f"U+{ord(strange[0]):04X} at {where}, character {strange.start() + 1:,}"
@@ -213,9 +248,9 @@ def usual_special_text(messages: list[dict]) -> list[str]:
 class Lengths:
     """Measures records, in tokens if there is a tokenizer, otherwise in characters."""
 
-    def __init__(self, tokenizer: str | None, max_length: int | None) -> None:
+    def __init__(self, tokenizer: str | None, max_length: int | None, reasoning: str = "keep") -> None:
         """Raises InputError if the folder `tokenizer` holds no tokenizer with a chat template."""
-        self.max_length, self.encoder, self.roles = max_length, None, PLAIN_ROLES
+        self.max_length, self.encoder, self.roles = max_length, None, ALL_ROLES
         self.special_text = usual_special_text
         if tokenizer is None:
             if max_length is not None:
@@ -233,7 +268,7 @@ class Lengths:
         loaded = load_tokenizer(tokenizer)
         if loaded.chat_template is None:
             raise InputError(f"{tokenizer}: found no chat template; put a chat_template.jinja into the folder")
-        self.encoder, self.roles = ChatEncoder(loaded), template_roles(loaded)
+        self.encoder, self.roles = ChatEncoder(loaded, reasoning=reasoning), template_roles(loaded)
         self.special_text = self.encoder.special_text
         self._corpus_tokenizer = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
         self._corpus_tokenizer.no_truncation()
@@ -258,21 +293,23 @@ class Lengths:
         conversations = [conversations_of(record) for record in records]
         if self.encoder is None:
             return [
-                Size(max(sum(len(turn["content"]) for turn in each) for each in several)) for several in conversations
+                Size(max(sum(len(turn["content"]) + len(said_beside(turn)) for turn in each) for each in several))
+                for several in conversations
             ]
-        encoded = iter(
-            self.encoder.encode(self.encoder.render([each for several in conversations for each in several]))
-        )
+        rendered = self.encoder.render([each for several in conversations for each in several])
+        encoded, texts = iter(self.encoder.encode(rendered)), iter(rendered)
         sizes = []
         for record, several in zip(records, conversations, strict=True):
             masks = [next(encoded).mask for _ in several]
+            lost = sum(next(texts).lost for _ in several)
             longest, prompt = max(map(len, masks)), tokens_before_answer(masks[0])
             if "messages" not in record and over_long(record, longest, self.max_length):
-                sizes.append(Size(longest, sum(map(len, masks)), left_out=sum(map(len, masks)), prompt=prompt))
+                left_out = sum(map(len, masks))
+                sizes.append(Size(longest, left_out, left_out=left_out, prompt=prompt, lost=lost))
                 continue
             kept = [mask[: self.max_length] for mask in masks]
             total, seen, learned = sum(map(len, masks)), sum(map(len, kept)), sum(int(mask.sum()) for mask in kept)
-            sizes.append(Size(longest, total, learned, seen - learned, total - seen, prompt=prompt))
+            sizes.append(Size(longest, total, learned, seen - learned, total - seen, prompt=prompt, lost=lost))
         return sizes
 
 

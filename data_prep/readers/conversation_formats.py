@@ -6,29 +6,43 @@
     prompt, completion       or prompt, response; or question, answer; text or messages; optional: "history", "system"
     "Human: … Assistant: …"  in one string (Belle), under instruction, prompt, conversations, messages or text
 
-The format of a row is recognised by its own keys, so a file may mix formats. Other keys are ignored, but one: a row
-whose "label" or "kto_tag" is true or false is a judgement of its answer, and no demonstration (preference_formats.py).
+The format of a row is recognised by its own keys, so a file may mix formats. What may stand beside the turns, or in them:
+
+    system                             the first turn; a problem if it differs from a system turn that is there
+    label, kto_tag                     true or false: a judgement of the answer, no demonstration (preference_formats.py)
+    tools                              as transformers passes them to the chat template (see tools.py)
+    tool_calls, function_call          an assistant's turn that is in the loss; together with its text, if it has any
+    turns of tool, observation         the results, which are not
+    <think>…</think>, reasoning_content  kept, dropped or masked (see common/reasoning.py)
+    content: [{"type": "text", …}]     the texts under "text" or "value", joined; a part of another type is a problem
+    images, audios, videos             a problem: the text alone is not what was said
+    any other field                    not read, but counted (`unread_fields`)
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from data_prep.common.reasoning import BLOCK, REASONING_FIELDS
 from data_prep.common.text import counted, shorten
 from data_prep.readers.columns import renamed
+from data_prep.readers.tools import CALL, any_tools, tool_calls, tool_definitions
+from data_prep.readers.unread import media_problems, unread_of
 from data_prep.rows.problems import NOT_UNICODE, Problem, not_utf8
 
 ROLES = {
     **dict.fromkeys(("human", "user"), "user"),
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "bard", "bing"), "assistant"),
     "system": "system",
-    **dict.fromkeys(("tool", "observation"), "tool"),
+    **dict.fromkeys(("tool", "observation", "function"), "tool"),
     "function_call": "function_call",
 }
-PLAIN_ROLES = ("system", "user", "assistant")  # those that this project's chat template supports
+PLAIN_ROLES = ("system", "user", "assistant")  # without tools
+# All that a chat template may have a place for, as this project's has: "function_call" is an assistant's turn with calls.
+ALL_ROLES = (*PLAIN_ROLES, "function_call", "tool", "tools", "reasoning_content")
 UNKNOWN_FORMAT = "no known format"
 CONTRADICTION = "two formats that contradict each other"
+TWO_SYSTEMS = "two system turns that differ"
 SAME_SPEAKER = "two turns of the same speaker in a row"
 TRAILING_HUMAN = "trailing human turn"
 ROLE_ALIAS = "role alias"
@@ -45,14 +59,15 @@ QUESTION_AND_ANSWER = (
 )
 EXPECTED = "'conversations', 'messages' or " + ", ".join(f"{q!r} and {a!r}" for q, a in QUESTION_AND_ANSWER)
 # All fields that are read.
-FIELDS = ("id", "conversations", "messages", "system", "history", "input", "text",
+FIELDS = ("id", "conversations", "messages", "system", "history", "input", "text", "tools",
           *dict.fromkeys(key for pair in QUESTION_AND_ANSWER for key in pair))  # fmt: skip
 SPOKEN = re.compile(r"(?:^|\n)[ \t]*(Human|Assistant)[ \t]*[:：]")
-# {role: who may speak next}; "" is the start, or a system turn at the start.
+# {role: who may speak next}; "" is the start, or a system turn at the start. A tool may answer an assistant: its text may
+# hold the call (Hermes).
 FOLLOWERS = {
     "": ("user",),
     "user": ("assistant", "function_call"),
-    "assistant": ("user", "function_call"),
+    "assistant": ("user", "tool"),
     "function_call": ("tool", "function_call"),
     "tool": ("tool", "assistant", "function_call"),
 }
@@ -65,22 +80,27 @@ class Candidate(NamedTuple):
     name: str  # of the format: its fields
     turns: list  # as they stand in the row
     problems: list[Problem]
+    fields: tuple[str, ...]  # of the row, that were read
 
 
 def to_conversation(
-    value, columns: dict[str, str] | None = None, roles: Iterable[str] = PLAIN_ROLES
+    value, columns: dict[str, str] | None = None, roles: Iterable[str] = ALL_ROLES
 ) -> tuple[list[dict], list[Problem]]:
     """The messages `{"role", "content"}` of a row's value, and what is wrong with them.
 
-    What needs no guess is repaired in the messages, and is among the problems: role aliases, consecutive turns of one
-    speaker, a human turn at the end. With any other problem the messages are not usable.
+    A message may also have "tool_calls", "reasoning_content" (both the assistant's), "name" and "tool_call_id" (a tool's);
+    the first one has the "tools" of the row. What needs no guess is repaired in the messages, and is among the problems:
+    role aliases, consecutive turns of one speaker, a human turn at the end. With any other problem the messages are not
+    usable.
 
     Args:
         columns: {field: column of the file}; None: recognise the format by the keys.
-        roles: those that the chat template supports.
+        roles: what the chat template supports, of `ALL_ROLES`. "tools" and "reasoning_content" are left out if it does not.
     """
     if not isinstance(value, dict):
         return [], [Problem("not an object", shorten(value), "{'id', 'conversations': [...]}")]
+    if media := media_problems(value):
+        return [], media
     if columns is not None:
         value, missing = renamed(value, columns)
         if missing:
@@ -95,17 +115,97 @@ def to_conversation(
     candidates = _found_formats(value)
     if not candidates:
         return [], [Problem(UNKNOWN_FORMAT, f"keys {shorten(sorted(value))}", EXPECTED)]
-    results = [([], each.problems) if each.problems else alternating(each.turns) for each in candidates]
+    results = [
+        ([], each.problems) if each.problems else with_system(*alternating(each.turns), value.get("system"))
+        for each in candidates
+    ]
     messages, problems = results[0]
     if len(results) > 1 and any(other[0] != messages for other in results[1:]):
         found = " and ".join(repr(each.name) for each in candidates)
         return [], [Problem(CONTRADICTION, f"{found}, which differ", "one of them, or the same in both")]
     if all(problem.kind in REPAIRABLE for problem in problems):
-        strange = [role for role in dict.fromkeys(message["role"] for message in messages) if role not in roles]
-        problems = problems + [
-            Problem(UNSUPPORTED_ROLE, f"turns of {role}", f"{', '.join(roles)} only") for role in strange
-        ]
+        strange = [role for role in dict.fromkeys(map(speaker, messages)) if role not in roles]
+        expected = ", ".join(role for role in roles if role in ROLES.values())
+        problems = problems + [Problem(UNSUPPORTED_ROLE, f"turns of {role}", f"{expected} only") for role in strange]
+        messages, found = _with_tools(messages, value, roles)
+        problems += found
+        if "reasoning_content" not in roles:
+            messages = [{key: message[key] for key in message if key != "reasoning_content"} for message in messages]
     return messages, problems
+
+
+def speaker(message: dict) -> str:
+    """The role of a message; an assistant who calls tools is a "function_call"."""
+    return "function_call" if message.get("tool_calls") else message["role"]
+
+
+def unread_fields(value, columns: dict[str, str] | None = None, roles: Iterable[str] = ALL_ROLES) -> list[str]:
+    """The fields of a row, and of its turns, that hold something and are not read. Takes the arguments of
+    `to_conversation`."""
+    if not isinstance(value, dict):
+        return []
+    kept = value if columns is None else {field: value.get(column) for field, column in columns.items()}
+    found = list(_candidates(kept))
+    read = {"system", "tools", *(field for each in found for field in each.fields)}
+    unread = unread_of(value, read if columns is None else columns.values())
+    turns = [turn for each in found for turn in each.turns if isinstance(turn, dict)]
+    if any_tools(kept.get("tools")) or (turns and any_tools(turns[0].get("tools"))):
+        unread += ["tools"] * ("tools" not in roles)
+        unread += ["tools, which the system turn shows"] * ("tools" in roles and _shown(turns, kept.get("system")))
+    return unread + [f"{key} in turns" for key in unread_in_turns(turns, roles)]
+
+
+def unread_in_turns(turns: list[dict], roles: Iterable[str]) -> dict[str, None]:
+    """The fields of turns that hold something and are not read."""
+    unread: dict[str, None] = {}
+    for number, turn in enumerate(turns):
+        if len(turn) > 2:
+            role = ROLES.get(str(turn.get(role_key(turn))).strip().lower())
+            read = {
+                *(("role", "content") if role_key(turn) == "role" else ("from", "value")),
+                *(["tools"] * (not number)),
+            }
+            read |= {"tool_calls", "function_call"} if role == "assistant" else set()
+            read |= set(REASONING_FIELDS) if role == "assistant" and "reasoning_content" in roles else set()
+            read |= {"name", "tool_call_id"} if role == "tool" else set()
+            unread |= dict.fromkeys(unread_of(turn, read))
+    return unread
+
+
+def _shown(turns: list[dict], system) -> bool:
+    """Whether a system turn lists tools in its text, as Hermes' do."""
+    texts = [system, *(turn.get("content", turn.get("value")) for turn in turns[:1])]
+    texts = [_joined(text)[0] if isinstance(text, list) else text for text in texts]
+    return any(isinstance(text, str) and "<tools>" in text for text in texts)
+
+
+def with_system(messages: list[dict], problems: list[Problem], system) -> tuple[list[dict], list[Problem]]:
+    """The messages with the row's "system" as their first turn, unless they have the same one, and their problems."""
+    if system in (None, "") or not messages or any(problem.kind not in REPAIRABLE for problem in problems):
+        return messages, problems
+    if found := text_problem(system, "empty turn", "'system'"):
+        return messages, problems + found
+    if messages[0]["role"] != "system":
+        return [{"role": "system", "content": system}, *messages], problems
+    if messages[0]["content"] == system:
+        return messages, problems
+    found = f"{shorten(system)} under 'system' and {shorten(messages[0]['content'])} as the first turn"
+    return messages, [*problems, Problem(TWO_SYSTEMS, found, "one system turn, or the same text in both")]
+
+
+def _with_tools(messages: list[dict], value: dict, roles: Iterable[str]) -> tuple[list[dict], list[Problem]]:
+    """The messages with the row's tools, if the template takes them and no system turn lists them in its text."""
+    own = next(
+        (message["tools"] for message in messages[:2] if "tools" in message), None
+    )  # after the row's system turn
+    if own is not None:
+        messages = [{key: message[key] for key in message if key != "tools"} for message in messages]
+    tools = value["tools"] if any_tools(value.get("tools")) else own
+    first = messages[0]
+    if not any_tools(tools) or "tools" not in roles or (first["role"] == "system" and "<tools>" in first["content"]):
+        return messages, []
+    tools, problems = tool_definitions(tools)
+    return [{**first, "tools": tools}, *messages[1:]], problems
 
 
 def is_conversation(value: dict) -> bool:
@@ -125,12 +225,13 @@ def _candidates(value: dict) -> Iterator[Candidate]:
         content = value.get(key)
         spoken = _spoken(content) if isinstance(content, str) else None
         if spoken:
-            yield Candidate(key, spoken, [])
+            yield Candidate(key, spoken, [], (key,))
         elif isinstance(content, list) and key != "text":
-            yield Candidate(key, content, [])
+            yield Candidate(key, content, [], (key,))
     for question, answer in QUESTION_AND_ANSWER:
         if value.get(question) is not None and value.get(answer) is not None:
-            yield Candidate(f"{question} and {answer}", *_question_and_answer(value, question, answer))
+            fields = (question, answer, "history", *(["input"] * (question == "instruction")))
+            yield Candidate(f"{question} and {answer}", *_question_and_answer(value, question, answer), fields)
 
 
 def _found_formats(value: dict) -> list[Candidate]:
@@ -162,7 +263,7 @@ def _spoken(text: str) -> list[dict] | None:
 def _question_and_answer(value: dict, question: str, answer: str) -> tuple[list, list[Problem]]:
     """The turns of a row that holds a question and its answer."""
     asked, answered, history = value[question], value[answer], value.get("history") or []
-    turns = [] if value.get("system") in (None, "") else [{"role": "system", "content": value["system"]}]
+    turns: list = []
     if not isinstance(history, list):
         return [], [
             Problem("history not in pairs", f"{shorten(history)} under 'history'", "[[question, answer], ...]")
@@ -187,9 +288,8 @@ def _question_and_answer(value: dict, question: str, answer: str) -> tuple[list,
 def to_messages(turns: list) -> tuple[list[dict], list[Problem]]:
     """Turns `{"from", "value"}` or `{"role", "content"}` as messages, and what is wrong with them.
 
-    Role aliases are repaired, and are among the problems. An assistant's tool calls (OpenAI's "tool_calls") become a turn
-    of their own with the role function_call and the calls as JSON. The order of the turns is checked only if every turn by
-    itself is valid.
+    Role aliases are repaired, and are among the problems. A function call joins the assistant's text or call before it, as
+    one turn. The order of the turns is checked only if every turn by itself is valid.
     """
     messages, problems = [], []
     for number, turn in enumerate(turns, start=1):
@@ -198,28 +298,77 @@ def to_messages(turns: list) -> tuple[list[dict], list[Problem]]:
             expected = "{'from', 'value'} or {'role', 'content'}"
             problems.append(Problem("turn is not an object", f"{shorten(turn)} at {where}", expected))
             continue
-        key, text_key = ("role", "content") if "role" in turn and "from" not in turn else ("from", "value")
-        speaker, text = turn.get(key), turn.get(text_key)
-        role = ROLES.get(speaker) if isinstance(speaker, str) else None
-        if role is None and isinstance(speaker, str) and (role := ROLES.get(speaker.strip().lower())):
-            expected = repr(speaker.strip().lower())
-            problems.append(Problem(ROLE_ALIAS, f"{shorten(speaker)} under {key!r} at {where}", expected))
+        key = role_key(turn)
+        named = turn.get(key)
+        role = ROLES.get(named) if isinstance(named, str) else None
+        if role is None and isinstance(named, str) and (role := ROLES.get(named.strip().lower())):
+            expected = repr(named.strip().lower())
+            problems.append(Problem(ROLE_ALIAS, f"{shorten(named)} under {key!r} at {where}", expected))
         if role is None:
             expected = "human, gpt (or user, assistant), system, tool or function_call"
-            problems.append(Problem("unknown role", f"{shorten(speaker)} under {key!r} at {where}", expected))
-        others: list[str] = []
-        if isinstance(text, list):
-            text, others = _joined(text)
-            problems += [Problem("turn that is not text", f"{each} at {where}", "text alone") for each in others]
-        calls = turn.get("tool_calls")
-        if not calls or text:
-            problems += [] if others else text_problem(text, "empty turn", where)
-            messages.append({"role": role, "content": text})
-        if calls:
-            messages.append({"role": "function_call", "content": json.dumps(calls, ensure_ascii=False, default=str)})
+            problems.append(Problem("unknown role", f"{shorten(named)} under {key!r} at {where}", expected))
+        message, found = _message(turn, role, turn.get("content" if key == "role" else "value"), where)
+        problems += found
+        if number == 1 and any_tools(turn.get("tools")):
+            message["tools"] = turn["tools"]
+        before = messages[-1] if messages else {}
+        if role == "function_call" and before.get("role") == "assistant" and isinstance(before["content"], str):
+            messages[-1] = _joined_turns(before, message)
+        else:
+            messages.append(message)
     if all(problem.kind == ROLE_ALIAS for problem in problems):
         problems += order_problems(messages)
     return messages, problems
+
+
+def role_key(turn: dict) -> str:
+    """The field with the role of a turn."""
+    return "role" if "role" in turn and "from" not in turn else "from"
+
+
+def _message(turn: dict, role: str | None, text, where: str) -> tuple[dict, list[Problem]]:
+    """A turn with `text` under its content, as a message, and what is wrong with it."""
+    problems: list[Problem] = []
+    others: list[str] = []
+    more: dict = {}
+    calls: list = []
+    if isinstance(text, list) and role != "function_call":
+        text, more, others = _joined(text)
+        problems += [Problem("turn that is not text", f"{each} at {where}", "text alone") for each in others]
+        calls = more.pop("tool_calls", [])
+    if role == "function_call":
+        role, said = "assistant", BLOCK.match(text) if isinstance(text, str) else None
+        calls, text = (text[said.end() :], text[: said.end()]) if said else (text, "")
+    elif role == "assistant":
+        calls = calls or turn.get("tool_calls") or turn.get("function_call")
+        reasoning = more.pop("reasoning_content", None) or next(filter(None, map(turn.get, REASONING_FIELDS)), None)
+        if isinstance(reasoning, str) and reasoning.strip():
+            more["reasoning_content"] = reasoning
+            problems += text_problem(reasoning, "empty turn", where)
+    elif role == "tool":
+        more = {key: turn[key] for key in ("name", "tool_call_id") if isinstance(turn.get(key), str)}
+    if role != "assistant" or not any_tools(calls):
+        calls = []
+    else:
+        calls, found = tool_calls(calls, where)
+        more["tool_calls"] = calls
+        problems += found
+        text = "" if text is None or (isinstance(text, str) and not text.strip()) else text
+    if not (calls and text == ""):
+        problems += (
+            [] if others or CALL in (problem.kind for problem in problems) else text_problem(text, "empty turn", where)
+        )
+    return {"role": role, "content": text, **more}, problems
+
+
+def _joined_turns(first: dict, second: dict) -> dict:
+    """Two turns of one speaker as one."""
+    texts = [message["content"] for message in (first, second) if message["content"]]
+    joined = {**first, **second, "content": "\n".join(texts)}
+    for key in ("tool_calls", "reasoning_content"):
+        if key in first and key in second:
+            joined[key] = first[key] + (["\n", []][key == "tool_calls"]) + second[key]
+    return joined
 
 
 def alternating(turns: list) -> tuple[list[dict], list[Problem]]:
@@ -232,7 +381,7 @@ def alternating(turns: list) -> tuple[list[dict], list[Problem]]:
     if any(problem.kind not in REPAIRABLE for problem in problems):
         return messages, problems
     merged, _ = merge_same_speaker(messages)
-    if all(message["role"] not in ("assistant", "function_call") for message in merged):
+    if all(message["role"] != "assistant" for message in merged):
         found = f"{counted(len(messages), 'turn')}, none of them gpt"
         problems.append(Problem("no assistant turn", found, "at least one gpt turn"))
     elif merged[-1]["role"] == "user":
@@ -241,15 +390,26 @@ def alternating(turns: list) -> tuple[list[dict], list[Problem]]:
     return merged, problems
 
 
-def _joined(parts: list) -> tuple[str, list[str]]:
-    """The text in OpenAI's content parts, and the types of the parts that are not text."""
-    texts, others = [], []
+def _joined(parts: list) -> tuple[str, dict, list[str]]:
+    """The text in content parts (OpenAI's with "text", LLaMA-Factory's with "value"), the reasoning and the tool calls in
+    them as fields of the message, and the types of the parts that are neither."""
+    texts, more, others = [], {}, []
     for part in parts:
-        if isinstance(part, dict) and part.get("type", "text") == "text" and isinstance(part.get("text"), str):
-            texts.append(part["text"])
+        kind = part.get("type", "text") if isinstance(part, dict) else None
+        text = (
+            next((part[key] for key in ("text", "value", kind) if key in part), None)
+            if isinstance(kind, str)
+            else None
+        )
+        if kind == "text" and isinstance(text, str):
+            texts.append(text)
+        elif kind in ("reasoning", "thinking") and isinstance(text, str):
+            more["reasoning_content"] = more.get("reasoning_content", "") + text
+        elif kind == "tool_call" and text:
+            more["tool_calls"] = [*more.get("tool_calls", []), text]
         else:
             others.append(shorten(part.get("type") if isinstance(part, dict) else part))
-    return "".join(texts), others
+    return "".join(texts), more, others
 
 
 def text_problem(text, kind: str, where: str) -> list[Problem]:
@@ -269,9 +429,10 @@ def order_problems(messages: list[dict]) -> list[Problem]:
     """
     problems = []
     for index, message in enumerate(messages):
-        role, where = message["role"], f"turn {index + 1}"
-        before = messages[index - 1]["role"] if index else ""
+        role, where = speaker(message), f"turn {index + 1}"
+        before = speaker(messages[index - 1]) if index else ""
         before = "" if index == 1 and before == "system" else before
+        role = "assistant" if (before, role) == ("assistant", "function_call") else role  # the same speaker goes on
         if role == "system":
             if index:
                 problems.append(Problem("wrong order", f"system at {where}", "a system turn only at the start"))
@@ -288,8 +449,9 @@ def merge_same_speaker(messages: list[dict]) -> tuple[list[dict], int]:
     """The messages with consecutive turns of one speaker joined by a line break, and by how many they are fewer."""
     merged: list[dict] = []
     for message in messages:
-        if merged and merged[-1]["role"] == message["role"] and message["role"] in NAMES:
-            merged[-1] = {"role": message["role"], "content": merged[-1]["content"] + "\n" + message["content"]}
+        goes_on = merged and merged[-1]["role"] == message["role"] and message["role"] in NAMES
+        if goes_on and not merged[-1].get("tool_calls"):
+            merged[-1] = _joined_turns(merged[-1], message)
         else:
             merged.append(message)
     return merged, len(messages) - len(merged)

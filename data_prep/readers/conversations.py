@@ -2,7 +2,7 @@
 
 Any format that conversation_formats.py lists, in any file that rows/read.py reads, becomes rows
 `{"id", "source", "row", "messages": [{"role", "content"}, ...]}`. A conversation may begin with one system turn. After it
-user and assistant alternate, the user first.
+user and assistant alternate, the user first; an assistant who calls tools goes on after their results.
 """
 
 from collections import Counter
@@ -13,11 +13,20 @@ from tqdm.auto import tqdm
 
 from data_prep.common.arrow_dataset import write_dataset
 from data_prep.common.batches import batched
+from data_prep.common.reasoning import reasoning_of, without_reasoning
 from data_prep.common.text import counted
 from data_prep.readers.columns import parse_columns
-from data_prep.readers.conversation_formats import FIELDS, PLAIN_ROLES, REPAIRABLE, TRAILING_HUMAN, to_conversation
+from data_prep.readers.conversation_formats import (
+    FIELDS,
+    PLAIN_ROLES,
+    REPAIRABLE,
+    TRAILING_HUMAN,
+    to_conversation,
+    unread_fields,
+)
+from data_prep.readers.unread import Tally
 from data_prep.rows.bad_rows import BadRows
-from data_prep.rows.problems import REPAIRED_BY_READING, Row
+from data_prep.rows.problems import REPAIRED_BY_READING, Problem, Row
 from data_prep.rows.read import data_files, identify, names_of, rows_of
 
 WRITTEN_AT_ONCE = 1000  # rows
@@ -28,6 +37,7 @@ def conversation_rows(
     bad_rows: BadRows,
     columns: dict[str, str] | str | None = None,
     roles: Iterable[str] = PLAIN_ROLES,
+    tally: Tally | None = None,
 ) -> Iterator[dict]:
     """The usable rows of `files` (see `data_files`), one at a time; the others go to `bad_rows`.
 
@@ -36,28 +46,53 @@ def conversation_rows(
 
     Args:
         columns: {field: column}, or "field=column,..."; None: recognise the format of each row.
-        roles: those that the chat template supports; turns of other roles are problems.
+        roles: what the chat template supports (see `to_conversation`); turns of other roles are problems.
+        tally: says whether reasoning is dropped, and gets the counts of what the rows hold beside their texts.
     """
-    columns, roles = parse_columns(columns, FIELDS), tuple(roles)
+    columns, roles, tally = parse_columns(columns, FIELDS), tuple(roles), tally or Tally()
     for row in rows_of(files):
-        if conversation := accepted_conversation(row, bad_rows, columns, roles):
+        if conversation := accepted_conversation(row, bad_rows, columns, roles, tally):
             yield conversation
 
 
 def accepted_conversation(
-    row: Row, bad_rows: BadRows, columns: dict[str, str] | None, roles: tuple[str, ...]
+    row: Row, bad_rows: BadRows, columns: dict[str, str] | None, roles: tuple[str, ...], tally: Tally
 ) -> dict | None:
     """The conversation in a row, or None if `bad_rows` does not accept it."""
-    messages: list[dict] = []
+    messages, turns = [], 0
     if row.value is not None or not row.problems:
         messages, found = to_conversation(row.value, columns, roles)
+        turns = count_reasoning(messages, found)
+        if turns and tally.reasoning == "drop":
+            messages, emptied = drop_reasoning(messages)
+            found = found + emptied
         row = row.with_found(found)
     identifier, row = identify(row, (columns or {}).get("id", "id"))
     problems = [problem for problem in row.problems if problem.kind != TRAILING_HUMAN]
     if not bad_rows.accept(row._replace(problems=problems), (*REPAIRED_BY_READING, *REPAIRABLE)):
         return None
     bad_rows.repaired[TRAILING_HUMAN] += len(row.problems) - len(problems)
+    tally.turns += turns
+    tally.fields.update(unread_fields(row.value, columns, roles))
     return {"id": identifier, "source": row.path, "row": row.number, "messages": messages}
+
+
+def count_reasoning(messages: list[dict], problems: list[Problem]) -> int:
+    """How many turns of a usable conversation hold reasoning; 0 if it is not usable."""
+    if any(problem.kind not in REPAIRABLE for problem in problems):
+        return 0
+    return sum(bool(reasoning_of(message)) for message in messages)
+
+
+def drop_reasoning(messages: list[dict]) -> tuple[list[dict], list[Problem]]:
+    """The messages without reasoning, and the problems of turns that were nothing else."""
+    left = [without_reasoning(message) for message in messages]
+    problems = [
+        Problem("turn of reasoning alone", f"no text after it at turn {number}", "an answer after the reasoning")
+        for number, message in enumerate(left, start=1)
+        if not message["content"].strip() and not message.get("tool_calls")
+    ]
+    return left, problems
 
 
 def read_conversations(
@@ -96,14 +131,13 @@ def load_conversations(
     """
     import pyarrow  # slow to import, and not needed by the readers
 
-    bad_rows, files = BadRows(on_bad, quarantine), data_files(paths)
+    bad_rows, files, tally = BadRows(on_bad, quarantine), data_files(paths), Tally()
     schema = pyarrow.schema(conversation_fields())
-    rows = tqdm(
-        conversation_rows(files, bad_rows, columns), desc="reading", unit=" conversations", mininterval=1, disable=None
-    )
+    read = conversation_rows(files, bad_rows, columns, tally=tally)
+    rows = tqdm(read, desc="reading", unit=" conversations", mininterval=1, disable=None)
     batches = (pyarrow.RecordBatch.from_pylist(batch, schema) for batch in batched(rows, WRITTEN_AT_ONCE))
     dataset = write_dataset(schema, batches)
-    close_and_report(bad_rows, files)
+    close_and_report(bad_rows, files, tally)
     return dataset
 
 
@@ -122,8 +156,8 @@ def conversation_fields() -> list:
     return [("id", text), ("source", text), ("row", integer), ("messages", pyarrow.list_(message_type()))]
 
 
-def close_and_report(bad_rows: BadRows, files: list[str], noun: str = "conversation") -> None:
-    """Close `bad_rows` and print its counts. Raises InputError for bad rows, and if no row is left."""
+def close_and_report(bad_rows: BadRows, files: list[str], tally: Tally, noun: str = "conversation") -> None:
+    """Close `bad_rows` and print its counts and those of `tally`. Raises InputError for bad rows, and if no row is left."""
     bad_rows.close()
     names = names_of(files)
     line = f"{names}: {counted(bad_rows.rows_out, noun)}"
@@ -135,5 +169,7 @@ def close_and_report(bad_rows: BadRows, files: list[str], noun: str = "conversat
     if bad_rows.on_bad == "quarantine":
         line += f"; {bad_rows.counts_line()}"
     print(line)
+    for line in tally.lines():
+        print(line)
     if not bad_rows.rows_out:
         raise bad_rows.nothing_left(names, noun)

@@ -8,8 +8,9 @@ from data_prep.common.errors import InputError
 from data_prep.common.text import counted
 from data_prep.readers.columns import parse_columns
 from data_prep.readers.preference_formats import FIELDS, REPAIRABLE
-from data_prep.readers.preferences import BOTH, TIED, prompt_key, read_preference
+from data_prep.readers.preferences import BOTH, TIED, prompt_key, read_preference, unread_fields
 from data_prep.readers.ranks import pairs
+from data_prep.readers.unread import Tally
 from data_prep.rows.bad_rows import BadRows
 from data_prep.rows.problems import REPAIRED_BY_READING
 from data_prep.rows.read import data_files, names_of, rows_of
@@ -45,7 +46,7 @@ def load_labels(
     """
     from datasets import Dataset  # slow to import
 
-    bad_rows, files = BadRows(on_bad, quarantine), data_files(paths)
+    bad_rows, files, tally = BadRows(on_bad, quarantine), data_files(paths), Tally()
     named = parse_columns(columns, FIELDS)
     left_out: Counter = Counter()
     rows, keys, taken_apart = [], [], 0
@@ -54,6 +55,7 @@ def load_labels(
         preference, found = read_preference(row, named)
         if not bad_rows.accept(row.with_found(found), (*REPAIRED_BY_READING, *REPAIRABLE)):
             continue
+        tally.fields.update(unread_fields(row.value, named))
         labelled, of_prompt = labels_of(preference), prompt_key(preference["prompt"])
         left_out[TIED if not labelled else BETWEEN] += (
             len(preference["completions"]) - len(labelled) if labelled else 1
@@ -81,4 +83,6 @@ def load_labels(
     if not kept:
         raise bad_rows.nothing_left(names_of(files), "labelled answer")
     print(f"{names_of(files)}: {line}")
+    for line in tally.lines():
+        print(line)
     return Dataset.from_list(kept)

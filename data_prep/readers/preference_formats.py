@@ -31,8 +31,10 @@ from data_prep.readers.conversation_formats import (
     label_of,
     merge_same_speaker,
     order_problems,
+    speaker,
     to_conversation,
     to_messages,
+    with_system,
 )
 from data_prep.readers.ranks import pairs, ranks_of_scores
 from data_prep.rows.problems import Problem
@@ -120,6 +122,8 @@ def preference_of(row: dict, columns: dict[str, str] | None = None) -> tuple[dic
     if all(problem.kind in REPAIRABLE for problem in problems):
         prompt, found = _shared_prompt(answers.names, prompt, read.before)
         problems += found
+        if not prompts and prompt:
+            prompt, problems = with_system(prompt, problems, row.get("system"))
     ranking = {"prompt": prompt, "completions": read.texts, **answers.judgement}
     if "ranks" in ranking and all(problem.kind in REPAIRABLE for problem in problems):
         problems += _contradictions(answers.names, ranking)
@@ -182,7 +186,7 @@ def _completions(answers: Answers) -> Completions:
         turns = _turns(answer)
         # Read after a question, as every answer is: by itself it would be in the wrong order.
         said, found = to_messages([QUESTION, *turns[-1:]])
-        if len(said) != 2 or said[1]["role"] != "assistant":
+        if len(said) != 2 or speaker(said[1]) != "assistant":
             found = f"{shorten(answer if len(turns) < 2 else turns[-1])} at {name}"
             problems.append(Problem(NO_ANSWER, found, "a text, or turns that end on the assistant's"))
             continue
@@ -225,8 +229,8 @@ def _messages(turns: list) -> tuple[list[dict], list[Problem]]:
 
 def _prompt(row: dict, field: str) -> tuple[list[dict], list[Problem]]:
     """System text, history and the prompt under `field` as messages, and what is wrong with them."""
-    prompt, system, history = row[field], row.get("system"), row.get("history")
-    turns = [] if system in (None, "") else [{"role": "system", "content": system}]
+    prompt, history = row[field], row.get("history")
+    turns: list = []
     if not isinstance(history or [], list):
         found = f"{shorten(history)} under 'history'"
         return [], [Problem("history not in pairs", found, "a list of [question, answer]")]
@@ -247,7 +251,7 @@ def _prompt(row: dict, field: str) -> tuple[list[dict], list[Problem]]:
         return [], [
             Problem("prompt is not a text", f"{shorten(prompt)} under {field!r}", "a string or a list of turns")
         ]
-    messages, problems = _messages(turns)
+    messages, problems = with_system(*_messages(turns), row.get("system"))
     return messages, problems or ([] if messages else [_no_human_end(f"no turn under {field!r}")])
 
 
@@ -285,11 +289,11 @@ def _shared_prompt(
             found = f"{shorten(prompt[-1]['content'])} as the prompt, {shorten(shared[-1]['content'])} in {name}"
             return None, [Problem(MISMATCH, found, expected)]
         prompt = max(shared, prompt or [], key=len)
-    strange = [role for role in dict.fromkeys(turn["role"] for turn in prompt) if role not in PLAIN_ROLES]
+    strange = [role for role in dict.fromkeys(map(speaker, prompt)) if role not in PLAIN_ROLES]
     problems = [Problem(UNSUPPORTED_ROLE, f"turns of {role}", f"{', '.join(PLAIN_ROLES)} only") for role in strange]
     if not problems and prompt[-1]["role"] != "user":
         problems = [_no_human_end(f"{prompt[-1]['role']} as its last turn")]
-    return prompt, problems
+    return [{"role": turn["role"], "content": turn["content"]} for turn in prompt], problems
 
 
 def _number(value) -> float | None:

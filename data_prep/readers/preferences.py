@@ -11,9 +11,12 @@ from pathlib import Path
 
 from data_prep.common.errors import InputError
 from data_prep.common.text import counted, shorten
+from data_prep.readers import conversation_formats
 from data_prep.readers.columns import parse_columns
+from data_prep.readers.conversation_formats import label_of, unread_in_turns
 from data_prep.readers.preference_formats import FIELDS, REPAIRABLE, preference_of
 from data_prep.readers.ranks import pairs
+from data_prep.readers.unread import Tally, media_problems, unread_of
 from data_prep.rows.bad_rows import BadRows
 from data_prep.rows.problems import REPAIRED_BY_READING, Problem, Row
 from data_prep.rows.read import data_files, names_of, rows_of
@@ -33,7 +36,7 @@ def read_rankings(
     quarantine: str | Path | None = None,
     columns: dict[str, str] | str | None = None,
 ) -> tuple[list[dict], dict[str, int]]:
-    """Rows `{"prompt": messages, "completions": [str, …], "ranks": [int, …]}`, and counts.
+    """Rows `{"prompt": messages, "completions": [str, …], "ranks": [int, …]}`, and counts. Prints the fields not read.
 
     The lowest rank is the best; a chosen and a rejected completion get the ranks 0 and 1. If any row has scores, every
     ranking has "scores" too: [float, …] or None. Labelled answers to one prompt become one ranking, the good ones above the
@@ -49,15 +52,17 @@ def read_rankings(
 
     Raises one `InputError` for all bad rows of all files, and one if no ranking is left.
     """
-    bad_rows = BadRows(on_bad, quarantine)
-    rankings, left_out = _rankings(data_files(paths), bad_rows, columns)
+    bad_rows, tally = BadRows(on_bad, quarantine), Tally()
+    rankings, left_out = _rankings(data_files(paths), bad_rows, columns, tally)
+    for line in tally.lines():
+        print(line)
     counts = {"rows": bad_rows.rows_in, "rankings": len(rankings), "pairs": _count_pairs(rankings), **left_out}
     counts |= {f"repaired: {kind}": count for kind, count in bad_rows.repaired.items()}
     return rankings, counts | {"quarantined": bad_rows.quarantined}
 
 
 def _rankings(
-    files: list[str], bad_rows: BadRows, columns: dict[str, str] | str | None
+    files: list[str], bad_rows: BadRows, columns: dict[str, str] | str | None, tally: Tally
 ) -> tuple[list[dict], dict[str, int]]:
     """The rankings in files, and {reason: rows left out}. Closes `bad_rows`."""
     columns = parse_columns(columns, FIELDS)
@@ -68,6 +73,7 @@ def _rankings(
         preference, found = read_preference(row, columns)
         if not bad_rows.accept(row.with_found(found), (*REPAIRED_BY_READING, *REPAIRABLE)):
             continue
+        tally.fields.update(unread_fields(row.value, columns))
         if "label" in preference:
             _add_label(preference, labelled, rankings)
         elif pairs(preference["ranks"]):
@@ -107,7 +113,21 @@ def read_preference(row: Row, columns: dict[str, str] | None) -> tuple[dict, lis
         return {}, []
     if not isinstance(row.value, dict):
         return {}, [Problem("not an object", shorten(row.value), "{'prompt', 'completions', 'ranks'}")]
+    if media := media_problems(row.value):
+        return {}, media
     return preference_of(row.value, columns)
+
+
+def unread_fields(value: dict, columns: dict[str, str] | None) -> list[str]:
+    """The fields of a row of preferences, and of the turns in it, that hold something and are not read."""
+    read = FIELDS if columns is None else columns.values()
+    if columns is None and label_of(value)[1] is not None:  # a conversation with a label
+        read = {*read, *conversation_formats.FIELDS} - {"tools"}
+    unread = unread_of(value, read)
+    kept = value if columns is None else {column: value[column] for column in columns.values()}
+    lists = [field for field in kept.values() if isinstance(field, list)]
+    turns = [turn for each in lists for turn in each if isinstance(turn, dict) and ("role" in turn or "from" in turn)]
+    return unread + [f"{key} in turns" for key in unread_in_turns(turns, ())]
 
 
 def _add_label(preference: dict, labelled: dict[str, dict], rankings: list[dict]) -> None:
@@ -151,8 +171,8 @@ def load_rankings(
     """
     from datasets import Dataset  # slow to import, and not needed by the readers
 
-    bad_rows, files = BadRows(on_bad, quarantine), data_files(paths)
-    rows, left_out = _rankings(files, bad_rows, columns)
+    bad_rows, files, tally = BadRows(on_bad, quarantine), data_files(paths), Tally()
+    rows, left_out = _rankings(files, bad_rows, columns, tally)
     line = f"{counted(len(rows), 'ranking')}, {counted(_count_pairs(rows), 'pair')}"
     if left_out:
         taken = {ALONE: " (recipes/kto.py takes these)"}
@@ -162,4 +182,6 @@ def load_rankings(
     if on_bad == "quarantine":
         line += f"; {bad_rows.counts_line()}"
     print(f"{names_of(files)}: {line}")
+    for line in tally.lines():
+        print(line)
     return Dataset.from_list(rows)

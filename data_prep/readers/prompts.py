@@ -16,7 +16,8 @@ from data_prep.readers.conversation_formats import PLAIN_ROLES
 from data_prep.readers.conversations import WRITTEN_AT_ONCE, accepted_conversation, close_and_report, message_type
 from data_prep.readers.kinds import classify, kind_of_columns
 from data_prep.readers.preference_formats import REPAIRABLE
-from data_prep.readers.preferences import prompt_key, read_preference
+from data_prep.readers.preferences import prompt_key, read_preference, unread_fields
+from data_prep.readers.unread import Tally
 from data_prep.rows.bad_rows import BadRows
 from data_prep.rows.problems import REPAIRED_BY_READING, Row
 from data_prep.rows.read import data_files, identify, rows_of
@@ -39,6 +40,7 @@ def prompt_rows(
     bad_rows: BadRows,
     columns: dict[str, str] | str | None = None,
     counts: Counter | None = None,
+    tally: Tally | None = None,
 ) -> Iterator[dict]:
     """Rows {"id", "prompt": messages, "reference": str, "place": str} of `files` (see `data_files`); bad ones go to
     `bad_rows`. The place is file and row, for messages.
@@ -49,14 +51,15 @@ def prompt_rows(
 
     Args:
         counts: gets "preferences" (rows) and "repeated" (those of them that are left out).
+        tally: gets the fields that are not read.
     """
-    counts = Counter() if counts is None else counts
+    counts, tally = Counter() if counts is None else counts, tally or Tally()
     named_kind, columns = kind_of_columns(columns)
     read: set[bytes] = set()
     without_good_answer: dict[bytes, dict] = {}
     for row in rows_of(files):
         if (named_kind or classify(row.value)) != "preferences":
-            if conversation := accepted_conversation(row, bad_rows, columns, PLAIN_ROLES):
+            if conversation := accepted_conversation(row, bad_rows, columns, PLAIN_ROLES, tally):
                 prompt, reference = split_last_answer(conversation["messages"])
                 yield {"id": conversation["id"], "prompt": prompt, "reference": reference, "place": _place(row)}
             continue
@@ -64,6 +67,7 @@ def prompt_rows(
         if accepted is None:
             continue
         counts["preferences"] += 1
+        tally.fields.update(unread_fields(row.value, columns))
         key = hashlib.blake2b(prompt_key(accepted["prompt"]).encode(), digest_size=16).digest()
         if key in read:
             counts["repeated"] += 1
@@ -94,8 +98,8 @@ def _place(row: Row) -> str:
     return f"{row.path}, row {row.number:,}" + ("" if row.line is None else f", line {row.line:,}")
 
 
-def _report(bad_rows: BadRows, files: list[str], counts: Counter) -> None:
-    close_and_report(bad_rows, files, "row" if counts["preferences"] else "conversation")
+def _report(bad_rows: BadRows, files: list[str], counts: Counter, tally: Tally) -> None:
+    close_and_report(bad_rows, files, tally, "row" if counts["preferences"] else "conversation")
     if counts["repeated"]:
         print(f"left out: {counted(counts['repeated'], 'preference')} on a prompt that was read before")
 
@@ -115,9 +119,9 @@ def read_prompts(
     """
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit}: expected at least 1")
-    bad_rows, files, counts = BadRows(on_bad, quarantine), data_files(paths), Counter()
-    rows = list(prompt_rows(files, bad_rows, columns, counts))
-    _report(bad_rows, files, counts)
+    bad_rows, files, counts, tally = BadRows(on_bad, quarantine), data_files(paths), Counter(), Tally()
+    rows = list(prompt_rows(files, bad_rows, columns, counts, tally))
+    _report(bad_rows, files, counts, tally)
     if not limit or limit >= len(rows):
         return rows
     print(f"{limit:,} of {len(rows):,} prompts are used (--limit)")
@@ -137,16 +141,15 @@ def load_prompts(
     """
     import pyarrow  # slow to import, and not needed by the readers
 
-    bad_rows, files, counts = BadRows(on_bad, quarantine), data_files(paths), Counter()
+    bad_rows, files, counts, tally = BadRows(on_bad, quarantine), data_files(paths), Counter(), Tally()
     text = pyarrow.string()
     schema = pyarrow.schema([("prompt", pyarrow.list_(message_type())), ("reference", text), ("place", text)])
-    rows = tqdm(
-        prompt_rows(files, bad_rows, columns, counts), desc="reading", unit=" prompts", mininterval=1, disable=None
-    )
+    read = prompt_rows(files, bad_rows, columns, counts, tally)
+    rows = tqdm(read, desc="reading", unit=" prompts", mininterval=1, disable=None)
     batches = (
         pyarrow.RecordBatch.from_pylist([{key: row[key] for key in schema.names} for row in batch], schema)
         for batch in batched(rows, WRITTEN_AT_ONCE)
     )
     dataset = write_dataset(schema, batches)
-    _report(bad_rows, files, counts)
+    _report(bad_rows, files, counts, tally)
     return dataset

@@ -11,18 +11,28 @@
 The end of the assistant's turn is in the loss: it teaches the model to stop. What a user typed stays text: "<|end|>" inside
 a turn is encoded as ordinary characters, as `apply_chat_template(sanitize_control_tokens=True)` of transformers does it.
 Only the control tokens that the template itself writes are control tokens.
+
+Tools stand in the first message ("tools"), calls in the assistant's ("tool_calls"): they go to the template as transformers
+passes them. The calls are in the loss, the tools and their results are not. A template without marks that writes an
+assistant's turn the same whatever follows needs none: the turn is what comes after `add_generation_prompt`.
 """
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from data_prep.common.errors import InputError
+from data_prep.common.reasoning import BLOCK, REASONING, block, reasoning_of
+from data_prep.common.text import shorten
 
 IGNORED = -100  # the label that the loss ignores (ignore_index of torch's cross entropy)
+MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+TOOL_RESPONSE = re.compile(r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOTALL)
 
 
 class Encoded(NamedTuple):
@@ -38,17 +48,26 @@ class Rendered(NamedTuple):
     text: str
     spans: list[tuple[int, int]]  # (begin, end) of the parts that enter the loss, in characters
     stand_ins: dict[str, str]  # {character: the control token that it replaces, which somebody typed in a turn}
+    lost: int = 0  # turns whose reasoning the template left out
 
 
 class ChatEncoder:
     """A tokenizer with its chat template, prepared to encode many conversations."""
 
-    def __init__(self, tokenizer, assistant_only: bool = True) -> None:
-        """`assistant_only=False`: every token enters the loss. Raises InputError for a template without marks."""
-        self.template = tokenizer.get_chat_template()
-        self.assistant_only = assistant_only
-        if assistant_only and not re.search(r"\{%-?\s*generation\s*-?%\}", self.template):
-            self.template = _marked_template(tokenizer)
+    def __init__(self, tokenizer, assistant_only: bool = True, reasoning: str = "keep") -> None:
+        """`assistant_only=False`: every token enters the loss. `reasoning="mask"` keeps reasoning out of it. Raises
+        InputError for a template whose assistant's turns cannot be found."""
+        if reasoning not in REASONING:
+            raise InputError(f"reasoning is {reasoning!r}; expected {', '.join(REASONING)}")
+        if reasoning == "mask" and not assistant_only:
+            raise InputError(
+                "reasoning: mask needs a loss on the assistant's turns alone; give assistant_only_loss: true"
+            )
+        self.assistant_only, self.mask_reasoning = assistant_only, reasoning == "mask"
+        # {whether tools are used: template}: a tokenizer may have one of its own for tools (Hermes).
+        self._templates = {tools: template_of(tokenizer, tools) for tools in (False, True)}
+        if assistant_only:
+            self._templates = {key: _with_marks(tokenizer, each) for key, each in self._templates.items()}
         self._names = tokenizer.special_tokens_map
         # Copies: settings that others change on the tokenizer do not matter here.
         self._tokenizer, self._literal = (Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()) for _ in range(2))
@@ -69,31 +88,88 @@ class ChatEncoder:
             typed = list(dict.fromkeys(self.special_text(messages)))
             character_of: dict[str, str] = {}
             if typed:  # a character stands in for each of them while the template is rendered
-                used = {char for message in messages for char in message["content"]}
+                used = {char for message in messages for text in texts_of(message) for char in text}
                 free = (chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in used)  # a private use area
                 character_of = dict(zip(typed, free, strict=False))
                 messages = [
-                    {**message, "content": self._hide(message["content"], character_of)} for message in messages
+                    {key: each if key == "role" else self._hide(each, character_of) for key, each in message.items()}
+                    for message in messages
                 ]
             hidden.append(messages)
             stand_ins.append({char: token for token, char in character_of.items()})
-        texts, spans = render_jinja_template(
-            conversations=hidden,
-            chat_template=self.template,
-            return_assistant_tokens_mask=self.assistant_only,
-            add_generation_prompt=add_generation_prompt,
-            **self._names,
-        )
-        if not self.assistant_only:
-            spans = [[(0, len(text))] for text in texts]
-        return [Rendered(*each) for each in zip(texts, spans, stand_ins, strict=True)]
+        texts, spans = self._render(hidden, add_generation_prompt)
+        rendered = zip(hidden, texts, spans, stand_ins, strict=True)
+        return [self._finished(messages, Rendered(*each)) for messages, *each in rendered]
+
+    def _render(self, conversations: list[list[dict]], add_generation_prompt: bool) -> tuple[list, list]:
+        """The texts of conversations, and the spans of each that enter the loss."""
+        texts: list[str] = [""] * len(conversations)
+        spans: list[list[tuple[int, int]]] = [[] for _ in conversations]
+        groups: dict[tuple, list[int]] = {}  # those that one call can render
+        prepared = []
+        for index, messages in enumerate(conversations):
+            template = self._templates[uses_tools(messages)]
+            messages, tools = template_input(messages, template)
+            prepared.append(messages)
+            groups.setdefault((template, index if tools else None), []).append(index)
+        for (template, _), indices in groups.items():
+            marked = self.assistant_only and bool(MARKS.search(template))
+            group = [prepared[index] for index in indices]
+            options = {"chat_template": template, "tools": conversations[indices[0]][0].get("tools"), **self._names}
+            try:
+                rendered, found = render_jinja_template(
+                    conversations=group,
+                    return_assistant_tokens_mask=marked,
+                    add_generation_prompt=add_generation_prompt,
+                    **options,
+                )
+                if not marked:
+                    found = [
+                        _spans_by_prefix(text, messages, options) if self.assistant_only else [(0, len(text))]
+                        for text, messages in zip(rendered, group, strict=True)
+                    ]
+            except (TemplateError, TypeError, RecursionError) as error:
+                if len(indices) > 1:  # find the one
+                    one_by_one = [self._render([conversations[index]], add_generation_prompt) for index in indices]
+                    rendered, found = ([each[part][0] for each in one_by_one] for part in (0, 1))
+                else:
+                    first = next((each["content"] for each in group[0] if each["role"] == "user"), "")
+                    begins = f"the conversation that begins with {shorten(first)}"
+                    raise InputError(f"the chat template cannot render {begins}: {error}") from None
+            for index, text, each in zip(indices, rendered, found, strict=True):
+                texts[index], spans[index] = text, each
+        return texts, spans
+
+    def _finished(self, messages: list[dict], rendered: Rendered) -> Rendered:
+        """With what became of the conversation's reasoning, and without it in the spans if it is masked."""
+        blocks = [reasoning for message in messages if (reasoning := reasoning_of(message))]
+        if not blocks:
+            return rendered
+        lost = sum(reasoning not in rendered.text for reasoning in blocks)
+        spans = rendered.spans
+        if self.mask_reasoning:
+            found = {begin: BLOCK.match(rendered.text, begin, end) for begin, end in spans}
+            masked = {begin: each.end() for begin, each in found.items() if each and each[1].strip()}
+            if len(masked) < len(blocks) - lost:
+                raise InputError(
+                    "reasoning: mask needs a chat template that writes reasoning as <think>…</think> at the head of the "
+                    f"assistant's turn; this one does not for {shorten(blocks[0])}. Use keep or drop"
+                )
+            spans = [(masked.get(begin, begin), end) for begin, end in spans]
+        return rendered._replace(spans=spans, lost=lost)
 
     def special_text(self, messages: list[dict]) -> list[str]:
         """The control tokens that somebody typed in the messages' texts, in order."""
-        return [found for message in messages for found in self._special.findall(message["content"])]
+        texts = (text for each in messages for text in (texts_of(each) if len(each) > 2 else (each["content"],)))
+        return [found for text in texts for found in self._special.findall(text)]
 
-    def _hide(self, content: str, character_of: dict[str, str]) -> str:
-        return self._special.sub(lambda match: character_of[match[0]], content)
+    def _hide(self, value, character_of: dict[str, str]):
+        """A text, or whatever holds texts, with the characters that stand in for control tokens."""
+        if isinstance(value, str):
+            return self._special.sub(lambda match: character_of[match[0]], value)
+        if isinstance(value, dict):
+            return {self._hide(key, character_of): self._hide(each, character_of) for key, each in value.items()}
+        return [self._hide(each, character_of) for each in value] if isinstance(value, list) else value
 
     def encode(self, rendered: list[Rendered]) -> list[Encoded]:
         """The tokens of each conversation, with its mask. Releases the GIL while `tokenizers` works."""
@@ -106,7 +182,7 @@ class ChatEncoder:
 
     def _encode_pieces(self, rendered: Rendered) -> Encoded:
         """A conversation with typed control tokens: each of them is encoded as text, apart from the text around it."""
-        text, spans, stand_ins = rendered
+        text, spans, stand_ins, _ = rendered
         pieces, start = [], 0
         for piece in re.split(f"([{''.join(stand_ins)}])", text):
             end = start + len(piece)
@@ -169,17 +245,86 @@ def _encode_piece(tokenizer: Tokenizer, piece: str, spans: list[tuple[int, int]]
     return with_mask(tokenizer.encode(piece, add_special_tokens=False), spans)
 
 
-def _marked_template(tokenizer) -> str:
-    """TRL's copy, with marks, of the chat template of a common model."""
-    from trl.chat_template_utils import get_training_chat_template  # slow to import
+def template_of(tokenizer, tools: bool) -> str:
+    """The tokenizer's chat template, for conversations with or without tools."""
+    return tokenizer.get_chat_template(tools=[{}] if tools else None)
 
-    try:
-        return get_training_chat_template(tokenizer)
-    except ValueError:
+
+def uses_tools(messages: list[dict]) -> bool:
+    """Whether there are tools, calls or results in a conversation."""
+    return any(message["role"] == "tool" or "tool_calls" in message or "tools" in message for message in messages)
+
+
+def texts_of(message: dict) -> Iterator[str]:
+    """All texts in a message: its content, and those in its tools, calls and reasoning."""
+    waiting = [value for key, value in message.items() if key != "role"]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict | list):
+            waiting += [*value, *value.values()] if isinstance(value, dict) else value
+
+
+def template_input(messages: list[dict], template: str) -> tuple[list[dict], list[dict] | None]:
+    """The messages and the tools as they are given to the template. Reasoning in a field that the template does not know
+    goes before the text; the tags around a tool's result (Hermes) are removed if the template writes them itself."""
+    if all(len(message) == 2 and message["role"] != "tool" for message in messages):
+        return messages, None
+    own = "reasoning_content" in template or "message.thinking" in template
+    prepared = []
+    for message in messages:
+        each = {key: value for key, value in message.items() if key != "tools"}
+        if "reasoning_content" in each and not own:
+            each["content"] = block(each.pop("reasoning_content")) + each["content"]
+        if (
+            each["role"] == "tool"
+            and "<tool_response>" in template
+            and (found := TOOL_RESPONSE.fullmatch(each["content"]))
+        ):
+            each["content"] = found[1]
+        prepared.append(each)
+    return prepared, messages[0].get("tools")
+
+
+def _with_marks(tokenizer, template: str) -> str:
+    """The template, or TRL's copy with marks if it is that of a common model. Without marks the template must at least say
+    where an assistant's turn begins."""
+    if MARKS.search(template):
+        return template
+    if template == tokenizer.chat_template:
+        from trl.chat_template_utils import get_training_chat_template  # slow to import
+
+        try:
+            return get_training_chat_template(tokenizer)
+        except ValueError:  # TRL does not know it
+            pass
+    if "add_generation_prompt" not in template:
         raise InputError(
             "the chat template does not enclose the assistant's turns in {% generation %}, so the loss cannot be on them "
             "alone; expected these marks, or assistant_only_loss: false"
-        ) from None
+        )
+    return template
+
+
+def _spans_by_prefix(text: str, messages: list[dict], options: dict) -> list[tuple[int, int]]:
+    """The assistant's turns in the text of a template without marks: what each adds to the turns before it, after
+    `add_generation_prompt`. Raises InputError if the text does not grow turn by turn."""
+    spans = []
+    for index, message in enumerate(messages):
+        if message["role"] == "assistant":
+            (before,), _ = render_jinja_template(
+                conversations=[messages[:index]], add_generation_prompt=True, **options
+            )
+            (after,), _ = render_jinja_template(conversations=[messages[: index + 1]], **options)
+            if not (len(before) < len(after) and text.startswith(before) and text.startswith(after)):
+                raise InputError(
+                    "the chat template does not enclose the assistant's turns in {% generation %}, and it writes "
+                    f"{shorten(message['content'])} in another way when turns follow, so the loss cannot be on it alone; "
+                    "expected these marks, or assistant_only_loss: false"
+                )
+            spans.append((len(before), len(after)))
+    return spans
 
 
 def encode_prompts(tokenizer, prompts: list[list[dict]]) -> list[list[int]]:
@@ -191,16 +336,18 @@ def encode_conversations(
     tokenizer, conversations: list[list[dict]], add_generation_prompt: bool = False
 ) -> list[list[int]]:
     """The ids of each conversation, by the chat template. As in training, typed control tokens stay text."""
-    rendered = [
-        tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False)
-        for messages in conversations
-    ]
+    rendered = []
+    for conversation in conversations:
+        template = template_of(tokenizer, uses_tools(conversation))
+        messages, tools = template_input(conversation, template)
+        options = {"chat_template": template, "add_generation_prompt": add_generation_prompt}
+        rendered.append(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options))
     encoded = tokenizer(rendered, add_special_tokens=False)["input_ids"]
     special = special_token_text(tokenizer)
     typed = [
         index
         for index, messages in enumerate(conversations)
-        if any(special.search(message["content"]) for message in messages)
+        if any(special.search(text) for message in messages for text in texts_of(message))
     ]
     if typed:  # the encoder copies the tokenizer, which takes time: not done if nobody typed a control token
         encoder = ChatEncoder(tokenizer, assistant_only=False)

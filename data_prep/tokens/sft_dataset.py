@@ -4,6 +4,7 @@ Tokens and labels are those of chat_encoder.py. Conversations longer than the co
 turns. Rows go to disk as they are made, so the memory used does not grow with their number.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,31 +22,47 @@ from data_prep.common.parallel import submit_ahead
 from data_prep.common.text import counted
 from data_prep.readers.conversation_formats import PLAIN_ROLES
 from data_prep.readers.conversations import close_and_report, conversation_fields, conversation_rows
+from data_prep.readers.unread import Tally
 from data_prep.rows.bad_rows import BadRows
 from data_prep.rows.read import data_files
-from data_prep.tokens.chat_encoder import ChatEncoder, Encoded, labels
+from data_prep.tokens.chat_encoder import ChatEncoder, Encoded, labels, template_of
 
 LONG = ("drop", "truncate", "split")
 ENCODED_AT_ONCE = 256  # conversations
 
 
 def template_roles(tokenizer) -> tuple[str, ...]:
-    """The roles that the chat template supports: those whose content appears in the text."""
-    template, found = tokenizer.get_chat_template(), []
+    """What the chat template supports, of `ALL_ROLES`: roles, calls and tools whose content appears in the text. Reasoning
+    always has a place, in the text before the answer."""
+    found = []
     question, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
-    for role in (*PLAIN_ROLES, "function_call", "tool"):
-        probe = {"role": role, "content": "probe"}
-        tried = {"system": [probe, question, answer], "user": [probe, answer], "assistant": [question, probe]}
-        messages = tried.get(role, [question, answer, probe])
+    function = {"type": "function", "function": {"name": "probe", "arguments": {}}}
+    call = {"role": "assistant", "content": "", "tool_calls": [function]}
+    tried = {role: {"role": role, "content": "probe"} for role in (*PLAIN_ROLES, "tool")}
+    conversations = {
+        "system": [tried["system"], question, answer],
+        "user": [tried["user"], answer],
+        "assistant": [question, tried["assistant"]],
+        "function_call": [question, call],
+        "tool": [
+            question,
+            {**call, "tool_calls": [{**function, "function": {"name": "f", "arguments": {}}}]},
+            tried["tool"],
+        ],
+        "tools": [question, answer],
+    }
+    for role, messages in conversations.items():
+        template = template_of(tokenizer, role not in PLAIN_ROLES)
+        tools = [function] if role == "tools" else None
         try:
             (text,), _ = render_jinja_template(
-                conversations=[messages], chat_template=template, **tokenizer.special_tokens_map
+                conversations=[messages], tools=tools, chat_template=template, **tokenizer.special_tokens_map
             )
-        except TemplateError:
+        except (TemplateError, TypeError):
             continue
         if "probe" in text:
             found.append(role)
-    return tuple(found)
+    return (*found, "reasoning_content")
 
 
 def split_at_turns(encoder: ChatEncoder, messages: list[dict], max_length: int) -> list[tuple[list[dict], Encoded]]:
@@ -55,15 +72,20 @@ def split_at_turns(encoder: ChatEncoder, messages: list[dict], max_length: int) 
     piece of its own, and stays too long.
     """
     system = messages[:1] if messages[0]["role"] == "system" else []
+    tools = {"tools": messages[0]["tools"]} if "tools" in messages[0] else {}
     starts = [index for index, message in enumerate(messages) if message["role"] == "user"]
+
+    def opened(exchange: list[dict]) -> list[dict]:
+        return [*system, *exchange] if system else [{**exchange[0], **tools}, *exchange[1:]]
+
     exchanges = [messages[a:b] for a, b in zip(starts, [*starts[1:], len(messages)], strict=True)]
     pieces: list[tuple[list[dict], Encoded]] = []
     current: list[dict] = []
     for exchange in exchanges:
-        longer = [*(current or system), *exchange]
+        longer = [*current, *exchange] if current else opened(exchange)
         (encoded,) = encoder.encode(encoder.render([longer]))
         if current and len(encoded.ids) > max_length:
-            longer = [*system, *exchange]
+            longer = opened(exchange)
             (encoded,) = encoder.encode(encoder.render([longer]))
             pieces.append((longer, encoded))
         elif current:
@@ -137,6 +159,7 @@ def load_tokenized(
     columns: dict[str, str] | str | None = None,
     quarantine: str | Path | None = None,
     assistant_only: bool = True,
+    reasoning: str = "keep",
 ):
     """Conversations from files of any format, ready to train on. Prints what was repaired, dropped, truncated and split.
 
@@ -146,24 +169,26 @@ def load_tokenized(
         long: what to do with longer conversations. "truncate" drops their end, "drop" leaves them out, "split" makes
             pieces of whole exchanges, each after the system turn.
         assistant_only: whether the loss is on the assistant's turns alone; otherwise it is on every token.
+        reasoning: what to do with an assistant's reasoning: keep, drop or mask (see `data_prep.common.reasoning`).
 
-    Returns a `datasets.Dataset` with the columns id, source, row, messages, input_ids and labels, in the order of the
-    files. The memory used does not grow with the number of conversations. Raises what `read_conversations` raises, and
+    Returns a `datasets.Dataset` with the columns id, source, row, messages, input_ids, labels and more (see
+    `messages_of`), in the order of the files. The memory used does not grow with the number of conversations. Raises what `read_conversations` raises, and
     InputError if no conversation is left.
     """
     import pyarrow
 
-    encoder = ChatEncoder(tokenizer, assistant_only)
+    encoder = ChatEncoder(tokenizer, assistant_only, reasoning)
     policy = LengthPolicy(encoder, max_length, long)
-    bad_rows, files = BadRows(on_bad, quarantine), data_files(paths)
-    rows = conversation_rows(files, bad_rows, columns, template_roles(tokenizer))
+    bad_rows, files, tally = BadRows(on_bad, quarantine), data_files(paths), Tally(reasoning)
+    rows = conversation_rows(files, bad_rows, columns, template_roles(tokenizer), tally)
     tokens = pyarrow.list_(pyarrow.int32())
-    schema = pyarrow.schema([*conversation_fields(), ("input_ids", tokens), ("labels", tokens)])
+    own = [*conversation_fields(), ("more", pyarrow.string())]
+    schema = pyarrow.schema([*own, ("input_ids", tokens), ("labels", tokens)])
     typed: Counter = Counter()
 
     def batches():
         bar = tqdm(desc="tokenizing", unit=" conversations", mininterval=1, disable=None)
-        for batch, encoded in _encoded_batches(encoder, rows):
+        for batch, encoded in _encoded_batches(encoder, rows, tally):
             kept = []
             for row, each in zip(batch, encoded, strict=True):
                 typed.update(encoder.special_text(row["messages"]))
@@ -173,7 +198,7 @@ def load_tokenized(
         bar.close()
 
     dataset = write_dataset(schema, batches())
-    close_and_report(bad_rows, files)
+    close_and_report(bad_rows, files, tally)
     if typed:
         listed = ", ".join(f"{name} {count:,} times" for name, count in typed.most_common())
         print(f"special tokens typed in turns are encoded as ordinary text: {listed}")
@@ -183,12 +208,22 @@ def load_tokenized(
     return dataset
 
 
-def _encoded_batches(encoder: ChatEncoder, rows: Iterable[dict]) -> Iterator[tuple[list[dict], list[Encoded]]]:
+def messages_of(row: dict) -> list[dict]:
+    """The messages of a row of `load_tokenized`, with all that the template gets. The column messages holds roles and texts
+    alone; where there is more, such as tool calls, the column more has the whole as JSON."""
+    return json.loads(row["more"]) if row["more"] else row["messages"]
+
+
+def _encoded_batches(
+    encoder: ChatEncoder, rows: Iterable[dict], tally: Tally
+) -> Iterator[tuple[list[dict], list[Encoded]]]:
     """Batches of rows with their tokens. A thread encodes one batch, without the GIL, while the next one is read."""
     with ThreadPoolExecutor(1) as executor:
 
         def submit(batch: list[dict]) -> Future:
-            return executor.submit(encoder.encode, encoder.render([row["messages"] for row in batch]))
+            rendered = encoder.render([row["messages"] for row in batch])
+            tally.lost += sum(each.lost for each in rendered)
+            return executor.submit(encoder.encode, rendered)
 
         yield from submit_ahead(submit, batched(rows, ENCODED_AT_ONCE), ahead=1)
 
@@ -202,6 +237,9 @@ def _record_batch(schema, kept: list[tuple[dict, Encoded]]):
     offsets = np.cumsum([0, *map(len, ids)], dtype=np.int32)
     flat = np.concatenate(ids) if ids else np.zeros(0, np.int32)
     targets = labels(flat, np.concatenate(masks)) if ids else flat
-    rows = pyarrow.RecordBatch.from_pylist([row for row, _ in kept], pyarrow.schema(list(schema)[:-2]))
+    whole = [row["messages"] for row, _ in kept]
+    more = [json.dumps(each) if any(len(message) > 2 for message in each) else None for each in whole]
+    read = [{**row, "more": each} for (row, _), each in zip(kept, more, strict=True)]
+    rows = pyarrow.RecordBatch.from_pylist(read, pyarrow.schema(list(schema)[:-2]))
     columns = [pyarrow.ListArray.from_arrays(offsets, values) for values in (flat, targets)]
     return pyarrow.RecordBatch.from_arrays([*rows.columns, *columns], schema=schema)
