@@ -14,9 +14,10 @@ its margin are logged and plotted. With `--use_peft` LoRA adapters are trained, 
 from dataclasses import dataclass, field
 from functools import partial
 
+import trl
+from accelerate.utils import set_seed
 from datasets import Dataset
-from transformers import AutoConfig, set_seed
-from trl import DPOConfig, DPOTrainer, ModelConfig, get_peft_config
+from transformers import AutoConfig
 
 from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import InputError, run_main
@@ -85,7 +86,7 @@ def as_pairs(rankings: Dataset, tokenizer, max_length: int) -> Dataset:
 
 
 def main() -> None:
-    script, args, model_args = parse_arguments(ScriptArguments, DPOConfig, ModelConfig, refused=REFUSED)
+    script, args, model_args = parse_arguments(ScriptArguments, trl.DPOConfig, trl.ModelConfig, refused=REFUSED)
     run = open_run(script, args, model_args)
 
     # Tokenizer
@@ -113,13 +114,13 @@ def main() -> None:
     set_seed(args.seed)  # LoRA's matrices are initialised at random
 
     # Trainer
-    trainer = DPOTrainer(
+    trainer = trl.DPOTrainer(
         name,
         args=args,
         train_dataset=dataset,
         eval_dataset=heldout,
         processing_class=tokenizer,
-        peft_config=get_peft_config(model_args),
+        peft_config=trl.get_peft_config(model_args),
     )
 
     # Train

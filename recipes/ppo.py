@@ -13,9 +13,9 @@ are merged before saving.
 from dataclasses import dataclass, field
 from functools import partial
 
-from peft import get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
-from trl import ModelConfig, get_peft_config
+import trl
+from accelerate.utils import set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import run_main
@@ -36,7 +36,6 @@ from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.ppo.alarms import PPOAlarms
 from recipes.trainers.ppo.config import PPOConfig
 from recipes.trainers.ppo.policy_and_value import PolicyAndValue
-from recipes.trainers.ppo.trainer import PPOTrainer
 from recipes.trainers.resuming import open_run, train
 from recipes.trainers.saving import finish, merge_adapter, save_model
 
@@ -112,7 +111,7 @@ def heldout_curves(history: list[dict], before: dict, after: dict, steps: int) -
 
 
 def main() -> None:
-    script, args, model_args = parse_arguments(ScriptArguments, PPOConfig, ModelConfig, refused=REFUSED)
+    script, args, model_args = parse_arguments(ScriptArguments, PPOConfig, trl.ModelConfig, refused=REFUSED)
     run = open_run(script, args, model_args)
 
     # Tokenizer
@@ -155,10 +154,14 @@ def main() -> None:
     )
     check_context(tokenizer, value_model.config, None)  # it reads the policy's ids
     if model_args.use_peft:
-        policy = get_peft_model(policy, get_peft_config(model_args))
+        from peft import get_peft_model  # slow to import
+
+        policy = get_peft_model(policy, trl.get_peft_config(model_args))
         value_model = get_peft_model(value_model, score_peft_config(model_args))
 
     # Trainer
+    from recipes.trainers.ppo.trainer import PPOTrainer  # slow to import
+
     optimizer = None
     if script.muon_lr and not model_args.use_peft:
         both = PolicyAndValue(policy, value_model)
@@ -203,8 +206,7 @@ def main() -> None:
         curves |= heldout_curves(history, before, after, trainer.state.global_step)
         episodes = trainer.state.global_step * trainer.rollout_size * args.world_size
         metrics = {"episodes": episodes, "episodes_per_second": episodes / seconds}
-        metrics |= {f"{key}_first": value for key, value in before.items()}
-        metrics |= {f"{key}_last": value for key, value in after.items()}
+        metrics |= {f"{key}_first": before[key] for key in before} | {f"{key}_last": after[key] for key in after}
         results = {"seconds": seconds, "prompts": len(dataset), "metrics": metrics, "curves": curves}
         results["alarms"] = show_alarms(history)
         write_results(script.results_dir or args.output_dir, "ppo", results)

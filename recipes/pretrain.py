@@ -12,14 +12,8 @@ fixed prompts at step 0 and along the way. The same command resumes after an int
 from dataclasses import dataclass, field
 
 import torch
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    Trainer,
-    TrainingArguments,
-    default_data_collator,
-    set_seed,
-)
+import transformers
+from transformers import GPT2Config, default_data_collator
 
 from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import InputError, run_main
@@ -89,7 +83,7 @@ class ScriptArguments:
 
 
 def main() -> None:
-    script, args = parse_arguments(ScriptArguments, TrainingArguments, refused=REFUSED)
+    script, args = parse_arguments(ScriptArguments, transformers.TrainingArguments, refused=REFUSED)
     run = open_run(script, args)
     if not script.heldout:
         raise InputError(
@@ -110,7 +104,7 @@ def main() -> None:
         check_disjoint(ids.documents_like(documents), map(bytes, documents), script.heldout, "document")
 
     # Model
-    set_seed(args.seed)
+    transformers.set_seed(args.seed)
     config = GPT2Config(
         n_layer=script.n_layer,
         n_head=script.n_head,
@@ -126,7 +120,7 @@ def main() -> None:
         attn_pdrop=0.0,
         use_cache=False,
     )
-    model = GPT2LMHeadModel(config)
+    model = transformers.GPT2LMHeadModel(config)
     for block in model.transformer.h:  # each block starts as the identity: faster at a given number of tokens
         torch.nn.init.zeros_(block.attn.c_proj.weight)
         torch.nn.init.zeros_(block.mlp.c_proj.weight)
@@ -143,7 +137,7 @@ def main() -> None:
     optimizer = None
     if script.muon_lr:
         optimizer = MuonWithAdamW(model, script.muon_lr, args.learning_rate, args.weight_decay)
-    trainer = Trainer(
+    trainer = transformers.Trainer(
         model,
         args,
         train_dataset=dataset,

@@ -13,8 +13,9 @@ reloads to the same scores. With `--use_peft` LoRA adapters and the score head a
 from dataclasses import dataclass, field
 from functools import partial
 
-from transformers import AutoConfig, AutoModelForSequenceClassification, set_seed
-from trl import ModelConfig, RewardConfig
+import trl
+from accelerate.utils import set_seed
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import run_main
@@ -31,7 +32,6 @@ from recipes.trainers.arguments import (
 from recipes.trainers.curves import logged, rows_seen, save_curves
 from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.resuming import open_run, train
-from recipes.trainers.reward_trainer import RankingRewardTrainer
 from recipes.trainers.saving import finish, merge_adapter, save_model
 
 TOKENIZED = "rankings are encoded and padded by recipes/trainers/reward_trainer.py, with the model's own tokenizer"
@@ -75,7 +75,7 @@ class ScriptArguments:
 
 
 def main() -> None:
-    script, args, model_args = parse_arguments(ScriptArguments, RewardConfig, ModelConfig, refused=REFUSED)
+    script, args, model_args = parse_arguments(ScriptArguments, trl.RewardConfig, trl.ModelConfig, refused=REFUSED)
     run = open_run(script, args, model_args)
 
     # Tokenizer
@@ -105,6 +105,8 @@ def main() -> None:
     model.score.weight.data.normal_(std=(model.config.hidden_size + 1) ** -0.5)
 
     # Trainer
+    from recipes.trainers.reward_trainer import RankingRewardTrainer  # slow to import
+
     optimizer = None
     if script.muon_lr and not model_args.use_peft:
         optimizer = MuonWithAdamW(model, script.muon_lr, args.learning_rate, args.weight_decay)

@@ -13,8 +13,9 @@ switched off. They are merged before saving unless `--merge_adapter false`.
 from dataclasses import dataclass, field
 from functools import partial
 
-from transformers import AutoConfig, set_seed
-from trl import ModelConfig, RLOOConfig, RLOOTrainer, get_peft_config
+import trl
+from accelerate.utils import set_seed
+from transformers import AutoConfig
 
 from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import InputError, run_main
@@ -97,7 +98,7 @@ class ScriptArguments:
 
 
 def main() -> None:
-    script, args, model_args = parse_arguments(ScriptArguments, RLOOConfig, ModelConfig, refused=REFUSED)
+    script, args, model_args = parse_arguments(ScriptArguments, trl.RLOOConfig, trl.ModelConfig, refused=REFUSED)
     run = open_run(script, args, model_args)
     number = bool(script.reward_model_path) + len(script.reward_funcs or ())
     weights = reward_weights(args.reward_weights, number, script.missing_eos_penalty)
@@ -151,14 +152,14 @@ def main() -> None:
         reward_funcs = [*rewards, missing_eos_reward(tokenizer)]
 
     # Trainer
-    trainer = RLOOTrainer(
+    trainer = trl.RLOOTrainer(
         name,
         reward_funcs,
         args,
         train_dataset=dataset,
         eval_dataset=heldout,
         processing_class=tokenizer,
-        peft_config=get_peft_config(model_args),
+        peft_config=trl.get_peft_config(model_args),
         callbacks=[alarms],
     )
     WatchRewards(trainer, alarms)

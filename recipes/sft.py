@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 
-from transformers import AutoConfig, AutoModelForCausalLM, set_seed
-from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
+import trl
+from accelerate.utils import set_seed
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import InputError, run_main
@@ -91,7 +92,7 @@ def show_mask(tokenizer, row: dict) -> None:
 
 
 def main() -> None:
-    script, args, model_args = parse_arguments(ScriptArguments, SFTConfig, ModelConfig, refused=REFUSED)
+    script, args, model_args = parse_arguments(ScriptArguments, trl.SFTConfig, trl.ModelConfig, refused=REFUSED)
     run = open_run(script, args, model_args)
 
     # Tokenizer
@@ -141,13 +142,13 @@ def main() -> None:
     if script.muon_lr and not model_args.use_peft:
         optimizer = MuonWithAdamW(model, script.muon_lr, args.learning_rate, args.weight_decay)
     columns = ["messages", "input_ids", "labels"]  # tokens and labels are there: TRL has nothing to encode or truncate
-    trainer = SFTTrainer(
+    trainer = trl.SFTTrainer(
         model,
         args,
         train_dataset=dataset.select_columns(columns),
         eval_dataset=heldout.select_columns(columns) if heldout else None,
         processing_class=tokenizer,
-        peft_config=get_peft_config(model_args),
+        peft_config=trl.get_peft_config(model_args),
         optimizers=(optimizer, None),
     )
 

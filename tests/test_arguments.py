@@ -56,7 +56,7 @@ def dataclasses_of(recipe: str) -> tuple[type, ...]:
     module = importlib.import_module(f"recipes.{recipe}")
     calls = (node for node in ast.walk(ast.parse(Path(module.__file__).read_text())) if isinstance(node, ast.Call))
     call = next(node for node in calls if getattr(node.func, "id", "") == "parse_arguments")
-    return tuple(getattr(module, argument.id) for argument in call.args)
+    return tuple(functools.reduce(getattr, ast.unparse(each).split("."), module) for each in call.args)
 
 
 @functools.cache

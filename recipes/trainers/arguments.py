@@ -1,27 +1,31 @@
 """Arguments of a recipe: from its YAML and the command line, strict, and with the defaults this machine allows."""
 
 import dataclasses
+import difflib
 import importlib.util
 import os
+import re
 import sys
+import warnings
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, RawDescriptionHelpFormatter
+from typing import NoReturn, get_type_hints
 
 import huggingface_hub
 import psutil
 import torch
-import yaml
-from peft import PeftConfig
-from transformers import TrainingArguments
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import is_flash_attn_2_available
-from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+import transformers
+from trl import ModelConfig, TrlParser
 
 from data_prep.common.errors import InputError
-from data_prep.common.files import existing
 from data_prep.common.machine import bf16_is_fast
 from data_prep.common.parallel import cores
+from data_prep.common.yaml_file import read_yaml
+from recipes.trainers.late_peft import import_peft_late
 from recipes.trainers.schedule import check_schedule
 from recipes.trainers.under_deepspeed import check_muon
+from recipes.trainers.values import check_values, typed
+
+import_peft_late()  # before TrainingArguments
 
 # Fields that a library's class has and that nothing would read, in every recipe: {field: what to do instead}.
 REFUSED = {
@@ -68,6 +72,15 @@ class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
         return action.help if told else super()._get_help_string(action)
 
 
+class StrictParser(TrlParser):
+    """TrlParser that reports errors as InputError, in one line, instead of after some hundred lines of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        message = re.sub(r"(--\w+)/--[\w-]+", r"\1", message)  # the spelling with hyphens
+        message = re.sub(r"^argument --(\w+)", r"\1", message)
+        raise InputError(message.replace("the following arguments are required: ", "missing: "))
+
+
 def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> tuple:
     """Instances of `dataclass_types` from `--config x.yaml` and the command line, which wins.
 
@@ -77,8 +90,9 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
     Args:
         refused: fields that this recipe does not read, {field: what to do instead}; `REFUSED` is added.
 
-    Raises InputError for a missing file, an unknown key (a typo would otherwise vanish), a field that would be ignored,
-    and a value that the arguments' own checks refuse. Exits with 2 without arguments.
+    Raises InputError for a missing file, an unknown key (a typo would otherwise vanish), a value of the wrong type or out
+    of range, a field that would be ignored, a package that is missing, and what the arguments' own checks refuse. Exits
+    with 2 without arguments.
     """
     # TRL reports every trainer to the Hub unless told not to. The libraries are imported by now, so that an environment
     # variable would come too late for this process.
@@ -87,7 +101,7 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
         print(sys.modules["__main__"].__doc__, file=sys.stderr)
         print("next: one of the commands above, or --help for every option", file=sys.stderr)
         sys.exit(2)
-    parser = TrlParser(
+    parser = StrictParser(
         dataclass_types,
         usage="%(prog)s --config FILE.yaml [--option value ...]",
         description=sys.modules["__main__"].__doc__,
@@ -101,30 +115,69 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
         logging_first_step=True,  # a run shorter than logging_steps would have no loss to show
         hub_strategy="end",
     )
-    config, known = {}, {field for kind in dataclass_types for field in kind.__dataclass_fields__} | {"env"}
-    if "--config" in sys.argv[:-1]:
-        path = existing(sys.argv[sys.argv.index("--config") + 1])
-        try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise InputError(f"{path}: not YAML ({error})") from None
-        if unknown := set(config) - known:
-            raise InputError(f"{path}: unknown key {', '.join(sorted(unknown))}; see --help for the keys")
-    words = (word[2:].split("=")[0].replace("-", "_") for word in sys.argv[1:] if word.startswith("--"))
-    given = set(config) | {word if word in known else word.removeprefix("no_") for word in words}
+    path, config, words = _config_and_words()
+    known = {action.dest for action in parser._actions} - {"help"}
+    for name in config:
+        if name not in known:
+            raise InputError(f"{path}: unknown key {name}{_did_you_mean(name, known)}")
+    given = set(config) | _names_of(words, parser)
     for name, instead in {**REFUSED, **(refused or {})}.items():
         if name in given:
             raise InputError(f"{name}: this recipe would ignore it: {instead}")
     check_muon(config, given)
+    parser.set_defaults_with_config(**config)
+    read, rest = parser.parse_known_args(words)
+    if rest:
+        raise InputError(f"{rest[0]}: found a word that belongs to no option")
+    hints = {name: hint for kind in dataclass_types for name, hint in get_type_hints(kind).items()}
+    values = {name: typed(name, value, hints[name]) if name in given else value for name, value in vars(read).items()}
+    check_values({**values, **dict.fromkeys(refused or {})})
     try:
-        parsed = parser.parse_args_and_config()
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{' '.join(sys.argv[1:])}: {error}") from None
+        with warnings.catch_warnings():
+            if "gradient_checkpointing" not in given:  # TRL's own default is what is deprecated
+                warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
+            parsed = tuple(
+                kind(**{each.name: values[each.name] for each in dataclasses.fields(kind) if each.init})
+                for kind in dataclass_types
+            )
+    except InputError:
+        raise
+    except (ValueError, TypeError, KeyError, ImportError, OSError, NotImplementedError) as error:
+        raise InputError(" ".join(str(error).split())) from None
     _check_together(parsed, given)
     _use_every_core()
     if int(os.environ.get("RANK", 0)) > 0:  # of several processes the first speaks
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     return parsed
+
+
+def _config_and_words() -> tuple[str | None, dict, list[str]]:
+    """The file behind --config, what it holds, and the words of the command line without it. Its `env` is set."""
+    first = StrictParser([], add_help=False, allow_abbrev=False)
+    first.add_argument("--config", action="append", default=[])
+    read, words = first.parse_known_args(sys.argv[1:])
+    if len(read.config) > 1:
+        raise InputError(f"--config: found {len(read.config)} files, expected one: {', '.join(read.config)}")
+    path = read.config[0] if read.config else None
+    config = read_yaml(path) if path else {}
+    for name, value in typed("env", config.pop("env", None) or {}, dict).items():
+        os.environ[str(name)] = str(value)
+    return path, config, words
+
+
+def _names_of(words: list[str], parser: ArgumentParser) -> set[str]:
+    """The names of the options among `words`. Raises InputError for one that is not there."""
+    options = [word.split("=")[0] for word in words if re.match("--?[A-Za-z]", word)]
+    known = {name: action.dest for name, action in parser._option_string_actions.items()}
+    for option in options:
+        if option not in known:
+            raise InputError(f"unknown option {option}{_did_you_mean(option, known)}")
+    return {known[option] for option in options}
+
+
+def _did_you_mean(name: str, known) -> str:
+    meant = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    return f"; did you mean {meant[0]}?" if meant else "; see --help for all of them"
 
 
 def _use_every_core() -> None:
@@ -159,7 +212,7 @@ def _is_set(parsed: tuple, name: str, given: set[str]) -> bool:
 def _check_together(parsed: tuple, given: set[str]) -> None:
     """Raise InputError for fields that are idle beside the others that were given."""
     script = parsed[0]
-    args = next((each for each in parsed if isinstance(each, TrainingArguments)), None)
+    args = next((each for each in parsed if isinstance(each, transformers.TrainingArguments)), None)
     # Older launchers give the rank both ways.
     if args and args.local_rank not in (-1, int(os.environ.get("LOCAL_RANK", -1))):
         raise InputError("local_rank: this recipe would ignore it: launch with accelerate or torchrun, which set it")
@@ -171,12 +224,11 @@ def _check_together(parsed: tuple, given: set[str]) -> None:
         idle := [name for name in EVALUATION if _is_set(parsed, name, given)]
     ):
         raise InputError(f"{idle[0]}: it needs heldout")
-    if getattr(script, "max_prompts", None) is not None and script.max_prompts < 1:
-        raise InputError(f"max_prompts: expected at least 1, found {script.max_prompts}")
     if getattr(script, "muon_lr", None) and not lora and (idle := [name for name in MUON_REFUSED if name in given]):
         raise InputError(f"{idle[0]}: Muon would ignore it; leave it out, or set muon_lr to null")
     if model_args is None:
         return
+    _check_attention(model_args.attn_implementation)
     if not lora and (idle := [name for name in WITHOUT_LORA if name in given]):
         raise InputError(f"{idle[0]}: it needs use_peft")
     if not model_args.load_in_4bit and (idle := [name for name in WITHOUT_4BIT if name in given]):
@@ -190,22 +242,33 @@ def _check_together(parsed: tuple, given: set[str]) -> None:
             raise InputError("load_in_4bit and load_in_8bit need bitsandbytes: pip install -e '.[quantization]'")
 
 
+def _check_attention(name: str | None) -> None:
+    """Raise InputError for an attention that is not there."""
+    if name in (None, "eager", "sdpa") or "/" in name:  # with a slash it names a kernel of the Hub
+        return
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS  # slow to import
+    from transformers.utils import is_flash_attn_2_available
+
+    known = sorted({"eager", *ALL_ATTENTION_FUNCTIONS.keys()})
+    if name not in known:
+        raise InputError(f"attn_implementation: found {name!r}; expected one of {', '.join(known)}")
+    if name == "flash_attention_2" and not is_flash_attn_2_available():
+        raise InputError("attn_implementation: flash_attention_2 is not installed; take sdpa, or install flash-attn")
+
+
 def model_kwargs(model_args: ModelConfig, quantized: bool = True) -> dict:
     """What every model of a run is loaded with by `from_pretrained`: safetensors only, in `dtype`, perhaps quantized.
 
     The revision is not among it: it belongs to one checkpoint. With `quantized=False` a model that is not trained stays
-    in `dtype`. Raises InputError for an attention that is not there.
+    in `dtype`.
     """
-    attention = model_args.attn_implementation
-    if attention is not None and "/" not in attention:  # with a slash it names a kernel of the Hub
-        known = sorted({"eager", *ALL_ATTENTION_FUNCTIONS.keys()})
-        if attention not in known:
-            raise InputError(f"attn_implementation: found {attention!r}; expected one of {', '.join(known)}")
-        if attention == "flash_attention_2" and not is_flash_attn_2_available():
-            raise InputError(
-                "attn_implementation: flash_attention_2 is not installed; take sdpa, or install flash-attn"
-            )
-    load = {"dtype": model_args.dtype or "float32", "attn_implementation": attention, "use_safetensors": True}
+    load = {
+        "dtype": model_args.dtype or "float32",
+        "attn_implementation": model_args.attn_implementation,
+        "use_safetensors": True,
+    }
+    from trl import get_quantization_config  # slow to import
+
     if quantized and (quantization := get_quantization_config(model_args)):
         # Heads, by the names that model families give them: they are trained, or read for the loss, in full.
         quantization.llm_int8_skip_modules = ["lm_head", "embed_out", "score"]
@@ -216,10 +279,12 @@ def model_kwargs(model_args: ModelConfig, quantized: bool = True) -> dict:
     return load
 
 
-def score_peft_config(model_args: ModelConfig) -> PeftConfig | None:
-    """The LoRA of a sequence classifier; None without LoRA.
+def score_peft_config(model_args: ModelConfig):
+    """The PeftConfig of a sequence classifier's LoRA; None without LoRA.
 
     Without these two settings the score head keeps its random values, and is not saved.
     """
+    from trl import get_peft_config  # slow to import
+
     modules = sorted({*(model_args.lora_modules_to_save or []), "score"})
     return get_peft_config(dataclasses.replace(model_args, lora_task_type="SEQ_CLS", lora_modules_to_save=modules))

@@ -1,13 +1,18 @@
 """Pushing a finished model to the Hub: once, when it is saved and looked at, and never along the way."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import huggingface_hub
-from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from data_prep.common.errors import InputError
+
+if TYPE_CHECKING:  # slow to import
+    from transformers import Trainer, TrainingArguments
 
 # Neither the state of the training, nor rows of the user's that were set aside, nor paths on the user's machine.
 NOT_PUSHED = ["_*", "checkpoint-*", "partial-*", "training_args.bin", "quarantine*.jsonl", "settings.json"]

@@ -4,6 +4,8 @@ While a run works, its output folder holds `unfinished.json` with its settings (
 what loads models refuses such a folder, and the same command goes on from the last whole checkpoint in it.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import errno
@@ -14,12 +16,12 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from accelerate.utils import broadcast
 from safetensors import SafetensorError, safe_open
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from data_prep.common.errors import InputError
@@ -27,6 +29,9 @@ from data_prep.common.files import UNFINISHED, read_json, write_json
 from recipes.trainers.best_model import BestModel
 from recipes.trainers.hub import prepare_push
 from recipes.trainers.schedule import CheckSchedule
+
+if TYPE_CHECKING:  # slow to import
+    from transformers import Trainer
 
 # Settings that say where and how a run works, and nothing about what comes out of it.
 WITHOUT_EFFECT = {

@@ -16,7 +16,8 @@ from collections.abc import Callable
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from torch import nn
+from transformers import Trainer, TrainerCallback
 
 from data_prep.common.errors import InputError
 from data_prep.common.text import printable
@@ -28,7 +29,7 @@ from recipes.trainers.alarms import ROUNDING, RewardAlarms
 from recipes.trainers.curves import logged
 
 
-def count_positions_from_first_token(model: PreTrainedModel) -> None:
+def count_positions_from_first_token(model: nn.Module) -> None:
     """Make `model` derive `position_ids` from its attention mask wherever a caller passes none.
 
     The hook sits on the body of the model: the wrapper of LoRA calls the head's `forward` past its hooks.
@@ -116,7 +117,7 @@ class WatchRewards(TrainerCallback):
         self.passed = False
 
 
-def reward_at_last_token(reward_model: PreTrainedModel, tokenizer, bf16: bool) -> Callable:
+def reward_at_last_token(reward_model: nn.Module, tokenizer, bf16: bool) -> Callable:
     """A reward function of TRL's form that reads `reward_model` at the last token of the sampled ids.
 
     That is the end of turn, as in the reward model's training, or the last token of a truncated answer, as in
@@ -137,7 +138,7 @@ def reward_at_last_token(reward_model: PreTrainedModel, tokenizer, bf16: bool) -
     return reward_model_score
 
 
-def reward_of_text(reward_model: PreTrainedModel, tokenizer, eos_token_id: int) -> Callable:
+def reward_of_text(reward_model: nn.Module, tokenizer, eos_token_id: int) -> Callable:
     """A reward function of TRL's form that encodes answers again, as text, for a `reward_model` with its own `tokenizer`.
 
     TRL's own call with a model would make control tokens of what a prompt or an answer spells out. An answer is whole if

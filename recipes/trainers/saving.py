@@ -1,22 +1,26 @@
 """The last step of a recipe: LoRA adapters merged into their model, the model saved whole, looked at, and pushed."""
 
+from __future__ import annotations
+
 import copy
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
-from peft import PeftModel, get_peft_model_state_dict
-from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import load_file
-from transformers import AutoConfig, PreTrainedModel, Trainer
-from transformers.pytorch_utils import Conv1D
+from transformers import AutoConfig
 
 from data_prep.common.files import UNFINISHED, readable
 from recipes.trainers.hub import push
 from recipes.trainers.resuming import full_disk_as_one_line
+
+if TYPE_CHECKING:  # slow to import, and so is peft below
+    from peft import PeftModel
+    from transformers import PreTrainedModel, Trainer
 
 # What an output folder may hold of an older model; config.json first, by which a folder is taken for a whole one.
 MODEL_FILES = (
@@ -35,6 +39,8 @@ def merge_and_save(trainer: Trainer, tokenizer, merge: bool = True) -> None:
 
     With `merge` a LoRA adapter becomes part of the weights; otherwise it is saved by itself.
     """
+    from peft import PeftModel
+
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     if merge and isinstance(model, PeftModel):
         trainer.model = model = merge_adapter(model)
@@ -79,6 +85,8 @@ def check_reload(folder: Path, model: PreTrainedModel | PeftModel, sharded: bool
 
     An adapter is compared by itself. With `sharded`, weights in parts on several processes, nothing but their names is.
     """
+    from peft import PeftModel, get_peft_model_state_dict
+
     if isinstance(model, PeftModel):
         saved, expected = load_file(folder / "adapter_model.safetensors"), get_peft_model_state_dict(model)
         foreign = [path.name for path in folder.glob("model*.safetensors")]
@@ -122,6 +130,9 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     if getattr(base, "quantization_method", None) is None:
         return model.merge_and_unload()
     from bitsandbytes.nn import Linear4bit, Linear8bitLt  # an extra
+    from peft import PeftModel
+    from peft.utils.integrations import dequantize_module_weight
+    from transformers.pytorch_utils import Conv1D
 
     config = copy.deepcopy(base.config)
     del config.quantization_config

@@ -76,7 +76,8 @@ def run_as_script(line: list[str], log: str, environment: dict[str, str]) -> Non
 def processes():
     """Where processes come from: on Linux forks of one that holds the libraries, elsewhere new ones."""
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-    context.set_forkserver_preload(["pytest", *(f"recipes.{stage}" for stage in STAGES)])
+    late = ["trl.trainer.sft_trainer", "recipes.trainers.reward_trainer", "recipes.trainers.ppo.trainer", "peft"]
+    context.set_forkserver_preload(["pytest", *(f"recipes.{stage}" for stage in STAGES), *late])
     return context
 
 

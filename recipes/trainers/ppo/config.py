@@ -1,11 +1,26 @@
 """Arguments of PPO: TRL 1.12's, each of which works here or is refused by name, and some of its own."""
 
+import importlib.util
+import sys
 from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
 
-from trl.experimental.ppo import PPOConfig as TRLPPOConfig
+import trl
 
 from data_prep.common.errors import InputError
 from recipes.trainers.under_deepspeed import under_deepspeed
+
+
+def trl_ppo_config() -> type:
+    """TRL's PPOConfig without the package that it is in, whose trainer takes two seconds to import."""
+    name = "trl.experimental.ppo.ppo_config"
+    if name not in sys.modules:
+        path = Path(trl.__file__).parent / "experimental" / "ppo" / "ppo_config.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name].PPOConfig
+
 
 FOLLOWS = (
     "it follows from total_episodes, per_device_train_batch_size, gradient_accumulation_steps and num_mini_batches"
@@ -45,7 +60,7 @@ REFUSED = {
 
 
 @dataclass
-class PPOConfig(TRLPPOConfig):
+class PPOConfig(trl_ppo_config()):
     """TRL's arguments, some with other defaults, and a few more.
 
     One update samples `per_device_train_batch_size` × `gradient_accumulation_steps` answers on each process and goes
