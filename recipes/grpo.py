@@ -1,7 +1,9 @@
-"""Improve an assistant by GRPO against a reward model, functions, or both.
+r"""Improve an assistant by GRPO against a reward model, functions, or both.
 
-    accelerate launch recipes/grpo.py --config recipes/configs/quickstart/grpo.yaml
-    accelerate launch recipes/grpo.py --config recipes/configs/quickstart/grpo.yaml --use_peft --lora_target_modules all-linear
+    accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/grpo.py \
+        --config recipes/configs/quickstart/grpo.yaml
+    accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/grpo.py \
+        --config recipes/configs/quickstart/grpo.yaml --use_peft --lora_target_modules all-linear
 
 Group relative policy optimization (Shao 2024, arXiv:2402.03300) by TRL's own trainer: each of several answers to a
 prompt is compared with their mean, in units of their spread, where PPO has a value model. Checkpoint, prompts and rewards

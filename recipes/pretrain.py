@@ -1,6 +1,7 @@
-"""Pretrain a GPT-2-style model from random weights on a mixed corpus.
+r"""Pretrain a GPT-2-style model from random weights on a mixed corpus.
 
-    accelerate launch recipes/pretrain.py --config recipes/configs/quickstart/pretrain.yaml
+    accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/pretrain.py \
+        --config recipes/configs/quickstart/pretrain.yaml
     torchrun --nproc_per_node 8 recipes/pretrain.py --config recipes/configs/gpt2_small/pretrain.yaml
 
 Needs a tokenizer (data_prep/train_tokenizer.py), token ids (data_prep/mix_corpus.py) and held-out documents to measure

@@ -21,6 +21,7 @@ from helpers.recipes import (
     EXACT,
     ROOT,
     again,
+    arguments_of,
     command,
     conversation,
     in_hub_cache,
@@ -49,14 +50,6 @@ TRAINERS = {
     "rloo": trl.RLOOTrainer,
     "grpo": trl.GRPOTrainer,
 }
-
-
-def dataclasses_of(recipe: str) -> tuple[type, ...]:
-    """What a recipe hands to `parse_arguments`, read off its source."""
-    module = importlib.import_module(f"recipes.{recipe}")
-    calls = (node for node in ast.walk(ast.parse(Path(module.__file__).read_text())) if isinstance(node, ast.Call))
-    call = next(node for node in calls if getattr(node.func, "id", "") == "parse_arguments")
-    return tuple(functools.reduce(getattr, ast.unparse(each).split("."), module) for each in call.args)
 
 
 @functools.cache
@@ -104,7 +97,7 @@ def _trl(name: str) -> list[Path]:
     return [path] if path.exists() else []
 
 
-OPTIONS = [(recipe, kind, each.name) for recipe in RECIPES for kind in dataclasses_of(recipe) for each in fields(kind)]
+OPTIONS = [(recipe, kind, each.name) for recipe in RECIPES for kind in arguments_of(recipe) for each in fields(kind)]
 
 
 @pytest.mark.parametrize(("recipe", "kind", "name"), OPTIONS, ids=lambda each: getattr(each, "__name__", each))
@@ -139,7 +132,7 @@ LEAST = {
 def test_what_a_recipe_would_ignore_is_refused_before_any_work(recipe, tmp_path):
     """From the YAML and from the command line; the data and models named are not there."""
     own = getattr(importlib.import_module(f"recipes.{recipe}"), "REFUSED", {})
-    known = {each.name for kind in dataclasses_of(recipe) for each in fields(kind)}
+    known = {each.name for kind in arguments_of(recipe) for each in fields(kind)}
     assert set(own) <= known
     for name in sorted({*own, *arguments.REFUSED} & known):
         config = tmp_path / f"{name}.yaml"
@@ -337,7 +330,7 @@ def described(kind: type, name: str) -> tuple:
 def test_an_option_is_the_same_word_for_word_in_every_recipe_that_has_it():
     own: dict[str, dict[str, tuple]] = {}
     for recipe in RECIPES:
-        script = dataclasses_of(recipe)[0]
+        script = arguments_of(recipe)[0]
         for each in fields(script):
             own.setdefault(each.name, {})[recipe] = described(script, each.name)
     shared = {name: of for name, of in own.items() if len(of) > 1}
@@ -349,12 +342,12 @@ def test_an_option_is_the_same_word_for_word_in_every_recipe_that_has_it():
     for recipe in CHAT_RECIPES:
         assert {"heldout", "on_bad", "columns", "results_dir"} <= {name for name, of in own.items() if recipe in of}
     # PPO's is in its own arguments, where TRL has it.
-    assert described(dataclasses_of("ppo")[1], "reward_model_path") == own["reward_model_path"]["rloo"]
+    assert described(arguments_of("ppo")[1], "reward_model_path") == own["reward_model_path"]["rloo"]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_option_of_a_recipe_says_what_it_does(recipe):
-    assert all(each.metadata.get("help") for each in fields(dataclasses_of(recipe)[0]))
+    assert all(each.metadata.get("help") for each in fields(arguments_of(recipe)[0]))
 
 
 # Without arguments, and --help
@@ -365,14 +358,14 @@ def test_accelerate_launch_without_arguments_shows_the_commands_and_no_traceback
     line = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "recipes/sft.py"]
     done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode != 0 and "Traceback" not in done.stderr
-    assert "accelerate launch recipes/sft.py --config recipes/configs/quickstart/sft.yaml\n" in done.stderr
+    assert "recipes/sft.py \\\n        --config recipes/configs/quickstart/sft.yaml\n" in done.stderr
     assert "next: one of the commands above, or --help for every option\n" in done.stderr
 
 
 def test_without_arguments_a_recipe_shows_its_commands_and_the_next_step():
     done = command("sft")
     assert done.code == 2 and done.out == "" and "Traceback" not in done.err
-    assert "accelerate launch recipes/sft.py --config recipes/configs/quickstart/sft.yaml\n" in done.err
+    assert "recipes/sft.py \\\n        --config recipes/configs/quickstart/sft.yaml\n" in done.err
     assert done.err.endswith("next: one of the commands above, or --help for every option\n")
 
 
@@ -381,10 +374,10 @@ def test_help_begins_with_the_options_of_the_recipe(recipe):
     done = again(recipe, help="")
     assert done.code == 0
     options = re.findall(r"^  --(\w+)", done.out, re.MULTILINE)
-    own = [each.name for each in fields(dataclasses_of(recipe)[0])]
+    own = [each.name for each in fields(arguments_of(recipe)[0])]
     assert [name for name in options if not name.startswith("no_")][: len(own)] == own
     assert done.out.index("options of this recipe:") < done.out.index("options of transformers, trl and peft:")
     assert "learning_rate" in options
     described = " ".join(done.out.split("options of this recipe:")[1].split("options of transformers")[0].split())
     assert "default: output_dir. --" in described and "(default: None)" not in described.partition("results_dir")[0]
-    assert f"    accelerate launch recipes/{recipe}.py --config recipes/configs/quickstart/{recipe}.yaml\n" in done.out
+    assert f"recipes/{recipe}.py \\\n        --config recipes/configs/quickstart/{recipe}.yaml\n" in done.out

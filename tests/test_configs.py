@@ -1,7 +1,6 @@
 """Every YAML: it parses with the recipe's own arguments, its commands and paths fit together, its arithmetic is right."""
 
 import ast
-import importlib
 import os
 import re
 import sys
@@ -11,6 +10,7 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from helpers.recipes import arguments_of
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM, get_scheduler
 from trl.chat_template_utils import get_training_chat_template, qwen2_5_chat_template
@@ -35,14 +35,6 @@ def values(path: Path) -> dict:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def recipe_arguments(stage: str) -> list[type]:
-    """The dataclasses that a recipe hands to `parse_arguments`, read off its source."""
-    module = importlib.import_module(f"recipes.{stage}")
-    calls = (node for node in ast.walk(ast.parse(Path(module.__file__).read_text())) if isinstance(node, ast.Call))
-    call = next(node for node in calls if getattr(node.func, "id", "") == "parse_arguments")
-    return [getattr(module, argument.id) for argument in call.args]  # keywords name no dataclass
-
-
 @pytest.fixture
 def parse(monkeypatch):
     """parse(path, stage) is what the stage's script makes of a YAML; the files named in it need not be there."""
@@ -54,7 +46,7 @@ def parse(monkeypatch):
         if stage == "mix":
             return mix_corpus.read_config(path)
         monkeypatch.setattr(sys, "argv", [f"recipes/{stage}.py", "--config", str(path)])
-        return parse_arguments(*recipe_arguments(stage))
+        return parse_arguments(*arguments_of(stage))
 
     yield call
     os.environ.clear()  # the library's arguments leave settings there for accelerate
@@ -87,7 +79,10 @@ def test_line_one_is_the_command_that_uses_the_file(path):
     if path.stem == "mix":
         assert first == f"# python -m data_prep.mix_corpus --config {config}"
     else:
-        assert first == f"# accelerate launch recipes/{path.stem}.py --config {config}"
+        assert first == (
+            "# accelerate launch --quiet --config_file accelerate_configs/single_process.yaml "
+            f"recipes/{path.stem}.py --config {config}"
+        )
         assert (ROOT / "recipes" / f"{path.stem}.py").is_file()
 
 
@@ -454,7 +449,7 @@ def test_accelerate_reads_its_configs(path):
     assert (
         path.read_text(encoding="utf-8")
         .splitlines()[0]
-        .startswith(f"# accelerate launch --config_file accelerate_configs/{path.name} ")
+        .startswith(f"# accelerate launch --quiet --config_file accelerate_configs/{path.name} ")
     )
 
 

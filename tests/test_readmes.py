@@ -1,8 +1,6 @@
 """READMEs: every command in them runs or parses, every option and file they name exists, every figure has its source."""
 
-import dataclasses
 import functools
-import importlib
 import json
 import os
 import re
@@ -13,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from helpers.recipes import arguments_of
 
 from data_prep.common.files import write_json, write_jsonl
 
@@ -67,10 +66,8 @@ def options_of_module(name: str) -> set[str]:
 
 @functools.cache
 def options_of_recipe(name: str) -> set[str]:
-    """The fields of every class of arguments that the recipe names."""
-    module = importlib.import_module(f"recipes.{name}")
-    classes = [each for each in vars(module).values() if isinstance(each, type) and dataclasses.is_dataclass(each)]
-    return {field.name for each in classes for field in dataclasses.fields(each)} | {"config"}
+    """The fields of every class of arguments that the recipe takes."""
+    return {field.name for each in arguments_of(name) for field in each.__dataclass_fields__.values()} | {"config"}
 
 
 def options(words: list[str]) -> set[str]:
@@ -101,19 +98,22 @@ def check_python(words: list[str]) -> None:
         assert options(rest) - {"help"} <= options_of_module(module)
 
 
+SINGLE = "accelerate_configs/single_process.yaml"
+
+
 def check_launch(words: list[str], copies: dict[str, str]) -> None:
     """`copies`: {a folder that the document has the reader make: what it is a copy of}."""
     assert words[0] == "launch"
     at = next(number for number, word in enumerate(words) if word.endswith(".py"))
     launcher, recipe, rest = words[1:at], Path(words[at]), words[at + 1 :]
-    assert options(launcher) <= {"config_file", "num_processes"}
+    assert options(launcher) <= {"quiet", "config_file", "num_processes"}
     assert all((ROOT / path).is_file() for path in values(launcher, "--config_file"))
     assert (ROOT / recipe).is_file() and options(rest) <= options_of_recipe(recipe.stem)
     for config in values(rest, "--config"):
         for copy, original in copies.items():
             config = config.replace(copy, original)
         first = (ROOT / config).read_text(encoding="utf-8").splitlines()[0]
-        assert first == f"# accelerate launch {recipe} --config {config}"
+        assert first == f"# accelerate launch --quiet --config_file {SINGLE} {recipe} --config {config}"
 
 
 def check_pip(words: list[str]) -> None:

@@ -69,7 +69,9 @@ class Checkout:
 
     def stage(self, config: str, options: str = "") -> str:
         """Run the command in line one of a YAML, with options; one process, without the launcher."""
-        command = head_commands(config)[0].replace("accelerate launch ", "python ")
+        command = head_commands(config)[0].replace(
+            "accelerate launch --quiet --config_file accelerate_configs/single_process.yaml ", "python "
+        )
         return self.run(f"{command} {options}")
 
     def json(self, path: str) -> dict:

@@ -99,6 +99,8 @@ def _typed(value, hint):
     if kind in (Union, UnionType):
         if isinstance(value, str) and str in members:
             members = [each for each in members if _is_enum(each)] or [str]
+        elif any((get_origin(each) or each) is dict for each in members):
+            members = [each for each in members if each is not str]  # text there is JSON, or a file's name
         for member in members:
             try:
                 return _typed(value, member)

@@ -1,6 +1,8 @@
 """Running a recipe as its command, and looking at what it left."""
 
+import ast
 import functools
+import importlib
 import json
 import multiprocessing
 import os
@@ -37,6 +39,14 @@ class Done(NamedTuple):
     code: int
     out: str
     err: str
+
+
+def arguments_of(recipe: str) -> tuple[type, ...]:
+    """The dataclasses that a recipe hands to `parse_arguments`, read off its source."""
+    module = importlib.import_module(f"recipes.{recipe}")
+    calls = (node for node in ast.walk(ast.parse(Path(module.__file__).read_text())) if isinstance(node, ast.Call))
+    call = next(node for node in calls if getattr(node.func, "id", "") == "parse_arguments")
+    return tuple(functools.reduce(getattr, ast.unparse(each).split("."), module) for each in call.args)
 
 
 def words(recipe: str, settings: dict) -> list[str]:
