@@ -26,6 +26,7 @@ from data_prep.common.intervals import show_interval
 from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_tokenizer
 from data_prep.models.scoring import ranking_agreement, score_answers
 from data_prep.readers.preferences import load_rankings, prompt_key
+from recipes.trainers import quiet
 from recipes.trainers.arguments import (
     model_kwargs,
     parse_arguments,
@@ -97,6 +98,7 @@ def main() -> None:
         check_disjoint(map(prompt_key, dataset["prompt"]), map(prompt_key, heldout["prompt"]), script.heldout)
 
     # Model
+    quiet.new_head()
     set_seed(args.seed)  # the score head and LoRA's matrices are initialised at random
     weights = {**model_kwargs(model_args), "revision": revision, "trust_remote_code": False}
     model = AutoModelForSequenceClassification.from_pretrained(

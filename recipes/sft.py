@@ -32,6 +32,7 @@ from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_t
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import last_question, split_last_answer
 from data_prep.tokens.sft_dataset import load_tokenized, messages_of
+from recipes.trainers import quiet
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import logged, rows_seen, save_curves
 from recipes.trainers.muon import MuonWithAdamW
@@ -101,6 +102,8 @@ def main() -> None:
     revision = model_args.model_revision
     name = checkpoint_or_hub_id(model_args.model_name_or_path, "recipes/pretrain.py", revision)
     tokenizer = load_tokenizer(name, revision)
+    if args.eos_token and args.eos_token not in tokenizer.get_vocab():
+        raise InputError(f"eos_token: found {args.eos_token!r}, which is not in the vocabulary of {name}")
     tokenizer.eos_token = args.eos_token or tokenizer.eos_token
     if args.chat_template_path:
         if not args.chat_template_path.endswith((".jinja", ".j2")):  # TRL would take a model's, with new tokens
@@ -143,6 +146,7 @@ def main() -> None:
     optimizer = None
     if script.muon_lr and not model_args.use_peft:
         optimizer = MuonWithAdamW(model, script.muon_lr, args.learning_rate, args.weight_decay)
+    quiet.packed_apart(args.packing_strategy if args.packing else None, model.config._attn_implementation)
     columns = ["messages", "input_ids", "labels"]  # tokens and labels are there: TRL has nothing to encode or truncate
     trainer = trl.SFTTrainer(
         model,

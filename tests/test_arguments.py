@@ -118,13 +118,13 @@ def test_an_option_that_nobody_reads_is_found():
 
 LEAST = {
     "pretrain": {"tokenizer": "x", "tokens": "x"},
-    "sft": {"conversations": "x"},
-    "reward": {"rankings": "x"},
-    "ppo": {"prompts": "x"},
-    "dpo": {"rankings": "x"},
-    "kto": {"rankings": "x"},
-    "rloo": {"prompts": "x"},
-    "grpo": {"prompts": "x"},
+    "sft": {"conversations": "x", "model_name_or_path": "x"},
+    "reward": {"rankings": "x", "model_name_or_path": "x"},
+    "ppo": {"prompts": "x", "sft_model_path": "x"},
+    "dpo": {"rankings": "x", "model_name_or_path": "x"},
+    "kto": {"rankings": "x", "model_name_or_path": "x"},
+    "rloo": {"prompts": "x", "model_name_or_path": "x"},
+    "grpo": {"prompts": "x", "model_name_or_path": "x"},
 }
 
 

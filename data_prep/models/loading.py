@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
 from data_prep.common.errors import InputError
@@ -137,6 +136,7 @@ def _check_fit(name: str, config, revision: str) -> None:
     Left alone, those that are missing are drawn at random, with a warning.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers.integrations import is_deepspeed_zero3_enabled
 
     # Quantized weights have shapes of their own, and ZeRO-3 takes no device_map.
     if getattr(config, "quantization_config", None) is not None or is_deepspeed_zero3_enabled():

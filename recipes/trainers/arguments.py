@@ -20,6 +20,7 @@ from data_prep.common.errors import InputError
 from data_prep.common.machine import bf16_is_fast
 from data_prep.common.parallel import cores
 from data_prep.common.yaml_file import read_yaml
+from recipes.trainers import quiet
 from recipes.trainers.late_peft import import_peft_late
 from recipes.trainers.schedule import check_schedule
 from recipes.trainers.under_deepspeed import check_muon
@@ -145,6 +146,9 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
     except (ValueError, TypeError, KeyError, ImportError, OSError, NotImplementedError) as error:
         raise InputError(" ".join(str(error).split())) from None
     _check_together(parsed, given)
+    quiet.renamed_in_transformers()
+    if not {"load_in_4bit", "load_in_8bit"} & given:
+        quiet.four_bit_kernels()
     _use_every_core()
     if int(os.environ.get("RANK", 0)) > 0:  # of several processes the first speaks
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -213,6 +217,12 @@ def _check_together(parsed: tuple, given: set[str]) -> None:
     """Raise InputError for fields that are idle beside the others that were given."""
     script = parsed[0]
     args = next((each for each in parsed if isinstance(each, transformers.TrainingArguments)), None)
+    if args and args.n_gpu > 1 and args.parallel_mode == transformers.training_args.ParallelMode.NOT_DISTRIBUTED:
+        raise InputError(
+            f"found {args.n_gpu} GPUs and one process, which would split each batch among them (DataParallel); launch a "
+            f"process for each: accelerate launch --config_file accelerate_configs/ddp.yaml --num_processes {args.n_gpu}, "
+            "or show it one: CUDA_VISIBLE_DEVICES=0"
+        )
     # Older launchers give the rank both ways.
     if args and args.local_rank not in (-1, int(os.environ.get("LOCAL_RANK", -1))):
         raise InputError("local_rank: this recipe would ignore it: launch with accelerate or torchrun, which set it")

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from data_prep.common.errors import InputError
 from data_prep.common.text import printable
@@ -46,7 +46,7 @@ def count_positions_from_first_token(model: nn.Module) -> None:
     model.base_model.register_forward_pre_hook(derive, with_kwargs=True)
 
 
-def show_control_characters(trainer: Trainer) -> None:
+def show_control_characters(trainer) -> None:
     """Make the table of `log_completions` show the codes of control characters, which a terminal would obey."""
     module = sys.modules[type(trainer).__module__]
     table = module.print_prompt_completions_sample
