@@ -57,6 +57,7 @@ from data_prep.checking.rows import (
 from data_prep.common.batches import batched
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import atomic_folder, atomic_write, vacant, write_json
+from data_prep.common.numbers import check_at_least
 from data_prep.common.reasoning import REASONING
 from data_prep.corpus.languages import language, method
 from data_prep.corpus.near_duplicates import Duplicate, near_duplicates
@@ -294,6 +295,7 @@ def main() -> None:
         "--output", type=Path, help="folder to write rows, quarantine and report to (default: write nothing)"
     )
     arguments = parser.parse_args()
+    check_at_least(1, arguments, "max_length")
     if not 0 < arguments.similarity <= 1:
         raise InputError(f"--similarity {arguments.similarity}: expected a number above 0 and up to 1")
     if arguments.drop_duplicates and arguments.on_bad == "error":

@@ -37,6 +37,7 @@ from data_prep.common.files import (
     write_json,
     write_jsonl,
 )
+from data_prep.common.numbers import check_at_least
 from data_prep.common.parallel import WorkerLost, cores, in_order
 from data_prep.common.text import counted
 from data_prep.corpus.decontamination import EvaluationTexts
@@ -245,6 +246,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True, help="the folder to write")
     parser.add_argument("--num_workers", type=int, default=cores(), help="number of processes (default: all cores)")
     arguments = parser.parse_args()
+    check_at_least(1, arguments, "min_words", "max_words", "num_workers")
     output = vacant(arguments.output_dir)
     if not 0 < arguments.threshold <= 1:
         raise InputError(f"--threshold {arguments.threshold}: expected more than 0 and at most 1")

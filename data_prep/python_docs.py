@@ -38,6 +38,7 @@ from tqdm.auto import tqdm
 
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import vacant, write_json, write_jsonl
+from data_prep.common.numbers import check_at_least
 
 WORDINGS = json.loads(Path(__file__).with_name("python_docs_wordings.json").read_text(encoding="utf-8"))
 # Not documentation of the library: test suites, vendored or generated code, and folders of installed packages.
@@ -333,6 +334,7 @@ def main() -> None:
         "--prompts", type=int, default=6, help="prompts per question, half of them for rankings (default: 6)"
     )
     arguments = parser.parse_args()
+    check_at_least(1, arguments, "names", "prompts")
     vacant(arguments.output_dir / "conversations.json")
     known, skipped = facts(arguments.names)
     corpus = write_corpus(arguments.output_dir, set(known))

@@ -23,6 +23,7 @@ from pathlib import Path
 from data_prep.common.agreement import exact_match
 from data_prep.common.errors import run_main
 from data_prep.common.files import existing, vacant, write_jsonl
+from data_prep.common.numbers import check_at_least
 from data_prep.common.text import counted
 from data_prep.readers.prompts import read_prompts
 from data_prep.rows.bad_rows import ON_BAD
@@ -81,6 +82,7 @@ def main() -> None:
         "--seed", type=int, default=42, help="seed for sampling, --limit and --include_others (default: 42)"
     )
     arguments = parser.parse_args()
+    check_at_least(1, arguments, "num_return_sequences", "max_new_tokens", "batch_size", "limit")
     if Path(arguments.model).is_absolute() or arguments.model.startswith((".", "runs")):
         existing(arguments.model, "recipes/sft.py")
     vacant(arguments.output)

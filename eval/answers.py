@@ -18,6 +18,7 @@ from pathlib import Path
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
 from data_prep.common.intervals import show_interval
+from data_prep.common.numbers import check_at_least
 from data_prep.common.text import printable
 from eval.common.options import CONVERSATIONS, add_result_options, add_row_options, quarantine_file
 
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=128, help="sequences generated at once (default: 128)")
     parser.add_argument("--seed", type=int, default=42, help="seed for --limit (default: 42)")
     arguments = parser.parse_args()
+    check_at_least(1, arguments, "max_new_tokens", "batch_size", "limit")
     try:
         pattern = re.compile(arguments.group_by) if arguments.group_by else None
     except re.error as error:

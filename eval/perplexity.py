@@ -15,6 +15,7 @@ from pathlib import Path
 
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import existing, write_results
+from data_prep.common.numbers import check_at_least
 from data_prep.rows.bad_rows import BadRows
 from eval.common.options import add_on_bad, add_result_options, quarantine_file
 
@@ -32,6 +33,7 @@ def main() -> None:
     add_result_options(parser, "the model's folder")
     parser.add_argument("--batch_size", type=int, default=16, help="sequences scored at once (default: 16)")
     arguments = parser.parse_args()
+    check_at_least(1, arguments, "batch_size")
     existing(arguments.documents)
     name = arguments.name or Path(arguments.model).name
     bad_rows = BadRows(arguments.on_bad, quarantine_file(arguments.on_bad, arguments.results_dir, name))

@@ -23,6 +23,7 @@ from pathlib import Path
 from data_prep.common.errors import run_main
 from data_prep.common.files import atomic_write, existing, read_json, write_json
 from data_prep.common.intervals import show_interval, show_nats
+from data_prep.common.numbers import check_at_least
 from data_prep.common.page import render
 from data_prep.common.provenance import commit, machine
 from data_prep.readers.prompts import read_prompts
@@ -123,6 +124,7 @@ def main() -> None:
         help="also write results.json, answers.png and the tables in RESULTS.md into this folder",
     )
     arguments = parser.parse_args()
+    check_at_least(1, arguments, "limit", "max_new_tokens")
     run = existing(arguments.run, "recipes/quickstart.sh")
     if arguments.prompts:
         existing(arguments.prompts)

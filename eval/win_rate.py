@@ -18,6 +18,7 @@ from pathlib import Path
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
 from data_prep.common.intervals import bootstrap_interval, show_interval, show_nats
+from data_prep.common.numbers import check_at_least
 from eval.common.options import CONVERSATIONS, add_result_options, add_row_options, quarantine_file
 
 TIE_WIDTH = 5.0  # chrF points
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=128, help="sequences generated at once (default: 128)")
     parser.add_argument("--seed", type=int, default=42, help="seed for sampling and --limit (default: 42)")
     arguments = parser.parse_args()
+    check_at_least(1, arguments, "max_new_tokens", "batch_size", "limit")
     if arguments.temperature < 0 or arguments.num_return_sequences < 1:
         raise InputError("--temperature and --num_return_sequences: expected at least 0 and at least 1")
 

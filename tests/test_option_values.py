@@ -1,5 +1,6 @@
 """What is wrong with an option is told in one line, and before anything slow is imported."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -208,3 +209,21 @@ def test_under_the_launcher_of_the_readme_a_refusal_is_the_last_line_and_the_onl
     done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: unknown option --learnig_rate; did you mean --learning_rate?\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "option", "required"),
+    [
+        ("eval.answers", "limit", "--model x --conversations x"),
+        ("eval.answers", "batch_size", "--model x --conversations x"),
+        ("eval.win_rate", "max_new_tokens", "--model x --opponent x --conversations x"),
+        ("eval.perplexity", "batch_size", "--model x --documents x"),
+        ("data_prep.sample_completions", "num_return_sequences", "--model x --conversations x --output x.jsonl"),
+        ("data_prep.check", "max_length", "x"),
+    ],
+)
+def test_a_number_of_the_other_commands_is_in_its_range(module, option, required, monkeypatch):
+    main = importlib.import_module(module).main
+    monkeypatch.setattr(sys, "argv", [module, *required.split(), f"--{option}", "0"])
+    with pytest.raises(InputError, match=f"--{option} 0: expected at least 1"):
+        main()
