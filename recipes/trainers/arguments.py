@@ -166,6 +166,8 @@ def _config_and_words() -> tuple[str | None, dict, list[str]]:
     config = read_yaml(path) if path else {}
     for name, value in typed("env", config.pop("env", None) or {}, dict).items():
         os.environ[str(name)] = str(value)
+    if isinstance(config.get("resume_from_checkpoint"), bool):  # text elsewhere: last, or a folder
+        config["resume_from_checkpoint"] = str(config["resume_from_checkpoint"]).lower()
     return path, config, words
 
 
