@@ -102,7 +102,7 @@ def test_a_value_of_the_wrong_type_in_a_yaml_is_told(yaml, message, sft):
 
 def test_resuming_is_told_by_true_and_false_too(sft):
     for value in ("true", "false", "last"):
-        refused(sft(f"resume_from_checkpoint: {value}"), "error: x: no such file or folder, and no such model")
+        refused(sft(f"resume_from_checkpoint: {value}"), "error: x: neither a finished checkpoint")
 
 
 @pytest.mark.parametrize(
