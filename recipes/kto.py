@@ -1,7 +1,9 @@
-"""Improve an assistant by KTO on answers labelled good or bad, without pairs and without a reward model.
+r"""Improve an assistant by KTO on answers labelled good or bad, without pairs and without a reward model.
 
-    accelerate launch recipes/kto.py --config recipes/configs/quickstart/kto.yaml
-    accelerate launch recipes/kto.py --config recipes/configs/quickstart/kto.yaml --use_peft --lora_target_modules all-linear
+    accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/kto.py \
+        --config recipes/configs/quickstart/kto.yaml
+    accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/kto.py \
+        --config recipes/configs/quickstart/kto.yaml --use_peft --lora_target_modules all-linear
 
 Kahneman-Tversky optimization (Ethayarajh 2024, arXiv:2402.01306) by TRL's own trainer, from the SFT checkpoint that
 recipes/ppo.py starts from. One label a prompt is enough: thumbs up or down. Rankings and pairs are taken apart, the best
@@ -15,20 +17,21 @@ policy with its adapter switched off. They are merged before saving unless `--me
 from dataclasses import dataclass, field
 from functools import partial
 
+import trl
+from accelerate.utils import set_seed
 from datasets import Dataset
-from transformers import AutoConfig, AutoTokenizer, set_seed
-from trl import KTOConfig, KTOTrainer, ModelConfig, get_peft_config
+from transformers import AutoConfig
 
 from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
-from data_prep.models.loading import check_context, checkpoint_or_hub_id
+from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_tokenizer
 from data_prep.models.scoring import encode_answers
 from data_prep.readers.labels import load_labels
 from data_prep.readers.preferences import prompt_key
 from data_prep.tokens.chat_encoder import special_token_text
 from recipes.trainers.arguments import model_kwargs, parse_arguments
-from recipes.trainers.curves import logged, save_curves
+from recipes.trainers.curves import logged, rows_seen, save_curves
 from recipes.trainers.resuming import open_run, train
 from recipes.trainers.saving import finish, merge_and_save
 
@@ -63,7 +66,7 @@ class ScriptArguments:
     )
 
 
-def check_batches(args: KTOConfig) -> None:
+def check_batches(args: "trl.KTOConfig") -> None:
     """Raise InputError for batches in which the KL cannot be estimated."""
     if args.loss_type == WITHOUT_KL:
         return
@@ -79,7 +82,7 @@ def check_batches(args: KTOConfig) -> None:
         )
 
 
-def as_labelled(answers: Dataset, tokenizer, max_length: int, args: KTOConfig) -> Dataset:
+def as_labelled(answers: Dataset, tokenizer, max_length: int, args: "trl.KTOConfig") -> Dataset:
     """The rows in TRL's conversational format, {"prompt", "completion": messages, "label"}, shuffled once by the seed.
 
     Answers beyond `max_length` tokens with their prompt are left out, with a count on the screen: TRL would truncate them,
@@ -110,15 +113,15 @@ def as_labelled(answers: Dataset, tokenizer, max_length: int, args: KTOConfig) -
 
 
 def main() -> None:
-    script, args, model_args = parse_arguments(ScriptArguments, KTOConfig, ModelConfig, refused=REFUSED)
+    script, args, model_args = parse_arguments(ScriptArguments, trl.KTOConfig, trl.ModelConfig, refused=REFUSED)
     run = open_run(script, args, model_args)
     check_batches(args)
 
     # Tokenizer
     revision = model_args.model_revision
     name = checkpoint_or_hub_id(model_args.model_name_or_path, "recipes/sft.py", revision)
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    config = AutoConfig.from_pretrained(name, revision=revision)
+    tokenizer = load_tokenizer(name, revision)
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     check_context(tokenizer, config, args.max_length)
 
     # Dataset
@@ -141,13 +144,13 @@ def main() -> None:
     set_seed(args.seed)  # LoRA's matrices are initialised at random
 
     # Trainer
-    trainer = KTOTrainer(
+    trainer = trl.KTOTrainer(
         name,
         args=args,
         train_dataset=dataset,
         eval_dataset=heldout,
         processing_class=tokenizer,
-        peft_config=get_peft_config(model_args),
+        peft_config=trl.get_peft_config(model_args),
     )
 
     # Train
@@ -171,10 +174,10 @@ def main() -> None:
         metrics |= {f"{key}_last": curves[key][-1][1] for key in shown if key in curves} | {"steps": steps}
         kept = {f"eval_{key}": f"eval_{theirs}" for key, theirs in {"loss": "loss", **shown}.items()}
         metrics |= {key: evaluated[theirs] for key, theirs in kept.items() if theirs in evaluated}
-        results = {"seconds": seconds, "answers": len(dataset), "metrics": metrics, "curves": curves}
+        results = {"seconds": seconds, "answers": rows_seen(trainer), "metrics": metrics, "curves": curves}
         write_results(script.results_dir or args.output_dir, "kto", results)
         print(
-            f"KTO in {steps:,} steps on {len(dataset):,} labelled answers in {seconds:.0f} s; "
+            f"KTO in {steps:,} steps on {rows_seen(trainer):,} of {len(dataset):,} labelled answers in {seconds:.0f} s; "
             f"the model is in {args.output_dir}"
         )
     finish(trainer)

@@ -166,8 +166,9 @@ def main() -> None:
 
     optimizer = None
     if script.muon_lr and not model_args.use_peft:
-        both = PolicyAndValue(policy, value_model)
-        optimizer = MuonWithAdamW(both, script.muon_lr, args.learning_rate, args.weight_decay)
+        optimizer = MuonWithAdamW(
+            PolicyAndValue(policy, value_model), script.muon_lr, args.learning_rate, args.weight_decay
+        )
     eval_funcs = [load_function(function) for function in script.eval_funcs or ()]
     measure = f"eval_{eval_funcs[0].__name__}" if eval_funcs else None
     trainer = PPOTrainer(
@@ -197,8 +198,7 @@ def main() -> None:
     # Save
     wrapper = trainer.accelerator.unwrap_model(trainer.model)
     if model_args.use_peft:
-        wrapper.policy = merge_adapter(wrapper.policy)
-        wrapper.value_model = merge_adapter(wrapper.value_model)
+        wrapper.policy, wrapper.value_model = map(merge_adapter, (wrapper.policy, wrapper.value_model))
     save_model(trainer, {"": wrapper.policy, "value_model": wrapper.value_model})
     if trainer.is_world_process_zero():
         for key in before:
