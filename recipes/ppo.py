@@ -33,7 +33,7 @@ from recipes.trainers.arguments import (
     parse_arguments,
     score_peft_config,
 )
-from recipes.trainers.curves import logged, save_curves
+from recipes.trainers.curves import logged, save_curves, show_change
 from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.ppo.alarms import PPOAlarms
 from recipes.trainers.ppo.config import PPOConfig
@@ -201,16 +201,15 @@ def main() -> None:
         wrapper.policy, wrapper.value_model = map(merge_adapter, (wrapper.policy, wrapper.value_model))
     save_model(trainer, {"": wrapper.policy, "value_model": wrapper.value_model})
     if trainer.is_world_process_zero():
-        for key in before:
-            print(f"{key[5:]:12} on held-out prompts: {before[key]:7.3f} → {after[key]:7.3f}")
+        show_change(before, after)
         curves = {key: logged(history, f"objective/{key}") for key in ("score", "kl", "length", "eos_rate", "entropy")}
         save_curves(f"{args.output_dir}/curve.png", curves, xlabel="update")
-        curves |= heldout_curves(history, before, after, trainer.state.global_step)
         episodes = trainer.state.global_step * trainer.rollout_size * args.world_size
         metrics = {"episodes": episodes, "episodes_per_second": episodes / seconds}
         metrics |= {f"{key}_first": before[key] for key in before} | {f"{key}_last": after[key] for key in after}
-        results = {"seconds": seconds, "prompts": len(dataset), "metrics": metrics, "curves": curves}
-        results["alarms"] = show_alarms(history)
+        results = {"seconds": seconds, "prompts": len(dataset), "alarms": show_alarms(history)}
+        curves |= heldout_curves(history, before, after, trainer.state.global_step)
+        results |= {"metrics": metrics, "curves": curves}
         write_results(script.results_dir or args.output_dir, "ppo", results)
         print(f"PPO on {episodes:,} episodes in {seconds:.0f} s; the model is in {args.output_dir}")
     finish(trainer)

@@ -29,7 +29,7 @@ from data_prep.readers.prompts import load_prompts
 from data_prep.tokens.prompts import fit_prompts, longest_prompt
 from recipes.trainers.alarms import RewardAlarms, show_alarms
 from recipes.trainers.arguments import model_kwargs, parse_arguments
-from recipes.trainers.curves import save_curves
+from recipes.trainers.curves import save_curves, show_change
 from recipes.trainers.resuming import open_run, train
 from recipes.trainers.rloo_grpo import (
     WatchRewards,
@@ -181,8 +181,7 @@ def main() -> None:
     # Save
     merge_and_save(trainer, tokenizer, merge=script.merge_adapter)
     if trainer.is_world_process_zero():
-        for key in before:
-            print(f"{key[5:]:12} on held-out prompts: {before[key]:7.3f} → {after[key]:7.3f}")
+        show_change(before, after)
         curves = training_curves(trainer.state.log_history, script.missing_eos_penalty)
         save_curves(f"{args.output_dir}/curve.png", curves, xlabel="update")
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size

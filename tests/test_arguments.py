@@ -227,9 +227,11 @@ def test_every_model_is_loaded_as_the_options_say(recipe, runnable, tmp_path, mo
     seen, load = [], PreTrainedModel.from_pretrained.__func__
 
     def written_down(cls, name, *positional, **given):
-        model = load(cls, name, *positional, **given)
-        seen.append((model.config._attn_implementation, model.dtype, given["use_safetensors"]))
-        return model
+        found = load(cls, name, *positional, **given)
+        model = found[0] if given.get("output_loading_info") else found
+        if model.device.type != "meta":  # there the shapes of a checkpoint are looked at
+            seen.append((model.config._attn_implementation, model.dtype, given["use_safetensors"]))
+        return found
 
     monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(written_down))
     monkeypatch.setattr(transformers.Trainer, "train", lambda *_, **__: (_ for _ in ()).throw(Loaded()))
@@ -262,7 +264,7 @@ def test_a_model_of_the_hub_is_trained_by_its_name_and_revision(
     assert all(torch.equal(saved[name], weight) for name, weight in expected.items())
     given = {**given, "model_revision": "v3", "output_dir": tmp_path / "v3"}
     made_by = "recipes/pretrain.py" if recipe == "sft" else "recipes/sft.py"
-    refused(again(recipe, **given), "error: somebody/tiny: no such file or folder", f"it is made by: {made_by}")
+    refused(again(recipe, **given), "error: somebody/tiny: neither a finished", f"it is made by: {made_by}")
 
 
 @pytest.fixture(scope="module")

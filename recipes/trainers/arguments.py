@@ -21,12 +21,9 @@ from data_prep.common.machine import bf16_is_fast
 from data_prep.common.parallel import cores
 from data_prep.common.yaml_file import read_yaml
 from recipes.trainers import quiet
-from recipes.trainers.late_peft import import_peft_late
 from recipes.trainers.schedule import check_schedule
 from recipes.trainers.under_deepspeed import check_muon
 from recipes.trainers.values import check_values, typed
-
-import_peft_late()  # before TrainingArguments
 
 # Fields that a library's class has and that nothing would read, in every recipe: {field: what to do instead}.
 REFUSED = {

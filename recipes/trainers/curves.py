@@ -33,3 +33,9 @@ def rows_seen(trainer) -> int:
     args = trainer.args
     rows_of_a_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     return min(len(trainer.train_dataset), trainer.state.global_step * rows_of_a_step)
+
+
+def show_change(before: dict[str, float], after: dict[str, float]) -> None:
+    """Print each metric on held-out prompts, before training and after."""
+    for key in before:
+        print(f"{key.removeprefix('eval_'):12} on held-out prompts: {before[key]:7.3f} → {after[key]:7.3f}")
