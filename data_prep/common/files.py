@@ -179,7 +179,7 @@ def read_jsonl(path: str | Path) -> Iterator[dict]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.rstrip())  # a line that breaks off does so before its line break
             except UnicodeDecodeError:
                 raise InputError(f"{path}: line {number} is not UTF-8; save the file as UTF-8") from None
             except json.JSONDecodeError as error:
