@@ -187,15 +187,14 @@ def load_tokenized(
     typed: Counter = Counter()
 
     def batches():
-        bar = tqdm(desc="tokenizing", unit=" conversations", mininterval=1, disable=None)
-        for batch, encoded in _encoded_batches(encoder, rows, tally):
-            kept = []
-            for row, each in zip(batch, encoded, strict=True):
-                typed.update(encoder.special_text(row["messages"]))
-                kept += [({**row, "messages": own}, part) for own, part in policy.apply(row["messages"], each)]
-            yield _record_batch(schema, kept)
-            bar.update(len(batch))
-        bar.close()
+        with tqdm(desc="tokenizing", unit=" conversations", mininterval=1, disable=None) as bar:
+            for batch, encoded in _encoded_batches(encoder, rows, tally):
+                kept = []
+                for row, each in zip(batch, encoded, strict=True):
+                    typed.update(encoder.special_text(row["messages"]))
+                    kept += [({**row, "messages": own}, part) for own, part in policy.apply(row["messages"], each)]
+                yield _record_batch(schema, kept)
+                bar.update(len(batch))
 
     dataset = write_dataset(schema, batches())
     close_and_report(bad_rows, files, tally)
