@@ -1,0 +1,550 @@
+"""Random rows, files and YAMLs against the doctor, the readers, the recipes' arguments and the tools' commands.
+
+    python -m tests.fuzz --minutes 10 --seed 0
+    python -m tests.fuzz --replay fuzz_failures/rows-17
+
+Mutates valid rows of all formats (types, keys, nesting, Unicode), files (bytes, cuts, compression) and the YAMLs of
+recipes/configs, and checks of each that
+
+    nothing is raised but InputError and SystemExit
+    rows in = rows out + quarantined, and the raw text of the quarantined ones is in the file, in order
+    every row that goes on is in the schema: roles in turn, texts that are not blank and can be written as UTF-8
+    the rows written are read again as they are, and each reader takes as many rows as the doctor kept
+
+Prints a tally per kind. A failure is written into --failures, with the file and what was raised. Run by hand: not a test.
+"""
+
+import argparse
+import bz2
+import contextlib
+import copy
+import gzip
+import importlib
+import io
+import json
+import lzma
+import math
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import yaml
+import zstandard
+
+from data_prep import check, clean_corpus, hold_out, mix_corpus, rank_completions, train_tokenizer
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import read_json, read_jsonl
+from data_prep.readers.conversation_formats import PLAIN_ROLES
+from data_prep.readers.conversations import read_conversations
+from data_prep.readers.documents import read_documents
+from data_prep.readers.preferences import read_rankings
+from data_prep.readers.prompts import load_prompts
+from data_prep.rows.bad_rows import BadRows
+
+ROOT = Path(__file__).parents[1]
+RECIPES = ("pretrain", "sft", "reward", "dpo", "ppo", "rloo", "grpo")
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+VALID = [
+    {"messages": [user("How many?"), assistant("Seven.")]},
+    {"messages": [{"role": "system", "content": "Be brief."}, user("a"), assistant("b"), user("c"), assistant("d")]},
+    {"id": "x", "conversations": [{"from": "human", "value": "你好"}, {"from": "gpt", "value": "您好"}]},
+    {"instruction": "Add.", "input": "1 2", "output": "3", "history": [["Hi", "Hello"]], "system": "Be brief."},
+    {"prompt": "Why?", "completion": "Because."},
+    {"question": "Who?", "answer": "They."},
+    {"text": "Human: a\nAssistant: b"},
+    {"text": "Once upon a time there was a king."},
+    {"messages": [user([{"type": "text", "text": "parts"}]), assistant("ok")]},
+    {"messages": [user("f?"), {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}, {"role": "tool", "content": "1"}, assistant("1")]},
+    {"prompt": "Which?", "chosen": "this", "rejected": "that", "margin": 1.5},
+    {"prompt": [user("Which?")], "chosen": [assistant("this")], "rejected": [assistant("that")]},
+    {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"},
+    {"prompt": "p", "completions": ["x", "y", "z"], "ranks": [0, 1, 2], "scores": [3, 2, 1]},
+    {"prompt": "p", "answers": [{"answer": "x", "rank": 1}, {"answer": "y", "rank": 2}]},
+    {"instruction": "p", "completions": [{"response": "x", "overall_score": 3}, {"response": "y", "overall_score": 1}]},
+    {"prompt": "p", "completion": "x", "label": True},
+    {"conversations": [{"from": "human", "value": "a"}], "chosen": {"from": "gpt", "value": "b"}, "rejected": {"from": "gpt", "value": "c"}},
+]  # fmt: skip
+KEYS = sorted({key for row in VALID for key in row} | {"role", "content", "from", "value", "tools", "images", "Messages", ""})
+TEXTS = ["", " ", "\n", "a", "\ud800", "\udfff x", "\x00", "\x1b[2J", "\ufeff", "\u2028", "\u200b", "é", "😀", "<|endoftext|>", "<|end|>",
+         "Human: a\nAssistant: b", "\n\nHuman: a\n\nAssistant:", "\n\nHuman:", "null", "[1]", "1e999", "x" * 3000, "\ufffd", "Assistant:",
+         "user", "gpt", "USER", "tool", "function_call", "[red]", "{{7*7}}", "٣", "true"]  # fmt: skip
+NUMBERS = [0, 1, -1, 2**63, 10**400, 0.5, -0.0, 1e308, math.nan, math.inf, -math.inf, True, False, None]
+
+
+def value(rng: random.Random, depth: int = 0):
+    """Any value of JSON."""
+    kind = rng.randrange(6 if depth < 4 else 3)
+    if kind == 0:
+        return rng.choice(TEXTS)
+    if kind == 1:
+        return rng.choice(NUMBERS)
+    if kind == 2:
+        return rng.choice(["a", "b", "some words"])
+    if kind == 3:
+        return [value(rng, depth + 1) for _ in range(rng.randrange(4))]
+    if kind == 4:
+        return {rng.choice(KEYS): value(rng, depth + 1) for _ in range(rng.randrange(4))}
+    return copy.deepcopy(rng.choice(VALID))
+
+
+def places(node, found: list) -> list:
+    """Every (container, key) in a value."""
+    for key in list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+        found.append((node, key))
+        places(node[key], found)
+    return found
+
+
+def changed(rng: random.Random, row):
+    """The row with something in it replaced, removed, renamed, repeated, moved or nested."""
+    row = copy.deepcopy(row)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        where = places(row, [])
+        if not where:
+            return row
+        node, key = rng.choice(where)
+        what = rng.randrange(8)
+        if what == 0:
+            node[key] = value(rng)
+        elif what == 1:
+            del node[key]
+        elif what == 2 and isinstance(node, dict):
+            node[rng.choice(KEYS)] = node.pop(key)
+        elif what == 3 and isinstance(node, list):
+            node.insert(rng.randrange(len(node) + 1), copy.deepcopy(node[key]))
+        elif what == 4 and isinstance(node, list):
+            rng.shuffle(node)
+        elif what == 5:
+            node[key] = [node[key]] if rng.random() < 0.5 else {rng.choice(KEYS): node[key]}
+        elif what == 6 and isinstance(node[key], str):
+            text, other = node[key], rng.choice(TEXTS)
+            at = rng.randrange(len(text) + 1)
+            node[key] = text[:at] + other + text[at:]
+        elif isinstance(node, dict):
+            node[rng.choice(KEYS)] = value(rng)
+    return row
+
+
+def some_rows(rng: random.Random) -> list:
+    rows = [copy.deepcopy(rng.choice(VALID)) for _ in range(rng.randrange(1, 6))]
+    return [changed(rng, row) if rng.random() < 0.6 else row for row in rows]
+
+
+def written(rng: random.Random, rows: list, ending: str) -> bytes:
+    """Rows as the content of a file of that ending."""
+    if ending == ".csv":
+        import csv
+
+        columns = sorted({str(key) for row in rows if isinstance(row, dict) for key in row}) or ["text"]
+        file = io.StringIO()
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for row in rows:
+            cells = [row.get(key, "") if isinstance(row, dict) else row for key in columns]
+            writer.writerow([each if isinstance(each, str) else dumped(each) for each in cells])
+        return encoded(file.getvalue())
+    if ending == ".parquet":
+        rows = [row if isinstance(row, dict) else {"text": row} for row in rows]
+        columns = sorted({str(key) for row in rows for key in row}) or ["text"]
+        file = io.BytesIO()
+        table = {}
+        for key in columns:
+            cells = [row.get(key) for row in rows]
+            try:
+                table[key] = pyarrow.array(cells)
+            except (pyarrow.ArrowException, OverflowError, UnicodeEncodeError):
+                table[key] = pyarrow.array([None if each is None else dumped(each) for each in cells])
+        try:
+            pyarrow.parquet.write_table(pyarrow.table(table), file)
+        except (pyarrow.ArrowException, UnicodeEncodeError):  # such as a struct without fields
+            return b"PAR1"
+        return file.getvalue()
+    lines = [dumped(row, rng.random() < 0.5) for row in rows]
+    if ending == ".txt":
+        return encoded(rng.choice(("\n", "\r\n", "\n\n")).join(lines))
+    if ending == ".jsonl" and rng.random() < 0.8:
+        return encoded(rng.choice(("\n", "\n", "\r\n", "\n\n")).join(lines) + rng.choice(("", "\n")))
+    joined = rng.choice((",", ",\n")).join(lines)
+    return encoded(rng.choice(("[{}]", "[\n{}\n]\n", '{{"data": [{}]}}')).format(joined))
+
+
+def dumped(each, ascii_only: bool = True) -> str:
+    return json.dumps(each, ensure_ascii=ascii_only)
+
+
+def encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+COMPRESS = {"": lambda data: data, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
+OTHERS = [bz2.compress, gzip.compress, lzma.compress, zstandard.compress]
+MARKS = [b"\xef\xbb\xbf", b"\xff\xfe", b"\x00", b"\x00" * 64, b",", b'"', b"[", b"]", b"{", b"}", b"\n", b"\r", b"\\", b"\\u", b"NaN", b"null", b"//", b"\xc3", b"\xed\xa0\x80", b"PAR1"]  # fmt: skip
+
+
+def damaged(rng: random.Random, content: bytes) -> bytes:
+    """The content with bytes changed, inserted, removed or repeated, cut, encoded otherwise, or joined with itself."""
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        at = rng.randrange(len(content) + 1)
+        what = rng.randrange(9)
+        if what == 0:
+            content = content[:at]
+        elif what == 1:
+            content = content[at:]
+        elif what == 2 and at < len(content):
+            content = content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
+        elif what in (3, 4):
+            content = content[:at] + rng.choice(MARKS) + content[at:]
+        elif what == 5:
+            content = content[:at] + content[at + rng.randrange(1, 20) :]
+        elif what == 6:
+            content = content + content if rng.random() < 0.5 else content[:at] + content
+        elif what == 7:
+            content = content[:at] + content[at : at + 40] * 2 + content[at:]
+        elif rng.random() < 0.3:
+            text = content.decode("utf-8", "replace")
+            content = text.encode(rng.choice(("utf-16", "utf-32", "utf-16-le", "latin-1", "gbk", "utf-8-sig")), "replace")
+    return content
+
+
+class Failed(AssertionError):
+    """A property that does not hold."""
+
+
+def require(holds: bool, what: str) -> None:
+    if not holds:
+        raise Failed(what)
+
+
+def run(module, words: list) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a command in this process; what it raises otherwise, it raises."""
+    out, err, argv = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = [module.__name__, *map(str, words)]
+    code = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            run_main(module.main)
+    except SystemExit as stopped:
+        code = stopped.code or 0
+    finally:
+        sys.argv = argv
+    require(code in (0, 1, 2), f"exit code {code}")
+    if code == 1:
+        require("error: " in err.getvalue(), f"exit code 1 without an error: {err.getvalue()[-300:]}")
+    return code, out.getvalue(), err.getvalue()
+
+
+def check_schema(row: dict, kind: str) -> None:
+    """A row that the doctor kept."""
+    turns = row["messages"] if kind == "conversations" else row["prompt"]
+    texts = [turn["content"] for turn in turns]
+    require(bool(turns) and all(set(turn) == {"role", "content"} for turn in turns), f"turns {turns}")
+    roles = [turn["role"] for turn in turns]
+    require(set(roles) <= set(PLAIN_ROLES), f"roles {roles}")
+    after = roles[1:] if roles[0] == "system" else roles
+    require(after == [("user", "assistant")[place % 2] for place in range(len(after))], f"order {roles}")
+    require(roles[-1] == ("assistant" if kind == "conversations" else "user"), f"ends on {roles[-1]}")
+    if kind == "preferences":
+        answers = [row["completion"]] if "completion" in row else row["completions"]
+        texts += answers
+        if "completion" in row:
+            require(isinstance(row["label"], bool), f"label {row['label']}")
+        else:
+            require(len(row["ranks"]) == len(answers) > 1, "ranks")
+            require(all(type(rank) is int for rank in row["ranks"]), "ranks are integers")
+            scores = row.get("scores")
+            require(scores is None or (len(scores) == len(answers) and all(map(math.isfinite, scores))), "scores")
+    for text in texts:
+        require(isinstance(text, str) and bool(text.strip()), f"text {text!r}")
+        text.encode("utf-8")
+
+
+def plain_bytes(path: Path) -> bytes | None:
+    """The decompressed content, or None where it cannot be told."""
+    open_ = {".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard.open}.get(path.suffix, open)
+    try:
+        with open_(path, "rb") as file:
+            return file.read()
+    except Exception:  # whatever a broken archive raises
+        return None
+
+
+def examine(path: Path, work: Path, on_bad: str, tally: Counter) -> dict[str, int]:
+    """The doctor on a file, and all that must hold of what it writes; {kind: rows kept}."""
+    code, _, err = run(check, [path, "--output", work / "out", "--on_bad", on_bad])
+    if code:
+        tally["refused"] += 1
+        return {}
+    report = read_json(work / "out" / "check.json")
+    kept = {kind: list(read_jsonl(work / "out" / f"{kind}.jsonl")) if (work / "out" / f"{kind}.jsonl").exists() else [] for kind in check.KINDS}
+    aside = list(read_jsonl(work / "out" / "quarantine.jsonl")) if (work / "out" / "quarantine.jsonl").exists() else []
+    counts = report["rows"]
+    require(counts["in"] == counts["out"] + counts["quarantined"], f"{counts}")
+    require(counts["out"] == sum(map(len, kept.values())), f"{counts}, written {[len(each) for each in kept.values()]}")
+    require(counts["quarantined"] == len(aside), f"{counts}, {len(aside)} in quarantine.jsonl")
+    for kind, rows in kept.items():
+        for row in rows:
+            check_schema(row, kind)
+    content = None if path.suffix == ".parquet" else plain_bytes(path)
+    if content is not None:
+        end = 0
+        for row in aside:
+            raw = row["raw"].encode("utf-8", "surrogateescape")
+            at = content.find(raw, end)
+            require(at >= 0, f"row {row['row']} in quarantine is not in the file as it stands: {raw[:200]!r}")
+            end = at + len(raw)
+    for kind, rows in kept.items():  # read again: nothing changes
+        if rows:
+            folder = work / f"again_{kind}"
+            run(check, [work / "out" / f"{kind}.jsonl", "--output", folder])
+            again = list(read_jsonl(folder / f"{kind}.jsonl"))
+            strip = [{key: each[key] for key in each if key not in ("source", "row")} for each in rows]
+            require(strip == [{key: each[key] for key in each if key not in ("source", "row")} for each in again], f"{kind} read again differ")
+            shutil.rmtree(folder)
+    shutil.rmtree(work / "out")
+    tally["accepted" if counts["out"] else "all rows set aside"] += 1
+    return {kind: len(rows) for kind, rows in kept.items()} | {"in": counts["in"]}
+
+
+def quiet(function, *arguments, **options):
+    """What a reader returns, or None if it raised InputError."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            return function(*arguments, **options)
+        except InputError as error:
+            require(bool(str(error).strip()), "an error without words")
+            return None
+
+
+def read_everywhere(path: Path, work: Path, kept: dict[str, int]) -> None:
+    """Every reader on a file: each raises InputError or takes as many rows as the doctor kept of its kind."""
+    bad = BadRows("quarantine", work / "q.jsonl")
+    for reader in (read_conversations, read_rankings):
+        for on_bad in ("error", "repair", "quarantine"):
+            found = quiet(reader, path, on_bad=on_bad, quarantine=work / "r.jsonl")
+            if found and on_bad == "quarantine" and reader is read_rankings:
+                counts = found[1]
+                others = sum(counts[key] for key in counts if key.startswith(("with all", "labelled")))
+                labelled = counts["rows"] - counts["quarantined"] - others - counts["rankings"]
+                require(labelled >= 0, f"{counts}")  # labelled answers join their prompt's ranking
+    quiet(load_prompts, path, on_bad="quarantine", quarantine=work / "p.jsonl")
+    texts = quiet(lambda: list(read_documents(path, bad_rows=bad)))
+    for text in texts or ():
+        text.encode("utf-8")
+        require(bool(text.strip()), "an empty document")
+    require(bad.rows_in == bad.rows_out + bad.quarantined, f"{bad.rows_in} documents in")
+    parts = [work / "train.jsonl", work / "heldout.jsonl"]
+    code, out, _ = run(hold_out, [path, "--fraction", 0.5, "--train", parts[0], "--heldout", parts[1], "--on_bad", "quarantine"])
+    if not code:
+        rows = [sum(1 for _ in read_jsonl(part)) for part in parts]
+        aside = Path(f"{parts[0]}.quarantine.jsonl")
+        total = sum(rows) + (sum(1 for _ in read_jsonl(aside)) if aside.exists() else 0)
+        require(not kept or total == kept["in"], f"hold_out: {total} of {kept.get('in')} rows: {out[-200:]}")
+
+
+ENDINGS = (".json", ".jsonl", ".jsonl", ".csv", ".parquet")
+
+
+def fuzz_rows(rng: random.Random, work: Path, tally: Counter) -> None:
+    ending = rng.choice(ENDINGS)
+    path = work / f"rows{ending}"
+    path.write_bytes(written(rng, some_rows(rng), ending))
+    kept = examine(path, work, rng.choice(("quarantine", "quarantine", "repair", "error")), tally)
+    read_everywhere(path, work, kept)
+
+
+def fuzz_files(rng: random.Random, work: Path, tally: Counter) -> None:
+    ending = rng.choice((*ENDINGS, ".txt"))
+    content = written(rng, some_rows(rng), ending)
+    if rng.random() < 0.7:
+        content = damaged(rng, content)
+    packed = "" if ending == ".parquet" else rng.choice(("", "", ".gz", ".xz", ".zst"))
+    content = COMPRESS[packed](content)
+    if packed and rng.random() < 0.5:
+        content = damaged(rng, content) if rng.random() < 0.7 else rng.choice(OTHERS)(content)
+    path = work / f"file{ending}{packed}"
+    path.write_bytes(content)
+    kept = {} if ending == ".txt" else examine(path, work, rng.choice(("quarantine", "quarantine", "repair")), tally)
+    read_everywhere(path, work, kept)
+    words = ["--corpus", path, "--on_bad", rng.choice(("error", "repair", "quarantine"))]
+    code, _, _ = run(train_tokenizer, [*words, "--vocab_size", 270, "--output_dir", work / "tokenizer"])
+    require(code or (work / "tokenizer" / "tokenizer.json").exists(), "no tokenizer")
+    if ending == ".txt":
+        tally["refused" if code else "accepted"] += 1
+    if rng.random() < 0.2:
+        run(clean_corpus, [*words, "--num_workers", 1, "--quality", "none", "--output_dir", work / "clean"])
+    if rng.random() < 0.2:
+        run(rank_completions, ["--completions", path, "--output", work / "ranked.jsonl"])
+
+
+def yaml_value(rng: random.Random, before):
+    """Another value for a key of a YAML, near the one before or anything."""
+    others = [None, True, False, 0, -1, 1, 0.5, -0.1, 1e400, math.nan, "", "no", "x", "1e-4", "0", [], ["x"], [1, 2], {}, {"a": 1}, 10**30, "é"]
+    if isinstance(before, (int, float)) and rng.random() < 0.4:
+        return rng.choice([-before, before * 1000, before + 1, str(before), [before], float(before)])
+    if isinstance(before, list) and before and rng.random() < 0.4:
+        return rng.choice([before[0], before * 2, [before], [None], [*before, 3]])
+    return rng.choice(others)
+
+
+def fuzz_configs(rng: random.Random, work: Path, tally: Counter) -> None:
+    """The arguments of a recipe, or the reader of mix_corpus, on a YAML that was changed."""
+    from recipes.trainers import arguments
+
+    path = rng.choice(sorted((ROOT / "recipes" / "configs").glob("*/*.yaml")))
+    text = path.read_text(encoding="utf-8")
+    if rng.random() < 0.3:
+        content = damaged(rng, text.encode())
+    else:
+        values = yaml.safe_load(text)
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            key = rng.choice(sorted(values)) if values else "x"
+            what = rng.randrange(4)
+            if what == 0 and values:
+                del values[key]
+            elif what == 1:
+                values[rng.choice(["seed", "weight_decay", "num_train_epochs", "lr_scheduler_kwargs", "optim", "on_bad", "x", key.upper(), 3])] = yaml_value(rng, 1)
+            elif what == 2 and isinstance(values.get(key), dict) and values[key]:
+                inner = rng.choice(sorted(values[key]))
+                values[key][inner] = yaml_value(rng, values[key][inner])
+            else:
+                values[key] = yaml_value(rng, values.get(key))
+        content = yaml.safe_dump(values, allow_unicode=True, sort_keys=False).encode()
+    config = work / "run.yaml"
+    config.write_bytes(content)
+    stage = path.stem if rng.random() < 0.9 else rng.choice((*RECIPES, "mix"))
+    environment, argv = dict(os.environ), sys.argv
+    out = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            if stage == "mix":
+                mix_corpus.read_config(config)
+            else:
+                module = importlib.import_module(f"recipes.{stage}")
+                sys.argv = [f"recipes/{stage}.py", "--config", str(config)]
+                arguments.parse_arguments(*arguments_of(stage), refused=getattr(module, "REFUSED", None))
+        tally["accepted"] += 1
+    except InputError as error:
+        require(bool(str(error).strip()), "an error without words")
+        tally["refused"] += 1
+    except SystemExit as stopped:
+        require(stopped.code in (1, 2) and "error: " in out.getvalue(), f"exit code {stopped.code}: {out.getvalue()[-300:]}")
+        tally["refused by argparse"] += 1
+    finally:
+        sys.argv = argv
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def arguments_of(stage: str) -> list[type]:
+    """The dataclasses that a recipe hands to `parse_arguments`."""
+    from trl import DPOConfig, GRPOConfig, ModelConfig, RewardConfig, RLOOConfig, SFTConfig
+    from transformers import TrainingArguments
+
+    from recipes.trainers.ppo.config import PPOConfig
+
+    own = importlib.import_module(f"recipes.{stage}").ScriptArguments
+    if stage == "pretrain":
+        return [own, TrainingArguments]
+    kinds = {"sft": SFTConfig, "reward": RewardConfig, "dpo": DPOConfig, "ppo": PPOConfig, "rloo": RLOOConfig, "grpo": GRPOConfig}
+    return [own, kinds[stage], ModelConfig]
+
+
+def fuzz_mixtures(rng: random.Random, work: Path, tally: Counter) -> None:
+    """mix_corpus as a command, on small files and numbers that are changed."""
+    corpus = work / f"corpus{rng.choice(('.txt', '.jsonl', '.json', '.csv'))}"
+    content = written(rng, some_rows(rng), corpus.suffix)
+    corpus.write_bytes(damaged(rng, content) if rng.random() < 0.3 else content)
+    values = {"tokenizer": str(work / "tok"), "output_dir": str(work / "mixed"), "shard_tokens": 64, "on_bad": rng.choice(("error", "repair", "quarantine")),
+              "sources": {"one": {"files": [str(corpus)], "weight": 1}}, rng.choice(("passes", "total_tokens")): rng.choice((1, 2, 50, 0.3))}  # fmt: skip
+    if rng.random() < 0.5:
+        key = rng.choice(sorted(values))
+        values[key] = yaml_value(rng, values[key])
+    if rng.random() < 0.3 and isinstance(values["sources"], dict) and isinstance(values["sources"].get("one"), dict):
+        key = rng.choice(("weight", "max_epochs", "text_column", "files"))
+        values["sources"]["one"][key] = yaml_value(rng, 1)
+    if values.get("output_dir") not in (str(work / "mixed"), None):
+        values["output_dir"] = str(work / "mixed")  # nowhere else
+    shutil.copytree(work.parent / "tokenizer", work / "tok")
+    (work / "mix.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    code, _, _ = run(mix_corpus, ["--config", work / "mix.yaml"])
+    require(code or (work / "mixed" / "index.json").exists(), "no index")
+    tally["refused" if code else "accepted"] += 1
+
+
+FUZZERS = {"rows": fuzz_rows, "files": fuzz_files, "YAMLs": fuzz_configs, "mixtures": fuzz_mixtures}
+
+
+def one(kind: str, seed: str, root: Path, tally: Counter) -> str | None:
+    """Run one input; the traceback if it failed. The folder of the input stays for the caller."""
+    work = root / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    tally["inputs"] += 1
+    try:
+        FUZZERS[kind](random.Random(seed), work, tally)
+    except (Exception, SystemExit):
+        return traceback.format_exc()
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=1.0, help="time to run (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed makes other inputs (default: 0)")
+    parser.add_argument("--kinds", nargs="+", choices=FUZZERS, default=list(FUZZERS), help="what to fuzz (default: all)")
+    parser.add_argument("--failures", type=Path, default=Path("fuzz_failures"), help="folder for what failed (default: fuzz_failures)")
+    parser.add_argument("--replay", type=Path, help="a folder that a failure left: run its input again, and show what is raised")
+    arguments = parser.parse_args()
+    check.page = lambda report: ""  # pictures take longer than all the rest
+    tallies = {kind: Counter() for kind in arguments.kinds}
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        (root / "text.txt").write_text("yes and no, and what is right")
+        run(train_tokenizer, ["--corpus", root / "text.txt", "--vocab_size", 270, "--output_dir", root / "tokenizer"])
+        if arguments.replay:
+            kind, seed = (arguments.replay / "input").read_text().splitlines()
+            print(one(kind, seed, root, Counter()) or "it holds")
+            return
+        seen: Counter = Counter()
+        end, number = time.monotonic() + 60 * arguments.minutes, 0
+        while time.monotonic() < end:
+            kind = arguments.kinds[number % len(arguments.kinds)]
+            seed = f"{arguments.seed} {kind} {number}"
+            raised = one(kind, seed, root, tallies[kind])
+            if raised:
+                tallies[kind]["failed"] += 1
+                place = [line.strip() for line in raised.splitlines() if line.startswith("  File")][-1:]
+                seen[(kind, *place)] += 1
+                if seen[(kind, *place)] <= 3:  # of each place, a few
+                    folder = arguments.failures / f"{kind}-{number}"
+                    shutil.copytree(root / "work", folder, dirs_exist_ok=True)
+                    (folder / "input").write_text(f"{kind}\n{seed}\n")
+                    (folder / "raised.txt").write_text(raised)
+                    print(f"{folder}: {raised.splitlines()[-1][:300]}", flush=True)
+            number += 1
+    for kind, tally in tallies.items():
+        print(f"{kind}: " + ", ".join(f"{count:,} {what}" for what, count in tally.items()))
+    for (kind, place), count in seen.most_common():
+        print(f"{count:,} × {kind}: {place}")
+    sys.exit(bool(seen))
+
+
+if __name__ == "__main__":
+    main()
