@@ -81,7 +81,9 @@ VALID = [
     {"prompt": "p", "completion": "x", "label": True},
     {"conversations": [{"from": "human", "value": "a"}], "chosen": {"from": "gpt", "value": "b"}, "rejected": {"from": "gpt", "value": "c"}},
 ]  # fmt: skip
-KEYS = sorted({key for row in VALID for key in row} | {"role", "content", "from", "value", "tools", "images", "Messages", ""})
+KEYS = sorted(
+    {key for row in VALID for key in row} | {"role", "content", "from", "value", "tools", "images", "Messages", ""}
+)
 TEXTS = ["", " ", "\n", "a", "\ud800", "\udfff x", "\x00", "\x1b[2J", "\ufeff", "\u2028", "\u200b", "é", "😀", "<|endoftext|>", "<|end|>",
          "Human: a\nAssistant: b", "\n\nHuman: a\n\nAssistant:", "\n\nHuman:", "null", "[1]", "1e999", "x" * 3000, "\ufffd", "Assistant:",
          "user", "gpt", "USER", "tool", "function_call", "[red]", "{{7*7}}", "٣", "true"]  # fmt: skip
@@ -219,7 +221,9 @@ def damaged(rng: random.Random, content: bytes) -> bytes:
             content = content[:at] + content[at : at + 40] * 2 + content[at:]
         elif rng.random() < 0.3:
             text = content.decode("utf-8", "replace")
-            content = text.encode(rng.choice(("utf-16", "utf-32", "utf-16-le", "latin-1", "gbk", "utf-8-sig")), "replace")
+            content = text.encode(
+                rng.choice(("utf-16", "utf-32", "utf-16-le", "latin-1", "gbk", "utf-8-sig")), "replace"
+            )
     return content
 
 
@@ -292,11 +296,16 @@ def examine(path: Path, work: Path, on_bad: str, tally: Counter) -> dict[str, in
         tally["refused"] += 1
         return {}
     report = read_json(work / "out" / "check.json")
-    kept = {kind: list(read_jsonl(work / "out" / f"{kind}.jsonl")) if (work / "out" / f"{kind}.jsonl").exists() else [] for kind in check.KINDS}
+    kept = {
+        kind: list(read_jsonl(work / "out" / f"{kind}.jsonl")) if (work / "out" / f"{kind}.jsonl").exists() else []
+        for kind in check.KINDS
+    }
     aside = list(read_jsonl(work / "out" / "quarantine.jsonl")) if (work / "out" / "quarantine.jsonl").exists() else []
     counts = report["rows"]
     require(counts["in"] == counts["out"] + counts["quarantined"], f"{counts}")
-    require(counts["out"] == sum(map(len, kept.values())), f"{counts}, written {[len(each) for each in kept.values()]}")
+    require(
+        counts["out"] == sum(map(len, kept.values())), f"{counts}, written {[len(each) for each in kept.values()]}"
+    )
     require(counts["quarantined"] == len(aside), f"{counts}, {len(aside)} in quarantine.jsonl")
     for kind, rows in kept.items():
         for row in rows:
@@ -315,7 +324,10 @@ def examine(path: Path, work: Path, on_bad: str, tally: Counter) -> dict[str, in
             run(check, [work / "out" / f"{kind}.jsonl", "--output", folder])
             again = list(read_jsonl(folder / f"{kind}.jsonl"))
             strip = [{key: each[key] for key in each if key not in ("source", "row")} for each in rows]
-            require(strip == [{key: each[key] for key in each if key not in ("source", "row")} for each in again], f"{kind} read again differ")
+            require(
+                strip == [{key: each[key] for key in each if key not in ("source", "row")} for each in again],
+                f"{kind} read again differ",
+            )
             shutil.rmtree(folder)
     shutil.rmtree(work / "out")
     tally["accepted" if counts["out"] else "all rows set aside"] += 1
@@ -350,7 +362,9 @@ def read_everywhere(path: Path, work: Path, kept: dict[str, int]) -> None:
         require(bool(text.strip()), "an empty document")
     require(bad.rows_in == bad.rows_out + bad.quarantined, f"{bad.rows_in} documents in")
     parts = [work / "train.jsonl", work / "heldout.jsonl"]
-    code, out, _ = run(hold_out, [path, "--fraction", 0.5, "--train", parts[0], "--heldout", parts[1], "--on_bad", "quarantine"])
+    code, out, _ = run(
+        hold_out, [path, "--fraction", 0.5, "--train", parts[0], "--heldout", parts[1], "--on_bad", "quarantine"]
+    )
     if not code:
         rows = [sum(1 for _ in read_jsonl(part)) for part in parts]
         aside = Path(f"{parts[0]}.quarantine.jsonl")
@@ -395,7 +409,30 @@ def fuzz_files(rng: random.Random, work: Path, tally: Counter) -> None:
 
 def yaml_value(rng: random.Random, before):
     """Another value for a key of a YAML, near the one before or anything."""
-    others = [None, True, False, 0, -1, 1, 0.5, -0.1, 1e400, math.nan, "", "no", "x", "1e-4", "0", [], ["x"], [1, 2], {}, {"a": 1}, 10**30, "é"]
+    others = [
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1,
+        0.5,
+        -0.1,
+        1e400,
+        math.nan,
+        "",
+        "no",
+        "x",
+        "1e-4",
+        "0",
+        [],
+        ["x"],
+        [1, 2],
+        {},
+        {"a": 1},
+        10**30,
+        "é",
+    ]
     if isinstance(before, (int, float)) and rng.random() < 0.4:
         return rng.choice([-before, before * 1000, before + 1, str(before), [before], float(before)])
     if isinstance(before, list) and before and rng.random() < 0.4:
@@ -419,7 +456,21 @@ def fuzz_configs(rng: random.Random, work: Path, tally: Counter) -> None:
             if what == 0 and values:
                 del values[key]
             elif what == 1:
-                values[rng.choice(["seed", "weight_decay", "num_train_epochs", "lr_scheduler_kwargs", "optim", "on_bad", "x", key.upper(), 3])] = yaml_value(rng, 1)
+                values[
+                    rng.choice(
+                        [
+                            "seed",
+                            "weight_decay",
+                            "num_train_epochs",
+                            "lr_scheduler_kwargs",
+                            "optim",
+                            "on_bad",
+                            "x",
+                            key.upper(),
+                            3,
+                        ]
+                    )
+                ] = yaml_value(rng, 1)
             elif what == 2 and isinstance(values.get(key), dict) and values[key]:
                 inner = rng.choice(sorted(values[key]))
                 values[key][inner] = yaml_value(rng, values[key][inner])
@@ -444,7 +495,10 @@ def fuzz_configs(rng: random.Random, work: Path, tally: Counter) -> None:
         require(bool(str(error).strip()), "an error without words")
         tally["refused"] += 1
     except SystemExit as stopped:
-        require(stopped.code in (1, 2) and "error: " in out.getvalue(), f"exit code {stopped.code}: {out.getvalue()[-300:]}")
+        require(
+            stopped.code in (1, 2) and "error: " in out.getvalue(),
+            f"exit code {stopped.code}: {out.getvalue()[-300:]}",
+        )
         tally["refused by argparse"] += 1
     finally:
         sys.argv = argv
@@ -462,7 +516,14 @@ def arguments_of(stage: str) -> list[type]:
     own = importlib.import_module(f"recipes.{stage}").ScriptArguments
     if stage == "pretrain":
         return [own, TrainingArguments]
-    kinds = {"sft": SFTConfig, "reward": RewardConfig, "dpo": DPOConfig, "ppo": PPOConfig, "rloo": RLOOConfig, "grpo": GRPOConfig}
+    kinds = {
+        "sft": SFTConfig,
+        "reward": RewardConfig,
+        "dpo": DPOConfig,
+        "ppo": PPOConfig,
+        "rloo": RLOOConfig,
+        "grpo": GRPOConfig,
+    }
     return [own, kinds[stage], ModelConfig]
 
 
@@ -508,9 +569,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=1.0, help="time to run (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="another seed makes other inputs (default: 0)")
-    parser.add_argument("--kinds", nargs="+", choices=FUZZERS, default=list(FUZZERS), help="what to fuzz (default: all)")
-    parser.add_argument("--failures", type=Path, default=Path("fuzz_failures"), help="folder for what failed (default: fuzz_failures)")
-    parser.add_argument("--replay", type=Path, help="a folder that a failure left: run its input again, and show what is raised")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=FUZZERS, default=list(FUZZERS), help="what to fuzz (default: all)"
+    )
+    parser.add_argument(
+        "--failures", type=Path, default=Path("fuzz_failures"), help="folder for what failed (default: fuzz_failures)"
+    )
+    parser.add_argument(
+        "--replay", type=Path, help="a folder that a failure left: run its input again, and show what is raised"
+    )
     arguments = parser.parse_args()
     check.page = lambda report: ""  # pictures take longer than all the rest
     tallies = {kind: Counter() for kind in arguments.kinds}
