@@ -43,7 +43,7 @@ SOURCE_KEYS = {"files", "weight", "max_epochs", "text_column"}
 
 
 def read_config(path: str | Path) -> dict:
-    """The mixture's YAML. Raises InputError for an unknown or missing key, a number that is not positive, a missing file."""
+    """The mixture's YAML. Raises InputError for an unknown or missing key, a value of the wrong type, a missing file."""
     config = read_yaml(path)
     if unknown := set(config) - KEYS:
         raise InputError(f"{path}: unknown key {', '.join(sorted(unknown))}; the keys are {', '.join(sorted(KEYS))}")
@@ -51,6 +51,8 @@ def read_config(path: str | Path) -> dict:
         raise InputError(f"{path}: missing key {', '.join(sorted(missing))}")
     if ("total_tokens" in config) == ("passes" in config):
         raise InputError(f"{path}: give either total_tokens or passes (over the whole corpus)")
+    for key in ("tokenizer", "output_dir"):
+        check_text(path, key, config[key])
     for key in ("total_tokens", "passes", "shuffle_buffer", "num_workers", "shard_tokens"):
         check_positive(path, key, config.get(key, 1))
     if config.get("on_bad", "error") not in ON_BAD:
@@ -66,8 +68,10 @@ def read_config(path: str | Path) -> dict:
             raise InputError(f"{path}: source {name}: expected {expected}, found {found}")
         for key in ("weight", "max_epochs"):
             check_positive(path, f"source {name}: the {key}", source.get(key, 1))
+        check_text(path, f"source {name}: text_column", source.get("text_column", "text"))
         for file in source["files"]:
-            if not (str(file).startswith(HUB) or is_glob(str(file))):
+            check_text(path, f"source {name}: each of files", file)
+            if not (file.startswith(HUB) or is_glob(file)):
                 existing(file)
     existing(config["tokenizer"], "python -m data_prep.train_tokenizer")
     return config
@@ -76,6 +80,11 @@ def read_config(path: str | Path) -> dict:
 def check_positive(path: str | Path, name: str, value) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise InputError(f"{path}: {name} must be positive, found {value!r}")
+
+
+def check_text(path: str | Path, name: str, value) -> None:
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{path}: {name} must be a text, found {value!r}")
 
 
 def plan(config: dict, files: dict[str, list[str]], tokenizer: CorpusTokenizer) -> dict[str, Estimate]:

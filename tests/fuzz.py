@@ -508,8 +508,8 @@ def fuzz_configs(rng: random.Random, work: Path, tally: Counter) -> None:
 
 def arguments_of(stage: str) -> list[type]:
     """The dataclasses that a recipe hands to `parse_arguments`."""
-    from trl import DPOConfig, GRPOConfig, ModelConfig, RewardConfig, RLOOConfig, SFTConfig
     from transformers import TrainingArguments
+    from trl import DPOConfig, GRPOConfig, ModelConfig, RewardConfig, RLOOConfig, SFTConfig
 
     from recipes.trainers.ppo.config import PPOConfig
 
