@@ -31,6 +31,7 @@ from data_prep.common.files import read_json, read_jsonl
 FOLDER = Path(__file__).parent / "broken"
 DATA = yaml.safe_load((FOLDER / "data.yaml").read_text(encoding="utf-8"))
 CONFIGURATION = yaml.safe_load((FOLDER / "configuration.yaml").read_text(encoding="utf-8"))
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a terminal would obey; tabs and line breaks aside
 # The exit code of a doctor that set every row aside.
 NOTHING_LEFT = 0
 
@@ -163,6 +164,7 @@ def ids(cases: list[dict]) -> list[str]:
 def examined(run, path: Path, folder: Path, on_bad: str = "") -> dict:
     """The doctor's report on a file, with the rows that it wrote."""
     done = run(f"data_prep.check {shlex.quote(str(path))} --output {folder} {on_bad}")
+    assert not CONTROL.search(done.out)
     report = read_json(folder / "check.json")
     assert done.code == (0 if report["rows"]["out"] else NOTHING_LEFT) and "Traceback" not in done.out + done.err
     kept = sum(len(list(read_jsonl(folder / f"{kind}.jsonl"))) for kind in check.KINDS)
