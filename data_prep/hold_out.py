@@ -35,7 +35,7 @@ from data_prep.readers import conversation_formats, preference_formats
 from data_prep.readers.kinds import classify
 from data_prep.readers.preferences import prompt_key
 from data_prep.rows.bad_rows import ON_BAD, BadRows
-from data_prep.rows.problems import REPAIRED_BY_READING, Problem
+from data_prep.rows.problems import REPAIRED_BY_READING, Problem, not_utf8
 from data_prep.rows.read import HUB, data_files, is_text, rows_of
 from data_prep.rows.text_rows import LONGEST_LINE
 
@@ -83,6 +83,12 @@ def prompt_of(value, text_column: str) -> tuple[list[dict], list[Problem]]:
         messages, problems = conversation_formats.to_conversation(value)
         prompt = list(itertools.takewhile(lambda message: message["role"] != "assistant", messages))
     return prompt, [problem for problem in problems if problem.kind not in REPAIRABLE]
+
+
+def as_line(value) -> str:
+    """A row as a line of JSON; in ASCII if a field that nobody reads has half a surrogate pair, which UTF-8 cannot encode."""
+    line = json.dumps(value, ensure_ascii=False)
+    return (line if not_utf8(line) is None else json.dumps(value)) + "\n"
 
 
 def split_position(prompt: list[dict], seed: int) -> float:
@@ -140,7 +146,7 @@ def main() -> None:
             part = "held out" if position < held else "to train on" if position < held + trained else "unused"
             counts[part] += 1
             if part != "unused":
-                (heldout if part == "held out" else train).write(json.dumps(value, ensure_ascii=False) + "\n")
+                (heldout if part == "held out" else train).write(as_line(value))
         bad_rows.close()
         if not (counts["held out"] and counts["to train on"]):
             text = f"; {SPLIT_TEXT}" if any(map(is_text, files)) else ""

@@ -25,7 +25,7 @@ def chat(*texts: str) -> dict:
 def held_out(monkeypatch, folder: Path, rows: list, **options) -> tuple[list, list]:
     """What the command writes of these rows: (to train on, held out)."""
     path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     shutil.rmtree(folder / "made", ignore_errors=True)
     outputs = [folder / "made" / "train.jsonl", folder / "made" / "heldout.jsonl"]
     options = {"fraction": 0.5, "train": outputs[0], "heldout": outputs[1], **options}
@@ -127,6 +127,12 @@ def test_bad_rows_are_refused_or_quarantined(monkeypatch, tmp_path, capsys):
     assert sorted(train + held, key=rows.index) == rows[:20]
     assert [json.loads(row["raw"]) for row in read_jsonl(aside)] == rows[20:]
     assert f"rows in 22 = rows out 20 + quarantined 2, which are in {aside}\n" in capsys.readouterr().out
+
+
+def test_half_a_surrogate_pair_in_a_field_that_nobody_reads_is_kept(monkeypatch, tmp_path):
+    rows = [{**chat(f"{number}?", "é"), "note": "\ud800"} for number in range(20)]
+    train, held = held_out(monkeypatch, tmp_path, rows)
+    assert sorted(train + held, key=rows.index) == rows
 
 
 @pytest.mark.parametrize(

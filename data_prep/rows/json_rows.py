@@ -5,6 +5,7 @@ same key.
 """
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -43,7 +44,8 @@ class Decoder:
 
     def __init__(self) -> None:
         self.notes: list[Problem] = []
-        self._decoder = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=self._constant)
+        hooks = {"object_pairs_hook": self._object, "parse_constant": self._constant, "parse_float": self._float}
+        self._decoder = json.JSONDecoder(**hooks)
 
     def _object(self, pairs: list[tuple[str, object]]) -> dict:
         value = dict(pairs)
@@ -55,6 +57,12 @@ class Decoder:
     def _constant(self, name: str) -> float:
         self.notes.append(Problem("NaN or Infinity", name, "a number or null: JSON has no other"))
         return float(name)
+
+    def _float(self, digits: str) -> float:
+        number = float(digits)
+        if math.isinf(number):  # 1e999: written again it would be Infinity
+            self.notes.append(Problem("NaN or Infinity", shorten(digits), "a number below 1.8e308"))
+        return number
 
     def at(self, text: str, position: int) -> tuple[object, int]:
         """The value that begins at `position`, and where it ends. Raises ValueError or RecursionError."""
