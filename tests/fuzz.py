@@ -40,16 +40,20 @@ import yaml
 import zstandard
 
 from data_prep import check, clean_corpus, hold_out, mix_corpus, rank_completions, train_tokenizer
+from data_prep.checking.rows import as_written
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import read_json, read_jsonl
-from data_prep.readers.conversation_formats import PLAIN_ROLES
+from data_prep.readers.conversation_formats import PLAIN_ROLES, REPAIRABLE, to_conversation
 from data_prep.readers.conversations import read_conversations
 from data_prep.readers.documents import read_documents
+from data_prep.readers.preference_formats import REPAIRABLE as REPAIRABLE_PREFERENCES
+from data_prep.readers.preference_formats import preference_of
 from data_prep.readers.preferences import read_rankings
-from data_prep.readers.prompts import load_prompts
+from data_prep.readers.prompts import read_prompts
 from data_prep.rows.bad_rows import BadRows
 
 ROOT = Path(__file__).parents[1]
+ROWS_AT_ONCE = 50  # of "values", whose tally counts rows
 RECIPES = ("pretrain", "sft", "reward", "dpo", "ppo", "rloo", "grpo")
 
 
@@ -355,7 +359,7 @@ def read_everywhere(path: Path, work: Path, kept: dict[str, int]) -> None:
                 others = sum(counts[key] for key in counts if key.startswith(("with all", "labelled")))
                 labelled = counts["rows"] - counts["quarantined"] - others - counts["rankings"]
                 require(labelled >= 0, f"{counts}")  # labelled answers join their prompt's ranking
-    quiet(load_prompts, path, on_bad="quarantine", quarantine=work / "p.jsonl")
+    quiet(read_prompts, path, None, 0, on_bad="quarantine", quarantine=work / "p.jsonl")
     texts = quiet(lambda: list(read_documents(path, bad_rows=bad)))
     for text in texts or ():
         text.encode("utf-8")
@@ -370,6 +374,37 @@ def read_everywhere(path: Path, work: Path, kept: dict[str, int]) -> None:
         aside = Path(f"{parts[0]}.quarantine.jsonl")
         total = sum(rows) + (sum(1 for _ in read_jsonl(aside)) if aside.exists() else 0)
         require(not kept or total == kept["in"], f"hold_out: {total} of {kept.get('in')} rows: {out[-200:]}")
+
+
+def fuzz_values(rng: random.Random, work: Path, tally: Counter) -> None:
+    """Rows as values, without a file."""
+    for _ in range(ROWS_AT_ONCE):
+        row = changed(rng, rng.choice(VALID))
+        try:
+            tally["accepted" if is_taken(row) else "refused"] += 1
+        except Exception:
+            (work / "row.json").write_text(dumped(row))
+            raise
+
+
+def is_taken(row) -> bool:
+    """Whether a row is read as a conversation or a preference; what it is read as is in the schema, and read so again."""
+    taken = False
+    messages, problems = to_conversation(row)
+    if {problem.kind for problem in problems} <= set(REPAIRABLE):
+        taken = True
+        check_schema({"messages": messages}, "conversations")
+        require(to_conversation({"messages": messages}) == (messages, []), f"{messages} read again differ")
+    if isinstance(row, dict):
+        ranking, problems = preference_of(row)
+        if {problem.kind for problem in problems} <= set(REPAIRABLE_PREFERENCES):
+            taken = True
+            written = as_written(ranking)
+            check_schema(written, "preferences")
+            again, problems = preference_of(written)
+            require((as_written(again), problems) == (written, []), f"{written} read again differ")
+    hold_out.prompt_of(row, "text")
+    return taken
 
 
 ENDINGS = (".json", ".jsonl", ".jsonl", ".csv", ".parquet")
@@ -397,6 +432,8 @@ def fuzz_files(rng: random.Random, work: Path, tally: Counter) -> None:
     kept = {} if ending == ".txt" else examine(path, work, rng.choice(("quarantine", "quarantine", "repair")), tally)
     read_everywhere(path, work, kept)
     words = ["--corpus", path, "--on_bad", rng.choice(("error", "repair", "quarantine"))]
+    if ending != ".txt" and rng.random() < 0.7:
+        return
     code, _, _ = run(train_tokenizer, [*words, "--vocab_size", 270, "--output_dir", work / "tokenizer"])
     require(code or (work / "tokenizer" / "tokenizer.json").exists(), "no tokenizer")
     if ending == ".txt":
@@ -451,7 +488,7 @@ def fuzz_configs(rng: random.Random, work: Path, tally: Counter) -> None:
     else:
         values = yaml.safe_load(text)
         for _ in range(rng.choice((1, 1, 2, 3))):
-            key = rng.choice(sorted(values)) if values else "x"
+            key = rng.choice(sorted(values, key=str)) if values else "x"
             what = rng.randrange(4)
             if what == 0 and values:
                 del values[key]
@@ -472,7 +509,7 @@ def fuzz_configs(rng: random.Random, work: Path, tally: Counter) -> None:
                     )
                 ] = yaml_value(rng, 1)
             elif what == 2 and isinstance(values.get(key), dict) and values[key]:
-                inner = rng.choice(sorted(values[key]))
+                inner = rng.choice(sorted(values[key], key=str))
                 values[key][inner] = yaml_value(rng, values[key][inner])
             else:
                 values[key] = yaml_value(rng, values.get(key))
@@ -549,7 +586,13 @@ def fuzz_mixtures(rng: random.Random, work: Path, tally: Counter) -> None:
     tally["refused" if code else "accepted"] += 1
 
 
-FUZZERS = {"rows": fuzz_rows, "files": fuzz_files, "YAMLs": fuzz_configs, "mixtures": fuzz_mixtures}
+FUZZERS = {
+    "values": fuzz_values,
+    "rows": fuzz_rows,
+    "files": fuzz_files,
+    "YAMLs": fuzz_configs,
+    "mixtures": fuzz_mixtures,
+}
 
 
 def one(kind: str, seed: str, root: Path, tally: Counter) -> str | None:
@@ -579,7 +622,8 @@ def main() -> None:
         "--replay", type=Path, help="a folder that a failure left: run its input again, and show what is raised"
     )
     arguments = parser.parse_args()
-    check.page = lambda report: ""  # pictures take longer than all the rest
+    check.page = lambda report: ""  # pictures take longer than all the rest, and so does waiting for the disk
+    os.fsync = lambda descriptor: None
     tallies = {kind: Counter() for kind in arguments.kinds}
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)

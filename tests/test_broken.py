@@ -167,11 +167,17 @@ def examined(run, path: Path, folder: Path, on_bad: str = "") -> dict:
     assert not CONTROL.search(done.out)
     report = read_json(folder / "check.json")
     assert done.code == (0 if report["rows"]["out"] else NOTHING_LEFT) and "Traceback" not in done.out + done.err
-    kept = sum(len(list(read_jsonl(folder / f"{kind}.jsonl"))) for kind in check.KINDS)
+    files = {kind: folder / f"{kind}.jsonl" for kind in check.KINDS}
+    kept = {kind: list(read_jsonl(file)) if file.exists() else [] for kind, file in files.items()}
     aside = list(read_jsonl(folder / "quarantine.jsonl")) if (folder / "quarantine.jsonl").exists() else []
     counts = [report["rows"][key] for key in ("in", "out", "quarantined")]
-    assert counts == [kept + len(aside), kept, len(aside)]
-    return {"counts": counts, "aside": aside, "findings": report["findings"], "out": done.out}
+    out = sum(map(len, kept.values()))
+    assert counts == [out + len(aside), out, len(aside)]
+    return {"counts": counts, "kept": kept, "aside": aside, "findings": report["findings"]}
+
+
+def without_place(row: dict) -> dict:
+    return {key: value for key, value in row.items() if key not in ("source", "row")}
 
 
 @pytest.mark.parametrize(("case", "path"), [(case, case) for case in WITH_ROWS], ids=ids(WITH_ROWS), indirect=["path"])
@@ -184,6 +190,10 @@ def test_the_doctor_loses_no_row(case, path, tmp_path, run):
     if path.suffix != ".parquet":  # whose rows have no text
         raw = [row["raw"].encode("utf-8", "surrogateescape") for row in found["aside"]]
         assert len(positions(raw, bytes_of(case)[1])) == len(raw)  # unchanged, and in order
+    for kind, rows in found["kept"].items():  # what was written is read again as it is
+        if rows:
+            again = examined(run, tmp_path / "out" / f"{kind}.jsonl", tmp_path / kind)
+            assert list(map(without_place, again["kept"][kind])) == list(map(without_place, rows))
     if "repaired" in case:
         assert examined(run, path, tmp_path / "repaired", "--on_bad repair")["counts"] == case["repaired"]
 

@@ -8,10 +8,10 @@ r"""One row of preferences in any of the common formats → a ranking of answers
 
 The prompt is a text or turns, under "prompt", "question", "conversations" or "instruction" (followed by "input"). A text
 may come with "system" (str) and "history" (a list of [question, answer]). An answer is a text, a turn, a list of turns
-that may begin with the prompt, or hh-rlhf's "\n\nHuman: … \n\nAssistant: …" (Bai 2022, arXiv:2204.05862). Turns are
-`{"role", "content"}` or `{"from", "value"}`. Ranked answers may also be objects with their own "rank" (Nectar) or score
-(UltraFeedback, arXiv:2310.01377). A pair may have scores for its sides, or their difference, "margin". LLaMA-Factory's "kto_tag"
-is a label too. Other fields are ignored.
+that may begin with the prompt; those of a pair may be hh-rlhf's "\n\nHuman: … \n\nAssistant: …" (Bai 2022,
+arXiv:2204.05862). Turns are `{"role", "content"}` or `{"from", "value"}`. Ranked answers may also be objects with their
+own "rank" (Nectar) or score (UltraFeedback, arXiv:2310.01377). A pair may have scores for its sides, or their difference,
+"margin". LLaMA-Factory's "kto_tag" is a label too. Other fields are ignored.
 """
 
 import math
@@ -117,7 +117,7 @@ def preference_of(row: dict, columns: dict[str, str] | None = None) -> tuple[dic
     problems += answers.problems
     if not answers.names:
         return {}, problems
-    read = _completions(answers)
+    read = _completions(answers, pair=formats == ["pair"])
     problems += read.problems
     if all(problem.kind in REPAIRABLE for problem in problems):
         prompt, found = _shared_prompt(answers.names, prompt, read.before)
@@ -179,11 +179,11 @@ def _answers(row: dict, kind: str, sides: list[str]) -> Answers:
     return Answers(["'completion'"], [answers], {"label": label}, problems)
 
 
-def _completions(answers: Answers) -> Completions:
-    """The texts of the answers."""
+def _completions(answers: Answers, pair: bool) -> Completions:
+    """The texts of the answers. The sides of a `pair` alone may be in hh-rlhf's form: elsewhere such a text is an answer."""
     texts, before, problems = [], [], []
     for name, answer in zip(answers.names, answers.values, strict=True):
-        turns = _turns(answer)
+        turns = _hh_turns(answer) if pair and _is_hh(answer) else _turns(answer)
         # Read after a question, as every answer is: by itself it would be in the wrong order.
         said, found = to_messages([QUESTION, *turns[-1:]])
         if len(said) != 2 or speaker(said[1]) != "assistant":
@@ -203,11 +203,15 @@ def _completions(answers: Answers) -> Completions:
 def _turns(answer) -> list:
     """An answer as turns; anything that is not an answer stays as it is, alone in the list."""
     if isinstance(answer, str):
-        return _hh_turns(answer) if answer.startswith(HUMAN) else [{"role": "assistant", "content": answer}]
+        return [{"role": "assistant", "content": answer}]
     if isinstance(answer, dict):
         texts = [answer[field] for field in TEXTS if field in answer]
         return [{"role": "assistant", "content": texts[0]}] if texts else [answer]
     return answer if isinstance(answer, list) else [answer]
+
+
+def _is_hh(answer) -> bool:
+    return isinstance(answer, str) and answer.startswith(HUMAN)
 
 
 def _hh_turns(text: str) -> list[dict]:
@@ -240,7 +244,7 @@ def _prompt(row: dict, field: str) -> tuple[list[dict], list[Problem]]:
         turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     if isinstance(prompt, list):
         turns += prompt
-    elif isinstance(prompt, str) and prompt.startswith(HUMAN):
+    elif _is_hh(prompt):
         own = _hh_turns(prompt)
         cue = own[-1]["role"] == "assistant" and not own[-1]["content"].strip()  # "Assistant:" alone at the end
         turns += own[:-1] if cue else own
