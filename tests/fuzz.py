@@ -1,7 +1,7 @@
 """Random rows, files and YAMLs against the doctor, the readers, the recipes' arguments and the tools' commands.
 
     python -m tests.fuzz --minutes 10 --seed 0
-    python -m tests.fuzz --replay fuzz_failures/rows-17
+    python -m tests.fuzz --replay runs/fuzz/rows-17
 
 Mutates valid rows of all formats (types, keys, nesting, Unicode), files (bytes, cuts, compression) and the YAMLs of
 recipes/configs, and checks of each that
@@ -15,17 +15,16 @@ Prints a tally per kind. A failure is written into --failures, with the file and
 """
 
 import argparse
-import bz2
 import contextlib
-import copy
+import functools
 import gzip
 import importlib
 import io
-import json
 import lzma
 import math
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -34,10 +33,10 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
 import yaml
 import zstandard
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any library is imported
 
 from data_prep import check, clean_corpus, hold_out, mix_corpus, rank_completions, train_tokenizer
 from data_prep.checking.rows import as_written
@@ -51,184 +50,11 @@ from data_prep.readers.preference_formats import preference_of
 from data_prep.readers.preferences import read_rankings
 from data_prep.readers.prompts import read_prompts
 from data_prep.rows.bad_rows import BadRows
+from tests.helpers.mutations import COMPRESS, OTHERS, VALID, changed, damaged, dumped, some_rows, written, yaml_value
 
 ROOT = Path(__file__).parents[1]
 ROWS_AT_ONCE = 50  # of "values", whose tally counts rows
 RECIPES = ("pretrain", "sft", "reward", "dpo", "ppo", "rloo", "grpo")
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def assistant(text):
-    return {"role": "assistant", "content": text}
-
-
-VALID = [
-    {"messages": [user("How many?"), assistant("Seven.")]},
-    {"messages": [{"role": "system", "content": "Be brief."}, user("a"), assistant("b"), user("c"), assistant("d")]},
-    {"id": "x", "conversations": [{"from": "human", "value": "你好"}, {"from": "gpt", "value": "您好"}]},
-    {"instruction": "Add.", "input": "1 2", "output": "3", "history": [["Hi", "Hello"]], "system": "Be brief."},
-    {"prompt": "Why?", "completion": "Because."},
-    {"question": "Who?", "answer": "They."},
-    {"text": "Human: a\nAssistant: b"},
-    {"text": "Once upon a time there was a king."},
-    {"messages": [user([{"type": "text", "text": "parts"}]), assistant("ok")]},
-    {"messages": [user("f?"), {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}, {"role": "tool", "content": "1"}, assistant("1")]},
-    {"prompt": "Which?", "chosen": "this", "rejected": "that", "margin": 1.5},
-    {"prompt": [user("Which?")], "chosen": [assistant("this")], "rejected": [assistant("that")]},
-    {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"},
-    {"prompt": "p", "completions": ["x", "y", "z"], "ranks": [0, 1, 2], "scores": [3, 2, 1]},
-    {"prompt": "p", "answers": [{"answer": "x", "rank": 1}, {"answer": "y", "rank": 2}]},
-    {"instruction": "p", "completions": [{"response": "x", "overall_score": 3}, {"response": "y", "overall_score": 1}]},
-    {"prompt": "p", "completion": "x", "label": True},
-    {"conversations": [{"from": "human", "value": "a"}], "chosen": {"from": "gpt", "value": "b"}, "rejected": {"from": "gpt", "value": "c"}},
-]  # fmt: skip
-KEYS = sorted(
-    {key for row in VALID for key in row} | {"role", "content", "from", "value", "tools", "images", "Messages", ""}
-)
-TEXTS = ["", " ", "\n", "a", "\ud800", "\udfff x", "\x00", "\x1b[2J", "\ufeff", "\u2028", "\u200b", "é", "😀", "<|endoftext|>", "<|end|>",
-         "Human: a\nAssistant: b", "\n\nHuman: a\n\nAssistant:", "\n\nHuman:", "null", "[1]", "1e999", "x" * 3000, "\ufffd", "Assistant:",
-         "user", "gpt", "USER", "tool", "function_call", "[red]", "{{7*7}}", "٣", "true"]  # fmt: skip
-NUMBERS = [0, 1, -1, 2**63, 10**400, 0.5, -0.0, 1e308, math.nan, math.inf, -math.inf, True, False, None]
-
-
-def value(rng: random.Random, depth: int = 0):
-    """Any value of JSON."""
-    kind = rng.randrange(6 if depth < 4 else 3)
-    if kind == 0:
-        return rng.choice(TEXTS)
-    if kind == 1:
-        return rng.choice(NUMBERS)
-    if kind == 2:
-        return rng.choice(["a", "b", "some words"])
-    if kind == 3:
-        return [value(rng, depth + 1) for _ in range(rng.randrange(4))]
-    if kind == 4:
-        return {rng.choice(KEYS): value(rng, depth + 1) for _ in range(rng.randrange(4))}
-    return copy.deepcopy(rng.choice(VALID))
-
-
-def places(node, found: list) -> list:
-    """Every (container, key) in a value."""
-    for key in list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
-        found.append((node, key))
-        places(node[key], found)
-    return found
-
-
-def changed(rng: random.Random, row):
-    """The row with something in it replaced, removed, renamed, repeated, moved or nested."""
-    row = copy.deepcopy(row)
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        where = places(row, [])
-        if not where:
-            return row
-        node, key = rng.choice(where)
-        what = rng.randrange(8)
-        if what == 0:
-            node[key] = value(rng)
-        elif what == 1:
-            del node[key]
-        elif what == 2 and isinstance(node, dict):
-            node[rng.choice(KEYS)] = node.pop(key)
-        elif what == 3 and isinstance(node, list):
-            node.insert(rng.randrange(len(node) + 1), copy.deepcopy(node[key]))
-        elif what == 4 and isinstance(node, list):
-            rng.shuffle(node)
-        elif what == 5:
-            node[key] = [node[key]] if rng.random() < 0.5 else {rng.choice(KEYS): node[key]}
-        elif what == 6 and isinstance(node[key], str):
-            text, other = node[key], rng.choice(TEXTS)
-            at = rng.randrange(len(text) + 1)
-            node[key] = text[:at] + other + text[at:]
-        elif isinstance(node, dict):
-            node[rng.choice(KEYS)] = value(rng)
-    return row
-
-
-def some_rows(rng: random.Random) -> list:
-    rows = [copy.deepcopy(rng.choice(VALID)) for _ in range(rng.randrange(1, 6))]
-    return [changed(rng, row) if rng.random() < 0.6 else row for row in rows]
-
-
-def written(rng: random.Random, rows: list, ending: str) -> bytes:
-    """Rows as the content of a file of that ending."""
-    if ending == ".csv":
-        import csv
-
-        columns = sorted({str(key) for row in rows if isinstance(row, dict) for key in row}) or ["text"]
-        file = io.StringIO()
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for row in rows:
-            cells = [row.get(key, "") if isinstance(row, dict) else row for key in columns]
-            writer.writerow([each if isinstance(each, str) else dumped(each) for each in cells])
-        return encoded(file.getvalue())
-    if ending == ".parquet":
-        rows = [row if isinstance(row, dict) else {"text": row} for row in rows]
-        columns = sorted({str(key) for row in rows for key in row}) or ["text"]
-        file = io.BytesIO()
-        table = {}
-        for key in columns:
-            cells = [row.get(key) for row in rows]
-            try:
-                table[key] = pyarrow.array(cells)
-            except (pyarrow.ArrowException, OverflowError, UnicodeEncodeError):
-                table[key] = pyarrow.array([None if each is None else dumped(each) for each in cells])
-        try:
-            pyarrow.parquet.write_table(pyarrow.table(table), file)
-        except (pyarrow.ArrowException, UnicodeEncodeError):  # such as a struct without fields
-            return b"PAR1"
-        return file.getvalue()
-    lines = [dumped(row, rng.random() < 0.5) for row in rows]
-    if ending == ".txt":
-        return encoded(rng.choice(("\n", "\r\n", "\n\n")).join(lines))
-    if ending == ".jsonl" and rng.random() < 0.8:
-        return encoded(rng.choice(("\n", "\n", "\r\n", "\n\n")).join(lines) + rng.choice(("", "\n")))
-    joined = rng.choice((",", ",\n")).join(lines)
-    return encoded(rng.choice(("[{}]", "[\n{}\n]\n", '{{"data": [{}]}}')).format(joined))
-
-
-def dumped(each, ascii_only: bool = True) -> str:
-    return json.dumps(each, ensure_ascii=ascii_only)
-
-
-def encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-COMPRESS = {"": lambda data: data, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
-OTHERS = [bz2.compress, gzip.compress, lzma.compress, zstandard.compress]
-MARKS = [b"\xef\xbb\xbf", b"\xff\xfe", b"\x00", b"\x00" * 64, b",", b'"', b"[", b"]", b"{", b"}", b"\n", b"\r", b"\\", b"\\u", b"NaN", b"null", b"//", b"\xc3", b"\xed\xa0\x80", b"PAR1"]  # fmt: skip
-
-
-def damaged(rng: random.Random, content: bytes) -> bytes:
-    """The content with bytes changed, inserted, removed or repeated, cut, encoded otherwise, or joined with itself."""
-    for _ in range(rng.choice((1, 1, 2, 5))):
-        at = rng.randrange(len(content) + 1)
-        what = rng.randrange(9)
-        if what == 0:
-            content = content[:at]
-        elif what == 1:
-            content = content[at:]
-        elif what == 2 and at < len(content):
-            content = content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
-        elif what in (3, 4):
-            content = content[:at] + rng.choice(MARKS) + content[at:]
-        elif what == 5:
-            content = content[:at] + content[at + rng.randrange(1, 20) :]
-        elif what == 6:
-            content = content + content if rng.random() < 0.5 else content[:at] + content
-        elif what == 7:
-            content = content[:at] + content[at : at + 40] * 2 + content[at:]
-        elif rng.random() < 0.3:
-            text = content.decode("utf-8", "replace")
-            content = text.encode(
-                rng.choice(("utf-16", "utf-32", "utf-16-le", "latin-1", "gbk", "utf-8-sig")), "replace"
-            )
-    return content
 
 
 class Failed(AssertionError):
@@ -444,39 +270,6 @@ def fuzz_files(rng: random.Random, work: Path, tally: Counter) -> None:
         run(rank_completions, ["--completions", path, "--output", work / "ranked.jsonl"])
 
 
-def yaml_value(rng: random.Random, before):
-    """Another value for a key of a YAML, near the one before or anything."""
-    others = [
-        None,
-        True,
-        False,
-        0,
-        -1,
-        1,
-        0.5,
-        -0.1,
-        1e400,
-        math.nan,
-        "",
-        "no",
-        "x",
-        "1e-4",
-        "0",
-        [],
-        ["x"],
-        [1, 2],
-        {},
-        {"a": 1},
-        10**30,
-        "é",
-    ]
-    if isinstance(before, (int, float)) and rng.random() < 0.4:
-        return rng.choice([-before, before * 1000, before + 1, str(before), [before], float(before)])
-    if isinstance(before, list) and before and rng.random() < 0.4:
-        return rng.choice([before[0], before * 2, [before], [None], [*before, 3]])
-    return rng.choice(others)
-
-
 def fuzz_configs(rng: random.Random, work: Path, tally: Counter) -> None:
     """The arguments of a recipe, or the reader of mix_corpus, on a YAML that was changed."""
     from recipes.trainers import arguments
@@ -586,12 +379,63 @@ def fuzz_mixtures(rng: random.Random, work: Path, tally: Counter) -> None:
     tally["refused" if code else "accepted"] += 1
 
 
+# Commands of data_prep and eval; {0} is a file with rows.
+TOOLS = {
+    "data_prep.check": "{0}",
+    "data_prep.hold_out": "{0} --fraction 0.5 --train train.jsonl --heldout heldout.jsonl",
+    "data_prep.train_tokenizer": "--corpus {0} --vocab_size 300 --output_dir out",
+    "data_prep.clean_corpus": "--corpus {0} --num_workers 1 --quality none --output_dir out",
+    "data_prep.rank_completions": "--completions {0} --output out.jsonl",
+    "data_prep.sample_completions": "--model none/none --conversations {0} --output out.jsonl",
+    "eval.answers": "--model none/none --conversations {0}",
+    "eval.perplexity": "--model none/none --documents {0}",
+    "eval.reward_accuracy": "--model none/none --rankings {0}",
+    "eval.win_rate": "--model none/none --opponent none/none --conversations {0}",
+    "eval.report": "--run .",
+}
+WORDS = ["0", "1", "-1", "2", "0.5", "nan", "inf", "1e400", "99999999999999999999", "", "x", "none.jsonl", ".", "rows.jsonl", "error", "repair",
+         "quarantine", "gopher", "en", "prompt=q", "prompt=prompt,completion=completion", "a=b=c", "(", "person", "function", "a.b", "mine.py:f",
+         "reward_model", "chrf", "exact_match", "é", "\x1b[2J", "hf://", "hf://a/b:c:d", "*.jsonl"]  # fmt: skip
+
+
+@functools.cache
+def options_of(name: str) -> list[str]:
+    """The options of a command, read off its help."""
+    out, sys.argv = io.StringIO(), [name, "--help"]
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        importlib.import_module(name).main()
+    # Not the number of processes, and nobody is there to rank in the terminal.
+    return sorted(
+        set(re.findall(r"--(\w+)", out.getvalue().partition("options:")[2])) - {"help", "num_workers", "rater"}
+    )
+
+
+def fuzz_commands(rng: random.Random, work: Path, tally: Counter) -> None:
+    """A command on good rows, with options that fit or not."""
+    name = rng.choice(sorted(TOOLS))
+    rows = rng.choice((some_rows(rng), VALID))
+    (work / "rows.jsonl").write_bytes(written(rng, rows, ".jsonl"))
+    (work / "mine.py").write_text(
+        "def f(prompts, completions, **columns):\n    return [len(each) for each in prompts]\n"
+    )
+    words = TOOLS[name].format("rows.jsonl").split()
+    for _ in range(rng.choice((0, 1, 1, 2, 3))):
+        words += [
+            f"--{rng.choice(options_of(name))}",
+            *(rng.choice(WORDS) for _ in range(rng.choice((0, 1, 1, 1, 2)))),
+        ]
+    (work / "command").write_text(f"{name} {words}")
+    code, _, _ = run(importlib.import_module(name), words)
+    tally[("accepted", "refused", "refused by argparse")[code]] += 1
+
+
 FUZZERS = {
     "values": fuzz_values,
     "rows": fuzz_rows,
     "files": fuzz_files,
     "YAMLs": fuzz_configs,
     "mixtures": fuzz_mixtures,
+    "commands": fuzz_commands,
 }
 
 
@@ -601,10 +445,13 @@ def one(kind: str, seed: str, root: Path, tally: Counter) -> str | None:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     tally["inputs"] += 1
+    os.chdir(work)  # a word that is taken for a path is one in here
     try:
         FUZZERS[kind](random.Random(seed), work, tally)
     except (Exception, SystemExit):
         return traceback.format_exc()
+    finally:
+        os.chdir(ROOT)
     return None
 
 
@@ -616,12 +463,13 @@ def main() -> None:
         "--kinds", nargs="+", choices=FUZZERS, default=list(FUZZERS), help="what to fuzz (default: all)"
     )
     parser.add_argument(
-        "--failures", type=Path, default=Path("fuzz_failures"), help="folder for what failed (default: fuzz_failures)"
+        "--failures", type=Path, default=Path("runs/fuzz"), help="folder for what failed (default: runs/fuzz)"
     )
     parser.add_argument(
         "--replay", type=Path, help="a folder that a failure left: run its input again, and show what is raised"
     )
     arguments = parser.parse_args()
+    failures = arguments.failures.resolve()
     check.page = lambda report: ""  # pictures take longer than all the rest, and so does waiting for the disk
     os.fsync = lambda descriptor: None
     tallies = {kind: Counter() for kind in arguments.kinds}
@@ -644,7 +492,7 @@ def main() -> None:
                 place = [line.strip() for line in raised.splitlines() if line.startswith("  File")][-1:]
                 seen[(kind, *place)] += 1
                 if seen[(kind, *place)] <= 3:  # of each place, a few
-                    folder = arguments.failures / f"{kind}-{number}"
+                    folder = failures / f"{kind}-{number}"
                     shutil.copytree(root / "work", folder, dirs_exist_ok=True)
                     (folder / "input").write_text(f"{kind}\n{seed}\n")
                     (folder / "raised.txt").write_text(raised)
