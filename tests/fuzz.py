@@ -80,20 +80,23 @@ def run(module, words: list) -> tuple[int, str, str]:
         sys.argv = argv
     require(code in (0, 1, 2), f"exit code {code}")
     if code == 1:
-        require("error: " in err.getvalue(), f"exit code 1 without an error: {err.getvalue()[-300:]}")
+        told = "error: " in err.getvalue() or "no row is left" in out.getvalue()
+        require(told, f"exit code 1 without an error: {err.getvalue()[-300:]}")
     return code, out.getvalue(), err.getvalue()
 
 
 def check_schema(row: dict, kind: str) -> None:
     """A row that the doctor kept."""
     turns = row["messages"] if kind == "conversations" else row["prompt"]
-    texts = [turn["content"] for turn in turns]
-    require(bool(turns) and all(set(turn) == {"role", "content"} for turn in turns), f"turns {turns}")
     roles = [turn["role"] for turn in turns]
-    require(set(roles) <= set(PLAIN_ROLES), f"roles {roles}")
-    after = roles[1:] if roles[0] == "system" else roles
-    require(after == [("user", "assistant")[place % 2] for place in range(len(after))], f"order {roles}")
-    require(roles[-1] == ("assistant" if kind == "conversations" else "user"), f"ends on {roles[-1]}")
+    require(bool(turns) and set(roles) <= {*PLAIN_ROLES, "tool"}, f"roles {roles}")
+    # Calls of tools, and what the tools return, have turns and an order of their own.
+    said = [turn for turn in turns if turn["role"] != "tool" and not turn.get("tool_calls")]
+    if said == turns:
+        after = roles[1:] if roles[0] == "system" else roles
+        require(after == [("user", "assistant")[place % 2] for place in range(len(after))], f"order {roles}")
+        require(roles[-1] == ("assistant" if kind == "conversations" else "user"), f"ends on {roles[-1]}")
+    texts = [turn["content"] for turn in said]
     if kind == "preferences":
         answers = [row["completion"]] if "completion" in row else row["completions"]
         texts += answers
@@ -121,24 +124,21 @@ def plain_bytes(path: Path) -> bytes | None:
 
 def examine(path: Path, work: Path, on_bad: str, tally: Counter) -> dict[str, int]:
     """The doctor on a file, and all that must hold of what it writes; {kind: rows kept}."""
-    code, _, err = run(check, [path, "--output", work / "out", "--on_bad", on_bad])
-    if code:
+    run(check, [path, "--output", work / "out", "--on_bad", on_bad])
+    if not (work / "out").exists():
         tally["refused"] += 1
         return {}
-    report = read_json(work / "out" / "check.json")
-    kept = {
-        kind: list(read_jsonl(work / "out" / f"{kind}.jsonl")) if (work / "out" / f"{kind}.jsonl").exists() else []
-        for kind in check.KINDS
-    }
-    aside = list(read_jsonl(work / "out" / "quarantine.jsonl")) if (work / "out" / "quarantine.jsonl").exists() else []
+    report = read_json(*(work / "out").rglob("check.json"))
+    kept = {file.stem: list(read_jsonl(file)) for file in (work / "out").rglob("*.jsonl")}
+    aside = kept.pop("quarantine", [])
     counts = report["rows"]
     require(counts["in"] == counts["out"] + counts["quarantined"], f"{counts}")
     require(
         counts["out"] == sum(map(len, kept.values())), f"{counts}, written {[len(each) for each in kept.values()]}"
     )
     require(counts["quarantined"] == len(aside), f"{counts}, {len(aside)} in quarantine.jsonl")
-    for kind, rows in kept.items():
-        for row in rows:
+    for kind in kept.keys() - {"documents"}:
+        for row in kept[kind]:
             check_schema(row, kind)
     content = None if path.suffix == ".parquet" else plain_bytes(path)
     if content is not None:

@@ -32,8 +32,6 @@ FOLDER = Path(__file__).parent / "broken"
 DATA = yaml.safe_load((FOLDER / "data.yaml").read_text(encoding="utf-8"))
 CONFIGURATION = yaml.safe_load((FOLDER / "configuration.yaml").read_text(encoding="utf-8"))
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a terminal would obey; tabs and line breaks aside
-# The exit code of a doctor that set every row aside.
-NOTHING_LEFT = 0
 
 
 class Done(NamedTuple):
@@ -165,12 +163,13 @@ def examined(run, path: Path, folder: Path, on_bad: str = "") -> dict:
     """The doctor's report on a file, with the rows that it wrote."""
     done = run(f"data_prep.check {shlex.quote(str(path))} --output {folder} {on_bad}")
     assert not CONTROL.search(done.out)
-    report = read_json(folder / "check.json")
-    assert done.code == (0 if report["rows"]["out"] else NOTHING_LEFT) and "Traceback" not in done.out + done.err
-    files = {kind: folder / f"{kind}.jsonl" for kind in check.KINDS}
-    kept = {kind: list(read_jsonl(file)) if file.exists() else [] for kind, file in files.items()}
-    aside = list(read_jsonl(folder / "quarantine.jsonl")) if (folder / "quarantine.jsonl").exists() else []
+    (file,) = folder.rglob("check.json")
+    report = read_json(file)
+    assert done.code == ("no row is left" in done.out) and "Traceback" not in done.out + done.err
+    kept = {file.stem: list(read_jsonl(file)) for file in folder.rglob("*.jsonl")}
+    aside = kept.pop("quarantine", [])
     counts = [report["rows"][key] for key in ("in", "out", "quarantined")]
+    assert "no row is left" not in done.out or not any(kept.values())
     out = sum(map(len, kept.values()))
     assert counts == [out + len(aside), out, len(aside)]
     return {"counts": counts, "kept": kept, "aside": aside, "findings": report["findings"]}
