@@ -207,10 +207,9 @@ def main() -> None:
         episodes = trainer.state.global_step * trainer.rollout_size * args.world_size
         metrics = {"episodes": episodes, "episodes_per_second": episodes / seconds}
         metrics |= {f"{key}_first": before[key] for key in before} | {f"{key}_last": after[key] for key in after}
-        results = {"seconds": seconds, "prompts": len(dataset), "alarms": show_alarms(history)}
         curves |= heldout_curves(history, before, after, trainer.state.global_step)
-        results |= {"metrics": metrics, "curves": curves}
-        write_results(script.results_dir or args.output_dir, "ppo", results)
+        results = {"seconds": seconds, "prompts": len(dataset), "metrics": metrics, "curves": curves}
+        write_results(script.results_dir or args.output_dir, "ppo", results | {"alarms": show_alarms(history)})
         print(f"PPO on {episodes:,} episodes in {seconds:.0f} s; the model is in {args.output_dir}")
     finish(trainer)
 
