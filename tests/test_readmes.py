@@ -165,11 +165,25 @@ def test_the_result_can_be_talked_to(quickstart):
     assert done.returncode == 0, done.stderr
 
 
+def test_own_files_start_as_the_readme_says(quickstart):
+    (command,) = [command for command in commands(ENGLISH) if command.startswith("python -m data_prep.start")]
+    turns = [[{"role": "user", "content": f"{number}?"}, {"role": "assistant", "content": "yes"}] for number in range(60)]
+    (quickstart / "data").mkdir()
+    write_json(quickstart / "data" / "mine.json", [{"messages": messages} for messages in turns])
+    done = run(command, quickstart)
+    assert done.returncode == 0, done.stderr
+    (script,) = [words[1] for words in map(str.split, commands(ENGLISH)) if words[0] == "bash"]
+    done = run(f"bash -n {script} && grep -c ^step {script}", quickstart)
+    assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr  # hold out, tokenizer, tokens, base, assistant
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=short)
 def test_every_command_names_what_exists(document):
     """Targets, modules, recipes, configs, files, extras and options are there; what they do is tested elsewhere."""
     found = commands(document)
     assert found, document
+    # What a command above makes.
+    made = [f"{folder}/run.sh" for each in found for folder in values(each.split(), "--output_dir") if ".start " in each]
     copies = {words[3]: words[2] for words in map(shlex.split, found) if words[:2] == ["cp", "-r"]}
     for command in found:
         program, *words = shlex.split(command)
@@ -182,6 +196,8 @@ def test_every_command_names_what_exists(document):
                 check_launch(words, copies)
             elif program == "pip":
                 check_pip(words)
+            elif program == "bash" and words[0] in made:
+                pass
             elif program in ("cp", "bash"):
                 assert (ROOT / words[-2 if program == "cp" else 0]).exists()
             elif program == ".":
@@ -195,7 +211,7 @@ def test_every_command_names_what_exists(document):
 @pytest.mark.parametrize("document", [ENGLISH, CHINESE], ids=short)
 def test_every_setting_named_in_a_readme_is_one_of_a_recipe(document):
     """`key: value` anywhere, and every word of the remedies that is written as code."""
-    known = set.union(*map(options_of_recipe, STAGES))
+    known = set.union(*map(options_of_recipe, STAGES)) | options_of_module("data_prep.start")
     named = {code.split(":")[0] for code in inline(document) if re.fullmatch(r"\w+: \S+", code)}
     rows = re.findall(r"^\|[^|]*\|[^|]*\|([^|]*)\|$", document.read_text(encoding="utf-8"), flags=re.M)
     named |= {code for row in rows for code in re.findall(r"`(\w+)`", row)}

@@ -1,0 +1,452 @@
+"""The YAML files that data_prep.start writes: each value with the arithmetic it comes from, as a comment."""
+
+import json
+import math
+import re
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import yaml
+
+from data_prep.planning import sizes
+from data_prep.planning.measure import Text, Turns
+
+WIDTH = 118  # characters of a line
+
+
+class Stage(NamedTuple):
+    """A training as it is planned."""
+
+    name: str
+    lines: list[tuple]  # (key, value) or (key, value, why)
+    rows: int
+    tokens: int  # that are trained on
+    steps: int
+    flops: float
+
+
+class Model(NamedTuple):
+    """What is trained: a shape from random weights, or a model that is there."""
+
+    name: str | None  # folder or Hub id; None: from random weights
+    layers: int
+    width: int
+    parameters: int
+    flops_per_token: float  # forward and backward
+    vocabulary: int
+    context: int  # max_length of the run
+    lora: bool = False
+
+
+class Machine(NamedTuple):
+    flops: float  # a second, in training
+    memory: float  # bytes
+    gpu: bool
+
+
+def yaml_value(value) -> str:
+    """`value` on one line of YAML. Numbers are written without an exponent, which YAML 1.1 takes for text."""
+    if isinstance(value, float):
+        return f"{value:.10f}".rstrip("0") + ("0" if value == int(value) else "")
+    if isinstance(value, list):
+        return f"[{', '.join(map(yaml_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {yaml_value(each)}' for key, each in value.items())}}}"
+    if isinstance(value, str) and re.fullmatch(r"[\w./@-]+", value) and yaml.safe_load(value) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def as_yaml(head: list[str], lines: list[tuple]) -> str:
+    """A file: its head as comments, then a line for each key; a comment that does not fit beside its key stands above."""
+    written = [f"# {head[0]}", *comment(head[1:])]
+    for key, value, *why in lines:
+        line = f"{key}: {yaml_value(value)}"
+        if why and len(line) + len(why[0]) + 4 > WIDTH:
+            written += comment(why)
+        elif why:
+            line += f"  # {why[0]}"
+        written.append(line)
+    return "\n".join(written) + "\n"
+
+
+def comment(sentences: list[str]) -> list[str]:
+    return [
+        f"# {line}"
+        for sentence in sentences
+        for line in textwrap.wrap(sentence, WIDTH - 2, break_long_words=False, break_on_hyphens=False)
+    ]
+
+
+def longer(lengths: np.ndarray, limit: int) -> str:
+    """The share of rows beyond a limit: "2.1 %"."""
+    return f"{100 * np.mean(lengths > limit):.1f} %"
+
+
+def mix(run: Path, sources: dict[str, list[str]], text: Text) -> list[tuple]:
+    return [
+        ("tokenizer", str(run / "tokenizer")),
+        ("sources", {name: {"files": files} for name, files in sources.items()}),
+        ("passes", 1, f"{text.tokens:,} tokens of {text.bytes:,} bytes; pretraining goes over them several times"),
+        ("output_dir", str(run / "data" / "tokens")),
+    ]
+
+
+def context_line(key: str, model: Model, parts: dict[str, np.ndarray]) -> tuple:
+    """The line of `max_length` or `n_positions`, with what is longer."""
+    said = ", ".join(f"{longer(lengths, model.context)} of the {name}" for name, lengths in parts.items())
+    return key, model.context, f"power of two; longer than it: {said}"
+
+
+def model_lines(model: Model) -> list[tuple]:
+    """Lines that a model from the Hub needs beyond one that was pretrained here."""
+    if not model.lora:
+        return []
+    return [
+        ("dtype", "bfloat16", "the frozen weights; the adapters stay in fp32"),
+        (
+            "use_peft",
+            True,
+            f"{model.parameters / 1e9:.2f} B parameters × 40 bytes, what PPO in full takes, is too much here",
+        ),
+        ("lora_r", 16),
+        ("lora_alpha", 32),
+        ("lora_dropout", 0.0),
+        ("lora_target_modules", ["all-linear"]),
+    ]
+
+
+def checkpointing(model: Model) -> tuple:
+    return "gradient_checkpointing", model.name is not None, "false computes nothing twice; true needs less memory"
+
+
+def rates(model: Model, muon: float, adamw: float, full: float, lora: float) -> list[tuple]:
+    """The learning rates: Muon and AdamW for a model from random weights, AdamW alone for one that is there."""
+    if model.name is None:
+        return [
+            (
+                "muon_lr",
+                sizes.two_digits(muon * sizes.muon_rate(model.width)),
+                f"{muon:.2g} × 0.015 × 192 / {model.width}",
+            ),
+            (
+                "learning_rate",
+                sizes.two_digits(adamw * sizes.adamw_rate(model.width)),
+                f"{adamw:.2g} × 0.004 × √(192 / {model.width})",
+            ),
+        ]
+    return [
+        ("learning_rate", lora if model.lora else full, "LoRA takes ten times that of full training (Schulman 2025)")
+    ]
+
+
+def pretrain(
+    run: Path, text: Text, heldout: list[str], shape: sizes.Shape, model: Model, machine: Machine, seconds: float
+) -> Stage:
+    allowed = sizes.tokens_seen(shape, model.vocabulary, model.context, text.tokens, seconds * machine.flops)
+    step = sizes.step_tokens(allowed, 256, model.context, 524_288)
+    steps = max(1, round(allowed / step))
+    rows = step // model.context
+    batch = sizes.micro_batch(rows, model.context, model.vocabulary, model.width, model.layers, machine.memory)
+    warmup, decay, between = sizes.part(steps, 0.02), sizes.part(steps, 0.4), sizes.part(steps, 0.2)
+    blocks = f"{shape.n_layer} × 12 × {shape.n_embd}²"
+    tables = f"({model.vocabulary:,} + {model.context:,}) × {shape.n_embd}"
+    seen = steps * step
+    lines = [
+        ("tokenizer", str(run / "tokenizer")),
+        ("tokens", str(run / "data" / "tokens")),
+        ("heldout", heldout),
+        ("results_dir", str(run / "results")),
+        ("sample_prompts", text.beginnings),
+        (
+            "n_layer",
+            shape.n_layer,
+            f"{blocks} + {tables} = {model.parameters / 1e6:.2f} M parameters: of the shapes in data_prep/planning/sizes.py that "
+            f"see {sizes.LEAST_RATIO} tokens a parameter the one with the least loss by Hoffmann 2022, equation 10; this one sees {seen / model.parameters:.2f}",
+        ),
+        ("n_head", shape.n_head, f"{shape.n_embd} / 64"),
+        ("n_embd", shape.n_embd),
+        ("n_positions", model.context, "as long as 95 % of the conversations and rankings, see the head"),
+        ("weight_decay", 0.01),
+        *rates(model, 1.0, 1.0, 0, 0),
+        ("per_device_train_batch_size", batch),
+        ("gradient_accumulation_steps", rows // batch, f"× {batch} × {model.context:,} = {step:,} tokens a step"),
+        (
+            "max_steps",
+            steps,
+            f"× {step:,} = {seen:,} tokens, / {text.tokens:,} = {seen / text.tokens:.2g} passes; {sizes.PASSES} at most, and "
+            f"about {seconds:.0f} s",
+        ),
+        ("lr_scheduler_type", "warmup_stable_decay"),
+        ("warmup_steps", warmup, "2 % of the steps"),
+        (
+            "lr_scheduler_kwargs",
+            {"num_decay_steps": decay, "decay_type": "linear", "min_lr_ratio": 0.05},
+            "40 % of the steps",
+        ),
+        ("max_grad_norm", 1.0),
+        ("eval_steps", between, "a fifth of the steps"),
+        ("logging_steps", sizes.part(steps, 0.02)),
+        ("save_steps", between),
+        ("save_total_limit", 1),
+        ("report_to", "none"),
+        ("output_dir", str(run / "base")),
+    ]
+    return Stage("pretrain", lines, text.documents, seen, steps, seen * model.flops_per_token)
+
+
+def passes_in(tokens: int, most: int, model: Model, machine: Machine, seconds: float) -> int:
+    """Passes over so many tokens that fit into the time: at least one, at most `most`."""
+    return max(1, min(most, int(seconds * machine.flops / (tokens * model.flops_per_token))))
+
+
+def sft(
+    run: Path,
+    origin: str,
+    turns: Turns,
+    files: tuple[str, str],
+    extra: list[tuple],
+    answer: int,
+    model: Model,
+    machine: Machine,
+    seconds: float,
+) -> Stage:
+    passes = passes_in(turns.tokens, 3, model, machine, seconds)
+    step = sizes.step_tokens(turns.tokens * passes, 128, model.context, 65_536)
+    rows = step // model.context
+    # Packed rows of a micro-batch are joined to one, in which attention grows with the square of its length.
+    most = max(1, (16_384 if machine.gpu else 1_024) // model.context)
+    batch = min(
+        sizes.micro_batch(rows, model.context, model.vocabulary, model.width, model.layers, machine.memory),
+        sizes.power_of_two(most),
+    )
+    an_epoch = max(1, math.ceil(turns.tokens / step))
+    steps = an_epoch * passes
+    between = sizes.part(steps, 0.25)
+    lines = [
+        ("model_name_or_path", origin),
+        ("conversations", [files[0]], f"{turns.rows:,} conversations, {turns.tokens:,} tokens"),
+        ("heldout", [files[1]]),
+        ("on_bad", "repair"),
+        ("results_dir", str(run / "results")),
+        *extra,
+        context_line("max_length", model, {"conversations": turns.lengths}),
+        ("packing", True),
+        ("packing_strategy", "bfd"),
+        ("assistant_only_loss", True),
+        *model_lines(model),
+        checkpointing(model),
+        ("per_device_train_batch_size", batch),
+        ("gradient_accumulation_steps", rows // batch, f"× {batch} × {model.context:,} = {step:,} tokens a step"),
+        (
+            "num_train_epochs",
+            passes,
+            f"× {turns.tokens:,} / {step:,} = about {steps} steps; 3 at most, and about {seconds:.0f} s",
+        ),
+        *rates(model, 0.67, 0.5, 0.00002, 0.0002),
+        ("lr_scheduler_type", "linear"),
+        ("warmup_steps", sizes.part(steps, 0.05), "5 % of the steps"),
+        ("eval_strategy", "steps"),
+        ("eval_on_start", True),
+        ("eval_steps", between, "a quarter of the steps"),
+        ("per_device_eval_batch_size", batch),
+        ("logging_steps", sizes.part(steps, 0.05)),
+        (
+            "max_new_tokens",
+            answer,
+            f"of the answers {longer(turns.answers, answer)} are longer; the EOS rate is measured within it",
+        ),
+        ("save_strategy", "steps"),
+        ("save_steps", between),
+        ("save_total_limit", 1),
+        ("load_best_model_at_end", True, "by the held-out loss: a small file is learned by heart after some passes"),
+        ("metric_for_best_model", "eval_loss"),
+        ("report_to", "none"),
+        ("output_dir", str(run / "sft")),
+    ]
+    return Stage("sft", lines, turns.rows, turns.tokens * passes, steps, turns.tokens * passes * model.flops_per_token)
+
+
+def preference_batch(rankings: Turns, model: Model, machine: Machine) -> tuple[int, int]:
+    """(prompts a step, prompts at once)."""
+    batch = sizes.power_of_two(rankings.rows / 32, 64, 4)
+    at_once = sizes.micro_batch(batch, 2 * model.context, model.vocabulary, model.width, model.layers, machine.memory)
+    return batch, min(at_once, batch)
+
+
+def reward(
+    run: Path, origin: str, rankings: Turns, files: tuple[str, str], model: Model, machine: Machine, seconds: float
+) -> Stage:
+    passes = passes_in(rankings.tokens, 2, model, machine, seconds)
+    batch, at_once = preference_batch(rankings, model, machine)
+    steps = math.ceil(rankings.rows / batch) * passes
+    lines = [
+        ("model_name_or_path", origin),
+        ("rankings", [files[0]], f"{rankings.rows:,} rankings, {rankings.tokens:,} tokens with all their answers"),
+        ("heldout", [files[1]]),
+        ("on_bad", "repair"),
+        ("results_dir", str(run / "results")),
+        context_line("max_length", model, {"rankings, which are left out": rankings.lengths}),
+        *model_lines(model),
+        checkpointing(model),
+        ("per_device_train_batch_size", at_once),
+        ("per_device_eval_batch_size", at_once),
+        (
+            "gradient_accumulation_steps",
+            batch // at_once,
+            f"× {at_once} = {batch} rankings a step: a 32nd of them, 4 to 64",
+        ),
+        (
+            "num_train_epochs",
+            passes,
+            f"× {rankings.rows:,} / {batch} = {steps} steps; more passes are learned by heart",
+        ),
+        *rates(model, 0.33, 0.25, 0.00001, 0.0001),
+        ("lr_scheduler_type", "linear"),
+        ("warmup_steps", sizes.part(steps, 0.05), "5 % of the steps"),
+        ("center_rewards_coefficient", 0.01),
+        ("logging_steps", sizes.part(steps, 0.05)),
+        ("save_strategy", "no"),
+        ("report_to", "none"),
+        ("output_dir", str(run / "reward")),
+    ]
+    return Stage(
+        "reward",
+        lines,
+        rankings.rows,
+        rankings.tokens * passes,
+        steps,
+        rankings.tokens * passes * model.flops_per_token,
+    )
+
+
+def ppo(
+    run: Path,
+    origin: str,
+    prompts: Turns,
+    files: tuple[str, str],
+    response: int,
+    model: Model,
+    machine: Machine,
+    seconds: float,
+) -> Stage:
+    room = model.context - response
+    fit = prompts.prompts[prompts.prompts <= room]
+    answer = float(np.minimum(prompts.answers, response).mean())
+    # Per token: sampling 2N, policy, reference, reward and value model 4 × 2N forward, policy and value 2 × 6N: 22N,
+    # where 6N is a token's forward and backward.
+    episode = (float(fit.mean()) + answer) * model.flops_per_token * 22 / 6
+    batch = sizes.power_of_two(len(fit) / len(prompts.prompts) * prompts.rows, 128 if machine.gpu else 64)
+    possible = seconds * machine.flops / episode
+    while batch > 32 and possible / batch < 60:
+        batch //= 2
+    updates = 10 * max(3, min(20, int(possible / batch / 10)))
+    warmup, between = updates // 10, updates // 5
+    micro = sizes.micro_batch(batch, model.context, model.vocabulary, model.width, model.layers, machine.memory)
+    micro = min(micro, 16)
+    budget = sizes.two_digits(0.1 * response)
+    rate = {True: 0.00001, False: 0.000002}[model.lora] if model.name else sizes.two_digits(0.0002 * 192 / model.width)
+    cut = np.mean(prompts.answers > response)
+    lines = [
+        ("sft_model_path", origin),
+        ("reward_model_path", str(run / "reward")),
+        ("prompts", [files[0]], f"{prompts.rows:,} prompts"),
+        ("heldout", [files[1]]),
+        ("on_bad", "repair"),
+        (
+            "max_prompt_length",
+            room,
+            f"{model.context:,} − {response} of the answer; longer are {longer(prompts.prompts, room)} of the prompts: dropped",
+        ),
+        ("max_prompts", 128),
+        ("results_dir", str(run / "results")),
+        *model_lines(model),
+        checkpointing(model),
+        ("stop_token", "eos"),
+        (
+            "response_length",
+            response,
+            f"of the answers in the data {100 * cut:.1f} % are longer, on average they have {prompts.answers.mean():.0f} tokens",
+        ),
+        ("temperature", 1.0),
+        (
+            "missing_eos_penalty",
+            1.0 if cut <= 0.25 else 0.0,
+            "1 where a quarter of the answers at most is longer than response_length, else 0: it would teach brevity alone",
+        ),
+        ("total_episodes", updates * batch, f"{updates} updates × {batch}; 30 to 200 updates, about {seconds:.0f} s"),
+        ("per_device_train_batch_size", micro),
+        ("gradient_accumulation_steps", batch // micro, f"× {micro} = {batch} answers an update"),
+        ("local_rollout_forward_batch_size", min(batch, 4 * micro)),
+        ("per_device_eval_batch_size", min(128, 4 * micro)),
+        ("num_mini_batches", 1),
+        ("num_ppo_epochs", 1),
+        (
+            "kl_coef",
+            0.2,
+            "where it starts; target_kl moves it, by 2 % an update at most, whatever the spread of the rewards",
+        ),
+        ("target_kl", sizes.two_digits(budget / 2), "half the budget"),
+        ("kl_budget", budget, f"0.1 nats × {response} tokens; beyond it no checkpoint counts as the best"),
+        ("stop_on", ["kl_over_budget", "non_finite_loss"]),
+        ("cliprange", 0.2),
+        (
+            "cliprange_value",
+            10.0,
+            "rewards may differ by several units: at TRL's 0.2 the value model cannot follow them",
+        ),
+        ("vf_coef", 0.1),
+        ("gamma", 1.0),
+        ("lam", 0.95),
+        (
+            "learning_rate",
+            rate,
+            *([] if model.name else [f"0.0002 × 192 / {model.width}: the quickstart's at its width"]),
+        ),
+        ("value_learning_rate", sizes.two_digits(5 * rate), "5 times that of the policy"),
+        ("num_value_warmup_updates", warmup, f"a tenth of {updates}"),
+        ("max_grad_norm", 1.0),
+        ("num_sample_generations", 5),
+        ("logging_steps", 1),
+        ("eval_strategy", "steps"),
+        ("eval_steps", between, "a fifth of the updates"),
+        ("save_strategy", "steps"),
+        ("save_steps", between),
+        ("save_total_limit", 1),
+        ("load_best_model_at_end", True),
+        ("metric_for_best_model", "score", "the reward on held-out prompts; of checkpoints within kl_budget"),
+        ("report_to", "none"),
+        ("output_dir", str(run / "ppo")),
+    ]
+    return Stage("ppo", lines, prompts.rows, round(updates * batch * answer), updates, updates * batch * episode)
+
+
+def dpo(run: Path, origin: str, rankings: Turns, files: tuple[str, str], model: Model, machine: Machine) -> Stage:
+    batch, at_once = preference_batch(rankings, model, machine)
+    steps = math.ceil(rankings.rows / batch)
+    lines = [
+        ("model_name_or_path", origin),
+        ("rankings", [files[0]], f"{rankings.rows:,} rankings"),
+        ("heldout", [files[1]]),
+        ("on_bad", "repair"),
+        ("results_dir", str(run / "results")),
+        context_line("max_length", model, {"rankings, which are left out": rankings.lengths}),
+        *model_lines(model),
+        ("beta", 0.1),
+        ("precompute_ref_log_probs", False),
+        checkpointing(model),
+        ("per_device_train_batch_size", at_once),
+        ("per_device_eval_batch_size", at_once),
+        ("gradient_accumulation_steps", batch // at_once, f"× {at_once} = {batch} rankings a step"),
+        ("num_train_epochs", 1, f"× {rankings.rows:,} / {batch} = {steps} steps"),
+        ("learning_rate", {True: 0.00005, False: 0.000005}[model.lora] if model.name else 0.00005),
+        ("lr_scheduler_type", "linear"),
+        ("warmup_steps", sizes.part(steps, 0.05), "5 % of the steps"),
+        ("logging_steps", sizes.part(steps, 0.05)),
+        ("save_strategy", "no"),
+        ("report_to", "none"),
+        ("output_dir", str(run / "dpo")),
+    ]
+    return Stage("dpo", lines, rankings.rows, rankings.tokens, steps, rankings.tokens * model.flops_per_token * 4 / 3)

@@ -1,0 +1,78 @@
+"""The user's files as documents, conversations and preferences; what is made of them where a kind is missing."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from data_prep.common.files import read_jsonl, write_jsonl
+from data_prep.common.text import counted
+from data_prep.readers.documents import documents, read_documents, reading_counts
+from data_prep.readers.kinds import classify
+from data_prep.readers.preferences import read_rankings
+from data_prep.rows.bad_rows import BadRows
+from data_prep.rows.read import is_text, read_rows
+
+PIECES = 200  # a corpus of fewer documents is cut into about so many
+ENDS = ("\n", "。", ". ")
+
+
+def is_corpus(file: str, text_column: str) -> bool:
+    """Whether a file holds documents: plain text, or rows of which the first that can be read is a document."""
+    if is_text(file):
+        return True
+    kinds = (classify(row.value, text_column) for row in read_rows(file) if row.value is not None)
+    return next(kinds, "") == "document"
+
+
+def pieces(texts: Iterable[str], most: int) -> Iterator[str]:
+    """The texts; one of more than 1.5 × `most` characters in parts of about `most`, cut after a line or a sentence."""
+    for text in texts:
+        start = 0
+        while len(text) - start > 1.5 * most:
+            found = [place + len(end) for end in ENDS if (place := text.find(end, start + most)) >= 0]
+            if not found:
+                break
+            yield text[start : min(found)]
+            start = min(found)
+        if text[start:].strip():
+            yield text[start:]
+
+
+def write_documents(files: list[str], path: Path, on_bad: str, text_column: str) -> list[str]:
+    """Write the documents of corpus files to `path` as {"text"}; returns what is to be said of them, a line each."""
+    policy = "quarantine" if on_bad == "repair" else on_bad  # as the doctor does: what cannot be repaired is set aside
+    bad_rows, counts = BadRows(policy, path.with_name("documents_quarantine.jsonl")), Counter()
+    read = documents(files, text_column=text_column, bad_rows=bad_rows, counts=counts)
+    write_jsonl(path, ({"text": document.text} for document in read))
+    lines, number = reading_counts(bad_rows, counts), counts["documents"]
+    lines.append(f"{counted(number, 'document')} in {counted(len(files), 'file')}")
+    if number < PIECES:
+        texts = [row["text"] for row in read_jsonl(path)]
+        most = max(500, sum(map(len, texts)) // PIECES)
+        cut = write_jsonl(path, ({"text": text} for text in pieces(texts, most)))
+        if cut > number:
+            lines[-1] += (
+                f", cut after lines or sentences into {cut:,} of about {most:,} characters, so that a part can be held out"
+            )
+    return lines
+
+
+def write_sample(files: list[str], path: Path, size: int, most: int) -> list[str]:
+    """`files`, if their text of `size` bytes is at most `most`; else one file with an even sample of its documents."""
+    if size <= most:
+        return files
+    every = -(-size // most)
+    rows = ({"text": text} for number, text in enumerate(read_documents(files)) if number % every == 0)
+    write_jsonl(path, rows)
+    return [str(path)]
+
+
+def write_demonstrations(preferences: Path, path: Path) -> None:
+    """Write the best answer to each prompt of preferences as a conversation."""
+    rankings, _ = read_rankings(preferences, on_bad="repair")
+
+    def conversation(row: dict) -> dict:
+        best = row["completions"][row["ranks"].index(min(row["ranks"]))]
+        return {"messages": [*row["prompt"], {"role": "assistant", "content": best}]}
+
+    write_jsonl(path, map(conversation, rankings))

@@ -1,0 +1,84 @@
+"""A model to start from: its tokenizer, chat template and size."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from data_prep.common.errors import InputError
+from data_prep.models.loading import checkpoint_or_hub_id
+from data_prep.planning.configs import Machine, Model
+
+# Written with the model's own tokens alone, for a base model without a chat template: each answer ends on its end of text.
+TEXT_TEMPLATE = """\
+{%- for message in messages -%}
+{%- if message['role'] == 'assistant' -%}
+{{- '### Assistant:\\n' -}}{%- generation -%}{{- message['content'] + eos_token -}}{%- endgeneration -%}
+{%- elif message['role'] in ('user', 'system') -%}
+{{- '### ' + message['role'] | capitalize + ':\\n' + message['content'] + '\\n\\n' -}}
+{%- else -%}
+{{- raise_exception('unknown role: ' + message['role']) -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '### Assistant:\\n' -}}{%- endif -%}
+"""
+BYTES = 40  # a parameter in PPO: two models with gradient and moments, 16 each in fp32, and two that stay, 4 each
+QUESTION = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+class Origin(NamedTuple):
+    """What a run has to know of the model that it starts from."""
+
+    name: str
+    tokenizer: object
+    template: str | None  # a chat template to be written, for want of its own
+    end_of_turn: str | None  # the token that ends an answer, if it is not the tokenizer's own end
+    pads: bool  # whether padding can be told from the end of an answer
+    folder: bool  # else it is a model of the Hub
+
+
+def origin_of(name: str) -> Origin:
+    """The model `name`, a folder or Hub id. Raises InputError if it cannot be loaded."""
+    from transformers import AutoTokenizer  # slow to import
+
+    from data_prep.tokens.chat_encoder import ChatEncoder
+
+    checkpoint_or_hub_id(name, "recipes/pretrain.py", argument="--model")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--model {name}: no tokenizer that can be loaded ({str(error).splitlines()[0]})") from None
+    template = None
+    try:
+        if tokenizer.chat_template is None:
+            raise InputError("no chat template")
+        encoder = ChatEncoder(tokenizer)
+    except InputError:
+        if tokenizer.eos_token is None:
+            raise InputError(f"--model {name}: its tokenizer has neither a chat template nor an end of text") from None
+        template = tokenizer.chat_template = TEXT_TEMPLATE
+        encoder = ChatEncoder(tokenizer)
+    ((ids, mask),) = encoder.encode(encoder.render([QUESTION]))
+    special = [token for token in ids[mask].tolist() if token in tokenizer.all_special_ids]
+    end = special[-1] if special else tokenizer.eos_token_id
+    other = None if end == tokenizer.eos_token_id else tokenizer.convert_ids_to_tokens(end)
+    pads = tokenizer.pad_token_id not in (None, end)
+    return Origin(name, tokenizer, template, other, pads, Path(name).is_dir())
+
+
+def size_of(origin: Origin, machine: Machine) -> Model:
+    """Its parameters, counted without loading its weights; as long a context as it has."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(origin.name)
+    with torch.device("meta"):
+        parameters = AutoModelForCausalLM.from_config(config).num_parameters()
+    return Model(
+        origin.name,
+        config.num_hidden_layers,
+        config.hidden_size,
+        parameters,
+        6 * parameters,
+        len(origin.tokenizer),
+        getattr(config, "max_position_embeddings", None) or 1024,
+        lora=BYTES * parameters > machine.memory / 2,
+    )

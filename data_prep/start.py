@@ -1,0 +1,232 @@
+"""From your own files to a whole run: the configs, worked out from your data, and the script that runs them in order.
+
+    python -m data_prep.start data/mine.json --output_dir runs/mine
+    python -m data_prep.start data/*.jsonl corpus/ --output_dir runs/mine --minutes 30
+    python -m data_prep.start data/mine.json --model Qwen/Qwen2.5-0.5B-Instruct --output_dir runs/mine
+    bash runs/mine/run.sh
+
+Takes documents, conversations and preferences, in any mixture of the formats that data_prep.check and
+data_prep.mix_corpus take, and goes as far as they allow: a base model from documents, an assistant from conversations, a
+reward model and PPO from preferences. Without documents the conversations are the corpus; without conversations the best
+answers of the preferences are the demonstrations. `--model` starts from a model that is there, by LoRA if it is large for
+this machine.
+
+The output folder holds the checked data, a part of each kind held out by prompt, a YAML for each stage, in which every
+value that depends on your data has its arithmetic beside it, and `run.sh`, which skips what is done: the same command
+resumes. Nothing is trained here. The seconds that are printed are worked out from the rate of matrix products that this
+machine has just now: expect them within a factor of two.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from data_prep.common.errors import InputError, run_main
+from data_prep.common.files import atomic_folder, atomic_write, read_json, read_jsonl, vacant
+from data_prep.common.text import counted
+from data_prep.planning import sizes
+from data_prep.planning.configs import Machine
+from data_prep.planning.files import is_corpus, write_demonstrations, write_documents, write_sample
+from data_prep.planning.measure import measure_text, measure_turns
+from data_prep.planning.origin import origin_of
+from data_prep.planning.road import Data, Measured, plan, table
+from data_prep.readers.documents import read_documents
+from data_prep.rows.bad_rows import ON_BAD
+from data_prep.rows.read import data_files
+
+ROOT = Path(__file__).parents[1]
+LEAST = 20  # rows of a kind: fewer leave nothing to measure on
+SEEDS = range(20)
+HELD_OUT = {"documents": 0.1, "conversations": 0.1, "preferences": 0.2}
+MOST_HELD_OUT = 1000  # rows of a kind: a measure does not need more
+TOKENIZER_SAMPLE = 1 << 25  # bytes: of more an even sample is enough to count tokens with
+
+
+def run_module(name: str, *words: object) -> None:
+    """Run `python -m data_prep.NAME WORDS…` as a user does; its error becomes an InputError."""
+    command = [sys.executable, "-m", f"data_prep.{name}", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        _, found, error = done.stderr.rpartition("error: ")
+        if not found:
+            raise RuntimeError(f"{shlex.join(command)}: {done.stderr}")
+        raise InputError(error.strip())
+
+
+def examine(files: list[str], folder: Path, arguments: argparse.Namespace) -> tuple[dict[str, Path], list[str]]:
+    """({kind: JSON Lines file in `folder`}, what the doctor says of the rows): conversations and preferences."""
+    options = ["--columns", arguments.columns] if arguments.columns else []
+    run_module("check", *files, "--on_bad", arguments.on_bad, "--output", folder / "checked", *options)
+    (path,) = (folder / "checked").rglob("check.json")
+    report = read_json(path)
+    rows = report["rows"]
+    said = [
+        f"{counted(rows['in'], 'row')} in {counted(len(files), 'file')}: {rows['out']:,} kept, {rows['repaired']:,} of them "
+        f"repaired, {rows['quarantined']:,} quarantined"
+    ]
+    for finding in report["findings"]:
+        first = finding["first"][0]
+        where = f"{first['file']}, row {first['row']}"
+        said.append(f"  {finding['rows']:,} × {finding['kind']}, {finding['treatment']}; the first is {where}")
+    kinds = {}
+    for kind in ("conversations", "preferences"):
+        found = folder / "checked" / f"{kind}.jsonl"
+        if found.exists() and found.stat().st_size:
+            kinds[kind] = found.rename(folder / found.name)
+    if not kinds:
+        raise InputError(
+            "\n".join(["no row can be used", *said, f"see python -m data_prep.check {shlex.join(files)}"])
+        )
+    return kinds, said
+
+
+def hold_out(path: Path, kind: str) -> list[str]:
+    """Hold out a part of `path` by data_prep.hold_out; returns its options.
+
+    Of few rows a seed may hold out none or too many: then it is the next seed's turn. Raises InputError for fewer than
+    `LEAST` rows.
+    """
+    rows = sum(1 for _ in read_jsonl(path))
+    if rows < LEAST:
+        noun = kind.removesuffix("s")
+        raise InputError(f"found {counted(rows, noun)}; expected at least {LEAST}, to train on and to measure on")
+    fraction = float(f"{min(HELD_OUT[kind], MOST_HELD_OUT / rows):.3g}")
+    train, heldout = (path.with_name(f"{kind}_{part}.jsonl") for part in ("train", "heldout"))
+    for seed in SEEDS:
+        options = [
+            "--fraction",
+            fraction,
+            "--seed",
+            seed,
+            "--on_bad",
+            "repair",
+            "--heldout",
+            heldout,
+            "--train",
+            train,
+        ]
+        try:
+            run_module("hold_out", path, *options)
+        except InputError:
+            if seed == SEEDS[-1]:
+                raise
+            continue
+        share = heldout.stat().st_size / (heldout.stat().st_size + train.stat().st_size)
+        if fraction / 2 <= share <= 2 * fraction or seed == SEEDS[-1]:
+            break
+        train.unlink()
+        heldout.unlink()
+    return options
+
+
+def tokenizer_for(corpus: list[str], folder: Path):
+    """A tokenizer as the run will train it, in `folder`, to count tokens with."""
+    from transformers import AutoTokenizer  # slow to import
+
+    size = sum(len(text.encode("utf-8")) for text in read_documents(corpus))
+    sample = write_sample(corpus, folder / "sample.jsonl", size, TOKENIZER_SAMPLE)
+    output = folder / "tokenizer"
+    run_module("train_tokenizer", "--corpus", *sample, "--vocab_size", sizes.vocabulary(size), "--output_dir", output)
+    return AutoTokenizer.from_pretrained(output)
+
+
+def machine_of() -> Machine:
+    """What this machine can do, measured now."""
+    import psutil
+    import torch
+
+    from data_prep.common.machine import bf16_is_fast, matrix_rate
+
+    gpu = torch.accelerator.is_available()
+    memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+    rate = matrix_rate(torch.bfloat16 if bf16_is_fast() else torch.float32)
+    return Machine(rate * sizes.EFFICIENCY, memory or psutil.virtual_memory().available, gpu)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", help="files, folders, globs or hf://owner/name:config:split")
+    parser.add_argument("--output_dir", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--model", help="a model to start from, folder or Hub id (default: random weights)")
+    parser.add_argument(
+        "--minutes", type=float, default=10, help="time for all trainings on this machine (default: 10)"
+    )
+    parser.add_argument(
+        "--on_bad",
+        choices=ON_BAD,
+        default="repair",
+        help="bad rows; what repair cannot it quarantines (default: repair)",
+    )
+    parser.add_argument("--columns", help="field=column,… as in data_prep.check (default: recognise the format)")
+    parser.add_argument("--text_column", default="text", help="column with the text of documents (default: text)")
+    arguments = parser.parse_args()
+    if not 0 < arguments.minutes < float("inf"):
+        raise InputError(f"--minutes {arguments.minutes:g}: expected more than 0")
+    vacant(arguments.output_dir)
+    files = data_files(arguments.files, plain_text=True)
+    # The script runs in the root of the repository, wherever this command runs.
+    run = arguments.output_dir if Path.cwd() == ROOT else arguments.output_dir.absolute()
+
+    with atomic_folder(arguments.output_dir) as folder, tempfile.TemporaryDirectory() as temporary:
+        (folder / "data").mkdir()
+
+        # Data
+        corpus = [file for file in files if not arguments.columns and is_corpus(file, arguments.text_column)]
+        others = [file for file in files if file not in corpus]
+        kinds, said = examine(others, folder / "data", arguments) if others else ({}, [])
+        if corpus and not arguments.model:
+            kinds["documents"] = folder / "data" / "documents.jsonl"
+            said += write_documents(corpus, kinds["documents"], arguments.on_bad, arguments.text_column)
+        elif corpus:
+            said.append(f"{counted(len(corpus), 'file')} of documents not used: --model is pretrained")
+        splits = {kind: hold_out(path, kind) for kind, path in kinds.items()}
+
+        # Kinds that are missing
+        parts = {kind: (options[-1], options[-3]) for kind, options in splits.items()}
+        if "preferences" in parts and "conversations" not in parts:
+            demonstrations = [folder / "data" / f"demonstrations_{part}.jsonl" for part in ("train", "heldout")]
+            for preferences, path in zip(parts["preferences"], demonstrations, strict=True):
+                write_demonstrations(preferences, path)
+            parts["conversations"] = tuple(demonstrations)
+            said.append("no conversations: the best answers of the preferences are the demonstrations of fine-tuning")
+        sources = {
+            kind: parts[kind] for kind in ("documents", "conversations") if kind in parts and not arguments.model
+        }
+        if "documents" not in parts and not arguments.model:
+            said.append("no documents: the text of the conversations is the corpus of tokenizer and base model")
+
+        # Tokens
+        corpus = [str(files[0]) for files in sources.values()]
+        origin = origin_of(arguments.model) if arguments.model else None
+        tokenizer = origin.tokenizer if origin else tokenizer_for(corpus, Path(temporary))
+        turns = (
+            measure_turns(parts[kind][0], tokenizer) if kind in parts else None
+            for kind in ("conversations", "preferences")
+        )
+        measured = Measured(measure_text(corpus, tokenizer) if corpus else None, *turns)
+
+        # Stages
+        def named(word: object) -> str:
+            """A path as it will be called when the folder is in its place."""
+            return str(run / word.relative_to(folder)) if isinstance(word, Path) else str(word)
+
+        at = {kind: tuple(map(named, files)) for kind, files in parts.items()}
+        commands = [["data_prep.hold_out", *map(named, [kinds[kind], *options])] for kind, options in splits.items()]
+        data = Data({kind: at[kind] for kind in sources}, at.get("conversations"), at.get("preferences"), commands)
+        machine = machine_of()
+        road = plan(data, measured, ROOT, run, len(tokenizer), origin, machine, 60 * arguments.minutes)
+
+        # Files
+        for name, text in road.files.items():
+            with atomic_write(folder / name) as file:
+                file.write(text)
+    print("\n".join([*said, "", *table(road, machine), "", *road.notes]))
+    script = shlex.quote(str(arguments.output_dir / "run.sh"))
+    print(f"the configs and the data are in {arguments.output_dir}; read them, then:\n\n    bash {script}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,351 @@
+"""data_prep.start through its command: what it makes of files, the values it writes, the script, and that all of it runs."""
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+from trl import ModelConfig
+
+from data_prep import start
+from data_prep.common.files import read_jsonl, write_json, write_jsonl
+from data_prep.planning import sizes
+from data_prep.planning.configs import Machine, yaml_value
+from data_prep.planning.files import pieces
+
+ROOT = Path(__file__).parents[1]
+LETTERS = "abcdefghij"
+STAGES = ("pretrain", "sft", "reward", "ppo", "dpo")
+
+
+def words(number: int) -> str:
+    """So many tokens: the tokenizer merges a blank and a letter to one."""
+    return " ".join(["a", *["x"] * (number - 1)])
+
+
+def play() -> str:
+    """300 lines of running text, no two alike."""
+    drawn = random.Random(0)
+    return "".join(f"{' '.join(drawn.choices(LETTERS, k=20))}.\n" for _ in range(300))
+
+
+def conversations(answers: list[int]) -> list[dict]:
+    """Conversations about up to 100 questions of two tokens, with answers of so many."""
+    questions = (f"{a} {b}" for a in LETTERS for b in LETTERS)
+    return [
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": words(number)}]}
+        for question, number in zip(questions, answers, strict=False)
+    ]
+
+
+def preferences(lengths: list[tuple[int, int]]) -> list[dict]:
+    """Pairs about up to 100 questions of two tokens, the chosen and the rejected answer of so many."""
+    questions = (f"{a} {b}" for a in LETTERS for b in LETTERS)
+    return [
+        {"prompt": question, "chosen": words(good), "rejected": words(bad)}
+        for question, (good, bad) in zip(questions, lengths, strict=False)
+    ]
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """command("a.json", "--output_dir", …) runs the command on a machine of 10 GFLOP/s and 16 GB; returns what it prints."""
+
+    def run(*line: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["start", *map(str, line)])
+        monkeypatch.setattr(start, "machine_of", lambda: Machine(flops=1e10, memory=16e9, gpu=False))
+        start.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def config(folder: Path, name: str) -> dict:
+    return yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def rows(path: str | Path) -> list[dict]:
+    return list(read_jsonl(path))
+
+
+def test_values_from_a_known_histogram(command, tmp_path):
+    """100 conversations of 4 control tokens, 2 of the question, 122 or 123 of the answer: of 128 tokens, or of 129."""
+    write_jsonl(tmp_path / "mine.jsonl", conversations([122] * 100))
+    out = command(tmp_path / "mine.jsonl", "--output_dir", tmp_path / "run")
+    run = tmp_path / "run"
+    sft, pretrain, mix = config(run, "sft"), config(run, "pretrain"), config(run, "mix")
+    train = rows(run / "data" / "conversations_train.jsonl")
+    heldout = rows(run / "data" / "conversations_heldout.jsonl")
+    assert len(train) + len(heldout) == 100 and 5 <= len(heldout) <= 20
+    assert sft["conversations"] == [str(run / "data" / "conversations_train.jsonl")]
+    assert sft["heldout"] == pretrain["heldout"] == [str(run / "data" / "conversations_heldout.jsonl")]
+    assert mix["sources"] == {"conversations": {"files": sft["conversations"]}}
+    assert "no documents: the text of the conversations is the corpus" in out
+
+    # All are 128 long: 128 is enough. The answers have 122 tokens and an end of turn: 123, in 16s 128, but at most half of it.
+    assert sft["max_length"] == pretrain["n_positions"] == 128
+    assert sft["max_new_tokens"] == 64
+    # Three passes over 128 tokens each make 128 steps of one row; 2,048 tokens would leave fewer than 64 steps.
+    tokens = len(train) * 128
+    assert f"{len(train)} conversations, {tokens:,} tokens" in (run / "sft.yaml").read_text()
+    step = 512 if 3 * tokens >= 64 * 512 else 256
+    assert sft["per_device_train_batch_size"] * sft["gradient_accumulation_steps"] * 128 == step
+    assert sft["num_train_epochs"] == 3
+    steps = 3 * -(-tokens // step)
+    assert sft["warmup_steps"] == round(0.05 * steps) and sft["eval_steps"] == sft["save_steps"] == round(0.25 * steps)
+    # Width 128: 0.67 × 0.015 × 192 / 128, and half of 0.004 × √(192 / 128).
+    assert (sft["muon_lr"], sft["learning_rate"]) == (0.015, 0.0024)
+    assert (pretrain["muon_lr"], pretrain["learning_rate"]) == (0.022, 0.0049)
+    assert (pretrain["n_layer"], pretrain["n_head"], pretrain["n_embd"]) == (2, 2, 128)
+    # A document is a question of 2 tokens, a blank line of 2, an answer of 122, an end of text.
+    seen = 4 * len(train) * 127
+    step = pretrain["per_device_train_batch_size"] * pretrain["gradient_accumulation_steps"] * 128
+    assert pretrain["max_steps"] == round(seen / step)
+    assert pretrain["lr_scheduler_kwargs"]["num_decay_steps"] == round(0.4 * pretrain["max_steps"])
+
+
+def test_one_row_in_twenty_may_be_longer_than_the_context():
+    import numpy as np
+
+    assert sizes.context(np.array([128] * 95 + [900] * 5), most=1024) == 128
+    assert sizes.context(np.array([128] * 94 + [129] * 6), most=1024) == 256
+    assert sizes.context(np.array([5000] * 100), most=1024) == 1024
+
+
+def test_the_vocabulary_grows_with_the_root_of_the_text():
+    assert [sizes.vocabulary(size) for size in (1, 2_560_000, 100_000_000, 10**12)] == [512, 4096, 32_768, 32_768]
+
+
+def test_the_shape_grows_with_corpus_and_machine():
+    """At 4 passes over 144 k tokens 4 × 192 sees 0.22 tokens a parameter, 6 × 384 would see 0.05."""
+    assert sizes.best_shape(4096, 256, 144_000, 1e15) == (4, 192)
+    assert sizes.best_shape(4096, 256, 144_000, 1e11) == (2, 128)
+    assert sizes.best_shape(32_768, 1024, 10**10, 1e20) == (36, 1280)
+
+
+@pytest.mark.parametrize("number, written", [(0.00002, "0.00002"), (1.0, "1.0"), (0.015, "0.015"), (13.0, "13.0")])
+def test_numbers_are_written_so_that_yaml_reads_numbers(number, written):
+    assert yaml_value(number) == written and yaml.safe_load(written) == number
+
+
+@pytest.mark.parametrize("text", ["no", "a: b", "1e3", "你好, [x]", '"', "# c", "a\nb", "", "runs/mine/sft"])
+def test_text_is_written_so_that_yaml_reads_the_same_text(text):
+    assert yaml.safe_load(f"key: {yaml_value([text])}") == {"key": [text]}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run on documents, conversations and preferences together, in 300 lines of text and 100 rows of each other kind."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "plays.txt").write_text(play())
+    write_json(folder / "chat.json", conversations([10] * 100))
+    write_jsonl(folder / "pairs.jsonl", preferences([(8, 20)] * 100))
+    line = [sys.executable, "-m", "data_prep.start", *map(str, folder.iterdir())]
+    line += ["--output_dir", str(folder / "run"), "--minutes", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder / "run", done.stdout
+
+
+def test_all_kinds_together_make_the_whole_road(whole):
+    run, out = whole
+    assert [line.split()[0] for line in out.splitlines() if re.match(r"(pretrain|sft|reward|ppo) ", line)] == [
+        *STAGES[:4]
+    ]
+    assert f"bash {run}/run.sh" in out
+    assert {path.name for path in run.iterdir()} == {
+        "data",
+        "run.sh",
+        "mix.yaml",
+        *(f"{name}.yaml" for name in STAGES),
+    }
+    mix, ppo = config(run, "mix"), config(run, "ppo")
+    assert set(mix["sources"]) == {"documents", "conversations"}
+    # Prompts: 4 control tokens less the answer's end, 2 words; answers of 8 and 20 words and an end of turn, in 16s: 32.
+    assert ppo["response_length"] == 32 and ppo["max_prompt_length"] == 128 - 32
+    assert ppo["missing_eos_penalty"] == 1.0
+    assert (ppo["kl_budget"], ppo["target_kl"]) == (3.2, 1.6)  # 0.1 nats × 32 tokens, and half of it
+    updates = ppo["total_episodes"] // (ppo["per_device_train_batch_size"] * ppo["gradient_accumulation_steps"])
+    assert updates % 10 == 0 and ppo["num_value_warmup_updates"] == updates / 10 and ppo["eval_steps"] == updates / 5
+    assert ppo["metric_for_best_model"] == "score" and ppo["load_best_model_at_end"] is True
+    assert ppo["prompts"] == config(run, "reward")["rankings"] == config(run, "dpo")["rankings"]
+
+
+def test_no_prompt_is_on_both_sides(whole):
+    run, _ = whole
+    for kind, prompt in (
+        ("conversations", lambda row: row["messages"][0]),
+        ("preferences", lambda row: row["prompt"]),
+    ):
+        train, heldout = (
+            {json.dumps(prompt(row)) for row in rows(run / "data" / f"{kind}_{part}.jsonl")}
+            for part in ("train", "heldout")
+        )
+        assert train and heldout and not train & heldout
+
+
+def test_every_yaml_is_accepted_by_its_recipe(whole, monkeypatch):
+    """By the parser of the recipe itself, which refuses what it would not read; line one is its command."""
+    run, _ = whole
+    from transformers import TrainingArguments
+    from trl import DPOConfig, RewardConfig, SFTConfig
+
+    from recipes.trainers.arguments import parse_arguments
+    from recipes.trainers.ppo.config import PPOConfig
+
+    kinds = {
+        "pretrain": TrainingArguments,
+        "sft": SFTConfig,
+        "reward": RewardConfig,
+        "ppo": PPOConfig,
+        "dpo": DPOConfig,
+    }
+    for name, kind in kinds.items():
+        recipe, path = import_module(f"recipes.{name}"), run / f"{name}.yaml"
+        assert path.read_text().splitlines()[0] == f"# accelerate launch recipes/{name}.py --config {path}"
+        monkeypatch.setattr(sys, "argv", [f"recipes/{name}.py", "--config", str(path)])
+        classes = [recipe.ScriptArguments, kind, *([] if name == "pretrain" else [ModelConfig])]
+        _, args, *_ = parse_arguments(*classes, refused=recipe.REFUSED)
+        assert args.output_dir == str(run / {"pretrain": "base"}.get(name, name))
+
+
+def test_the_lines_fit_a_screen(whole):
+    run, _ = whole
+    for name in (*STAGES, "mix"):
+        long = [line for line in (run / f"{name}.yaml").read_text().splitlines() if len(line) > 120]
+        assert not [line for line in long if "#" in line]
+
+
+def test_the_script_skips_what_is_done(whole, tmp_path):
+    run, _ = whole
+    text = (run / "run.sh").read_text()
+    outputs = re.findall(r"^step (\S+) \\$", text, flags=re.M)
+    assert [Path(output).name for output in outputs[-4:]] == [f"{name}.json" for name in STAGES[:4]]
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "run.sh").write_text(text.replace(str(run), str(copy)))
+    for output in outputs:
+        path = Path(output.replace(str(run), str(copy)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    done = subprocess.run(["bash", copy / "run.sh"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("is there: skipped") == len(outputs) == 9
+    assert f"python -m eval.chat --model {copy}/ppo" in done.stdout
+
+
+def test_preferences_alone_teach_by_their_best_answers(command, tmp_path):
+    write_jsonl(tmp_path / "pairs.jsonl", preferences([(8, 20)] * 60))
+    out = command(tmp_path / "pairs.jsonl", "--output_dir", tmp_path / "run")
+    assert "no conversations: the best answers of the preferences are the demonstrations" in out
+    for part in ("train", "heldout"):
+        pairs = rows(tmp_path / "run" / "data" / f"preferences_{part}.jsonl")
+        taught = rows(tmp_path / "run" / "data" / f"demonstrations_{part}.jsonl")
+        assert [row["messages"][-1] for row in taught] == [{"role": "assistant", "content": words(8)}] * len(pairs)
+        assert [row["messages"][0] for row in taught] == [row["prompt"][0] for row in pairs]
+    sft = config(tmp_path / "run", "sft")
+    assert sft["conversations"] == [str(tmp_path / "run" / "data" / "demonstrations_train.jsonl")]
+
+
+def test_documents_alone_make_a_base_model(command, tmp_path):
+    (tmp_path / "plays.txt").write_text(play())
+    out = command(tmp_path / "plays.txt", "--output_dir", tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"data", "run.sh", "mix.yaml", "pretrain.yaml"}
+    assert "1 document in 1 file, cut after lines or sentences into" in out
+    texts = [row["text"] for row in rows(tmp_path / "run" / "data" / "documents.jsonl")]
+    assert "".join(texts) == (tmp_path / "plays.txt").read_text()
+    parts = [rows(tmp_path / "run" / "data" / f"documents_{part}.jsonl") for part in ("train", "heldout")]
+    assert sum(map(len, parts)) == len(texts) and all(parts)
+
+
+def test_pieces_end_on_lines_and_sentences():
+    assert list(pieces(["aaaa\nbbbb\ncccc", "short"], 4)) == ["aaaa\n", "bbbb\n", "cccc", "short"]
+    assert list(pieces(["一二三四。五六七八。九"], 4)) == ["一二三四。", "五六七八。九"]
+    assert list(pieces(["no end at all in here"], 4)) == ["no end at all in here"]
+
+
+def test_a_model_that_is_there_is_not_pretrained(command, tmp_path, tiny_model_dir):
+    write_jsonl(tmp_path / "mine.jsonl", conversations([5] * 60))
+    command(tmp_path / "mine.jsonl", "--model", tiny_model_dir, "--output_dir", tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"data", "run.sh", "sft.yaml"}
+    sft = config(tmp_path / "run", "sft")
+    assert sft["model_name_or_path"] == str(tiny_model_dir) and sft["max_length"] == 64  # all the positions it has
+    assert "muon_lr" not in sft and sft["learning_rate"] == 0.00002 and "use_peft" not in sft
+    assert "train_tokenizer" not in (tmp_path / "run" / "run.sh").read_text()
+
+
+def test_a_large_model_gets_lora(command, tmp_path, tiny_model_dir, monkeypatch):
+    from data_prep.planning import origin
+
+    monkeypatch.setattr(origin, "BYTES", 1e12)
+    write_jsonl(tmp_path / "mine.jsonl", conversations([5] * 60))
+    command(tmp_path / "mine.jsonl", "--model", tiny_model_dir, "--output_dir", tmp_path / "run")
+    sft = config(tmp_path / "run", "sft")
+    assert sft["use_peft"] is True and sft["lora_target_modules"] == ["all-linear"] and sft["learning_rate"] == 0.0002
+
+
+def test_a_base_model_without_a_chat_template_is_given_one(command, tmp_path, tiny_model_dir):
+    from transformers import AutoTokenizer
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, model)
+    (model / "chat_template.jinja").unlink()
+    write_jsonl(tmp_path / "mine.jsonl", conversations([5] * 60))
+    out = command(tmp_path / "mine.jsonl", "--model", model, "--output_dir", tmp_path / "run")
+    assert f"{model} has no chat template" in out
+    sft = config(tmp_path / "run", "sft")
+    assert sft["chat_template_path"] == str(tmp_path / "run" / "chat_template.jinja")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokenizer.chat_template = Path(sft["chat_template_path"]).read_text()
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    assert text == "### User:\nHi\n\n### Assistant:\nYo<|end|>"
+    assert (
+        tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
+        == text[: -len("Yo<|end|>")]
+    )
+
+
+@pytest.mark.parametrize(
+    "rows_of, options, found",
+    [
+        (conversations([5] * 19), [], "found 19 conversations; expected at least 20"),
+        ([{"a": 1}] * 30, [], "no row can be used"),
+        (conversations([5] * 30), ["--minutes", "0"], "--minutes 0: expected more than 0"),
+        (conversations([5] * 30), ["--model", "runs/nowhere"], "runs/nowhere: no such file or folder"),
+        ([*conversations([5] * 30), {"a": 1}], ["--on_bad", "error"], "mine.jsonl"),
+    ],
+)
+def test_what_cannot_be_used_is_one_error_and_leaves_nothing(command, tmp_path, rows_of, options, found):
+    write_jsonl(tmp_path / "mine.jsonl", rows_of)
+    with pytest.raises(start.InputError, match=re.escape(found)):
+        command(tmp_path / "mine.jsonl", "--output_dir", tmp_path / "run", *options)
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.jsonl"}
+
+
+def test_an_output_folder_that_is_there_is_refused(command, tmp_path):
+    (tmp_path / "run").mkdir()
+    write_jsonl(tmp_path / "mine.jsonl", conversations([5] * 30))
+    with pytest.raises(start.InputError, match="is there already"):
+        command(tmp_path / "mine.jsonl", "--output_dir", tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_whole_road_runs_to_its_end_and_learns(whole):
+    run, _ = whole
+    done = subprocess.run(["bash", run / "run.sh"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = {name: json.loads((run / "results" / f"{name}.json").read_text()) for name in STAGES[:4]}
+    bits = [value for _, value in results["pretrain"]["curves"]["held-out bits per byte"]]
+    assert bits[-1] < bits[0]
+    assert results["reward"]["metrics"]["accuracy"]["value"] == 1.0  # the shorter answer is the better one
+    ppo = results["ppo"]["metrics"]
+    assert ppo["eval_score_last"] >= ppo["eval_score_first"] and ppo["eval_kl_last"] <= config(run, "ppo")["kl_budget"]
