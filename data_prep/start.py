@@ -30,10 +30,11 @@ from data_prep.common.text import counted
 from data_prep.planning import sizes
 from data_prep.planning.configs import Machine
 from data_prep.planning.files import is_corpus, write_demonstrations, write_documents, write_sample
-from data_prep.planning.measure import measure_text, measure_turns
+from data_prep.planning.measure import conversations_in, measure_text, measure_turns, rankings_in
 from data_prep.planning.origin import origin_of
 from data_prep.planning.road import Data, Measured, plan, table
 from data_prep.readers.documents import read_documents
+from data_prep.readers.preferences import read_rankings
 from data_prep.rows.bad_rows import ON_BAD
 from data_prep.rows.read import data_files
 
@@ -167,6 +168,7 @@ def main() -> None:
         raise InputError(f"--minutes {arguments.minutes:g}: expected more than 0")
     vacant(arguments.output_dir)
     files = data_files(arguments.files, plain_text=True)
+    origin = origin_of(arguments.model) if arguments.model else None
     # The script runs in the root of the repository, wherever this command runs.
     run = arguments.output_dir if Path.cwd() == ROOT else arguments.output_dir.absolute()
 
@@ -177,34 +179,35 @@ def main() -> None:
         corpus = [file for file in files if not arguments.columns and is_corpus(file, arguments.text_column)]
         others = [file for file in files if file not in corpus]
         kinds, said = examine(others, folder / "data", arguments) if others else ({}, [])
-        if corpus and not arguments.model:
+        if corpus and not origin:
             kinds["documents"] = folder / "data" / "documents.jsonl"
             said += write_documents(corpus, kinds["documents"], arguments.on_bad, arguments.text_column)
         elif corpus:
             said.append(f"{counted(len(corpus), 'file')} of documents not used: --model is pretrained")
+        if not kinds:
+            raise InputError("found documents alone, and --model is pretrained; expected conversations or preferences")
         splits = {kind: hold_out(path, kind) for kind, path in kinds.items()}
 
         # Kinds that are missing
         parts = {kind: (options[-1], options[-3]) for kind, options in splits.items()}
+        for path in parts.get("preferences", ()):
+            read_rankings(path, on_bad="repair")  # raises if none is left, as the reward model's training would
         if "preferences" in parts and "conversations" not in parts:
             demonstrations = [folder / "data" / f"demonstrations_{part}.jsonl" for part in ("train", "heldout")]
             for preferences, path in zip(parts["preferences"], demonstrations, strict=True):
                 write_demonstrations(preferences, path)
             parts["conversations"] = tuple(demonstrations)
             said.append("no conversations: the best answers of the preferences are the demonstrations of fine-tuning")
-        sources = {
-            kind: parts[kind] for kind in ("documents", "conversations") if kind in parts and not arguments.model
-        }
-        if "documents" not in parts and not arguments.model:
+        sources = {kind: parts[kind] for kind in ("documents", "conversations") if kind in parts and not origin}
+        if "documents" not in parts and not origin:
             said.append("no documents: the text of the conversations is the corpus of tokenizer and base model")
 
         # Tokens
         corpus = [str(files[0]) for files in sources.values()]
-        origin = origin_of(arguments.model) if arguments.model else None
         tokenizer = origin.tokenizer if origin else tokenizer_for(corpus, Path(temporary))
+        readers = {"conversations": conversations_in, "preferences": rankings_in}
         turns = (
-            measure_turns(parts[kind][0], tokenizer) if kind in parts else None
-            for kind in ("conversations", "preferences")
+            measure_turns(of, parts[kind][0], tokenizer) if kind in parts else None for kind, of in readers.items()
         )
         measured = Measured(measure_text(corpus, tokenizer) if corpus else None, *turns)
 

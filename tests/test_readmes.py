@@ -167,7 +167,9 @@ def test_the_result_can_be_talked_to(quickstart):
 
 def test_own_files_start_as_the_readme_says(quickstart):
     (command,) = [command for command in commands(ENGLISH) if command.startswith("python -m data_prep.start")]
-    turns = [[{"role": "user", "content": f"{number}?"}, {"role": "assistant", "content": "yes"}] for number in range(60)]
+    turns = [
+        [{"role": "user", "content": f"{number}?"}, {"role": "assistant", "content": "yes"}] for number in range(60)
+    ]
     (quickstart / "data").mkdir()
     write_json(quickstart / "data" / "mine.json", [{"messages": messages} for messages in turns])
     done = run(command, quickstart)
@@ -183,7 +185,9 @@ def test_every_command_names_what_exists(document):
     found = commands(document)
     assert found, document
     # What a command above makes.
-    made = [f"{folder}/run.sh" for each in found for folder in values(each.split(), "--output_dir") if ".start " in each]
+    made = [
+        f"{folder}/run.sh" for each in found for folder in values(each.split(), "--output_dir") if ".start " in each
+    ]
     copies = {words[3]: words[2] for words in map(shlex.split, found) if words[:2] == ["cp", "-r"]}
     for command in found:
         program, *words = shlex.split(command)

@@ -99,7 +99,7 @@ def test_values_from_a_known_histogram(command, tmp_path):
     assert sft["per_device_train_batch_size"] * sft["gradient_accumulation_steps"] * 128 == step
     assert sft["num_train_epochs"] == 3
     steps = 3 * -(-tokens // step)
-    assert sft["warmup_steps"] == round(0.05 * steps) and sft["eval_steps"] == sft["save_steps"] == round(0.25 * steps)
+    assert sft["warmup_steps"] == round(0.05 * steps) and sft["eval_steps"] == sft["save_steps"] == round(0.34 * steps)
     # Width 128: 0.67 × 0.015 × 192 / 128, and half of 0.004 × √(192 / 128).
     assert (sft["muon_lr"], sft["learning_rate"]) == (0.015, 0.0024)
     assert (pretrain["muon_lr"], pretrain["learning_rate"]) == (0.022, 0.0049)
@@ -319,6 +319,14 @@ def test_a_base_model_without_a_chat_template_is_given_one(command, tmp_path, ti
     [
         (conversations([5] * 19), [], "found 19 conversations; expected at least 20"),
         ([{"a": 1}] * 30, [], "no row can be used"),
+        (
+            [
+                {"prompt": row["messages"][0]["content"], "completion": "x", "label": True}
+                for row in conversations([5] * 60)
+            ],
+            [],
+            "no ranking is left: found",
+        ),
         (conversations([5] * 30), ["--minutes", "0"], "--minutes 0: expected more than 0"),
         (conversations([5] * 30), ["--model", "runs/nowhere"], "runs/nowhere: no such file or folder"),
         ([*conversations([5] * 30), {"a": 1}], ["--on_bad", "error"], "mine.jsonl"),
@@ -329,6 +337,12 @@ def test_what_cannot_be_used_is_one_error_and_leaves_nothing(command, tmp_path, 
     with pytest.raises(start.InputError, match=re.escape(found)):
         command(tmp_path / "mine.jsonl", "--output_dir", tmp_path / "run", *options)
     assert {path.name for path in tmp_path.iterdir()} == {"mine.jsonl"}
+
+
+def test_documents_alone_are_nothing_for_a_model_that_is_there(command, tmp_path, tiny_model_dir):
+    (tmp_path / "plays.txt").write_text(play())
+    with pytest.raises(start.InputError, match="found documents alone"):
+        command(tmp_path / "plays.txt", "--model", tiny_model_dir, "--output_dir", tmp_path / "run")
 
 
 def test_an_output_folder_that_is_there_is_refused(command, tmp_path):

@@ -143,7 +143,14 @@ def rates(model: Model, muon: float, adamw: float, full: float, lora: float) -> 
 
 
 def pretrain(
-    run: Path, text: Text, heldout: list[str], shape: sizes.Shape, model: Model, machine: Machine, seconds: float
+    run: Path,
+    text: Text,
+    lengths: dict[str, np.ndarray],
+    heldout: list[str],
+    shape: sizes.Shape,
+    model: Model,
+    machine: Machine,
+    seconds: float,
 ) -> Stage:
     allowed = sizes.tokens_seen(shape, model.vocabulary, model.context, text.tokens, seconds * machine.flops)
     step = sizes.step_tokens(allowed, 256, model.context, 524_288)
@@ -168,7 +175,7 @@ def pretrain(
         ),
         ("n_head", shape.n_head, f"{shape.n_embd} / 64"),
         ("n_embd", shape.n_embd),
-        ("n_positions", model.context, "as long as 95 % of the conversations and rankings, see the head"),
+        context_line("n_positions", model, lengths),
         ("weight_decay", 0.01),
         *rates(model, 1.0, 1.0, 0, 0),
         ("per_device_train_batch_size", batch),
@@ -224,7 +231,7 @@ def sft(
     )
     an_epoch = max(1, math.ceil(turns.tokens / step))
     steps = an_epoch * passes
-    between = sizes.part(steps, 0.25)
+    between = sizes.part(steps, 0.34)
     lines = [
         ("model_name_or_path", origin),
         ("conversations", [files[0]], f"{turns.rows:,} conversations, {turns.tokens:,} tokens"),
@@ -250,7 +257,7 @@ def sft(
         ("warmup_steps", sizes.part(steps, 0.05), "5 % of the steps"),
         ("eval_strategy", "steps"),
         ("eval_on_start", True),
-        ("eval_steps", between, "a quarter of the steps"),
+        ("eval_steps", between, "a third of the steps"),
         ("per_device_eval_batch_size", batch),
         ("logging_steps", sizes.part(steps, 0.05)),
         (
@@ -338,7 +345,7 @@ def ppo(
     # Per token: sampling 2N, policy, reference, reward and value model 4 × 2N forward, policy and value 2 × 6N: 22N,
     # where 6N is a token's forward and backward.
     episode = (float(fit.mean()) + answer) * model.flops_per_token * 22 / 6
-    batch = sizes.power_of_two(len(fit) / len(prompts.prompts) * prompts.rows, 128 if machine.gpu else 64)
+    batch = sizes.power_of_two(len(fit) / len(prompts.prompts) * prompts.asked, 128 if machine.gpu else 64)
     possible = seconds * machine.flops / episode
     while batch > 32 and possible / batch < 60:
         batch //= 2
@@ -352,7 +359,7 @@ def ppo(
     lines = [
         ("sft_model_path", origin),
         ("reward_model_path", str(run / "reward")),
-        ("prompts", [files[0]], f"{prompts.rows:,} prompts"),
+        ("prompts", [files[0]], f"{prompts.asked:,} prompts"),
         ("heldout", [files[1]]),
         ("on_bad", "repair"),
         (
@@ -420,7 +427,7 @@ def ppo(
         ("report_to", "none"),
         ("output_dir", str(run / "ppo")),
     ]
-    return Stage("ppo", lines, prompts.rows, round(updates * batch * answer), updates, updates * batch * episode)
+    return Stage("ppo", lines, prompts.asked, round(updates * batch * answer), updates, updates * batch * episode)
 
 
 def dpo(run: Path, origin: str, rankings: Turns, files: tuple[str, str], model: Model, machine: Machine) -> Stage:

@@ -1,6 +1,6 @@
 """What the training files hold, in tokens: how many, and how long rows, prompts and answers are."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -9,8 +9,10 @@ import numpy as np
 
 from data_prep.common.batches import batched
 from data_prep.common.errors import InputError
-from data_prep.common.files import read_jsonl
+from data_prep.readers.conversations import conversation_rows
 from data_prep.readers.documents import read_documents
+from data_prep.readers.preferences import prompt_key, read_rankings
+from data_prep.rows.bad_rows import BadRows
 
 ROWS = 5000  # measured of a kind; of more an even sample
 SAMPLE = 1 << 23  # bytes of text, to count its tokens
@@ -30,6 +32,7 @@ class Turns(NamedTuple):
     """Conversations or rankings. The arrays are of a sample: a number for a row."""
 
     rows: int
+    asked: int  # different prompts
     tokens: int  # all answers with their prompts
     lengths: np.ndarray  # the whole; of a ranking, its longest answer with the prompt
     prompts: np.ndarray  # what precedes the last answer, up to where it begins
@@ -52,17 +55,17 @@ def measure_text(files: list[str], tokenizer) -> Text:
     return Text(documents, size, round(sum(lengths) * size / seen), np.array(lengths), begins)
 
 
-def conversations_of(row: dict) -> list[list[dict]]:
-    """A row of the doctor's output as conversations: itself, or a prompt with each of its answers."""
-    if "messages" in row:
-        return [row["messages"]]
-    answers = row["completions"] if "completions" in row else [row["completion"]]
-    return [[*row["prompt"], {"role": "assistant", "content": answer}] for answer in answers]
+def conversations_in(path: Path) -> Iterator[list[list[dict]]]:
+    """The conversations of a file, each alone in a list."""
+    for row in conversation_rows([str(path)], BadRows("repair")):
+        yield [row["messages"]]
 
 
-def sampled(path: Path, rows: int) -> Iterator[dict]:
-    """At most `ROWS` of so many rows, evenly over the file."""
-    return islice(read_jsonl(path), 0, None, max(1, -(-rows // ROWS)))
+def rankings_in(path: Path) -> Iterator[list[list[dict]]]:
+    """The rankings of a file as the reward model's training reads them: each answer with its prompt."""
+    rankings, _ = read_rankings(path, on_bad="repair")
+    for row in rankings:
+        yield [[*row["prompt"], {"role": "assistant", "content": answer}] for answer in row["completions"]]
 
 
 def last_answer(mask: np.ndarray) -> tuple[int, int]:
@@ -74,8 +77,8 @@ def last_answer(mask: np.ndarray) -> tuple[int, int]:
     return int(learned[gaps[-1] + 1] if len(gaps) else learned[0]), int(learned[-1]) + 1
 
 
-def measure_turns(path: Path, tokenizer) -> Turns:
-    """The conversations or rankings of a JSON Lines file by the tokenizer's chat template.
+def measure_turns(read: Callable[[Path], Iterator[list[list[dict]]]], path: Path, tokenizer) -> Turns:
+    """What `read` finds in `path`, by the tokenizer's chat template; of more than `ROWS` rows an even sample.
 
     Raises InputError where the template cannot write them.
     """
@@ -83,10 +86,10 @@ def measure_turns(path: Path, tokenizer) -> Turns:
 
     from data_prep.tokens.chat_encoder import ChatEncoder  # slow to import
 
-    encoder, rows = ChatEncoder(tokenizer), sum(1 for _ in read_jsonl(path))
+    encoder, rows = ChatEncoder(tokenizer), sum(1 for _ in read(path))
     lengths, prompts, answers, tokens, measured = [], [], [], 0, 0
-    for batch in batched(sampled(path, rows), 256):
-        several = [conversations_of(row) for row in batch]
+    asked: set[str] = set()
+    for several in batched(islice(read(path), 0, None, -(-rows // ROWS)), 256):
         try:
             encoded = iter(
                 encoder.encode(encoder.render([each for conversations in several for each in conversations]))
@@ -95,12 +98,14 @@ def measure_turns(path: Path, tokenizer) -> Turns:
             raise InputError(
                 f"{path}: the chat template of the model cannot write these conversations: {error}"
             ) from None
-        measured += len(batch)
+        measured += len(several)
         for conversations in several:
             masks = [next(encoded).mask for _ in conversations]
             places = [last_answer(mask) for mask in masks]
             tokens += sum(map(len, masks))
             lengths.append(max(map(len, masks)))
             prompts.append(places[0][0])
+            asked.add(prompt_key(conversations[0][:-1]))
             answers += [end - begin for begin, end in places]
-    return Turns(rows, round(tokens * rows / measured), *map(np.array, (lengths, prompts, answers)))
+    share = rows / measured
+    return Turns(rows, round(len(asked) * share), round(tokens * share), *map(np.array, (lengths, prompts, answers)))

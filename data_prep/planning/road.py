@@ -102,7 +102,10 @@ def plan(
     base, sft = model.name or str(run / "base"), str(run / "sft")
     if shape:
         heldout = [files[1] for files in data.corpus.values()]
-        stages.append(configs.pretrain(run, measured.text, heldout, shape, model, machine, share["pretrain"]))
+        kinds = {"conversations": measured.turns, "rankings": measured.rankings}
+        lengths = {name: kind.lengths for name, kind in kinds.items() if kind}
+        lengths = lengths or {"documents, which go on in the next row": measured.text.lengths}
+        stages.append(configs.pretrain(run, measured.text, lengths, heldout, shape, model, machine, share["pretrain"]))
     if data.turns:
         extra = lines_of(origin, run) if origin else [("eos_token", END_OF_TURN)]
         answer = answer_length(measured.turns, model.context, machine.gpu)
@@ -180,14 +183,9 @@ def steps_of(data: Data, run: Path, stages: list[Stage], vocabulary: int | None)
         steps += ["# Tokenize the corpus."]
         steps += [step(run / "data" / "tokens", "python", "-m", "data_prep.mix_corpus", "--config", run / "mix.yaml")]
     for stage in stages:
-        recipe = [
-            f"recipes/{stage.name}.py",
-            "--config",
-            run / f"{stage.name}.yaml",
-            "--resume_from_checkpoint",
-            "last",
-        ]
-        steps += [f"# {TITLES[stage.name]}", step(run / "results" / f"{stage.name}.json", *recipe, launch=True)]
+        results, folder = run / "results" / f"{stage.name}.json", run / FOLDERS.get(stage.name, stage.name)
+        steps += [f"# {TITLES[stage.name]}", f"unfinished {shlex.join(map(str, (results, folder)))}"]
+        steps += [step(results, f"recipes/{stage.name}.py", "--config", run / f"{stage.name}.yaml", launch=True)]
     return steps
 
 
