@@ -143,7 +143,7 @@ def machine_of() -> Machine:
 
     gpu = torch.accelerator.is_available()
     memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
-    rate = matrix_rate(torch.bfloat16 if bf16_is_fast() else torch.float32)
+    rate = matrix_rate(torch.bfloat16 if bf16_is_fast() else torch.float32, seconds=2.0)  # others may use it too
     return Machine(rate * sizes.EFFICIENCY, memory or psutil.virtual_memory().available, gpu)
 
 

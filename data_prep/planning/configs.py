@@ -37,6 +37,7 @@ class Model(NamedTuple):
     flops_per_token: float  # forward and backward
     vocabulary: int
     context: int  # max_length of the run
+    context_why: str = ""
     lora: bool = False
 
 
@@ -97,7 +98,7 @@ def mix(run: Path, sources: dict[str, list[str]], text: Text) -> list[tuple]:
 def context_line(key: str, model: Model, parts: dict[str, np.ndarray]) -> tuple:
     """The line of `max_length` or `n_positions`, with what is longer."""
     said = ", ".join(f"{longer(lengths, model.context)} of the {name}" for name, lengths in parts.items())
-    return key, model.context, f"power of two; longer than it: {said}"
+    return key, model.context, f"{model.context_why}; longer: {said}"
 
 
 def model_lines(model: Model) -> list[tuple]:
@@ -118,8 +119,13 @@ def model_lines(model: Model) -> list[tuple]:
     ]
 
 
-def checkpointing(model: Model) -> tuple:
-    return "gradient_checkpointing", model.name is not None, "false computes nothing twice; true needs less memory"
+def checkpointing(model: Model) -> list[tuple]:
+    if model.name is None:
+        return [("gradient_checkpointing", False, "nothing is computed twice; the model is small")]
+    return [
+        ("gradient_checkpointing", True, "less memory, for a third more time"),
+        ("gradient_checkpointing_kwargs", {"use_reentrant": False}),
+    ]
 
 
 def rates(model: Model, muon: float, adamw: float, full: float, lora: float) -> list[tuple]:
@@ -244,7 +250,7 @@ def sft(
         ("packing_strategy", "bfd"),
         ("assistant_only_loss", True),
         *model_lines(model),
-        checkpointing(model),
+        *checkpointing(model),
         ("per_device_train_batch_size", batch),
         ("gradient_accumulation_steps", rows // batch, f"× {batch} × {model.context:,} = {step:,} tokens a step"),
         (
@@ -297,7 +303,7 @@ def reward(
         ("results_dir", str(run / "results")),
         context_line("max_length", model, {"rankings, which are left out": rankings.lengths}),
         *model_lines(model),
-        checkpointing(model),
+        *checkpointing(model),
         ("per_device_train_batch_size", at_once),
         ("per_device_eval_batch_size", at_once),
         (
@@ -370,7 +376,7 @@ def ppo(
         ("max_prompts", 128),
         ("results_dir", str(run / "results")),
         *model_lines(model),
-        checkpointing(model),
+        *checkpointing(model),
         ("stop_token", "eos"),
         (
             "response_length",
@@ -443,7 +449,7 @@ def dpo(run: Path, origin: str, rankings: Turns, files: tuple[str, str], model: 
         *model_lines(model),
         ("beta", 0.1),
         ("precompute_ref_log_probs", False),
-        checkpointing(model),
+        *checkpointing(model),
         ("per_device_train_batch_size", at_once),
         ("per_device_eval_batch_size", at_once),
         ("gradient_accumulation_steps", batch // at_once, f"× {at_once} = {batch} rankings a step"),

@@ -89,15 +89,17 @@ def plan(
     trainings = trainings_of(data, origin)
     share = sizes.shares(trainings, seconds)
     most = 4096 if machine.gpu else 1024
+    why = f"the power of two in which {sizes.KEPT:.0%} fit, at most {most:,} {'on a GPU' if machine.gpu else 'on a processor'}"
     shape = None
     if origin:
         model = size_of(origin, machine)
-        model = model._replace(context=context_of(measured, min(most, model.context), machine.gpu))
+        why = f"{why}, and the model's {model.context:,}"
+        model = model._replace(context=context_of(measured, min(most, model.context), machine.gpu), context_why=why)
     else:
         context = context_of(measured, most, machine.gpu)
         shape = sizes.best_shape(vocabulary, context, measured.text.tokens, share["pretrain"] * machine.flops)
         parameters, flops = shape.parameters(vocabulary, context), shape.flops_per_token(vocabulary, context)
-        model = Model(None, shape.n_layer, shape.n_embd, parameters, flops, vocabulary, context)
+        model = Model(None, shape.n_layer, shape.n_embd, parameters, flops, vocabulary, context, why)
     stages, notes = [], []
     base, sft = model.name or str(run / "base"), str(run / "sft")
     if shape:
