@@ -46,21 +46,24 @@ MOST_HELD_OUT = 1000  # rows of a kind: a measure does not need more
 TOKENIZER_SAMPLE = 1 << 25  # bytes: of more an even sample is enough to count tokens with
 
 
-def run_module(name: str, *words: object) -> None:
+def run_module(name: str, *words: object, codes: tuple[int, ...] = (0,)) -> None:
     """Run `python -m data_prep.NAME WORDS…` as a user does; its error becomes an InputError."""
     command = [sys.executable, "-m", f"data_prep.{name}", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        _, found, error = done.stderr.rpartition("error: ")
-        if not found:
-            raise RuntimeError(f"{shlex.join(command)}: {done.stderr}")
+    _, found, error = done.stderr.rpartition("error: ")
+    if done.returncode and found:
         raise InputError(error.strip())
+    if done.returncode not in codes:
+        raise RuntimeError(f"{shlex.join(command)}: {done.stderr}")
 
 
 def examine(files: list[str], folder: Path, arguments: argparse.Namespace) -> tuple[dict[str, Path], list[str]]:
-    """({kind: JSON Lines file in `folder`}, what the doctor says of the rows): conversations and preferences."""
+    """({kind: JSON Lines file in `folder`}, what the doctor says of the rows).
+
+    Documents that stand among conversations are a kind too. The doctor ends with 1 where no row is left.
+    """
     options = ["--columns", arguments.columns] if arguments.columns else []
-    run_module("check", *files, "--on_bad", arguments.on_bad, "--output", folder / "checked", *options)
+    run_module("check", *files, "--on_bad", arguments.on_bad, "--output", folder / "checked", *options, codes=(0, 1))
     (path,) = (folder / "checked").rglob("check.json")
     report = read_json(path)
     rows = report["rows"]
@@ -73,10 +76,10 @@ def examine(files: list[str], folder: Path, arguments: argparse.Namespace) -> tu
         where = f"{first['file']}, row {first['row']}"
         said.append(f"  {finding['rows']:,} × {finding['kind']}, {finding['treatment']}; the first is {where}")
     kinds = {}
-    for kind in ("conversations", "preferences"):
+    for kind in HELD_OUT:
         found = folder / "checked" / f"{kind}.jsonl"
         if found.exists() and found.stat().st_size:
-            kinds[kind] = found.rename(folder / found.name)
+            kinds[kind] = found if kind == "documents" else found.rename(folder / found.name)
     if not kinds:
         raise InputError(
             "\n".join(["no row can be used", *said, f"see python -m data_prep.check {shlex.join(files)}"])
@@ -179,6 +182,7 @@ def main() -> None:
         corpus = [file for file in files if not arguments.columns and is_corpus(file, arguments.text_column)]
         others = [file for file in files if file not in corpus]
         kinds, said = examine(others, folder / "data", arguments) if others else ({}, [])
+        corpus += map(str, [kinds.pop("documents")] if "documents" in kinds else [])
         if corpus and not origin:
             kinds["documents"] = folder / "data" / "documents.jsonl"
             said += write_documents(corpus, kinds["documents"], arguments.on_bad, arguments.text_column)
