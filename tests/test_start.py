@@ -266,6 +266,14 @@ def test_documents_alone_make_a_base_model(command, tmp_path):
     assert sum(map(len, parts)) == len(texts) and all(parts)
 
 
+def test_documents_among_conversations_are_documents(command, tmp_path):
+    texts = [{"text": line} for line in play().splitlines()[:40]]
+    write_jsonl(tmp_path / "mine.jsonl", [*conversations([5] * 40), *texts])
+    command(tmp_path / "mine.jsonl", "--output_dir", tmp_path / "run")
+    assert rows(tmp_path / "run" / "data" / "documents.jsonl") == texts
+    assert set(config(tmp_path / "run", "mix")["sources"]) == {"documents", "conversations"}
+
+
 def test_pieces_end_on_lines_and_sentences():
     assert list(pieces(["aaaa\nbbbb\ncccc", "short"], 4)) == ["aaaa\n", "bbbb\n", "cccc", "short"]
     assert list(pieces(["一二三四。五六七八。九"], 4)) == ["一二三四。", "五六七八。九"]
