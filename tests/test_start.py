@@ -286,7 +286,7 @@ def test_a_model_that_is_there_is_not_pretrained(command, tmp_path, tiny_model_d
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"data", "run.sh", "sft.yaml"}
     sft = config(tmp_path / "run", "sft")
     assert sft["model_name_or_path"] == str(tiny_model_dir) and sft["max_length"] == 64  # all the positions it has
-    assert "muon_lr" not in sft and sft["learning_rate"] == 0.00002 and "use_peft" not in sft
+    assert "muon_lr" not in sft and sft["learning_rate"] == 0.00064 and "use_peft" not in sft  # 0.00002 × 1,024 / 32
     assert "train_tokenizer" not in (tmp_path / "run" / "run.sh").read_text()
 
 
@@ -359,6 +359,13 @@ def test_what_cannot_be_used_is_one_error_and_leaves_nothing(command, tmp_path, 
     with pytest.raises(start.InputError, match=re.escape(found)):
         command(tmp_path / "mine.jsonl", "--output_dir", tmp_path / "run", *options)
     assert {path.name for path in tmp_path.iterdir()} == {"mine.jsonl"}
+
+
+def test_rows_that_are_too_long_are_counted(command, tmp_path, tiny_model_dir):
+    """Of the 262 tokens of this tokenizer a letter is one: "a b", 4 more, and answers of 9 or 79 letters and blanks."""
+    write_jsonl(tmp_path / "pairs.jsonl", preferences([(5, 40)] * 60))
+    out = command(tmp_path / "pairs.jsonl", "--model", tiny_model_dir, "--output_dir", tmp_path / "run")
+    assert "100.0 % of the rankings are longer than 64 tokens" in out and "of the conversations are" not in out
 
 
 def test_documents_alone_are_nothing_for_a_model_that_is_there(command, tmp_path, tiny_model_dir):

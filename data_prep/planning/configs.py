@@ -120,8 +120,8 @@ def model_lines(model: Model) -> list[tuple]:
 
 
 def checkpointing(model: Model) -> list[tuple]:
-    if model.name is None:
-        return [("gradient_checkpointing", False, "nothing is computed twice; the model is small")]
+    if not model.lora:
+        return [("gradient_checkpointing", False, "nothing is computed twice: there is memory enough")]
     return [
         ("gradient_checkpointing", True, "less memory, for a third more time"),
         ("gradient_checkpointing_kwargs", {"use_reentrant": False}),
@@ -143,9 +143,14 @@ def rates(model: Model, muon: float, adamw: float, full: float, lora: float) -> 
                 f"{adamw:.2g} × 0.004 × √(192 / {model.width})",
             ),
         ]
-    return [
-        ("learning_rate", lora if model.lora else full, "LoRA takes ten times that of full training (Schulman 2025)")
-    ]
+    if model.lora:
+        return [("learning_rate", lora, "ten times that of full training (Schulman 2025, LoRA Without Regret)")]
+    return [("learning_rate", *full_rate(model, full))]
+
+
+def full_rate(model: Model, rate: float) -> tuple[float, str]:
+    """The learning rate of a model that is trained in full, and why: `rate` at a width of 1,024, falling as 1/width."""
+    return sizes.two_digits(rate * 1024 / model.width), f"{rate:f} × 1,024 / {model.width:,} of the width"
 
 
 def pretrain(
@@ -360,7 +365,13 @@ def ppo(
     micro = sizes.micro_batch(batch, model.context, model.vocabulary, model.width, model.layers, machine.memory)
     micro = min(micro, 16)
     budget = sizes.two_digits(0.1 * response)
-    rate = {True: 0.00001, False: 0.000002}[model.lora] if model.name else sizes.two_digits(0.0002 * 192 / model.width)
+    if model.name is None:
+        rate, why = (
+            sizes.two_digits(0.0002 * 192 / model.width),
+            f"0.0002 × 192 / {model.width}: the quickstart's width",
+        )
+    else:
+        rate, why = (0.00001, "of the adapters") if model.lora else full_rate(model, 0.000002)
     cut = np.mean(prompts.answers > response)
     lines = [
         ("sft_model_path", origin),
@@ -416,7 +427,7 @@ def ppo(
         (
             "learning_rate",
             rate,
-            *([] if model.name else [f"0.0002 × 192 / {model.width}: the quickstart's at its width"]),
+            why,
         ),
         ("value_learning_rate", sizes.two_digits(5 * rate), "5 times that of the policy"),
         ("num_value_warmup_updates", warmup, f"a tenth of {updates}"),
@@ -454,7 +465,11 @@ def dpo(run: Path, origin: str, rankings: Turns, files: tuple[str, str], model: 
         ("per_device_eval_batch_size", at_once),
         ("gradient_accumulation_steps", batch // at_once, f"× {at_once} = {batch} rankings a step"),
         ("num_train_epochs", 1, f"× {rankings.rows:,} / {batch} = {steps} steps"),
-        ("learning_rate", {True: 0.00005, False: 0.000005}[model.lora] if model.name else 0.00005),
+        *(
+            [("learning_rate", 0.00005, "recipes/configs/dpo_zh's")]
+            if model.name is None
+            else rates(model, 0, 0, 0.000005, 0.00005)
+        ),
         ("lr_scheduler_type", "linear"),
         ("warmup_steps", sizes.part(steps, 0.05), "5 % of the steps"),
         ("logging_steps", sizes.part(steps, 0.05)),

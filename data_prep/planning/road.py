@@ -112,6 +112,13 @@ def plan(
         extra = lines_of(origin, run) if origin else [("eos_token", END_OF_TURN)]
         answer = answer_length(measured.turns, model.context, machine.gpu)
         stages.append(configs.sft(run, base, measured.turns, data.turns, extra, answer, model, machine, share["sft"]))
+    for name, kind in (("conversations", measured.turns), ("rankings", measured.rankings)):
+        if kind and np.mean(kind.lengths > model.context) > 1 - sizes.KEPT:
+            what = "truncated" if name == "conversations" else "left out of training"
+            notes.append(
+                f"{configs.longer(kind.lengths, model.context)} of the {name} are longer than {model.context:,} tokens, "
+                f"max_length, and {what}; see what data_prep.check says, or take a model with a longer context"
+            )
     if data.preferences:
         rankings = (measured.rankings, data.preferences)
         if "ppo" in trainings:
