@@ -98,8 +98,7 @@ def test_values_from_a_known_histogram(command, tmp_path):
     step = 512 if 3 * tokens >= 64 * 512 else 256
     assert sft["per_device_train_batch_size"] * sft["gradient_accumulation_steps"] * 128 == step
     assert sft["num_train_epochs"] == 3
-    steps = 3 * -(-tokens // step)
-    assert sft["warmup_steps"] == round(0.05 * steps) and sft["eval_steps"] == sft["save_steps"] == round(0.34 * steps)
+    assert sft["warmup_steps"] == 0.05 and sft["eval_steps"] == sft["save_steps"] == 0.34  # of the steps
     # Width 128: 0.67 × 0.015 × 192 / 128, and half of 0.004 × √(192 / 128).
     assert (sft["muon_lr"], sft["learning_rate"]) == (0.015, 0.0024)
     assert (pretrain["muon_lr"], pretrain["learning_rate"]) == (0.022, 0.0049)
@@ -170,7 +169,8 @@ def test_all_kinds_together_make_the_whole_road(whole):
     mix, ppo = config(run, "mix"), config(run, "ppo")
     assert set(mix["sources"]) == {"documents", "conversations"}
     # Prompts: 4 control tokens less the answer's end, 2 words; answers of 8 and 20 words and an end of turn, in 16s: 32.
-    assert ppo["response_length"] == 32 and ppo["max_prompt_length"] == 128 - 32
+    assert ppo["response_length"] == 32 and ppo["long_prompts"] == "drop"
+    assert "beyond 128 − 32 of the answer = 96 tokens: 0.0 % of them" in (run / "ppo.yaml").read_text()
     assert ppo["missing_eos_penalty"] == 1.0
     assert (ppo["kl_budget"], ppo["target_kl"]) == (3.2, 1.6)  # 0.1 nats × 32 tokens, and half of it
     updates = ppo["total_episodes"] // (ppo["per_device_train_batch_size"] * ppo["gradient_accumulation_steps"])

@@ -165,7 +165,7 @@ def pretrain(
 ) -> Stage:
     allowed = sizes.tokens_seen(shape, model.vocabulary, model.context, text.tokens, seconds * machine.flops)
     step = sizes.step_tokens(allowed, 256, model.context, 524_288)
-    steps = max(1, round(allowed / step))
+    steps = max(5, round(allowed / step))
     rows = step // model.context
     batch = sizes.micro_batch(rows, model.context, model.vocabulary, model.width, model.layers, machine.memory)
     warmup, decay, between = sizes.part(steps, 0.02), sizes.part(steps, 0.4), sizes.part(steps, 0.2)
@@ -242,7 +242,6 @@ def sft(
     )
     an_epoch = max(1, math.ceil(turns.tokens / step))
     steps = an_epoch * passes
-    between = sizes.part(steps, 0.34)
     lines = [
         ("model_name_or_path", origin),
         ("conversations", [files[0]], f"{turns.rows:,} conversations, {turns.tokens:,} tokens"),
@@ -265,19 +264,19 @@ def sft(
         ),
         *rates(model, 0.67, 0.5, 0.00002, 0.0002),
         ("lr_scheduler_type", "linear"),
-        ("warmup_steps", sizes.part(steps, 0.05), "5 % of the steps"),
+        ("warmup_steps", 0.05, "of the steps"),
         ("eval_strategy", "steps"),
         ("eval_on_start", True),
-        ("eval_steps", between, "a third of the steps"),
+        ("eval_steps", 0.34, "of the steps"),
         ("per_device_eval_batch_size", batch),
-        ("logging_steps", sizes.part(steps, 0.05)),
+        ("logging_steps", 0.05, "of the steps"),
         (
             "max_new_tokens",
             answer,
             f"of the answers {longer(turns.answers, answer)} are longer; the EOS rate is measured within it",
         ),
         ("save_strategy", "steps"),
-        ("save_steps", between),
+        ("save_steps", 0.34),
         ("save_total_limit", 1),
         ("load_best_model_at_end", True, "by the held-out loss: a small file is learned by heart after some passes"),
         ("metric_for_best_model", "eval_loss"),
@@ -323,9 +322,9 @@ def reward(
         ),
         *rates(model, 0.33, 0.25, 0.00001, 0.0001),
         ("lr_scheduler_type", "linear"),
-        ("warmup_steps", sizes.part(steps, 0.05), "5 % of the steps"),
+        ("warmup_steps", 0.05, "of the steps"),
         ("center_rewards_coefficient", 0.01),
-        ("logging_steps", sizes.part(steps, 0.05)),
+        ("logging_steps", 0.05, "of the steps"),
         ("save_strategy", "no"),
         ("report_to", "none"),
         ("output_dir", str(run / "reward")),
@@ -380,9 +379,9 @@ def ppo(
         ("heldout", [files[1]]),
         ("on_bad", "repair"),
         (
-            "max_prompt_length",
-            room,
-            f"{model.context:,} − {response} of the answer; longer are {longer(prompts.prompts, room)} of the prompts: dropped",
+            "long_prompts",
+            "drop",
+            f"beyond {model.context:,} − {response} of the answer = {room:,} tokens: {longer(prompts.prompts, room)} of them",
         ),
         ("max_prompts", 128),
         ("results_dir", str(run / "results")),
@@ -471,8 +470,8 @@ def dpo(run: Path, origin: str, rankings: Turns, files: tuple[str, str], model: 
             else rates(model, 0, 0, 0.000005, 0.00005)
         ),
         ("lr_scheduler_type", "linear"),
-        ("warmup_steps", sizes.part(steps, 0.05), "5 % of the steps"),
-        ("logging_steps", sizes.part(steps, 0.05)),
+        ("warmup_steps", 0.05, "of the steps"),
+        ("logging_steps", 0.05, "of the steps"),
         ("save_strategy", "no"),
         ("report_to", "none"),
         ("output_dir", str(run / "dpo")),
