@@ -128,13 +128,13 @@ def hold_out(path: Path, kind: str) -> list[str]:
 
 def tokenizer_for(corpus: list[str], folder: Path):
     """A tokenizer as the run will train it, in `folder`, to count tokens with."""
-    from transformers import AutoTokenizer  # slow to import
+    from data_prep.models.loading import load_tokenizer  # slow to import
 
     size = sum(len(text.encode("utf-8")) for text in read_documents(corpus))
     sample = write_sample(corpus, folder / "sample.jsonl", size, TOKENIZER_SAMPLE)
     output = folder / "tokenizer"
     run_module("train_tokenizer", "--corpus", *sample, "--vocab_size", sizes.vocabulary(size), "--output_dir", output)
-    return AutoTokenizer.from_pretrained(output)
+    return load_tokenizer(str(output))
 
 
 def machine_of() -> Machine:

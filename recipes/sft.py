@@ -31,6 +31,7 @@ from data_prep.models.generation import generate_answers
 from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_tokenizer
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import last_question, split_last_answer
+from data_prep.tokens.chat_encoder import end_of_turn
 from data_prep.tokens.sft_dataset import load_tokenized, messages_of
 from recipes.trainers import quiet
 from recipes.trainers.arguments import model_kwargs, parse_arguments
@@ -94,6 +95,16 @@ def show_mask(tokenizer, row: dict) -> None:
     print(f"an example; [what is between brackets] enters the loss:\n  {shown}")
 
 
+def take_end_of_turn(tokenizer, args: "trl.SFTConfig") -> None:
+    """Let an answer end where the chat template ends it, if `eos_token` does not say where: else no answer stops."""
+    end = end_of_turn(tokenizer)
+    if not args.eos_token and end and end != tokenizer.eos_token:
+        print(
+            f"eos_token: {end}, which closes an assistant's turn in the chat template, in place of {tokenizer.eos_token}"
+        )
+        args.eos_token = tokenizer.eos_token = end
+
+
 def main() -> None:
     script, args, model_args = parse_arguments(ScriptArguments, trl.SFTConfig, trl.ModelConfig, refused=REFUSED)
     run = open_run(script, args, model_args)
@@ -112,6 +123,7 @@ def main() -> None:
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     args.max_length = args.max_length or config.max_position_embeddings
     check_context(tokenizer, config, args.max_length)
+    take_end_of_turn(tokenizer, args)
     if script.max_new_tokens >= config.max_position_embeddings:
         raise InputError(
             f"max_new_tokens is {script.max_new_tokens}, but the model has {config.max_position_embeddings} positions"

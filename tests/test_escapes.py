@@ -176,7 +176,8 @@ def test_the_doctor(tmp_path, monkeypatch, capsys):
     (folder / f"{HOSTILE}.json").write_text(
         json.dumps([{HOSTILE: HOSTILE}, {"id": HOSTILE, "conversations": [{"from": HOSTILE, "value": HOSTILE}]}])
     )
-    run(check, monkeypatch, folder)
+    with pytest.raises(SystemExit):  # no row is left
+        run(check, monkeypatch, folder)
     out = capsys.readouterr().out
     harmless(out)
     assert r"\x1b]0" in out and r"\u202e" in out

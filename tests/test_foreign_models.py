@@ -245,8 +245,10 @@ def test_recipes_refuse_pickled_weights_before_data(copied, tmp_path, recipe):
 
 def test_a_recipe_refuses_an_end_that_is_no_token(copied, tmp_path):
     settings = {"model_name_or_path": copied, "conversations": "no.jsonl", "output_dir": tmp_path / "out"}
-    told = refused(again("sft", **settings, eos_token="<nope>"), "eos_token: '<nope>' is not in the vocabulary of")
-    assert "such as '<|endoftext|>', " in told and len(told.splitlines()) == 1
+    told = refused(
+        again("sft", **settings, eos_token="<nope>"), "eos_token: found '<nope>', which is not in the vocab"
+    )
+    assert len(told.splitlines()) == 1
 
 
 # Code in the folder

@@ -19,7 +19,6 @@ from helpers.recipes import (
     EXACT,
     LONG,
     LORA,
-    STAGES,
     Done,
     again,
     command,
@@ -53,8 +52,6 @@ METHODS = ("dpo", "kto", "rloo", "grpo")
 RANKED = ("dpo", "kto")
 DRAWING = ("rloo", "grpo")
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!?"
-# Before the first process starts: these recipes too are imported once for all.
-processes().set_forkserver_preload(["pytest", *(f"recipes.{stage}" for stage in (*STAGES, *METHODS))])
 
 
 @pytest.fixture(scope="module")

@@ -133,6 +133,21 @@ def test_ppo_beside_quantized_weights_saves_the_token_that_ended_its_answers(
 
 def test_without_bitsandbytes_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr("sys.argv", ["recipes/sft.py", "--conversations", "x", "--use_peft", "--load_in_4bit"])
+    monkeypatch.setattr(
+        "sys.argv",
+        [
+            "sft.py",
+            *[
+                "--conversations",
+                "x",
+                "--model_name_or_path",
+                "x",
+                "--output_dir",
+                "x",
+                "--use_peft",
+                "--load_in_4bit",
+            ],
+        ],
+    )
     with pytest.raises(InputError, match=r"need bitsandbytes: pip install -e '.\[quantization\]'"):
         parse_arguments(ScriptArguments, SFTConfig, ModelConfig)

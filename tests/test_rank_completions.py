@@ -250,7 +250,7 @@ def test_control_characters_in_an_answer_do_not_reach_the_terminal(tmp_path, mon
     options = {"completions": write(tmp_path / "c.jsonl", rows), "output": tmp_path / "r.jsonl"}
     in_terminal(monkeypatch, ["q"], **options)
     out = capsys.readouterr().out
-    assert "\x1b" not in out and "\r" not in out and "\\x1b[2Jgone\\x0d" in out and "a\tb\n好\\xd800" in out
+    assert "\x1b" not in out and "\r" not in out and "\\x1b[2Jgone\\r" in out and "a\tb\n好\\ud800" in out
     assert "Q\\x1b]0;title\\x07" in out
 
 

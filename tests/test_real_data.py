@@ -159,7 +159,7 @@ def test_chinese_preferences_train_a_reward_model_and_what_is_left_out_is_counte
     assert "heldout.jsonl: 103 rankings, 103 pairs" in printed
     assert "170 of 397 rankings hold an answer beyond 512 tokens" in printed
     assert "40 of 103 rankings hold an answer beyond 512 tokens" in printed
-    assert "trained a reward model on 227 rankings" in printed  # 397 − 170
+    assert "trained a reward model on 24 of 227 rankings" in printed  # 397 − 170
     figures = checkout.json("runs/dpo_zh/reward/reward.json")["metrics"]
     assert figures["pairs"] == figures["accuracy"]["n"] == 103 - 40
     assert figures["reload_difference"] < 1e-3

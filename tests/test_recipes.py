@@ -241,6 +241,20 @@ def test_the_assistant_answers_and_stops_by_itself(tuned):
     assert found["metrics"]["eval_loss"] < 0.5
 
 
+def test_an_answer_ends_where_the_chat_template_ends_it_if_nothing_else_is_said(
+    sft_settings, zero_model_dir, tmp_path
+):
+    """The base model's tokenizer ends at <|endoftext|>, at which no answer of the template ends."""
+    given = {**sft_settings, "model_name_or_path": zero_model_dir, "max_steps": 1, "eval_strategy": "no"}
+    del given["eos_token"]
+    done = succeeded(again("sft", **given, output_dir=tmp_path / "sft"))
+    line = "eos_token: <|end|>, which closes an assistant's turn in the chat template, in place of <|endoftext|>\n"
+    assert line in done.out
+    model, tokenizer = loaded(tmp_path / "sft")
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert (tokenizer.eos_token, model.generation_config.eos_token_id) == ("<|end|>", end)
+
+
 def test_fine_tuning_by_lora_leaves_a_merged_model_whose_matrices_alone_have_moved(pretrained, tuned_by_lora):
     folder, done = tuned_by_lora
     model, tokenizer = loaded(folder)
@@ -280,7 +294,7 @@ def test_a_chat_template_that_is_given_is_the_one_that_is_shown_and_saved(tiny_m
     given = {**sft_settings, **EXACT, "model_name_or_path": tmp_path / "base", "max_steps": 1, "logging_steps": 1}
     given |= {"chat_template_path": tmp_path / "given.jinja", "output_dir": tmp_path / "sft"}
     done = succeeded(again("sft", **given))
-    assert "<|user|>a<|end|><|assistant|> \033[32m[yes<|end|>]\033[0m<|user|>" in done.out
+    assert "<|user|>a<|end|><|assistant|> [yes<|end|>]<|user|>" in done.out
     assert AutoTokenizer.from_pretrained(tmp_path / "sft").chat_template == (tmp_path / "given.jinja").read_text()
 
 
@@ -570,8 +584,8 @@ def test_a_name_that_is_neither_a_folder_nor_a_model_at_hand_is_refused(sft_sett
     """A Hub id looks like a relative folder, and the Hub cannot be reached."""
     for name in ("base", "out/base"):
         given = {**EXACT, "output_dir": tmp_path / "out", "model_name_or_path": name}
-        refused(again("sft", **{**sft_settings, **given}), f"error: {name}: ", "no such", "recipes/pretrain.py")
-        refused(again("reward", **{**reward_settings, **given}), f"error: {name}: ", "no such", "recipes/sft.py")
+        refused(again("sft", **{**sft_settings, **given}), f"error: {name}: ", "neither", "recipes/pretrain.py")
+        refused(again("reward", **{**reward_settings, **given}), f"error: {name}: ", "neither", "recipes/sft.py")
 
 
 def test_what_does_not_fit_the_context_is_refused(
@@ -583,7 +597,11 @@ def test_what_does_not_fit_the_context_is_refused(
     refused(again("sft", **given, **out), message)
     refused(again("reward", **{**reward_settings, "max_length": 65}, **out), message)
     # Every question is one letter between two marks, and a mark opens the answer: 4 + 61 tokens.
-    refused(again("ppo", **{**ppo_settings, "response_length": 61}, **out), "has 4 tokens; expected 1 to 3")
+    refused(
+        again("ppo", **{**ppo_settings, "response_length": 61}, **out),
+        "64 of 64 training prompts",
+        "longer than 3 tokens",
+    )
     refused(
         again("ppo", **{**ppo_settings, "response_length": 60, "num_mini_batches": 3}, **out), "into 3 mini-batches"
     )
@@ -592,7 +610,7 @@ def test_what_does_not_fit_the_context_is_refused(
 def test_a_held_out_question_that_does_not_fit_the_context_is_refused(ppo_settings, tmp_path):
     write_json(tmp_path / "heldout.json", [conversation("long", "x" * 54, "-")])  # 54 + 3 marks + 8 tokens: 65
     given = {**ppo_settings, **EXACT, "heldout": tmp_path / "heldout.json", "output_dir": tmp_path / "out"}
-    refused(again("ppo", **given), "prompt 1 has 57 tokens; expected 1 to 56")
+    refused(again("ppo", **given), "1 of 1 held-out prompts are longer than 56", "heldout.json, row 1")
 
 
 def test_an_answer_that_does_not_fit_the_context_is_refused_before_training(sft_settings, tiny_model_dir, tmp_path):

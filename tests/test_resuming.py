@@ -21,7 +21,6 @@ from helpers.recipes import (
     again,
     conversation,
     differing,
-    processes,
     ranking,
     refused,
     succeeded,
@@ -34,7 +33,6 @@ from data_prep.models.loading import load_checkpoint, load_reward_model
 from recipes.trainers import resuming, saving
 
 RECIPES = ("pretrain", "sft", "reward", "dpo", "kto", "ppo", "rloo", "grpo")
-processes().set_forkserver_preload(["pytest", *(f"recipes.{recipe}" for recipe in RECIPES)])
 TOKEN = "hf_secret_of_the_user"
 
 

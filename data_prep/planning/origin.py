@@ -21,7 +21,6 @@ TEXT_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{- '### Assistant:\\n' -}}{%- endif -%}
 """
 BYTES = 40  # a parameter in PPO: two models with gradient and moments, 16 each in fp32, and two that stay, 4 each
-QUESTION = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
 
 class Origin(NamedTuple):
@@ -37,30 +36,23 @@ class Origin(NamedTuple):
 
 def origin_of(name: str) -> Origin:
     """The model `name`, a folder or Hub id. Raises InputError if it cannot be loaded."""
-    from transformers import AutoTokenizer  # slow to import
-
-    from data_prep.tokens.chat_encoder import ChatEncoder
+    from data_prep.models.loading import load_tokenizer  # slow to import
+    from data_prep.tokens.chat_encoder import ChatEncoder, end_of_turn
 
     checkpoint_or_hub_id(name, "recipes/pretrain.py", argument="--model")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--model {name}: no tokenizer that can be loaded ({str(error).splitlines()[0]})") from None
+    tokenizer = load_tokenizer(name)
     template = None
     try:
         if tokenizer.chat_template is None:
             raise InputError("no chat template")
-        encoder = ChatEncoder(tokenizer)
+        ChatEncoder(tokenizer)
     except InputError:
         if tokenizer.eos_token is None:
             raise InputError(f"--model {name}: its tokenizer has neither a chat template nor an end of text") from None
         template = tokenizer.chat_template = TEXT_TEMPLATE
-        encoder = ChatEncoder(tokenizer)
-    ((ids, mask),) = encoder.encode(encoder.render([QUESTION]))
-    special = [token for token in ids[mask].tolist() if token in tokenizer.all_special_ids]
-    end = special[-1] if special else tokenizer.eos_token_id
-    other = None if end == tokenizer.eos_token_id else tokenizer.convert_ids_to_tokens(end)
-    pads = tokenizer.pad_token_id not in (None, end)
+    end = end_of_turn(tokenizer) or tokenizer.eos_token
+    other = None if end == tokenizer.eos_token else end
+    pads = tokenizer.pad_token not in (None, end)
     return Origin(name, tokenizer, template, other, pads, Path(name).is_dir())
 
 
@@ -69,7 +61,7 @@ def size_of(origin: Origin, machine: Machine) -> Model:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(origin.name)
+    config = AutoConfig.from_pretrained(origin.name, trust_remote_code=False)
     with torch.device("meta"):
         parameters = AutoModelForCausalLM.from_config(config).num_parameters()
     return Model(

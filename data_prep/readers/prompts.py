@@ -112,7 +112,7 @@ def read_prompts(
     quarantine=None,
     columns: dict[str, str] | str | None = None,
 ) -> list[dict]:
-    """Rows {"id", "prompt": messages, "reference": str, "place"} of `prompt_rows`; `limit` of them sampled by `seed`.
+    """Rows {"id", "prompt": messages, "reference": str} of `prompt_rows`; `limit` of them sampled by `seed`.
 
     Prints how many rows were read, repaired and quarantined. `on_bad`, `quarantine`, `columns` and the errors are those
     of `read_conversations`.
@@ -121,6 +121,8 @@ def read_prompts(
         raise InputError(f"--limit {limit}: expected at least 1")
     bad_rows, files, counts, tally = BadRows(on_bad, quarantine), data_files(paths), Counter(), Tally()
     rows = list(prompt_rows(files, bad_rows, columns, counts, tally))
+    for row in rows:
+        del row["place"]
     _report(bad_rows, files, counts, tally)
     if not limit or limit >= len(rows):
         return rows

@@ -8,8 +8,9 @@ from data_prep.common.reasoning import DONE
 from data_prep.common.text import counted, shorten
 from data_prep.rows.problems import Problem
 
-# They say which row it is, and nothing to learn from: those of the public data sets, and those that data_prep.check writes.
-BOOKKEEPING = ("id", "prompt_id", "source", "row")
+# They say which row it is, or how it came about, and nothing to learn from: those of the public data sets, and those that
+# data_prep.check and data_prep.rank_completions write.
+BOOKKEEPING = ("id", "prompt_id", "source", "row", "counts", "drawn", "ranked_at", "ranked_by")
 MEDIA_FIELDS = ("images", "image", "audios", "audio", "videos", "video")
 MEDIA = "images, audio or video"
 SHOWN = 10  # fields

@@ -35,6 +35,9 @@ MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 TOOL_RESPONSE = re.compile(r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOTALL)
 
 
+EXCHANGE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
 class Encoded(NamedTuple):
     """A conversation as tokens."""
 
@@ -360,3 +363,11 @@ def encode_conversations(
 def encode_text(tokenizer, text: str) -> list[int]:
     """The ids of a text that is not a conversation; control tokens typed in it stay text."""
     return tokenizer(text, split_special_tokens=True)["input_ids"]
+
+
+def end_of_turn(tokenizer) -> str | None:
+    """The special token that closes an assistant's turn in the tokenizer's chat template, or None."""
+    encoder = ChatEncoder(tokenizer)
+    ((ids, mask),) = encoder.encode(encoder.render([EXCHANGE]))
+    special = [token for token in ids[mask].tolist() if token in tokenizer.all_special_ids]
+    return tokenizer.convert_ids_to_tokens(special[-1]) if special else None

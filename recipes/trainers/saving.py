@@ -61,7 +61,9 @@ def save_model(trainer: Trainer, models: dict[str, PreTrainedModel]) -> None:
     """
     folder = Path(trainer.args.output_dir)
     staged = folder / "partial-model"
-    shutil.rmtree(staged, ignore_errors=True)
+    if trainer.is_world_process_zero():
+        shutil.rmtree(staged, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
     with full_disk_as_one_line(folder):
         trainer.save_model(str(staged), _internal_call=True)  # without a push
     trainer.accelerator.wait_for_everyone()

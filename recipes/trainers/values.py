@@ -157,8 +157,9 @@ def check_values(values: dict) -> None:
     for name in BELOW_1:
         if values.get(name) is not None and values[name] >= 1:
             raise InputError(f"{name}: expected less than 1, found {values[name]}")
-    if values["max_steps"] == 0 or values["max_steps"] < -1:
-        raise InputError(f"max_steps: expected at least 1, or -1 for num_train_epochs, found {values['max_steps']}")
+    steps = values.get("max_steps", -1)
+    if steps == 0 or steps < -1:
+        raise InputError(f"max_steps: expected at least 1, or -1 for num_train_epochs, found {steps}")
     if "n_embd" in values and values["n_embd"] % values["n_head"]:
         raise InputError(f"n_embd: found {values['n_embd']}, expected a multiple of n_head, {values['n_head']}")
     model = "sft_model_path" if "sft_model_path" in values else "model_name_or_path"

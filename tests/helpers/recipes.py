@@ -27,6 +27,7 @@ from helpers.models import save, tiny_config
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("pretrain", "sft", "reward", "ppo")
+RECIPES = (*STAGES, "dpo", "kto", "rloo", "grpo")
 # As it was before any test: the libraries' arguments leave settings in it. Models so small gain nothing by a second thread.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 EXACT = {"use_cpu": True, "bf16": False, "report_to": "none"}  # the same figures on every machine
@@ -86,8 +87,11 @@ def run_as_script(line: list[str], log: str, environment: dict[str, str]) -> Non
 def processes():
     """Where processes come from: on Linux forks of one that holds the libraries, elsewhere new ones."""
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-    late = ["trl.trainer.sft_trainer", "recipes.trainers.reward_trainer", "recipes.trainers.ppo.trainer", "peft"]
-    context.set_forkserver_preload(["pytest", *(f"recipes.{stage}" for stage in STAGES), *late])
+    # What the recipes import late, too: a fork then has nothing left to import.
+    late = [f"trl.trainer.{method}_trainer" for method in ("sft", "dpo", "kto", "rloo", "grpo")]
+    late += ["recipes.trainers.reward_trainer", "recipes.trainers.ppo.trainer", "peft", "transformers.trainer"]
+    late += ["transformers.models.gpt2.modeling_gpt2", "trl.models.utils", "data_prep.models.generation"]
+    context.set_forkserver_preload(["pytest", *(f"recipes.{recipe}" for recipe in RECIPES), *late])
     return context
 
 
