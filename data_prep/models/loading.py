@@ -291,5 +291,8 @@ def checkpoint_or_hub_id(
             config = _config(name, revision)
         except InputError as error:
             raise InputError(f"{error}; it is made by: {made_by}") from None
+    found = " ".join(config.architectures or [])
+    if "ForSequenceClassification" in found and made_by != "recipes/reward.py":
+        raise InputError(f"{name}: expected a language model, found {found}: that is a reward model")
     _check_fit(name, config, revision)
     return name

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import zstandard
 
+from data_prep.rows.xz_streams import XzReader
 from data_prep.rows.zstd_frames import SKIPPABLE, ZstdReader
 
 CHUNK = 1 << 20  # bytes read at once
@@ -38,8 +39,12 @@ class Window:
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
         head = b""
         # A decompressor may return less than it is asked for.
-        while len(head) < 4 and (chunk := next(self._chunks, b"")):
+        while len(head) < 6 and (chunk := next(self._chunks, b"")):
             head += chunk
+        within = next((name for name, begin in COMPRESSED.values() if head.startswith(begin)), None)
+        if within and not self.failure:  # a file that is not compressed has been refused by its name
+            around = COMPRESSED[Path(path).suffix.lower()][0]
+            self.failure, self._chunks, head = f"{within} data within the {around} data: unpack it once", iter(()), b""
         self.encoding = "UTF-16 or UTF-32" if WIDE.match(head) else None
         self.byte_order_mark = head.startswith(codecs.BOM_UTF8)
         self.text = self._decode(head.removeprefix(codecs.BOM_UTF8))
@@ -67,7 +72,7 @@ class Window:
             stream = decompressed(file, path.suffix)
             done = 0
             try:
-                while chunk := stream.read(CHUNK) if name in (None, "Zstandard") else stream.read1(CHUNK):
+                while chunk := stream.read1(CHUNK) if name == "gzip" else stream.read(CHUNK):
                     done += len(chunk)
                     yield chunk
             except ERRORS as error:
@@ -145,7 +150,7 @@ def decompressed(file: BinaryIO, suffix: str):
     if name == "gzip":
         return gzip.GzipFile(fileobj=file)
     if name == "xz":
-        return lzma.LZMAFile(file)
+        return XzReader(file)
     if name == "Zstandard":
         return ZstdReader(file)
     return file
