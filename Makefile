@@ -34,7 +34,7 @@ compare: install
 	$(RUN) bash recipes/compare.sh
 
 test: $(VENV)/test
-	$(RUN) HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4
+	$(RUN) HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/test
 	$(RUN) && ruff check . && ruff format --check .

@@ -23,7 +23,7 @@ HOSTILE = {
     "<script>document.title='taken'<\\script>": None,
     "<img src=x onerror=document.title=1>": None,
     "\" onmouseover='document.title=1' x=\"": None,
-    "{{ 7 * 7 }} {% raw %} ${7}": None,
+    "{{ 78901 * 7 }} {% raw %} ${7}": None,
     "\u202egnp.exe": r"\u202egnp.exe",
     "\u2067a\u2069 \x1b[2J\x07": r"\u2067a\u2069 \x1b[2J\x07",
     "\u200fa": "\u2068\u200fa\u2069",
@@ -123,7 +123,7 @@ def test_a_page_has_no_tag_attribute_or_character_from_the_data(document):
         value.startswith("data:image/png;base64,") for name, value in page.attributes if name in ("src", "href")
     )
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066\u2067]", html.unescape(document))
-    assert "49" not in "".join(text for text in page.texts if "7" in text)
+    assert "552307" not in "".join(text for text in page.texts if "7" in text)
 
 
 @pytest.mark.parametrize("text", HOSTILE)

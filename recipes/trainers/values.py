@@ -184,12 +184,12 @@ def _check_writable(name: str, folder: Path) -> None:
 
 def _check_packages(values: dict) -> None:
     """Raise InputError for an option that needs a package which is not installed."""
-    trackers = values["report_to"] if isinstance(values["report_to"], list) else [values["report_to"]]
-    for tracker in trackers:
+    trackers = values.get("report_to")
+    for tracker in trackers if isinstance(trackers, list) else [trackers]:
         if tracker in TRACKERS and importlib.util.find_spec(tracker) is None:
             raise InputError(f"report_to: {tracker} is not installed: pip install {TRACKERS[tracker]}")
-    if values["use_liger_kernel"] and importlib.util.find_spec("liger_kernel") is None:
+    if values.get("use_liger_kernel") and importlib.util.find_spec("liger_kernel") is None:
         raise InputError("use_liger_kernel: liger-kernel is not installed: pip install liger-kernel")
     for prefixes, (module, pip) in OPTIMIZERS.items():
-        if str(values["optim"]).startswith(prefixes) and importlib.util.find_spec(module) is None:
+        if str(values.get("optim")).startswith(prefixes) and importlib.util.find_spec(module) is None:
             raise InputError(f"optim: {values['optim']} needs {module}, which is not installed: pip install {pip}")
