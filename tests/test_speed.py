@@ -33,6 +33,7 @@ def speed(*arguments) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_both_trainers_are_timed(run, tmp_path):
     done = speed("--run", run, *OPTIONS, "--results_dir", tmp_path / "results")
     assert done.returncode == 0, done.stderr[-3000:]
