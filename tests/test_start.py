@@ -19,6 +19,7 @@ from data_prep.common.files import read_jsonl, write_json, write_jsonl
 from data_prep.planning import sizes
 from data_prep.planning.configs import Machine, yaml_value
 from data_prep.planning.files import pieces
+from data_prep.planning.road import LAUNCH
 
 ROOT = Path(__file__).parents[1]
 LETTERS = "abcdefghij"
@@ -210,7 +211,7 @@ def test_every_yaml_is_accepted_by_its_recipe(whole, monkeypatch):
     }
     for name, kind in kinds.items():
         recipe, path = import_module(f"recipes.{name}"), run / f"{name}.yaml"
-        assert path.read_text().splitlines()[0] == f"# accelerate launch recipes/{name}.py --config {path}"
+        assert path.read_text().splitlines()[0] == f"# {LAUNCH} recipes/{name}.py --config {path}"
         monkeypatch.setattr(sys, "argv", [f"recipes/{name}.py", "--config", str(path)])
         classes = [recipe.ScriptArguments, kind, *([] if name == "pretrain" else [ModelConfig])]
         _, args, *_ = parse_arguments(*classes, refused=recipe.REFUSED)

@@ -121,10 +121,10 @@ def model_lines(model: Model) -> list[tuple]:
 
 def checkpointing(model: Model) -> list[tuple]:
     if not model.lora:
-        return [("gradient_checkpointing", False, "nothing is computed twice: there is memory enough")]
+        return [("activation_checkpointing", False, "nothing is computed twice: there is memory enough")]
     return [
-        ("gradient_checkpointing", True, "less memory, for a third more time"),
-        ("gradient_checkpointing_kwargs", {"use_reentrant": False}),
+        ("activation_checkpointing", True, "less memory, for a third more time"),
+        ("activation_checkpointing_kwargs", {"use_reentrant": False}),
     ]
 
 

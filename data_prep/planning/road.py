@@ -12,6 +12,7 @@ from data_prep.planning.configs import Machine, Model, Stage, as_yaml
 from data_prep.planning.measure import Text, Turns
 from data_prep.planning.origin import Origin, size_of
 
+LAUNCH = "accelerate launch --quiet --config_file accelerate_configs/single_process.yaml"
 FOLDERS = {"pretrain": "base"}
 END_OF_TURN = "<|end|>"  # in the chat template of tokenizers made here
 TITLES = {
@@ -126,7 +127,7 @@ def plan(
             stages.append(configs.reward(run, sft, *rankings, model, machine, share["reward"]))
             stages.append(configs.ppo(run, sft, *rankings, answer, model, machine, share["ppo"]))
             notes.append(
-                f"instead of the reward model and PPO, dpo.yaml: accelerate launch recipes/dpo.py --config {run}/dpo.yaml"
+                f"instead of the reward model and PPO, dpo.yaml: {LAUNCH} recipes/dpo.py --config {run}/dpo.yaml"
             )
         else:
             notes.append(f"DPO instead of PPO: the tokenizer of {model.name} has no padding token apart from its end")
@@ -157,7 +158,7 @@ def head_of(stage: Stage, run: Path, machine: Machine) -> list[str]:
     """The first lines of a YAML: its command, and the time it takes."""
     rate = f"{machine.flops / 1e9:,.0f} GFLOP/s, {sizes.EFFICIENCY:.0%} of the rate of matrix products when this was written"
     return [
-        f"accelerate launch recipes/{stage.name}.py --config {run / f'{stage.name}.yaml'}",
+        f"{LAUNCH} recipes/{stage.name}.py --config {run / f'{stage.name}.yaml'}",
         f"{stage.flops:.2g} FLOP, at {rate}: about {stage.flops / machine.flops:,.0f} s, and {sizes.START} s to start.",
     ]
 
