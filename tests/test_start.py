@@ -221,7 +221,8 @@ def test_every_yaml_is_accepted_by_its_recipe(whole, monkeypatch):
 def test_the_lines_fit_a_screen(whole):
     run, _ = whole
     for name in (*STAGES, "mix"):
-        long = [line for line in (run / f"{name}.yaml").read_text().splitlines() if len(line) > 120]
+        _command, *lines = (run / f"{name}.yaml").read_text().splitlines()
+        long = [line for line in lines if len(line) > 120]
         assert not [line for line in long if "#" in line]
 
 
