@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from helpers.recipes import (
     ENVIRONMENT,
     EXACT,
     LORA,
+    ROOT,
     Done,
     again,
     conversation,
@@ -295,3 +297,21 @@ def test_a_push_that_cannot_be_is_told_before_training(settings, hub, tmp_path, 
 def test_a_checkpoint_that_is_none_is_refused(asked, said, settings, tmp_path):
     given = {**settings["sft"], "output_dir": tmp_path / "out", "resume_from_checkpoint": asked}
     refused(again("sft", **given), f"resume_from_checkpoint: {asked}: {said}; expected last, false, or the folder")
+
+
+@pytest.mark.parametrize(
+    ("left", "kept"),
+    [
+        (("results.json", "model/settings.json"), {"results.json", "model/settings.json"}),  # finished
+        (("results.json", "model/unfinished.json"), {"model/unfinished.json"}),  # killed after its results
+        (("model/unfinished.json",), {"model/unfinished.json"}),  # killed before: its command goes on
+        (("model/settings.json",), set()),  # the user wants it again
+    ],
+)
+def test_a_stage_of_the_quickstart_goes_on_or_starts_over(left, kept, tmp_path):
+    (tmp_path / "model").mkdir()
+    for name in left:
+        (tmp_path / name).write_text("{}")
+    line = f". recipes/steps.sh; unfinished {tmp_path}/results.json {tmp_path}/model"
+    subprocess.run(["bash", "-euc", line], cwd=ROOT, check=True)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.json")} == kept
