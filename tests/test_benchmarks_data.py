@@ -45,6 +45,7 @@ def speed(conversations: Path, *parts: str) -> tuple[dict[str, float], str]:
     return metrics, done.stdout
 
 
+@pytest.mark.slow
 def test_corpora_are_measured_and_the_metrics_written_down(conversations):
     metrics, printed = speed(conversations, "shards", "large", "bpe")
     assert list(metrics) == [
@@ -53,6 +54,7 @@ def test_corpora_are_measured_and_the_metrics_written_down(conversations):
     assert "0.0 MB of text: " in printed and "BPE of 280 entries: " in printed
 
 
+@pytest.mark.slow
 def test_conversations_are_measured_and_the_metrics_written_down(conversations):
     metrics, printed = speed(conversations, "conversations", "memory")
     assert list(metrics) == [
