@@ -176,9 +176,13 @@ def main() -> None:
 
     with unfinished(output) as work:
         sources = tokenized_sources(config, files, tokenizer, work, estimates)
-        total_tokens = config.get("total_tokens") or int(
-            config["passes"] * sum(len(source.shards) for source in sources)
-        )
+        there = sum(len(source.shards) for source in sources)
+        total_tokens = config.get("total_tokens") or int(config["passes"] * there)
+        if not there or not total_tokens:
+            raise InputError(
+                f"{arguments.config}: the sources hold {there:,} tokens, of which the mixture would take none; expected "
+                "more text: python -m data_prep.check says what is wrong with the files"
+            )
         mixture = work / MIXTURE
         shutil.rmtree(mixture, ignore_errors=True)  # left by a run that was killed while mixing
         index = write_mixture(mixture, sources, total_tokens, config, tokenizer)

@@ -54,7 +54,7 @@ from tests.helpers.mutations import COMPRESS, OTHERS, VALID, changed, damaged, d
 
 ROOT = Path(__file__).parents[1]
 ROWS_AT_ONCE = 50  # of "values", whose tally counts rows
-RECIPES = ("pretrain", "sft", "reward", "dpo", "ppo", "rloo", "grpo")
+RECIPES = ("pretrain", "sft", "reward", "dpo", "kto", "ppo", "rloo", "grpo")
 
 
 class Failed(AssertionError):
@@ -296,7 +296,7 @@ def fuzz_configs(rng: random.Random, work: Path, tally: Counter) -> None:
                             "optim",
                             "on_bad",
                             "x",
-                            key.upper(),
+                            str(key).upper(),
                             3,
                         ]
                     )
@@ -339,7 +339,7 @@ def fuzz_configs(rng: random.Random, work: Path, tally: Counter) -> None:
 def arguments_of(stage: str) -> list[type]:
     """The dataclasses that a recipe hands to `parse_arguments`."""
     from transformers import TrainingArguments
-    from trl import DPOConfig, GRPOConfig, ModelConfig, RewardConfig, RLOOConfig, SFTConfig
+    from trl import DPOConfig, GRPOConfig, KTOConfig, ModelConfig, RewardConfig, RLOOConfig, SFTConfig
 
     from recipes.trainers.ppo.config import PPOConfig
 
@@ -350,6 +350,7 @@ def arguments_of(stage: str) -> list[type]:
         "sft": SFTConfig,
         "reward": RewardConfig,
         "dpo": DPOConfig,
+        "kto": KTOConfig,
         "ppo": PPOConfig,
         "rloo": RLOOConfig,
         "grpo": GRPOConfig,

@@ -274,6 +274,15 @@ def test_a_source_of_bad_rows_alone_is_refused(tmp_path, tokenizer, monkeypatch)
         run(monkeypatch, path)
 
 
+def test_a_mixture_of_no_token_is_refused(tmp_path, tokenizer, monkeypatch):
+    """A hundredth of two tokens, the letter and the end of text."""
+    path = write_mixture(tmp_path, tokenizer, passes=0.01)
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(InputError, match=r"mix.yaml: the sources hold 2 tokens, of which the mixture would take none"):
+        run(monkeypatch, path)
+    assert not (tmp_path / "tokens").exists()
+
+
 def test_a_source_that_is_not_read_to_its_end_has_its_bad_rows_too(tmp_path, tokenizer, monkeypatch, capsys):
     path = write_mixture(tmp_path, tokenizer, on_bad="quarantine", shuffle_buffer=1)
     config = yaml.safe_load(path.read_text())
