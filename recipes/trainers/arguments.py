@@ -225,15 +225,15 @@ def _check_together(parsed: tuple, given: set[str]) -> None:
     # Older launchers give the rank both ways.
     if args and args.local_rank not in (-1, int(os.environ.get("LOCAL_RANK", -1))):
         raise InputError("local_rank: this recipe would ignore it: launch with accelerate or torchrun, which set it")
-    if args:
-        from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK  # slow, but there by now
+    if args and args.report_to:
+        from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK  # slow to import
 
         for tracker in args.report_to:
             if tracker not in INTEGRATION_TO_CALLBACK:
                 known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
                 raise InputError(f"report_to: found {tracker}, expected one of {known}")
-        if args.max_steps > 0:  # epochs are counted in updates when training begins
-            check_schedule(args, args.max_steps)
+    if args and args.max_steps > 0:  # epochs are counted in updates when training begins
+        check_schedule(args, args.max_steps)
     model_args = next((each for each in parsed if isinstance(each, ModelConfig)), None)
     lora = bool(model_args and model_args.use_peft)
     if not getattr(script, "heldout", True) and (
