@@ -159,6 +159,18 @@ def write_mixture(folder: Path, sources: list[Source], total_tokens: int, config
     return write_index(folder, writer.shards, dtype, tokenizer.vocab_size, tokenizer.hash, **more)
 
 
+def check_room(output: Path, total_tokens: float, tokenizer) -> None:
+    """Raise InputError for a mixture that the disk cannot hold."""
+    folder = next(path for path in output.absolute().parents if path.exists())
+    bytes_a_token = int(token_dtype(tokenizer.vocab_size)[-1])  # "<u2" or "<u4"
+    needed, free = total_tokens * bytes_a_token, shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"{output}: a mixture of {total_tokens:,} tokens takes {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are "
+            "free there; expected fewer total_tokens or passes, or another output_dir"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="YAML file, such as recipes/configs/quickstart/mix.yaml")
@@ -183,6 +195,7 @@ def main() -> None:
                 f"{arguments.config}: the sources hold {there:,} tokens, of which the mixture would take none; expected "
                 "more text: python -m data_prep.check says what is wrong with the files"
             )
+        check_room(output, total_tokens, tokenizer)
         mixture = work / MIXTURE
         shutil.rmtree(mixture, ignore_errors=True)  # left by a run that was killed while mixing
         index = write_mixture(mixture, sources, total_tokens, config, tokenizer)

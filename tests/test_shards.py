@@ -283,6 +283,16 @@ def test_a_mixture_of_no_token_is_refused(tmp_path, tokenizer, monkeypatch):
     assert not (tmp_path / "tokens").exists()
 
 
+@pytest.mark.parametrize("passes", [1e13])
+def test_a_mixture_that_the_disk_cannot_hold_is_refused(passes, tmp_path, tokenizer, monkeypatch):
+    path = write_mixture(tmp_path, tokenizer, passes=passes)
+    with pytest.raises(
+        InputError, match=r"tokens: a mixture of [\d,]+ tokens takes [\d,.]+ GB, and [\d,.]+ GB are free"
+    ):
+        run(monkeypatch, path)
+    assert not (tmp_path / "tokens").exists()
+
+
 def test_a_source_that_is_not_read_to_its_end_has_its_bad_rows_too(tmp_path, tokenizer, monkeypatch, capsys):
     path = write_mixture(tmp_path, tokenizer, on_bad="quarantine", shuffle_buffer=1)
     config = yaml.safe_load(path.read_text())
