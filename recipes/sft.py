@@ -36,6 +36,7 @@ from data_prep.tokens.sft_dataset import load_tokenized, messages_of
 from recipes.trainers import quiet
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import logged, rows_seen, save_curves
+from recipes.trainers.folders import check_eos_token
 from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.resuming import open_run, train
 from recipes.trainers.saving import finish, merge_and_save
@@ -113,8 +114,8 @@ def main() -> None:
     revision = model_args.model_revision
     name = checkpoint_or_hub_id(model_args.model_name_or_path, "recipes/pretrain.py", revision)
     tokenizer = load_tokenizer(name, revision)
-    if args.eos_token and args.eos_token not in tokenizer.get_vocab():
-        raise InputError(f"eos_token: found {args.eos_token!r}, which is not in the vocabulary of {name}")
+    if args.eos_token:
+        check_eos_token(args.eos_token, tokenizer, name)
     tokenizer.eos_token = args.eos_token or tokenizer.eos_token
     if args.chat_template_path:
         if not args.chat_template_path.endswith((".jinja", ".j2")):  # TRL would take a model's, with new tokens

@@ -17,6 +17,7 @@ from trl.chat_template_utils import get_training_chat_template, qwen2_5_chat_tem
 
 from data_prep import mix_corpus
 from data_prep.common.errors import InputError
+from recipes.trainers import arguments
 from recipes.trainers.arguments import parse_arguments
 from recipes.trainers.muon import MuonWithAdamW
 
@@ -39,6 +40,7 @@ def values(path: Path) -> dict:
 def parse(monkeypatch):
     """parse(path, stage) is what the stage's script makes of a YAML; the files named in it need not be there."""
     monkeypatch.setattr(mix_corpus, "existing", lambda path, made_by="": Path(path))
+    monkeypatch.setattr(arguments, "check_folders", lambda values: None)
     environment = dict(os.environ)
 
     def call(path: Path, stage: str | None = None):

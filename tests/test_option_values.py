@@ -2,11 +2,12 @@
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
-from helpers.recipes import ENVIRONMENT, ROOT, arguments_of, refused
+from helpers.recipes import ENVIRONMENT, ROOT, arguments_of, refused, words
 from helpers.recipes import again as run_again
 
 from data_prep.common.errors import InputError
@@ -232,3 +233,39 @@ def test_a_number_of_the_other_commands_is_in_its_range(module, option, required
     monkeypatch.setattr(sys, "argv", [module, *required.split(), f"--{option}", "0"])
     with pytest.raises(InputError, match=f"--{option} 0: expected at least 1"):
         main()
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ("", {"model_name_or_path": "runs/none"}, "runs/none: no such file or folder; it is made by: recipes/pretrain.py"),
+        ("cut", {}, "model.safetensors: not a whole safetensors file ("),
+        ("", {"eos_token": "<nix>"}, "eos_token: found '<nix>', which is not in the vocabulary of "),
+        ("", {"resume_from_checkpoint": "runs/none"}, "resume_from_checkpoint: runs/none: no such folder; expected last"),
+    ],
+    ids=["no model", "a model cut short", "no such token", "no checkpoint"],
+)  # fmt: skip
+def test_a_folder_that_will_not_do_is_told_before_anything_slow_is_imported(
+    change, options, message, tiny_model_dir, tmp_path
+):
+    model = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    if change == "cut":
+        weights = (model / "model.safetensors").read_bytes()
+        (model / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    options = {"model_name_or_path": model, "conversations": "x", "output_dir": tmp_path / "out", **options}
+    program = (
+        f"import sys\nsys.argv = {words('sft', options)}\n"
+        "from recipes import sft\n"
+        "try:\n    sft.main()\nexcept Exception as error:\n    print(error)\n"
+        "print([name for name in ('peft', 'transformers.modeling_utils') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    told, imported = done.stdout.splitlines()
+    assert message in told and imported == "[]", done.stderr
+
+
+def test_the_reward_model_is_looked_at_before_the_prompts_are(tiny_model_dir, tmp_path):
+    options = {"model_name_or_path": tiny_model_dir, "prompts": "none.jsonl", "output_dir": tmp_path / "out"}
+    for recipe in ("rloo", "grpo"):
+        done = run_again(recipe, reward_model_path="runs/none", **options)
+        refused(done, "error: runs/none: no such file or folder; it is made by: recipes/reward.py")

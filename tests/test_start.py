@@ -199,9 +199,10 @@ def test_every_yaml_is_accepted_by_its_recipe(whole, monkeypatch):
     from transformers import TrainingArguments
     from trl import DPOConfig, RewardConfig, SFTConfig
 
-    from recipes.trainers.arguments import parse_arguments
+    from recipes.trainers import arguments
     from recipes.trainers.ppo.config import PPOConfig
 
+    monkeypatch.setattr(arguments, "check_folders", lambda values: None)  # nothing is trained yet
     kinds = {
         "pretrain": TrainingArguments,
         "sft": SFTConfig,
@@ -214,7 +215,7 @@ def test_every_yaml_is_accepted_by_its_recipe(whole, monkeypatch):
         assert path.read_text().splitlines()[0] == f"# {LAUNCH} recipes/{name}.py --config {path}"
         monkeypatch.setattr(sys, "argv", [f"recipes/{name}.py", "--config", str(path)])
         classes = [recipe.ScriptArguments, kind, *([] if name == "pretrain" else [ModelConfig])]
-        _, args, *_ = parse_arguments(*classes, refused=recipe.REFUSED)
+        _, args, *_ = arguments.parse_arguments(*classes, refused=recipe.REFUSED)
         assert args.output_dir == str(run / {"pretrain": "base"}.get(name, name))
 
 

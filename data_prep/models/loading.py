@@ -75,6 +75,17 @@ def _check_folder(name: str, made_by: str) -> None:
         raise InputError(f"{name}: no config.json in it; expected the folder of a finished checkpoint")
 
 
+def check_folder(name: str, made_by: str) -> None:
+    """Raise InputError for a folder that holds no finished model, whole, in safetensors; a Hub id passes.
+
+    No model is loaded and none of the libraries' slow modules is imported.
+    """
+    _check_folder(name, made_by)
+    if Path(name).exists():
+        _check_whole(name)
+        _check_weights(name)
+
+
 def _check_whole(name: str) -> None:
     """Raise InputError for a folder that holds an adapter without its model."""
     if Path(name).exists() and not (Path(name) / "config.json").exists():
@@ -279,12 +290,10 @@ def checkpoint_or_hub_id(
     """
     if not name:
         raise InputError(f"{argument}: expected a folder or a model of the Hub; it is made by: {made_by}")
-    _check_folder(name, made_by)
+    check_folder(name, made_by)
     if Path(name).exists():
         if revision != "main":
             raise InputError(f"model_revision is {revision!r}, but {name} is a folder: only the Hub has revisions")
-        _check_whole(name)
-        _check_weights(name)
         config = _config(name)
     else:
         try:

@@ -223,6 +223,8 @@ def _hub_rows(path: str) -> Iterator[Row]:
     from datasets import load_dataset  # slow to import
 
     name, config, split = [*path.removeprefix(HUB).split(":"), "", ""][:3]
+    if not name.strip("/"):
+        raise InputError(f"{path}: found no name of a data set; expected hf://owner/name[:configuration[:split]]")
     shown = "/".join((name, config or "default", split or "train"))
     try:
         dataset = load_dataset(name, config or None, split=split or "train", streaming=True)

@@ -21,6 +21,7 @@ from data_prep.common.machine import bf16_is_fast
 from data_prep.common.parallel import cores
 from data_prep.common.yaml_file import read_yaml
 from recipes.trainers import quiet
+from recipes.trainers.folders import check_folders
 from recipes.trainers.schedule import check_schedule
 from recipes.trainers.under_deepspeed import check_muon
 from recipes.trainers.values import check_values, typed
@@ -130,6 +131,7 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
     hints = {name: hint for kind in dataclass_types for name, hint in get_type_hints(kind).items()}
     values = {name: typed(name, value, hints[name]) if name in given else value for name, value in vars(read).items()}
     check_values({**values, **dict.fromkeys(refused or {})})
+    check_folders(values)
     try:
         with warnings.catch_warnings():
             if "gradient_checkpointing" not in given:  # TRL's own default is what is deprecated

@@ -50,6 +50,8 @@ WITHOUT_EFFECT = {
     "hub_revision",
     "save_total_limit",
 }
+# What `--resume_from_checkpoint` takes besides a folder.
+LAST, ANEW = ("last", "true", "yes", "1"), ("false", "no", "0")
 
 
 class Run(NamedTuple):
@@ -77,16 +79,10 @@ def open_run(*arguments) -> Run:
     folder, asked, settings = Path(args.output_dir), args.resume_from_checkpoint, settings_of(arguments)
     if is_finished(folder):
         raise InputError(f"{folder}: holds a finished model; remove it or give another --output_dir")
-    if str(asked).lower() in ("false", "no", "0"):
+    if str(asked).lower() in ANEW:
         return Run(None, settings, anew=True)
-    if asked is None or str(asked).lower() in ("last", "true", "yes", "1"):
-        checkpoint = last_checkpoint(folder)
-    elif (flaw := flaw_of(Path(asked))) is None:
-        checkpoint = str(asked)
-    else:
-        raise InputError(
-            f"resume_from_checkpoint: {asked}: {flaw}; expected last, false, or the folder of a checkpoint"
-        )
+    check_resume(asked)
+    checkpoint = last_checkpoint(folder) if asked is None or str(asked).lower() in LAST else str(asked)
     if checkpoint is None:
         return Run(None, settings, anew=False)
     marker = Path(checkpoint).parent / UNFINISHED
@@ -139,6 +135,14 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
             return str(folder)
         print(f"{folder}: a run was killed while writing it ({flaw}); skipped")
     return None
+
+
+def check_resume(asked: str | None) -> None:
+    """Raise InputError if `--resume_from_checkpoint` names a checkpoint that is not there or not whole."""
+    if asked is not None and str(asked).lower() not in (*LAST, *ANEW) and (flaw := flaw_of(Path(asked))):
+        raise InputError(
+            f"resume_from_checkpoint: {asked}: {flaw}; expected last, false, or the folder of a checkpoint"
+        )
 
 
 def flaw_of(checkpoint: Path) -> str | None:
