@@ -27,6 +27,7 @@ from data_prep.rows.read import data_files
 
 END_OF_TEXT, PAD, END_OF_TURN = "<|endoftext|>", "<|pad|>", "<|end|>"
 SPECIAL_TOKENS = [END_OF_TEXT, PAD, END_OF_TURN, "<|system|>", "<|user|>", "<|assistant|>"]
+MOST = 1 << 24  # entries; the largest vocabularies in use have a quarter of a million
 BATCH_CHARACTERS = 1 << 20  # given to the trainer at once
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 # GPT-4's split (tiktoken, cl100k_base), but with numbers in groups of two digits: a small vocabulary cannot spare 1,110
@@ -37,11 +38,13 @@ SPLIT = r"""(?i:'(?:[sdmt]|ll|ve|re))|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s
 def train_tokenizer(documents: Iterable[str] | Iterable[list[str]], vocab_size: int):
     """A `PreTrainedTokenizerFast`: byte-level BPE with `vocab_size` entries, including special tokens and the 256 bytes.
 
-    Many short documents are faster as lists of documents. Raises InputError if `vocab_size` is too small.
+    Many short documents are faster as lists of documents. Raises InputError if `vocab_size` is too small or beyond `MOST`.
     """
     least = 256 + len(SPECIAL_TOKENS)
     if vocab_size < least:
         raise InputError(f"--vocab_size {vocab_size}: at least {least} are needed (256 bytes and the special tokens)")
+    if vocab_size > MOST:
+        raise InputError(f"--vocab_size {vocab_size}: expected at most {MOST:,}")
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -34,6 +34,13 @@ TOO_LONG = [
         "lr_scheduler_kwargs: warmup_steps 2 + num_decay_steps 3 = 5 updates, but the run has 4 updates: the decay would not "
         "come to its end; set num_decay_steps to 2 or less",
     ),
+    *(
+        (
+            {**WSD, "lr_scheduler_kwargs": f'{{"num_decay_steps": {found}}}'},
+            f"lr_scheduler_kwargs: num_decay_steps: found {said}, expected a whole number of updates",
+        )
+        for found, said in (('"no"', "'no'"), ("null", "None"), ("2.5", "2.5"), ("-1", "-1"))
+    ),
     (
         {**BEST, "eval_steps": 5, "save_steps": 5},
         "eval_steps: 5, but the run has 4 updates: load_best_model_at_end would",

@@ -24,9 +24,15 @@ def check_schedule(args: TrainingArguments, updates: int) -> None:
             f"set it below {updates:,}, or to a share of the run such as 0.05"
         )
     if isinstance(kwargs, dict) and "num_decay_steps" in kwargs:
-        asked = {"warmup_steps": warmup} | {
-            key: kwargs[key] for key in ("num_stable_steps", "num_decay_steps") if kwargs.get(key)
-        }
+        asked = {"warmup_steps": warmup}
+        for key in ("num_stable_steps", "num_decay_steps"):
+            if key == "num_stable_steps" and kwargs.get(key) is None:  # the library's own default
+                continue
+            if type(kwargs[key]) is not int or kwargs[key] < 0:
+                raise InputError(
+                    f"lr_scheduler_kwargs: {key}: found {kwargs[key]!r}, expected a whole number of updates"
+                )
+            asked[key] = kwargs[key]
         if sum(asked.values()) > updates:
             total = " + ".join(f"{key} {value:,}" for key, value in asked.items())
             raise InputError(
