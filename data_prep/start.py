@@ -7,9 +7,9 @@
 
 Takes documents, conversations and preferences, in any mixture of the formats that data_prep.check and
 data_prep.mix_corpus take, and goes as far as they allow: a base model from documents, an assistant from conversations, a
-reward model and PPO from preferences. Without documents the conversations are the corpus; without conversations the best
-answers of the preferences are the demonstrations. `--model` starts from a model that is there, by LoRA if it is large for
-this machine.
+reward model and PPO from preferences, or KTO where these are answers labelled good or bad, one a prompt. Without documents
+the conversations are the corpus; without conversations the best answers of the preferences, or those labelled good, are the
+demonstrations. `--model` starts from a model that is there, by LoRA if it is large for this machine.
 
 The output folder holds the checked data, a part of each kind held out by prompt, a YAML for each stage, in which every
 value that depends on your data has its arithmetic beside it, and `run.sh`, which skips what is done: the same command
@@ -29,17 +29,26 @@ from data_prep.common.files import atomic_folder, atomic_write, read_json, read_
 from data_prep.common.text import counted
 from data_prep.planning import sizes
 from data_prep.planning.configs import Machine
-from data_prep.planning.files import is_corpus, write_demonstrations, write_documents, write_sample
-from data_prep.planning.measure import conversations_in, measure_text, measure_turns, rankings_in
+from data_prep.planning.files import (
+    are_ranked,
+    count_labels,
+    is_corpus,
+    write_demonstrations,
+    write_documents,
+    write_good_answers,
+    write_sample,
+)
+from data_prep.planning.measure import conversations_in, labels_in, measure_text, measure_turns, rankings_in
 from data_prep.planning.origin import origin_of
 from data_prep.planning.road import Data, Measured, plan, table
 from data_prep.readers.documents import read_documents
-from data_prep.readers.preferences import read_rankings
+from data_prep.readers.preferences import ALONE, read_rankings
 from data_prep.rows.bad_rows import ON_BAD
 from data_prep.rows.read import data_files
 
 ROOT = Path(__file__).parents[1]
 LEAST = 20  # rows of a kind: fewer leave nothing to measure on
+LEAST_LABELLED = 2  # answers of a label, in each part: KTO's batches may leave out one
 SEEDS = range(20)
 HELD_OUT = {"documents": 0.1, "conversations": 0.1, "preferences": 0.2}
 MOST_HELD_OUT = 1000  # rows of a kind: a measure does not need more
@@ -90,8 +99,8 @@ def examine(files: list[str], folder: Path, arguments: argparse.Namespace) -> tu
 def hold_out(path: Path, kind: str) -> list[str]:
     """Hold out a part of `path` by data_prep.hold_out; returns its options.
 
-    Of few rows a seed may hold out none or too many: then it is the next seed's turn. Raises InputError for fewer than
-    `LEAST` rows.
+    Of few rows a seed may hold out none or too many, or good answers alone: then it is the next seed's turn. Raises
+    InputError for fewer than `LEAST` rows.
     """
     rows = sum(1 for _ in read_jsonl(path))
     if rows < LEAST:
@@ -119,11 +128,29 @@ def hold_out(path: Path, kind: str) -> list[str]:
                 raise
             continue
         share = heldout.stat().st_size / (heldout.stat().st_size + train.stat().st_size)
-        if fraction / 2 <= share <= 2 * fraction or seed == SEEDS[-1]:
+        labels = labels_of((train, heldout)) if kind == "preferences" else None
+        both = not labels or min(map(min, labels)) >= LEAST_LABELLED
+        if (both and fraction / 2 <= share <= 2 * fraction) or seed == SEEDS[-1]:
             break
         train.unlink()
         heldout.unlink()
     return options
+
+
+def labels_of(parts: tuple[Path, Path]) -> list[tuple[int, int]] | None:
+    """(answers labelled good, bad) of both parts of preferences, training first; None where that makes `LEAST` rankings."""
+    return None if are_ranked(parts[0], LEAST) else [count_labels(path) for path in parts]
+
+
+def check_labels(labels: list[tuple[int, int]]) -> None:
+    """Raise InputError for fewer than `LEAST_LABELLED` answers of a label in one of the parts."""
+    if min(map(min, labels)) < LEAST_LABELLED:
+        good, bad = map(sum, zip(*labels, strict=True))
+        raise InputError(
+            f"found {counted(good, 'answer')} labelled good and {bad:,} labelled bad, which make fewer than {LEAST} "
+            f"rankings; expected {LEAST_LABELLED} of each label to train on and {LEAST_LABELLED} to measure on, for "
+            "recipes/kto.py, or prompts with answers of both labels"
+        )
 
 
 def tokenizer_for(corpus: list[str], folder: Path):
@@ -194,14 +221,24 @@ def main() -> None:
 
         # Kinds that are missing
         parts = {kind: (options[-1], options[-3]) for kind, options in splits.items()}
-        for path in parts.get("preferences", ()):
-            read_rankings(path, on_bad="repair")  # raises if none is left, as the reward model's training would
-        if "preferences" in parts and "conversations" not in parts:
+        labels = labels_of(parts["preferences"]) if "preferences" in parts else None
+        if labels:
+            parts["labels"] = parts.pop("preferences")
+            check_labels(labels)
+        # Raises if no ranking is left, as the reward model's training would.
+        alone = sum(read_rankings(path, on_bad="repair")[1].get(ALONE, 0) for path in parts.get("preferences", ()))
+        if alone:
+            said.append(
+                f"{counted(alone, 'labelled answer')} left out of the rankings, with one label alone at a prompt"
+            )
+        if ("preferences" in parts or labels) and "conversations" not in parts:
             demonstrations = [folder / "data" / f"demonstrations_{part}.jsonl" for part in ("train", "heldout")]
-            for preferences, path in zip(parts["preferences"], demonstrations, strict=True):
-                write_demonstrations(preferences, path)
+            write, of = (write_good_answers, "labels") if labels else (write_demonstrations, "preferences")
+            for preferences, path in zip(parts[of], demonstrations, strict=True):
+                write(preferences, path)
             parts["conversations"] = tuple(demonstrations)
-            said.append("no conversations: the best answers of the preferences are the demonstrations of fine-tuning")
+            which = "answers labelled good" if labels else "best answers of the preferences"
+            said.append(f"no conversations: the {which} are the demonstrations of fine-tuning")
         sources = {kind: parts[kind] for kind in ("documents", "conversations") if kind in parts and not origin}
         if "documents" not in parts and not origin:
             said.append("no documents: the text of the conversations is the corpus of tokenizer and base model")
@@ -209,11 +246,12 @@ def main() -> None:
         # Tokens
         corpus = [str(files[0]) for files in sources.values()]
         tokenizer = origin.tokenizer if origin else tokenizer_for(corpus, Path(temporary))
-        readers = {"conversations": conversations_in, "preferences": rankings_in}
+        readers = {"conversations": conversations_in, "preferences": rankings_in, "labels": labels_in}
         turns = (
             measure_turns(of, parts[kind][0], tokenizer) if kind in parts else None for kind, of in readers.items()
         )
-        measured = Measured(measure_text(corpus, tokenizer) if corpus else None, *turns)
+        good = labels[0][0] if labels else 0
+        measured = Measured(measure_text(corpus, tokenizer) if corpus else None, *turns, good)
 
         # Stages
         def named(word: object) -> str:
@@ -222,7 +260,8 @@ def main() -> None:
 
         at = {kind: tuple(map(named, files)) for kind, files in parts.items()}
         commands = [["data_prep.hold_out", *map(named, [kinds[kind], *options])] for kind, options in splits.items()]
-        data = Data({kind: at[kind] for kind in sources}, at.get("conversations"), at.get("preferences"), commands)
+        used = (at.get(kind) for kind in ("conversations", "preferences", "labels"))
+        data = Data({kind: at[kind] for kind in sources}, *used, commands)
         machine = machine_of()
         road = plan(data, measured, ROOT, run, len(tokenizer), origin, machine, 60 * arguments.minutes)
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from trl import ModelConfig
+from helpers.recipes import arguments_of
 
 from data_prep import start
 from data_prep.common.files import read_jsonl, write_json, write_jsonl
 from data_prep.planning import sizes
 from data_prep.planning.configs import Machine, yaml_value
 from data_prep.planning.files import pieces
+from data_prep.planning.preference_configs import label_weights
 from data_prep.planning.road import LAUNCH
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +53,15 @@ def preferences(lengths: list[tuple[int, int]]) -> list[dict]:
     return [
         {"prompt": question, "chosen": words(good), "rejected": words(bad)}
         for question, (good, bad) in zip(questions, lengths, strict=False)
+    ]
+
+
+def labelled(labels: list[bool]) -> list[dict]:
+    """Answers to up to 100 questions of two tokens, one to each: of 8 tokens if it is good, of 20 if it is bad."""
+    questions = (f"{a} {b}" for a in LETTERS for b in LETTERS)
+    return [
+        {"prompt": question, "completion": words(8 if good else 20), "label": good}
+        for question, good in zip(questions, labels, strict=False)
     ]
 
 
@@ -193,30 +203,26 @@ def test_no_prompt_is_on_both_sides(whole):
         assert train and heldout and not train & heldout
 
 
-def test_every_yaml_is_accepted_by_its_recipe(whole, monkeypatch):
-    """By the parser of the recipe itself, which refuses what it would not read; line one is its command."""
-    run, _ = whole
-    from transformers import TrainingArguments
-    from trl import DPOConfig, RewardConfig, SFTConfig
-
+@pytest.fixture
+def accepted(monkeypatch):
+    """accepted(run, "sft") asserts that the recipe's own parser, which refuses what it would not read, takes the YAML."""
     from recipes.trainers import arguments
-    from recipes.trainers.ppo.config import PPOConfig
 
     monkeypatch.setattr(arguments, "check_folders", lambda values: None)  # nothing is trained yet
-    kinds = {
-        "pretrain": TrainingArguments,
-        "sft": SFTConfig,
-        "reward": RewardConfig,
-        "ppo": PPOConfig,
-        "dpo": DPOConfig,
-    }
-    for name, kind in kinds.items():
+
+    def check(run: Path, name: str) -> None:
         recipe, path = import_module(f"recipes.{name}"), run / f"{name}.yaml"
         assert path.read_text().splitlines()[0] == f"# {LAUNCH} recipes/{name}.py --config {path}"
         monkeypatch.setattr(sys, "argv", [f"recipes/{name}.py", "--config", str(path)])
-        classes = [recipe.ScriptArguments, kind, *([] if name == "pretrain" else [ModelConfig])]
-        _, args, *_ = arguments.parse_arguments(*classes, refused=recipe.REFUSED)
+        _, args, *_ = arguments.parse_arguments(*arguments_of(name), refused=recipe.REFUSED)
         assert args.output_dir == str(run / {"pretrain": "base"}.get(name, name))
+
+    return check
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_yaml_is_accepted_by_its_recipe(whole, accepted, name):
+    accepted(whole[0], name)
 
 
 def test_the_lines_fit_a_screen(whole):
@@ -256,6 +262,85 @@ def test_preferences_alone_teach_by_their_best_answers(command, tmp_path):
         assert [row["messages"][0] for row in taught] == [row["prompt"][0] for row in pairs]
     sft = config(tmp_path / "run", "sft")
     assert sft["conversations"] == [str(tmp_path / "run" / "data" / "demonstrations_train.jsonl")]
+
+
+def test_labels_alone_make_the_road_to_kto(command, accepted, tmp_path):
+    """A row has 4 control tokens, 2 of the question, and 8 of a good answer or 20 of a bad one: 14 or 26."""
+    write_jsonl(tmp_path / "labels.jsonl", labelled([(number + number // 10) % 10 < 3 for number in range(100)]))
+    out = command(tmp_path / "labels.jsonl", "--output_dir", tmp_path / "run")
+    run, kto = tmp_path / "run", config(tmp_path / "run", "kto")
+    names = ["pretrain", "sft", "kto"]
+    assert {path.name for path in run.iterdir()} == {"data", "run.sh", "mix.yaml", *(f"{name}.yaml" for name in names)}
+    outputs = re.findall(r"^step (\S+) \\$", (run / "run.sh").read_text(), flags=re.M)
+    assert [Path(output).name for output in outputs[-3:]] == [f"{name}.json" for name in names]
+    assert "eval.chat --model " + str(run / "kto") in (run / "run.sh").read_text()
+
+    train, heldout = (rows(run / "data" / f"preferences_{part}.jsonl") for part in ("train", "heldout"))
+    good, bad = (sum(row["label"] is label for row in train) for label in (True, False))
+    assert len(train) + len(heldout) == 100
+    taught = rows(run / "data" / "demonstrations_train.jsonl")
+    assert [row["messages"][-1]["content"] for row in taught] == [words(8)] * good
+    assert config(run, "sft")["conversations"] == [str(run / "data" / "demonstrations_train.jsonl")]
+    assert "no conversations: the answers labelled good are the demonstrations" in out
+    assert f"one label a prompt makes no ranking, and the {good + bad} labelled answers, {good} of them good" in out
+
+    assert kto["rankings"] == [str(run / "data" / "preferences_train.jsonl")]
+    assert f"{good + bad} labelled answers, {good} good and {bad} bad" in (run / "kto.yaml").read_text()
+    # A 32nd of some 80 is 2: the least is 8. Three passes, of which each has a last step with what is left.
+    assert kto["per_device_train_batch_size"] * kto["gradient_accumulation_steps"] == 8
+    assert kto["per_device_train_batch_size"] > 1 and kto["num_train_epochs"] == 3
+    steps, tokens = 3 * -(-(good + bad) // 8), 3 * (14 * good + 26 * bad)
+    assert re.search(rf"^kto +{good + bad} +{tokens:,} +{steps} ", out, flags=re.M)
+    assert kto["max_length"] == 128 and kto["learning_rate"] == 0.00005
+    # Good answers weigh 1 to 4/3 times as much in all as the bad ones, which are more than twice as many.
+    assert kto["desirable_weight"] == float(f"{1.15 * bad / good:.2g}") and kto["undesirable_weight"] == 1.0
+    for name in names:
+        accepted(run, name)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "weights"),
+    [(40, 40, (1.0, 1.0)), (40, 30, (1.0, 1.0)), (69, 30, (1.0, 2.0)), (20, 40, (2.3, 1.0)), (41, 40, (1.0, 1.0))],
+)
+def test_rare_labels_weigh_more(good, bad, weights):
+    """69 / 30 = 2.3, by 2.0 is 1.15; 2.3 × 20 / 40 = 1.15."""
+    (_, above, why), (_, below) = label_weights(good, bad)
+    assert (above, below) == weights and 1 <= above * good / (below * bad) <= 4 / 3
+    assert f"{above:g} × {good} / ({below:g} × {bad})" in why
+
+
+def test_a_model_that_is_there_goes_from_labels_to_kto(command, tmp_path, tiny_model_dir):
+    write_jsonl(tmp_path / "labels.jsonl", labelled([True, False] * 50))
+    command(tmp_path / "labels.jsonl", "--model", tiny_model_dir, "--output_dir", tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"data", "run.sh", "sft.yaml", "kto.yaml"}
+    assert config(tmp_path / "run", "kto")["learning_rate"] == 0.00016  # 0.000005 × 1,024 / 32
+
+
+def test_conversations_beside_labels_are_the_demonstrations(command, tmp_path):
+    write_jsonl(tmp_path / "labels.jsonl", labelled([True, False] * 50))
+    write_jsonl(tmp_path / "chat.jsonl", conversations([5] * 40))
+    out = command(tmp_path / "labels.jsonl", tmp_path / "chat.jsonl", "--output_dir", tmp_path / "run")
+    assert "no conversations" not in out and (tmp_path / "run" / "kto.yaml").exists()
+    sft = config(tmp_path / "run", "sft")
+    assert sft["conversations"] == [str(tmp_path / "run" / "data" / "conversations_train.jsonl")]
+
+
+def test_labels_of_both_kinds_at_a_prompt_are_rankings_and_the_others_are_counted(command, tmp_path):
+    several = [{**row, "label": not row["label"], "completion": "b"} for row in labelled([True] * 60)]
+    write_jsonl(tmp_path / "labels.jsonl", [*labelled([True] * 70), *several])
+    out = command(tmp_path / "labels.jsonl", "--output_dir", tmp_path / "run")
+    assert (tmp_path / "run" / "ppo.yaml").exists() and not (tmp_path / "run" / "kto.yaml").exists()
+    assert "10 labelled answers left out of the rankings, with one label alone at a prompt" in out
+
+
+def test_a_rare_label_is_in_both_parts(command, tmp_path, tiny_model_dir):
+    """The first seed would hold out one bad answer of the 6, which a batch may leave out."""
+    write_jsonl(tmp_path / "labels.jsonl", labelled([number not in (0, 1, 3, 4, 5, 6) for number in range(40)]))
+    command(tmp_path / "labels.jsonl", "--model", tiny_model_dir, "--output_dir", tmp_path / "run")
+    for part in ("train", "heldout"):
+        found = [row["label"] for row in rows(tmp_path / "run" / "data" / f"preferences_{part}.jsonl")]
+        assert found.count(True) >= 2 and found.count(False) >= 2
+    assert "--seed 0" not in (tmp_path / "run" / "run.sh").read_text()
 
 
 def test_documents_alone_make_a_base_model(command, tmp_path):
@@ -345,13 +430,12 @@ def test_a_base_model_without_a_chat_template_is_given_one(command, tmp_path, ti
         (conversations([5] * 19), [], "found 19 conversations; expected at least 20"),
         ([{"a": 1}] * 30, [], "no row can be used"),
         (
-            [
-                {"prompt": row["messages"][0]["content"], "completion": "x", "label": True}
-                for row in conversations([5] * 60)
-            ],
+            [{**row, "chosen": "same", "rejected": "same"} for row in preferences([(5, 5)] * 60)],
             [],
-            "no ranking is left: found",
+            "no row can be used",
         ),
+        (labelled([True] * 60), [], "found 60 answers labelled good and 0 labelled bad"),
+        (labelled([True] * 57 + [False] * 3), [], "found 57 answers labelled good and 3 labelled bad"),
         (conversations([5] * 30), ["--minutes", "0"], "--minutes 0: expected more than 0"),
         (conversations([5] * 30), ["--model", "runs/nowhere"], "runs/nowhere: no such file or folder"),
         ([*conversations([5] * 30), {"a": 1}], ["--on_bad", "error"], "mine.jsonl"),

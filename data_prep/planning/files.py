@@ -4,10 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from data_prep.common.errors import InputError
 from data_prep.common.files import read_jsonl, write_jsonl
 from data_prep.common.text import counted
 from data_prep.readers.documents import documents, read_documents, reading_counts
 from data_prep.readers.kinds import classify
+from data_prep.readers.labels import read_labels
 from data_prep.readers.preferences import read_rankings
 from data_prep.rows.bad_rows import BadRows
 from data_prep.rows.read import is_text, read_rows
@@ -70,9 +72,31 @@ def write_sample(files: list[str], path: Path, size: int, most: int) -> list[str
 def write_demonstrations(preferences: Path, path: Path) -> None:
     """Write the best answer to each prompt of preferences as a conversation."""
     rankings, _ = read_rankings(preferences, on_bad="repair")
+    best = ((row["prompt"], row["completions"][row["ranks"].index(min(row["ranks"]))]) for row in rankings)
+    write_answers(best, path)
 
-    def conversation(row: dict) -> dict:
-        best = row["completions"][row["ranks"].index(min(row["ranks"]))]
-        return {"messages": [*row["prompt"], {"role": "assistant", "content": best}]}
 
-    write_jsonl(path, map(conversation, rankings))
+def write_good_answers(preferences: Path, path: Path) -> None:
+    """Write each answer labelled good as a conversation."""
+    answers, _ = read_labels(preferences)
+    write_answers(((row["prompt"], row["completion"]) for row in answers if row["label"]), path)
+
+
+def write_answers(answers: Iterable[tuple[list[dict], str]], path: Path) -> None:
+    write_jsonl(path, ({"messages": [*prompt, {"role": "assistant", "content": text}]} for prompt, text in answers))
+
+
+def are_ranked(preferences: Path, least: int) -> bool:
+    """Whether preferences make `least` rankings, or hold no answer labelled good or bad that could take their place."""
+    try:
+        rankings = len(read_rankings(preferences, on_bad="repair")[0])
+    except InputError:  # none
+        rankings = 0
+    return rankings >= least or not read_labels(preferences)[1]
+
+
+def count_labels(preferences: Path) -> tuple[int, int]:
+    """(good, bad) answers of preferences, as recipes/kto.py reads them."""
+    answers, _ = read_labels(preferences)
+    good = sum(row["label"] for row in answers)
+    return good, len(answers) - good

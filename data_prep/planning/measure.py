@@ -11,6 +11,7 @@ from data_prep.common.batches import batched
 from data_prep.common.errors import InputError
 from data_prep.readers.conversations import conversation_rows
 from data_prep.readers.documents import read_documents
+from data_prep.readers.labels import read_labels
 from data_prep.readers.preferences import prompt_key, read_rankings
 from data_prep.rows.bad_rows import BadRows
 
@@ -29,7 +30,7 @@ class Text(NamedTuple):
 
 
 class Turns(NamedTuple):
-    """Conversations or rankings. The arrays are of a sample: a number for a row."""
+    """Conversations, rankings or labelled answers. The arrays are of a sample: a number for a row."""
 
     rows: int
     asked: int  # different prompts
@@ -66,6 +67,12 @@ def rankings_in(path: Path) -> Iterator[list[list[dict]]]:
     rankings, _ = read_rankings(path, on_bad="repair")
     for row in rankings:
         yield [[*row["prompt"], {"role": "assistant", "content": answer}] for answer in row["completions"]]
+
+
+def labels_in(path: Path) -> Iterator[list[list[dict]]]:
+    """The labelled answers of a file with their prompts, each alone in a list."""
+    for row in read_labels(path)[0]:
+        yield [[*row["prompt"], {"role": "assistant", "content": row["completion"]}]]
 
 
 def last_answer(mask: np.ndarray) -> tuple[int, int]:

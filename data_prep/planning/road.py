@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.planning import configs, sizes
+from data_prep.planning import configs, preference_configs, sizes
 from data_prep.planning.configs import Machine, Model, Stage, as_yaml
 from data_prep.planning.measure import Text, Turns
 from data_prep.planning.origin import Origin, size_of
@@ -21,6 +21,7 @@ TITLES = {
     "reward": "Train a reward model on the rankings.",
     "ppo": "Improve the assistant by PPO against the reward model.",
     "dpo": "Improve the assistant by DPO on the rankings.",
+    "kto": "Improve the assistant by KTO on the answers labelled good or bad.",
 }
 
 
@@ -30,6 +31,7 @@ class Data(NamedTuple):
     corpus: dict[str, tuple[str, str]]  # {source: files}: what tokenizer and base model learn from; {}: from a model
     turns: tuple[str, str] | None  # conversations, or the best answers of preferences
     preferences: tuple[str, str] | None
+    labels: tuple[str, str] | None  # preferences again, where they make no rankings
     splits: list[list[str]]  # the commands that held parts out, the training file last
 
 
@@ -39,6 +41,8 @@ class Measured(NamedTuple):
     text: Text | None
     turns: Turns | None
     rankings: Turns | None
+    labels: Turns | None
+    good: int = 0  # of the labels
 
 
 class Road(NamedTuple):
@@ -51,7 +55,7 @@ class Road(NamedTuple):
 
 def context_of(measured: Measured, most: int, gpu: bool) -> int:
     """The context: as long as 95 % of each of the kinds; of documents alone, which go on in the next row, up to 512."""
-    kinds = [kind.lengths for kind in (measured.turns, measured.rankings) if kind]
+    kinds = [kind.lengths for kind in (measured.turns, measured.rankings, measured.labels) if kind]
     if not kinds:
         return sizes.context(measured.text.lengths, min(most, 1024 if gpu else 512))
     return max(sizes.context(lengths, most) for lengths in kinds)
@@ -66,7 +70,8 @@ def answer_length(turns: Turns, context: int, gpu: bool) -> int:
 def trainings_of(data: Data, origin: Origin | None) -> list[str]:
     """The trainings that the data allow. PPO needs a padding token: where there is none, DPO takes its place."""
     last = ["dpo"] if origin and not origin.pads else ["reward", "ppo"]
-    return ([] if origin else ["pretrain"]) + (["sft"] if data.turns else []) + (last if data.preferences else [])
+    last = last if data.preferences else ["kto"] if data.labels else []
+    return ([] if origin else ["pretrain"]) + (["sft"] if data.turns else []) + last
 
 
 def plan(
@@ -101,11 +106,11 @@ def plan(
         shape = sizes.best_shape(vocabulary, context, measured.text.tokens, share["pretrain"] * machine.flops)
         parameters, flops = shape.parameters(vocabulary, context), shape.flops_per_token(vocabulary, context)
         model = Model(None, shape.n_layer, shape.n_embd, parameters, flops, vocabulary, context, why)
+    kinds = {"conversations": measured.turns, "rankings": measured.rankings, "labelled answers": measured.labels}
     stages, notes = [], []
     base, sft = model.name or str(run / "base"), str(run / "sft")
     if shape:
         heldout = [files[1] for files in data.corpus.values()]
-        kinds = {"conversations": measured.turns, "rankings": measured.rankings}
         lengths = {name: kind.lengths for name, kind in kinds.items() if kind}
         lengths = lengths or {"documents, which go on in the next row": measured.text.lengths}
         stages.append(configs.pretrain(run, measured.text, lengths, heldout, shape, model, machine, share["pretrain"]))
@@ -113,7 +118,7 @@ def plan(
         extra = lines_of(origin, run) if origin else [("eos_token", END_OF_TURN)]
         answer = answer_length(measured.turns, model.context, machine.gpu)
         stages.append(configs.sft(run, base, measured.turns, data.turns, extra, answer, model, machine, share["sft"]))
-    for name, kind in (("conversations", measured.turns), ("rankings", measured.rankings)):
+    for name, kind in kinds.items():
         if kind and np.mean(kind.lengths > model.context) > 1 - sizes.KEPT:
             what = "truncated" if name == "conversations" else "left out of training"
             notes.append(
@@ -124,14 +129,21 @@ def plan(
         rankings = (measured.rankings, data.preferences)
         if "ppo" in trainings:
             answer = answer_length(measured.rankings, model.context, machine.gpu)
-            stages.append(configs.reward(run, sft, *rankings, model, machine, share["reward"]))
-            stages.append(configs.ppo(run, sft, *rankings, answer, model, machine, share["ppo"]))
+            stages.append(preference_configs.reward(run, sft, *rankings, model, machine, share["reward"]))
+            stages.append(preference_configs.ppo(run, sft, *rankings, answer, model, machine, share["ppo"]))
             notes.append(
                 f"instead of the reward model and PPO, dpo.yaml: {LAUNCH} recipes/dpo.py --config {run}/dpo.yaml"
             )
         else:
             notes.append(f"DPO instead of PPO: the tokenizer of {model.name} has no padding token apart from its end")
-        stages.append(configs.dpo(run, sft, *rankings, model, machine))
+        stages.append(preference_configs.dpo(run, sft, *rankings, model, machine))
+    if data.labels:
+        labelled = (measured.labels, measured.good, data.labels)
+        stages.append(preference_configs.kto(run, sft, *labelled, model, machine, share["kto"]))
+        notes.append(
+            f"KTO instead of a reward model and PPO: one label a prompt makes no ranking, and the {measured.labels.rows:,} "
+            f"labelled answers, {measured.good:,} of them good, make too few"
+        )
     files = {f"{stage.name}.yaml": as_yaml(head_of(stage, run, machine), stage.lines) for stage in stages}
     if shape:
         sources = {name: [files[0]] for name, files in data.corpus.items()}

@@ -16,7 +16,7 @@ LEAST_RATIO = (
 EFFICIENCY = 0.3  # of the rate of matrix products: pretraining in the quickstart reaches 34 %
 START = 12  # seconds that a command takes before its first step, and to evaluate and save
 # Which part of the time a training gets, relative to the others that there are.
-PARTS = {"pretrain": 3, "sft": 2, "reward": 2, "ppo": 3, "dpo": 3}
+PARTS = {"pretrain": 3, "sft": 2, "reward": 2, "ppo": 3, "dpo": 3, "kto": 3}
 
 
 class Shape(NamedTuple):

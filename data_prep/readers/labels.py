@@ -16,6 +16,7 @@ from data_prep.rows.problems import REPAIRED_BY_READING
 from data_prep.rows.read import data_files, names_of, rows_of
 
 BETWEEN = "answers ranked neither best nor last"
+LABELLED, APART = "rows that are a labelled answer", "rankings taken apart"
 
 
 def labels_of(preference: dict) -> list[tuple[str, bool]]:
@@ -29,6 +30,45 @@ def labels_of(preference: dict) -> list[tuple[str, bool]]:
     best, last = min(ranks), max(ranks)
     answers = zip(preference["completions"], ranks, strict=True)
     return [(text, rank == best) for text, rank in answers if rank in (best, last)] if pairs(ranks) else []
+
+
+def read_labels(path: str | Path) -> tuple[list[dict], int]:
+    """The labelled answers of a file as `load_labels` has them, and how many of its rows are such: the others are rankings.
+
+    Bad rows are repaired; raises InputError for those that cannot be.
+    """
+    bad_rows = BadRows("repair")
+    kept, counts = _labels([str(path)], bad_rows, None, Tally())
+    return kept, counts[LABELLED]
+
+
+def _labels(
+    files: list[str], bad_rows: BadRows, columns: dict[str, str] | str | None, tally: Tally
+) -> tuple[list[dict], Counter]:
+    """The labelled answers in files, and the counts of `LABELLED`, `APART`, and of answers left out by reason.
+
+    Closes `bad_rows`.
+    """
+    named = parse_columns(columns, FIELDS)
+    counts: Counter = Counter()
+    rows, keys = [], []
+    labels: dict[tuple[str, str], set[bool]] = {}
+    for row in rows_of(files):
+        preference, found = read_preference(row, named)
+        if not bad_rows.accept(row.with_found(found), (*REPAIRED_BY_READING, *REPAIRABLE)):
+            continue
+        tally.fields.update(unread_fields(row.value, named))
+        labelled, of_prompt = labels_of(preference), prompt_key(preference["prompt"])
+        counts[TIED if not labelled else BETWEEN] += len(preference["completions"]) - len(labelled) if labelled else 1
+        counts[LABELLED if "label" in preference else APART] += bool(labelled)
+        for text, good in labelled:
+            rows.append({"prompt": preference["prompt"], "completion": text, "label": good})
+            keys.append((of_prompt, text))
+            labels.setdefault(keys[-1], set()).add(good)
+    bad_rows.close()
+    kept = [row for row, key in zip(rows, keys, strict=True) if len(labels[key]) == 1]
+    counts[BOTH] = len(rows) - len(kept)
+    return kept, counts
 
 
 def load_labels(
@@ -47,32 +87,13 @@ def load_labels(
     from datasets import Dataset  # slow to import
 
     bad_rows, files, tally = BadRows(on_bad, quarantine), data_files(paths), Tally()
-    named = parse_columns(columns, FIELDS)
-    left_out: Counter = Counter()
-    rows, keys, taken_apart = [], [], 0
-    labels: dict[tuple[str, str], set[bool]] = {}
-    for row in rows_of(files):
-        preference, found = read_preference(row, named)
-        if not bad_rows.accept(row.with_found(found), (*REPAIRED_BY_READING, *REPAIRABLE)):
-            continue
-        tally.fields.update(unread_fields(row.value, named))
-        labelled, of_prompt = labels_of(preference), prompt_key(preference["prompt"])
-        left_out[TIED if not labelled else BETWEEN] += (
-            len(preference["completions"]) - len(labelled) if labelled else 1
-        )
-        taken_apart += bool(labelled) and "label" not in preference
-        for text, good in labelled:
-            rows.append({"prompt": preference["prompt"], "completion": text, "label": good})
-            keys.append((of_prompt, text))
-            labels.setdefault(keys[-1], set()).add(good)
-    bad_rows.close()
-    kept = [row for row, key in zip(rows, keys, strict=True) if len(labels[key]) == 1]
-    left_out[BOTH] = len(rows) - len(kept)
+    kept, counts = _labels(files, bad_rows, columns, tally)
+    left_out = {reason: counts[reason] for reason in (BETWEEN, TIED, BOTH) if counts[reason]}
     good = sum(row["label"] for row in kept)
     line = f"{counted(len(kept), 'labelled answer')}, {good:,} good and {len(kept) - good:,} bad"
-    if taken_apart:
-        line += f", from {counted(taken_apart, 'ranking')} taken apart: the best is good, the last bad"
-    if left_out := +left_out:
+    if counts[APART]:
+        line += f", from {counted(counts[APART], 'ranking')} taken apart: the best is good, the last bad"
+    if left_out:
         line += "; left out: " + ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
     if bad_rows.repaired:
         line += "; repaired: " + ", ".join(f"{count:,} × {kind}" for kind, count in bad_rows.repaired.most_common())
