@@ -10,7 +10,7 @@ import pytest
 from data_prep import check, clean_corpus, hold_out, train_tokenizer
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import atomic_folder, atomic_write
-from data_prep.readers.conversations import read_conversations
+from data_prep.readers.conversations import load_conversations, read_conversations
 from data_prep.rows.read import data_files, read_rows
 
 GOOD = '{"instruction": "a", "output": "b"}\n'
@@ -104,6 +104,40 @@ def test_links_in_a_folder_are_followed_and_nothing_is_read_twice(tmp_path):
     (tmp_path / "data" / "more").symlink_to(tmp_path / "elsewhere")
     found = [os.path.realpath(file) for file in data_files(tmp_path / "data")]
     assert sorted(found) == [f"{tmp_path}/data/deep/a.jsonl", f"{tmp_path}/elsewhere/a.jsonl"]
+
+
+@pytest.fixture
+def mixed(tmp_path) -> Path:
+    """A folder with one file of rows, and seven others that conversations are not read from; two hidden ones besides."""
+    names = ["a.jsonl", "a.md", "deep/B.MD", "c.docx", "LICENSE", "d.md.gz", "notes.v2.txt", "e.\x1b[2J", ".hidden.md"]
+    for name in [*names, ".git/config", ".checkpoints/a.jsonl"]:
+        (tmp_path / "mixed" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mixed" / name).write_text(GOOD)
+    return tmp_path / "mixed"
+
+
+def test_files_in_a_folder_that_nobody_reads_are_counted_by_ending(mixed, monkeypatch, capsys):
+    listed = ".md (2), without an ending (1), .\\x1b[2j (1), .docx (1), .md.gz (1)"
+    code, out, _ = ended(monkeypatch, capsys, check.main, mixed)
+    assert code == 0 and out.startswith(f"{mixed}: 6 files not read: {listed}\n"), "the doctor reads .txt as documents"
+    load_conversations(mixed)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{mixed}: 7 files not read: {listed}, .txt (1)", "a.jsonl: 1 conversation"]
+
+
+def test_files_that_a_glob_names_and_nobody_reads_are_counted(mixed, capsys):
+    assert data_files(f"{mixed}/a.*") == [f"{mixed}/a.jsonl"]
+    assert capsys.readouterr().out == f"{mixed}/a.*: 1 file not read: .md (1)\n"
+    data_files([mixed / "a.jsonl", f"{mixed}/a.json*"])
+    assert capsys.readouterr().out == ""
+
+
+def test_many_endings_are_the_first_ten(tmp_path, capsys):
+    for ending in ("jsonl", *"abcdefghijkl"):
+        (tmp_path / f"x.{ending}").write_text(GOOD)
+    data_files(tmp_path)
+    listed = ", ".join(f".{ending} (1)" for ending in "abcdefghij")
+    assert capsys.readouterr().out == f"{tmp_path}: 12 files not read: {listed}, and 2 more\n"
 
 
 def test_quarantined_rows_in_a_folder_are_no_data(tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import existing, regular_file
-from data_prep.common.text import counted, shorten
+from data_prep.common.text import counted, printable, shorten
 from data_prep.rows.csv_rows import csv_rows
 from data_prep.rows.json_rows import json_rows, rest
 from data_prep.rows.problems import BYTE_ORDER_MARK, NOT_UNICODE, NOT_UTF8, REPAIRED_BY_READING, Problem, Row, not_utf8
@@ -27,6 +27,7 @@ COMPRESSIBLE = (".txt", ".json", ".jsonl", ".csv")
 HUB = "hf://"
 REPORT = {"check.json", "check.html"}  # what makes a folder a report of data_prep.check
 QUARANTINE = re.compile(r"(?:(?:^|/)quarantine(?:_[^/]*)?|\.quarantine)\.jsonl$")
+SHOWN = 10  # endings of files that are not read
 QUARANTINED = b'{"file": '  # the beginning of a row there (see rows/bad_rows.py)
 
 
@@ -52,7 +53,7 @@ def data_files(paths: str | Path | Iterable[str | Path], plain_text: bool = Fals
 
     Datasets on the Hub ("hf://owner/name", "hf://owner/name:config:split") are kept as they are. With `plain_text` .txt
     files are readable too. In a folder these are no data: names that begin with a dot, quarantined rows, and the doctor's
-    report. Raises InputError for a path that names nothing, for a file of an unknown kind, and for what cannot be read: a
+    report; the other files that are not readable are counted on the screen, by ending. Raises InputError for a path that names nothing, for a file of an unknown kind, and for what cannot be read: a
     pipe, a device, a link to nothing, a file or folder without permission.
     """
     endings = (".txt", *ENDINGS) if plain_text else ENDINGS
@@ -82,6 +83,8 @@ def data_files(paths: str | Path | Iterable[str | Path], plain_text: bool = Fals
         readable = [file for file in found if kind_of_file(file) in endings and not os.path.isdir(file)]
         if not readable:
             raise InputError(f"{path}: found no file that ends in {', '.join(endings)} there; expected at least one")
+        if skipped := sorted({file for file in found if not os.path.isdir(file)} - {*readable}):
+            print(f"{printable(path)}: {_not_read(skipped)}")
         files += readable
     if strange := next((file for file in files if not_utf8(file) is not None), None):
         raise InputError(f"{strange!r}: the name is not UTF-8; rename the file")
@@ -89,6 +92,18 @@ def data_files(paths: str | Path | Iterable[str | Path], plain_text: bool = Fals
         if not file.startswith(HUB):
             regular_file(file)
     return files
+
+
+def _not_read(files: list[str]) -> str:
+    """Files by their endings: "3 files not read: .md (2), .docx (1)"."""
+    endings: Counter = Counter()
+    for file in files:
+        *before, last = ("", *(suffix.lower() for suffix in Path(file).suffixes))
+        endings["".join([*before[-1:], last]) if last in COMPRESSED else last] += 1
+    listed = sorted(endings.items(), key=lambda each: (-each[1], each[0]))
+    more = f", and {len(listed) - SHOWN:,} more" if len(listed) > SHOWN else ""
+    named = ", ".join(f"{printable(ending) or 'without an ending'} ({count:,})" for ending, count in listed[:SHOWN])
+    return f"{counted(len(files), 'file')} not read: {named}{more}"
 
 
 def _files_below(folder: str) -> list[str]:
@@ -104,6 +119,7 @@ def _files_below(folder: str) -> list[str]:
             folders.clear()
             continue
         seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
         found += [str(Path(parent, name)) for name in names if not name.startswith(".")]
     return sorted(file for file in found if not _is_quarantine(file))
 
