@@ -5,7 +5,9 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any library is imported: no test touches the network
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+import io  # noqa: E402
 import json  # noqa: E402
+import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
@@ -147,3 +149,24 @@ def build_ppo(tiny_chat_tokenizer, ready_to_end_dir, tiny_reward_dir, tmp_path):
         return build_trainer(tiny_chat_tokenizer, policy, tiny_reward_dir, tmp_path / "trainer", **changes)
 
     return build
+
+
+@pytest.fixture
+def chat_with(monkeypatch, capsys):
+    """chat_with(folder, b"hi\\n", "--option", value, …) is eval.chat with those bytes typed: (exit code, stdout, stderr)."""
+    from data_prep.common.errors import run_main
+    from eval import chat
+
+    def call(folder: Path, typed: bytes = b"", *options, encoding: str = "utf-8") -> tuple[int, str, str]:
+        line = ["chat", "--model", str(folder), "--max_new_tokens", "8", *map(str, options)]
+        monkeypatch.setattr(sys, "argv", line)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed), encoding=encoding))
+        capsys.readouterr()
+        code = 0
+        try:
+            run_main(chat.main)
+        except SystemExit as ended:
+            code = ended.code
+        return code, *capsys.readouterr()
+
+    return call

@@ -1,14 +1,10 @@
 """eval.chat at its prompt: what is no text, what stops it, and its commands."""
 
 import builtins
-import io
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
-
-from data_prep.common.errors import run_main
-from eval import chat
 
 
 @pytest.fixture(scope="module")
@@ -17,22 +13,8 @@ def yes(talker) -> Path:
 
 
 @pytest.fixture
-def talk(monkeypatch, capsys, yes):
-    """talk(b"hi\\n", "--option", value, …) is (exit code, stdout, stderr) with those bytes on the standard input."""
-
-    def call(typed: bytes, *arguments, encoding: str = "utf-8") -> tuple[int, str, str]:
-        given = ["chat", "--model", str(yes), "--max_new_tokens", "8", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", given)
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed), encoding=encoding))
-        capsys.readouterr()
-        code = 0
-        try:
-            run_main(chat.main)
-        except SystemExit as ended:
-            code = ended.code
-        return code, *capsys.readouterr()
-
-    return call
+def talk(chat_with, yes):
+    return partial(chat_with, yes)
 
 
 @pytest.mark.parametrize(

@@ -15,28 +15,9 @@ from helpers.recipes import ENVIRONMENT, ROOT, Done, again, refused, words
 from safetensors.torch import load_file, save_file
 from transformers import GPT2LMHeadModel
 
-from data_prep.common.errors import InputError, run_main
+from data_prep.common.errors import InputError
 from data_prep.common.files import readable
 from data_prep.models.loading import checkpoint_or_hub_id, load_reward_model, load_tokenizer
-from eval import chat
-
-
-@pytest.fixture
-def asked(monkeypatch, capsys):
-    """asked(folder, "hi\\n") is what eval.chat does with that on its standard input: (exit code, stdout, stderr)."""
-
-    def ask(folder: Path, typed: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["chat", "--model", str(folder), "--max_new_tokens", "8"])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-        capsys.readouterr()
-        code = 0
-        try:
-            run_main(chat.main)
-        except SystemExit as ended:
-            code = ended.code
-        return code, *capsys.readouterr()
-
-    return ask
 
 
 @pytest.fixture
@@ -185,10 +166,10 @@ def one_line(code: int, err: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("name", BROKEN | BROKEN_TOKENIZERS)
-def test_a_broken_checkpoint_is_refused_in_one_line(asked, copied, name):
+def test_a_broken_checkpoint_is_refused_in_one_line(chat_with, copied, name):
     damage, message = (BROKEN | BROKEN_TOKENIZERS)[name]
     damage(copied)
-    code, out, err = asked(copied, "hi\n")
+    code, out, err = chat_with(copied, b"hi\n")
     one_line(code, err, message)
     assert out == "" and not (copied / "ran").exists()
 
@@ -204,9 +185,9 @@ def test_a_recipe_looks_before_any_work(copied, name):
     assert not (copied / "ran").exists()
 
 
-def test_an_adapter_of_pickled_weights_is_refused(asked, copied):
+def test_an_adapter_of_pickled_weights_is_refused(chat_with, copied):
     adapter_alone(copied)
-    code, _, err = asked(copied, "hi\n")
+    code, _, err = chat_with(copied, b"hi\n")
     one_line(code, err, "adapter_model.bin: pickled weights, and reading those can run code")
     assert not (copied / "ran").exists()
 
@@ -267,9 +248,9 @@ def of_a_kind_of_its_own(folder: Path) -> Path:
     return with_code(folder)
 
 
-def test_code_in_a_folder_is_not_run_whatever_is_typed(asked, copied):
+def test_code_in_a_folder_is_not_run_whatever_is_typed(chat_with, copied):
     ran = of_a_kind_of_its_own(copied)
-    code, out, err = asked(copied, "y\ny\ny\ny\nhello\n")
+    code, out, err = chat_with(copied, b"y\ny\ny\ny\nhello\n")
     one_line(code, err, "it brings Python code of its own, which is never run here")
     assert not ran.exists() and out == ""
 
