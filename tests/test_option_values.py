@@ -124,6 +124,7 @@ def test_resuming_is_told_by_true_and_false_too(sft):
         ({"report_to": "tensorboard"}, "report_to: tensorboard is not installed: pip install -e '.[tensorboard]'"),
         ({"report_to": "tensorbord"}, "report_to: found tensorbord, expected one of "),
         ({"use_liger_kernel": True}, "use_liger_kernel: liger-kernel is not installed: pip install liger-kernel"),
+        ({"deepspeed": "zero2.json"}, "deepspeed: DeepSpeed is not installed: pip install deepspeed"),
         ({"optim": "galore_adamw"}, "optim: galore_adamw needs galore_torch, which is not installed: pip install gal"),
         ({"conversations": None}, "missing: --conversations"),
         ({"model_name_or_path": None}, "model_name_or_path: expected a folder or a model of the Hub"),
@@ -135,6 +136,19 @@ def test_resuming_is_told_by_true_and_false_too(sft):
 def test_a_value_that_cannot_be_is_told(options, message, sft):
     refused(sft(**options), f"error: {message}")
     assert not (ROOT / "trainer_output").exists()
+
+
+@pytest.mark.parametrize("recipe", ["dpo", "kto", "rloo", "grpo"])
+def test_a_reference_that_cannot_follow_the_policy_is_told(recipe, tiny_model_dir, tiny_reward_dir, tmp_path):
+    data = {"rankings": "x"} if recipe in ("dpo", "kto") else {"prompts": "x", "reward_model_path": tiny_reward_dir}
+    given = {"model_name_or_path": tiny_model_dir, "output_dir": tmp_path / "out", "sync_ref_model": True, **data}
+    done = run_again(recipe, **given, use_peft=True, lora_target_modules="all-linear")
+    refused(done, "error: sync_ref_model: with use_peft the reference is the policy without its adapter")
+    if "rankings" in data:
+        done = run_again(recipe, **given, precompute_ref_log_probs=True)
+        refused(done, "error: sync_ref_model: the reference moves, and precompute_ref_log_probs needs one that stays")
+    else:
+        refused(run_again(recipe, **given, beta=0), "error: sync_ref_model: with beta 0 there is no reference")
 
 
 def test_an_output_folder_that_is_a_file_is_told(sft, tmp_path):

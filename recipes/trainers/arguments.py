@@ -247,6 +247,8 @@ def _check_together(parsed: tuple, given: set[str]) -> None:
     if model_args is None:
         return
     _check_attention(model_args.attn_implementation)
+    if getattr(args, "sync_ref_model", False):
+        _check_reference(args, lora)
     if not lora and (idle := [name for name in WITHOUT_LORA if name in given]):
         raise InputError(f"{idle[0]}: it needs use_peft")
     if not model_args.load_in_4bit and (idle := [name for name in WITHOUT_4BIT if name in given]):
@@ -258,6 +260,19 @@ def _check_together(parsed: tuple, given: set[str]) -> None:
             raise InputError("dtype: found auto with quantized weights; expected bfloat16 or float32 to compute in")
         if importlib.util.find_spec("bitsandbytes") is None:
             raise InputError("load_in_4bit and load_in_8bit need bitsandbytes: pip install -e '.[quantization]'")
+
+
+def _check_reference(args: transformers.TrainingArguments, lora: bool) -> None:
+    """Raise InputError where `sync_ref_model` has no reference that it could move."""
+    if lora:
+        raise InputError(
+            "sync_ref_model: with use_peft the reference is the policy without its adapter, which cannot follow it; leave "
+            "one of them out"
+        )
+    if getattr(args, "precompute_ref_log_probs", False):
+        raise InputError("sync_ref_model: the reference moves, and precompute_ref_log_probs needs one that stays")
+    if not args.beta and hasattr(args, "num_generations"):  # RLOO and GRPO load none without a KL
+        raise InputError("sync_ref_model: with beta 0 there is no reference; expected a beta above 0")
 
 
 def _check_attention(name: str | None) -> None:

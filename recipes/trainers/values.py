@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from data_prep.common.errors import InputError
 from data_prep.common.text import shorten
+from recipes.trainers.under_deepspeed import under_deepspeed
 
 AT_LEAST = {
     1: (
@@ -190,6 +191,12 @@ def _check_packages(values: dict) -> None:
             raise InputError(f"report_to: {tracker} is not installed: pip install {TRACKERS[tracker]}")
     if values.get("use_liger_kernel") and importlib.util.find_spec("liger_kernel") is None:
         raise InputError("use_liger_kernel: liger-kernel is not installed: pip install liger-kernel")
+    if (
+        under_deepspeed(values.get("deepspeed"))
+        and "sft_model_path" not in values  # PPO refuses it, installed or not
+        and importlib.util.find_spec("deepspeed") is None
+    ):
+        raise InputError("deepspeed: DeepSpeed is not installed: pip install deepspeed")
     for prefixes, (module, pip) in OPTIMIZERS.items():
         if str(values.get("optim")).startswith(prefixes) and importlib.util.find_spec(module) is None:
             raise InputError(f"optim: {values['optim']} needs {module}, which is not installed: pip install {pip}")
