@@ -43,6 +43,7 @@ from data_prep.planning.origin import origin_of
 from data_prep.planning.road import Data, Measured, plan, table
 from data_prep.readers.documents import read_documents
 from data_prep.readers.preferences import ALONE, read_rankings
+from data_prep.readers.unread import fields_line
 from data_prep.rows.bad_rows import ON_BAD
 from data_prep.rows.read import data_files
 
@@ -84,6 +85,8 @@ def examine(files: list[str], folder: Path, arguments: argparse.Namespace) -> tu
         first = finding["first"][0]
         where = f"{first['file']}, row {first['row']}"
         said.append(f"  {finding['rows']:,} × {finding['kind']}, {finding['treatment']}; the first is {where}")
+    if report["fields_not_read"]:
+        said.append(f"  fields not read: {fields_line(report['fields_not_read'])}")
     kinds = {}
     for kind in HELD_OUT:
         found = folder / "checked" / f"{kind}.jsonl"

@@ -448,6 +448,15 @@ def test_what_cannot_be_used_is_one_error_and_leaves_nothing(command, tmp_path, 
     assert {path.name for path in tmp_path.iterdir()} == {"mine.jsonl"}
 
 
+def test_what_is_not_read_is_said(command, tmp_path, tiny_model_dir):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    write_jsonl(mine / "chat.jsonl", [{**row, "weight": 3} for row in conversations([5] * 30)])
+    (mine / "notes.md").write_text("# Notes")
+    out = command(mine, "--model", tiny_model_dir, "--output_dir", tmp_path / "run")
+    assert f"{mine}: 1 file not read: .md (1)\n" in out and "\n  fields not read: weight (30 rows)\n" in out
+
+
 def test_rows_that_are_too_long_are_counted(command, tmp_path, tiny_model_dir):
     """Of the 262 tokens of this tokenizer a letter is one: "a b", 4 more, and answers of 9 or 79 letters and blanks."""
     write_jsonl(tmp_path / "pairs.jsonl", preferences([(5, 40)] * 60))
