@@ -68,6 +68,20 @@ def test_an_answer_labelled_bad_is_no_reference(tmp_path, capsys):
     assert "left out: 3 preferences on a prompt that was read before\n" in capsys.readouterr().out
 
 
+def test_a_prompt_with_calls_of_tools_is_told_which_recipe_takes_them(tmp_path):
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 2}}}]}
+    before = [*asked("2+2?"), call, {"role": "tool", "content": "4"}]
+    answers = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    for row in ({"messages": [*before, *answers["chosen"]]}, {"prompt": before, **answers}):
+        write_jsonl(tmp_path / "tools.jsonl", [row])
+        with pytest.raises(InputError) as told:
+            load_prompts(tmp_path / "tools.jsonl")
+        for role in ("function_call", "tool"):
+            assert f"found turns of {role}; expected system, user, assistant only: recipes/sft.py alone takes" in str(
+                told.value
+            )
+
+
 def test_columns_say_which_kind_of_row_it_is(tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", [{"q": "a", "good": "b", "bad": "c"}])
     rows = read_prompts(str(tmp_path / "rows.jsonl"), None, 0, columns="prompt=q,chosen=good,rejected=bad")

@@ -124,9 +124,7 @@ def to_conversation(
         found = " and ".join(repr(each.name) for each in candidates)
         return [], [Problem(CONTRADICTION, f"{found}, which differ", "one of them, or the same in both")]
     if all(problem.kind in REPAIRABLE for problem in problems):
-        strange = [role for role in dict.fromkeys(map(speaker, messages)) if role not in roles]
-        expected = ", ".join(role for role in roles if role in ROLES.values())
-        problems = problems + [Problem(UNSUPPORTED_ROLE, f"turns of {role}", f"{expected} only") for role in strange]
+        problems = problems + unsupported_roles(messages, roles)
         messages, found = _with_tools(messages, value, roles)
         problems += found
         if "reasoning_content" not in roles:
@@ -137,6 +135,15 @@ def to_conversation(
 def speaker(message: dict) -> str:
     """The role of a message; an assistant who calls tools is a "function_call"."""
     return "function_call" if message.get("tool_calls") else message["role"]
+
+
+def unsupported_roles(messages: list[dict], roles: Iterable[str]) -> list[Problem]:
+    """The problems of turns of other roles than `roles`: those of tools, which most readers have no place for."""
+    expected = f"{', '.join(role for role in roles if role in ROLES.values())} only"
+    if "tool" not in roles:
+        expected += ": recipes/sft.py alone takes calls of tools, with a chat template that has them"
+    strange = [role for role in dict.fromkeys(map(speaker, messages)) if role not in roles]
+    return [Problem(UNSUPPORTED_ROLE, f"turns of {role}", expected) for role in strange]
 
 
 def unread_fields(value, columns: dict[str, str] | None = None, roles: Iterable[str] = ALL_ROLES) -> list[str]:

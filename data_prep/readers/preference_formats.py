@@ -26,7 +26,6 @@ from data_prep.readers.conversation_formats import (
     ROLE_ALIAS,
     SAME_SPEAKER,
     TRAILING_HUMAN,
-    UNSUPPORTED_ROLE,
     is_conversation,
     label_of,
     merge_same_speaker,
@@ -34,6 +33,7 @@ from data_prep.readers.conversation_formats import (
     speaker,
     to_conversation,
     to_messages,
+    unsupported_roles,
     with_system,
 )
 from data_prep.readers.ranks import pairs, ranks_of_scores
@@ -293,8 +293,7 @@ def _shared_prompt(
             found = f"{shorten(prompt[-1]['content'])} as the prompt, {shorten(shared[-1]['content'])} in {name}"
             return None, [Problem(MISMATCH, found, expected)]
         prompt = max(shared, prompt or [], key=len)
-    strange = [role for role in dict.fromkeys(map(speaker, prompt)) if role not in PLAIN_ROLES]
-    problems = [Problem(UNSUPPORTED_ROLE, f"turns of {role}", f"{', '.join(PLAIN_ROLES)} only") for role in strange]
+    problems = unsupported_roles(prompt, PLAIN_ROLES)
     if not problems and prompt[-1]["role"] != "user":
         problems = [_no_human_end(f"{prompt[-1]['role']} as its last turn")]
     return [{"role": turn["role"], "content": turn["content"]} for turn in prompt], problems
