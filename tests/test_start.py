@@ -10,6 +10,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from helpers.recipes import arguments_of
@@ -17,9 +18,10 @@ from helpers.recipes import arguments_of
 from data_prep import start
 from data_prep.common.files import read_jsonl, write_json, write_jsonl
 from data_prep.planning import sizes
-from data_prep.planning.configs import Machine, yaml_value
+from data_prep.planning.configs import Machine, Model, yaml_value
 from data_prep.planning.files import pieces
-from data_prep.planning.preference_configs import label_weights
+from data_prep.planning.measure import Turns
+from data_prep.planning.preference_configs import label_weights, ppo
 from data_prep.planning.road import LAUNCH
 
 ROOT = Path(__file__).parents[1]
@@ -122,8 +124,6 @@ def test_values_from_a_known_histogram(command, tmp_path):
 
 
 def test_one_row_in_twenty_may_be_longer_than_the_context():
-    import numpy as np
-
     assert sizes.context(np.array([128] * 95 + [900] * 5), most=1024) == 128
     assert sizes.context(np.array([128] * 94 + [129] * 6), most=1024) == 256
     assert sizes.context(np.array([5000] * 100), most=1024) == 1024
@@ -148,6 +148,20 @@ def test_numbers_are_written_so_that_yaml_reads_numbers(number, written):
 @pytest.mark.parametrize("text", ["no", "a: b", "1e3", "你好, [x]", '"', "# c", "a\nb", "", "runs/mine/sft"])
 def test_text_is_written_so_that_yaml_reads_the_same_text(text):
     assert yaml.safe_load(f"key: {yaml_value([text])}") == {"key": [text]}
+
+
+@pytest.mark.parametrize(("updates_in_time", "updates"), [(0, 30), (39, 70), (125, 120), (900, 200)])
+def test_the_updates_of_ppo_fit_into_the_time_beside_its_evaluations(updates_in_time, updates, tmp_path):
+    """Prompts of 20 tokens, answers of 8, room for 16: by 6N = 6 MFLOP a token, 10N of 36 tokens and 12N of 28 an episode."""
+    prompts = Turns(100, 100, 2800, *(np.full(100, number) for number in (28, 20, 8)))
+    model, machine = Model(None, 2, 128, 10**6, 6e6, 512, 64), Machine(flops=1e9, memory=16e9, gpu=False)
+    episode, evaluations = (36 * 10 + 28 * 12) * 1e6, 7 * 64 * 36 * 10 * 1e6
+    seconds = (evaluations + updates_in_time * 64 * episode) / 1e9 if updates_in_time else 1.0
+    stage = ppo(tmp_path, "sft", prompts, ("a", "b"), 16, model, machine, seconds)
+    batch = 64 if updates_in_time >= 60 else 32
+    values = {key: value for key, value, *_ in stage.lines}
+    assert (stage.steps, values["total_episodes"], values["max_prompts"]) == (updates, updates * batch, 64)
+    assert stage.flops == pytest.approx(evaluations + updates * batch * episode)
 
 
 @pytest.fixture(scope="module")

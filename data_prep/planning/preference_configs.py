@@ -21,6 +21,7 @@ from data_prep.planning.configs import (
 from data_prep.planning.measure import Turns
 
 MORE = 1.15  # times as much for the good answers in all: the middle of 1 to 4/3
+EVALUATIONS = 7  # of PPO: before, after a fifth of the updates each, and after
 
 
 def preference_batch(rankings: Turns, model: Model, machine: Machine, least: int = 4) -> tuple[int, int]:
@@ -96,11 +97,16 @@ def ppo(
     room = model.context - response
     fit = prompts.prompts[prompts.prompts <= room]
     answer = float(np.minimum(prompts.answers, response).mean())
-    # Per token: sampling 2N, policy, reference, reward and value model 4 × 2N forward, policy and value 2 × 6N: 22N,
-    # where 6N is a token's forward and backward.
-    episode = (float(fit.mean()) + answer) * model.flops_per_token * 22 / 6
     batch = sizes.power_of_two(len(fit) / len(prompts.prompts) * prompts.asked, 128 if machine.gpu else 64)
-    possible = seconds * machine.flops / episode
+    asked = 128 if machine.gpu else 64  # in an evaluation
+    # Per token, where 6N is its forward and backward: sampling 2N, policy, reference, reward and value model 4 × 2N
+    # forward; all answers of a rollout are padded to its longest prompt. Then policy and value model 2 × 6N, in
+    # micro-batches of like length.
+    padded = float(np.quantile(fit, 1 - 1 / batch, method="higher")) + response
+    sampled = padded * model.flops_per_token * 10 / 6
+    episode = sampled + (float(fit.mean()) + answer) * model.flops_per_token * 12 / 6
+    evaluated = EVALUATIONS * asked * sampled
+    possible = max(0.0, seconds * machine.flops - evaluated) / episode
     while batch > 32 and possible / batch < 60:
         batch //= 2
     updates = 10 * max(3, min(20, int(possible / batch / 10)))
@@ -127,7 +133,7 @@ def ppo(
             "drop",
             f"beyond {model.context:,} − {response} of the answer = {room:,} tokens: {longer(prompts.prompts, room)} of them",
         ),
-        ("max_prompts", 128),
+        ("max_prompts", asked, f"in each of {EVALUATIONS} evaluations"),
         ("results_dir", str(run / "results")),
         *model_lines(model),
         *checkpointing(model),
@@ -187,7 +193,9 @@ def ppo(
         ("report_to", "none"),
         ("output_dir", str(run / "ppo")),
     ]
-    return Stage("ppo", lines, prompts.asked, round(updates * batch * answer), updates, updates * batch * episode)
+    return Stage(
+        "ppo", lines, prompts.asked, round(updates * batch * answer), updates, updates * batch * episode + evaluated
+    )
 
 
 def dpo(run: Path, origin: str, rankings: Turns, files: tuple[str, str], model: Model, machine: Machine) -> Stage:
