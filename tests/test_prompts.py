@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 from helpers.models import POSITIONS, save, tiny_config
 from helpers.recipes import EXACT, again, conversation, differing, ranking, refused, results, succeeded
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, GPT2ForSequenceClassification
 
@@ -180,6 +180,7 @@ def test_a_prompt_loses_its_oldest_turns_then_the_beginning_of_its_question(tiny
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text("ab é中😀<|end|>", min_size=1, max_size=30), limit=st.integers(4, 40))
+@example(text="<|end|>", limit=4)  # what somebody typed is seven characters
 def test_whatever_is_asked_a_truncated_prompt_fits_and_ends_as_it_did(tiny_chat_tokenizer, text, limit):
     """Characters of several tokens, and typed control tokens, among them."""
     kept = truncated(asked(text), tiny_chat_tokenizer, limit)

@@ -135,7 +135,9 @@ def truncated(messages: list[dict], tokenizer, limit: float) -> list[dict] | Non
             excess = length([*front, {**question, "content": text}]) - limit
             if excess <= 0:
                 return [*front, {**question, "content": text}]
-            offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            offsets = tokenizer(
+                text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True
+            )["offset_mapping"]
             # Several tokens may share a character: at least one character goes at a time.
             text = text[max(1, offsets[excess][0]) :] if excess < len(offsets) else ""
     return None
