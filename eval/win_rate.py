@@ -3,12 +3,19 @@
     python -m eval.win_rate --model runs/quickstart/ppo --opponent runs/quickstart/sft \
         --conversations runs/quickstart/data/conversations_heldout.json --limit 300 --temperature 1.0 \
         --num_return_sequences 4 --name ppo_vs_sft --results_dir runs/quickstart/results
+    python -m eval.win_rate --model runs/quickstart/ppo --opponent runs/quickstart/sft \
+        --conversations runs/quickstart/data/conversations_heldout.json --limit 300 --temperature 0 \
+        --judge data_prep.rewards.rubric --eval_funcs data_prep.rewards.asked_fact data_prep.rewards.all_facts \
+        --name ppo_vs_sft_greedy --results_dir runs/quickstart/results
 
 The judge is a proxy for a human judge: agreement with the reference answer. An exact match beats any other answer;
-otherwise the higher sentence chrF wins; two matches, or scores less than 5 points apart, tie. Every answer of the model
-is compared with every answer of its opponent (win 1, tie 0.5, loss 0) and averaged per prompt; the 95 % bootstrap
-interval is over prompts. Also measured: the KL divergence from the opponent on the model's sampled answers (if both
-share a tokenizer), the share of answers that end, and their length. Writes `win_rate_<name>.json`.
+otherwise the higher sentence chrF wins; two matches, or scores less than 5 points apart, tie. With `--judge` it is a
+function in the form of data_prep/rewards.py: the higher value wins, equal ones tie. Every answer of the model is compared
+with every answer of its opponent (win 1, tie 0.5, loss 0) and averaged per prompt; the 95 % bootstrap interval is over
+prompts. Also measured: the KL divergence from the opponent on the model's sampled answers (if both share a tokenizer),
+the share of answers that end, and their length; with `--eval_funcs` the mean of each function on both sides, and the
+paired difference between them. Writes `win_rate_<name>.json`: name greedy answers (`--temperature 0`) otherwise than
+sampled ones, and both are kept.
 """
 
 import argparse
@@ -19,6 +26,17 @@ from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
 from data_prep.common.intervals import bootstrap_interval, show_interval, show_nats
 from data_prep.common.numbers import check_at_least
+from data_prep.common.text import printable
+from data_prep.models.reward_functions import load_function
+from eval.common.functions import (
+    add_eval_funcs,
+    check_functions,
+    in_words,
+    load_functions,
+    measure,
+    show_difference,
+    show_measure,
+)
 from eval.common.options import CONVERSATIONS, add_result_options, add_row_options, quarantine_file
 
 TIE_WIDTH = 5.0  # chrF points
@@ -26,6 +44,8 @@ JUDGE = (
     "a proxy for a human judge: agreement with the reference answer (an exact match beats any other answer, "
     "then the higher sentence chrF; two matches, or scores less than {:g} points apart, tie)"
 )
+
+JUDGE_FUNCTION = "a stand-in for a human judge: the function {} (the higher value wins, equal ones tie)"
 
 
 def outcome(matches: bool, score: float, other_matches: bool, other_score: float) -> float:
@@ -35,6 +55,33 @@ def outcome(matches: bool, score: float, other_matches: bool, other_score: float
     if abs(score - other_score) < TIE_WIDTH:
         return 0.5
     return float(score > other_score)
+
+
+def outcome_by_value(value: float, other_value: float) -> float:
+    """1 if the first answer wins, 0.5 for a tie, 0 if it loses, by the values that a function gives them."""
+    return 0.5 + ((value > other_value) - (value < other_value)) / 2
+
+
+def means(values: list[list[float]]) -> list[float]:
+    """One mean per prompt of the values of its answers."""
+    return [sum(group) / len(group) for group in values]
+
+
+def measure_both(functions: dict, rows: list[dict], texts: list[list[list[str]]]) -> dict[str, dict]:
+    """{function: {"model", "opponent", "difference"}}, an interval over prompts each; the difference is paired.
+
+    `texts` are the answers of the model and those of its opponent, one list per prompt each.
+    """
+    found = {}
+    for name, function in functions.items():
+        own, other = (means(measure(function, rows, side)) for side in texts)
+        differences = [mine - its for mine, its in zip(own, other, strict=True)]
+        found[name] = {
+            "model": bootstrap_interval(own),
+            "opponent": bootstrap_interval(other),
+            "difference": bootstrap_interval(differences),
+        }
+    return found
 
 
 def same_ids(tokenizer, other) -> bool:
@@ -88,6 +135,13 @@ def main() -> None:
     parser.add_argument("--conversations", nargs="+", required=True, help=CONVERSATIONS)
     add_row_options(parser)
     add_result_options(parser, "<model>_vs_<opponent>")
+    parser.add_argument(
+        "--judge",
+        metavar="NAME",
+        help="the function that judges, path/to/file.py:name or package.module.name, such as data_prep.rewards.rubric: "
+        "a stand-in for a human judge (default: agreement with the reference, see above)",
+    )
+    add_eval_funcs(parser)
     parser.add_argument("--limit", type=int, help="number of prompts, sampled at random (default: all)")
     parser.add_argument(
         "--temperature", type=float, default=1.0, help="sampling temperature (default: 1.0; 0: greedy)"
@@ -100,6 +154,8 @@ def main() -> None:
     check_at_least(1, arguments, "max_new_tokens", "batch_size", "limit")
     if arguments.temperature < 0 or arguments.num_return_sequences < 1:
         raise InputError("--temperature and --num_return_sequences: expected at least 0 and at least 1")
+    judge_function = load_function(arguments.judge) if arguments.judge else None
+    functions = load_functions(arguments.eval_funcs)
 
     from data_prep.models.generation import generate_answers  # slow to import
     from data_prep.models.loading import check_chat, load_checkpoint
@@ -111,6 +167,7 @@ def main() -> None:
     rows = read_prompts(
         arguments.conversations, arguments.limit, arguments.seed, arguments.on_bad, quarantine, arguments.columns
     )
+    check_functions([*functions.values(), *([judge_function] if judge_function else [])], rows)
     per_prompt = arguments.num_return_sequences if arguments.temperature > 0 else 1
     start = time.perf_counter()
     players = [(name, *load_checkpoint(name)) for name in (arguments.model, arguments.opponent)]
@@ -141,9 +198,16 @@ def main() -> None:
         scores = load_metric("chrf").compute(**pairs)["sentence_chrf"]
         judged = list(zip(matches, scores, strict=True))
         sides.append([judged[i : i + per_prompt] for i in range(0, len(judged), per_prompt)])
-    outcomes = [
-        [outcome(*mine, *other) for mine in own for other in others] for own, others in zip(*sides, strict=True)
-    ]
+    if judge_function:
+        values = [measure(judge_function, rows, side) for side in texts]
+        outcomes = [
+            [outcome_by_value(mine, other) for mine in own for other in others]
+            for own, others in zip(*values, strict=True)
+        ]
+    else:
+        outcomes = [
+            [outcome(*mine, *other) for mine in own for other in others] for own, others in zip(*sides, strict=True)
+        ]
     flat = [value for group in outcomes for value in group]
     rate = load_metric("win_rate").compute(wins=[sum(group) / len(group) for group in outcomes])["win_rate"]
     exact, opponent_exact = (
@@ -168,8 +232,9 @@ def main() -> None:
             arguments.batch_size,
         )
         metrics |= {"kl": kl} if kl else {}
+    metrics |= {"eval_funcs": measure_both(functions, rows, texts)} if functions else {}
     seconds = time.perf_counter() - start
-    judge = JUDGE.format(TIE_WIDTH)
+    judge = JUDGE_FUNCTION.format(arguments.judge) if arguments.judge else JUDGE.format(TIE_WIDTH)
     if arguments.results_dir:
         settings = {key: getattr(arguments, key) for key in ("temperature", "max_new_tokens", "seed")}
         about = {
@@ -191,6 +256,10 @@ def main() -> None:
         f"{metrics['losses']:,} losses); exact match of its answers {show_interval(exact)} against "
         f"{show_interval(opponent_exact)}{distance}. The judge is {judge}"
     )
+    for name, found in metrics.get("eval_funcs", {}).items():
+        own, other = (show_measure(name, found[side]) for side in ("model", "opponent"))
+        difference = show_difference(name, found["difference"])
+        print(f"{label}: {printable(in_words(name))} {own} against {other}: {difference}")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def talker(tiny_chat_tokenizer, tmp_path_factory):
             assert len(set(chain)) == len(chain)
             for token, successor in zip(chain, chain[1:], strict=False):
                 model.lm_head.weight[successor, token] = 100.0
-        return save(model, tiny_chat_tokenizer, tmp_path_factory.mktemp("talkers") / answer)
+        return save(model, tiny_chat_tokenizer, tmp_path_factory.mktemp("talkers") / answer.replace("\n", "_"))
 
     return build
 

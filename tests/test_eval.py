@@ -187,6 +187,38 @@ def test_answers(command, yes, questions, tmp_path):
     assert out.endswith(", EOS rate 100%\n")
 
 
+@pytest.fixture
+def facts(write_conversations) -> Path:
+    """Four questions whose references have a further fact on the second line."""
+    rows = [("a/what/1", "yes\nmod"), ("b/what/2", "no\nmod"), ("c/module/3", "yes\nx"), ("d/module/4", "yes\nmod")]
+    return write_conversations([(key, f"{key[-1]}?", reference) for key, reference in rows])
+
+
+@pytest.fixture(scope="module")
+def complete(talker) -> Path:
+    return talker("yes\nmod")
+
+
+REWARDS = [f"data_prep.rewards.{name}" for name in ("asked_fact", "all_facts", "rubric")]
+
+
+def test_answers_measured_by_functions(command, complete, facts, tmp_path):
+    arguments = ("--model", complete, "--conversations", facts, "--group_by", "/([a-z]+)/", "--max_new_tokens", 8)
+    code, out, err = command(answers, *arguments, "--eval_funcs", *REWARDS, "--name", "x", "--results_dir", tmp_path)
+    assert code == 0, err
+    found = results(tmp_path, "answers_x")
+    # "yes", then "mod": both right, only the second, only the first, both right.
+    points = {"asked_fact": [1, 0, 1, 1], "all_facts": [1, 0, 0, 1], "rubric": [3, -1, 1, 3]}
+    assert found["metrics"]["eval_funcs"] == {name: bootstrap_interval(each) for name, each in points.items()}
+    assert found["groups"]["what"]["eval_funcs"] == {
+        name: bootstrap_interval(each[:2]) for name, each in points.items()
+    }
+    assert found["groups"]["module"]["eval_funcs"]["rubric"] == {"value": 2.0, "low": 1.0, "high": 3.0, "n": 2}
+    assert "(module 50.0% [0.0%, 100.0%]; asked fact right 100.0% [100.0%, 100.0%]; all facts right 50.0% [" in out
+    assert "EOS rate 100%; asked fact right 75.0% [25.0%, 100.0%]; all facts right 50.0% [0.0%, 100.0%]; " in out
+    assert "; rater's points 1.50 [" in out and "eval_funcs" not in found["examples"][0]
+
+
 def test_answers_that_never_stop_and_limit(command, zero_model_dir, questions, tmp_path):
     arguments = ("--model", zero_model_dir, "--conversations", questions, "--max_new_tokens", 5, "--limit", 3)
     code, _, err = command(answers, *arguments, "--results_dir", tmp_path)
@@ -311,6 +343,46 @@ def test_win_rate_by_hand(command, yes, no, questions, tmp_path):
     assert metrics["exact_match"]["value"] == 0.75 and metrics["opponent_exact_match"]["value"] == 0.25
     assert "proxy for a human judge" in found["judge"] and "proxy for a human judge" in out
     assert "yes_vs_no: wins 75.0% [25.0%, 100.0%] on 4 prompts (48 wins, 0 ties, 16 losses)" in out
+
+
+@pytest.mark.parametrize(("temperature", "compared"), [(1.0, 16), (0, 1)])
+def test_win_rate_by_a_function(command, complete, yes, facts, tmp_path, temperature, compared):
+    # "yes\nmod" gets 3, -1, 1 and 3 points, "yes" 2, -2, 2 and 2: where the further fact is wrong, saying less wins.
+    arguments = ("--model", complete, "--opponent", yes, "--conversations", facts, "--max_new_tokens", 8)
+    arguments += ("--judge", REWARDS[2], "--eval_funcs", *REWARDS, "--temperature", temperature)
+    code, out, err = command(win_rate, *arguments, "--name", "x", "--results_dir", tmp_path)
+    assert code == 0, err
+    found = results(tmp_path, "win_rate_x")
+    metrics = found["metrics"]
+    assert metrics["win_rate"] == bootstrap_interval([1, 1, 0, 1]) and found["temperature"] == temperature
+    assert (metrics["wins"], metrics["ties"], metrics["losses"]) == (3 * compared, 0, compared)
+    points = {
+        "asked_fact": ([1, 0, 1, 1], [1, 0, 1, 1], [0, 0, 0, 0]),
+        "all_facts": ([1, 0, 0, 1], [0, 0, 0, 0], [1, 0, 0, 1]),
+        "rubric": ([3, -1, 1, 3], [2, -2, 2, 2], [1, 1, -1, 1]),
+    }
+    sides = ("model", "opponent", "difference")
+    assert metrics["eval_funcs"] == {
+        name: dict(zip(sides, map(bootstrap_interval, each), strict=True)) for name, each in points.items()
+    }
+    assert found["judge"] == (
+        "a stand-in for a human judge: the function data_prep.rewards.rubric (the higher value wins, equal ones tie)"
+    )
+    assert f"The judge is {found['judge']}\n" in out and found["examples"][2]["outcome"] == 0.0
+    assert "x: asked fact right 75.0% [25.0%, 100.0%] against 75.0% [25.0%, 100.0%]: +0.0 [+0.0, +0.0] percen" in out
+    assert (
+        "x: all facts right 50.0% [0.0%, 100.0%] against 0.0% [0.0%, 0.0%]: +50.0 [+0.0, +100.0] percentage p" in out
+    )
+    assert "x: rater's points 1.50 [" in out and " against 1.00 [-1.00, 2.00]: +0.50 [-0.50, +1.00]\n" in out
+
+
+def test_equal_values_tie(command, complete, yes, facts, tmp_path):
+    arguments = ("--model", complete, "--opponent", yes, "--conversations", facts, "--max_new_tokens", 8)
+    arguments += ("--judge", REWARDS[0], "--name", "x", "--results_dir", tmp_path, "--num_return_sequences", 2)
+    assert command(win_rate, *arguments)[0] == 0
+    metrics = results(tmp_path, "win_rate_x")["metrics"]
+    assert metrics["win_rate"] == {"value": 0.5, "low": 0.5, "high": 0.5, "n": 4} and metrics["ties"] == 16
+    assert "eval_funcs" not in metrics
 
 
 def test_a_model_against_itself_is_even(command, tiny_model_dir, questions, tmp_path):
@@ -896,9 +968,15 @@ def test_compare_makes_what_the_report_reads_and_goes_on_where_it_was(tmp_path):
 # What is wrong with the input is one clear line
 
 
+UNFIT = {"few": "[1.0, 2.0]", "nan": "[float('nan') for _ in completions]"}
+
+
 def test_bad_input(command, yes, tiny_reward_dir, questions, tmp_path):
     write_json(tmp_path / "empty" / "nothing.json", {})
     write_jsonl(tmp_path / "rankings.jsonl", [{"prompt": "?", "chosen": "ab", "rejected": "c"}])
+    functions = tmp_path / "functions.py"
+    lines = (f"def {name}(prompts, completions, **columns): return {value}" for name, value in UNFIT.items())
+    functions.write_text("\n".join(lines))
     asked = ("--conversations", questions)
     cases = [
         (chat, ("--model", tmp_path / "no"), "no: no such file or folder; it is made by: recipes/pretrain.py"),
@@ -912,6 +990,23 @@ def test_bad_input(command, yes, tiny_reward_dir, questions, tmp_path):
         (answers, ("--model", yes, "--conversations", tmp_path / "x.json"), "x.json: no such file or folder"),
         (win_rate, ("--model", yes, "--opponent", tmp_path / "no", *asked), "/no: no such file or folder"),
         (win_rate, ("--model", yes, "--opponent", yes, *asked, "--temperature", -1), "expected at least 0"),
+        (
+            win_rate,
+            ("--model", yes, "--opponent", yes, *asked, "--judge", "data_prep.rewards.x"),
+            "x: no such function",
+        ),
+        (
+            win_rate,
+            ("--model", yes, "--opponent", yes, *asked, "--judge", f"{functions}:few"),
+            "2 rewards for 1 answers",
+        ),
+        (answers, ("--model", yes, *asked, "--eval_funcs", f"{functions}:absent"), "absent: no such function"),
+        (
+            answers,
+            ("--model", yes, *asked, "--eval_funcs", f"{functions}:nan"),
+            "nan: found nan for an answer; expected",
+        ),
+        (answers, ("--model", yes, *asked, "--eval_funcs", *REWARDS[:1] * 2), "found two functions named asked_fact"),
         (perplexity, ("--model", yes, "--documents", tmp_path / "no.txt"), "no.txt: no such file or folder"),
         (perplexity, ("--model", yes, "--documents", yes / "model.safetensors"), "found the ending '.safetensors'"),
         (report, ("--run", tmp_path / "no"), "no: no such file or folder; it is made by: recipes/quickstart.sh"),
