@@ -10,7 +10,7 @@ By default the ranks are those of a proxy for a human rater, agreement with the 
 aside) have rank 0. The others follow by character F-score (chrF, Popović 2015, as sacrebleu computes it) and tie within
 the same quarter of its scale of 0 to 100: a person would not tell two equally wrong answers apart either. With
 `--measure exact_match` all others tie. Reward models and functions (see data_prep/rewards.py) give scores, which are
-written too.
+written too; a function, such as data_prep.rewards.rubric, is a stand-in for a human rater as well, and "ranked_by" says so.
 
 It can be stopped at any time, by Ctrl-C or a kill, and the same command resumes: rankings are kept in a journal beside
 the output, which appears whole at the end. One JSONL row per prompt, `{"id", "prompt": messages, "completions": […],
@@ -113,7 +113,7 @@ def ranked_by(arguments) -> tuple[str, dict]:
     if arguments.by == "reward_model":
         return f"the reward model {arguments.reward_model}", {"reward_model": arguments.reward_model}
     if arguments.by == "function":
-        return f"the function {arguments.function}", {"function": arguments.function}
+        return f"a stand-in for a human rater: the function {arguments.function}", {"function": arguments.function}
     if arguments.measure == "exact_match":
         return f"{PROXY} (exact)", {"measure": "exact_match"}
     if not arguments.tie_width > 0:

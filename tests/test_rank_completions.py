@@ -138,7 +138,7 @@ def test_by_a_function_the_scores_are_kept_as_margins(completions, functions, tm
     rows = read(output)
     assert [row["ranks"] for row in rows] == [[2, 2, 1, 0], [0, 1, 2]]
     assert [row["scores"] for row in rows] == [[-29, -29, -14, -3], [-2, -3, -10]]
-    assert {row["ranked_by"] for row in rows} == {f"the function {functions}:brevity"}
+    assert {row["ranked_by"] for row in rows} == {f"a stand-in for a human rater: the function {functions}:brevity"}
     assert "ranked the answers to 2 of 4 prompts" in capsys.readouterr().out
     assert [row["scores"] for row in read_rankings(output)[0]] == [[-29, -29, -14, -3], [-2, -3, -10]]
 
