@@ -54,7 +54,7 @@ def metrics_of(rows: list[dict], answers: list[dict], measured: dict[str, list[f
 
 
 def shown_functions(metrics: dict) -> str:
-    """ "; asked fact right 72.1% [69.8%, 74.3%]" for each function of --eval_funcs."""
+    """What each function of --eval_funcs measured: "; asked fact right 72.1% [69.8%, 74.3%]"."""
     return "".join(
         f"; {printable(in_words(name))} {show_measure(name, interval)}"
         for name, interval in metrics.get("eval_funcs", {}).items()

@@ -7,17 +7,23 @@ models (`--models`, folders of the run) the same held-out questions. Writes into
 metrics, the machine and the commit), `results.md` (the main metrics as tables) and `report.html`, a page that loads no
 other file. What is missing is called "not run".
 
+The page opens with a chart, base → SFT → PPO: the judge's win rate against SFT (`win_rate_ppo_vs_sft.json`,
+`win_rate_ppo_vs_sft_greedy.json`, and the same of base vs SFT or SFT vs base), and how many greedy answers give the fact
+that was asked for, and all facts (`answers_base_heldout.json`, …_sft_…, …_ppo_…, with `--eval_funcs`). Below it stands one
+held-out question, answered by every model: the first, in file order, that the last model answers with all facts of the
+reference while the one before it gives the asked fact alone. Where references are of one line, it is the first that the
+last model answers with exactly the reference while the others give other answers, no two of them equal.
+
 PPO, DPO, RLOO and GRPO are compared by `results/<name>.json`, `win_rate_<name>_vs_sft.json` and
 `answers_<name>_heldout.json`, which recipes/compare.sh makes; <name> is the method, with `_seed<number>` for a further
 seed.
 
 `--publish FOLDER` also writes `results.json` without curves and examples, the tables in `RESULTS.md` (between two
-comments; the text around them is kept) and `answers.png`: one held-out question, answered by every model. It is the
-first question, in file order, that the last model answers with exactly the reference while the others give other
-answers, no two of them equal.
+comments; the text around them is kept), the chart as `stages.png` and the question as `answers.png`.
 """
 
 import argparse
+import random
 from pathlib import Path
 
 from data_prep.common.errors import run_main
@@ -25,25 +31,33 @@ from data_prep.common.files import atomic_write, existing, read_json, write_json
 from data_prep.common.intervals import show_interval, show_nats
 from data_prep.common.numbers import check_at_least
 from data_prep.common.page import render
+from data_prep.common.plots import uri_of
 from data_prep.common.provenance import commit, machine
 from data_prep.readers.prompts import read_prompts
+from eval.common.functions import in_words, show_measure
+from eval.reporting.chart import chart
+from eval.reporting.example import caption, example_question, mark
 from eval.reporting.pictures import picture, score_against_kl
-from eval.reporting.publishing import example_question, publish, tables_in
+from eval.reporting.publishing import publish, tables_in
 from eval.reporting.run_folder import completions, data_files, model_folders, samples, times
 from eval.reporting.stages import METHODS, STAGES, method_of, trainings
 from eval.reporting.tables import (
     MODELS,
     Known,
     answers_table,
+    both_sides,
     comparison,
+    comparison_columns,
     evaluations,
+    judges,
     markdown,
+    measures,
     number,
     tiles,
     verdict,
 )
 
-ASKED_AT_ONCE = 128  # questions, while one is looked for to be published
+ASKED_AT_ONCE = 32  # questions, while the one is looked for that shows what the stages brought
 EVALUATIONS = ("answers_", "win_rate_", "reward_accuracy_", "perplexity_")
 
 
@@ -62,9 +76,8 @@ def ask(run: Path, names: list[str], questions: list[dict], max_new_tokens: int)
     return answers
 
 
-def find_example(run: Path, names: list[str], asked: Path, max_new_tokens: int) -> tuple | None:
-    """What `example_question` finds among the questions of `asked`, in file order, a few at a time."""
-    questions = read_prompts(asked, None, 0) if asked.exists() else []
+def find_example(run: Path, names: list[str], questions: list[dict], max_new_tokens: int) -> tuple | None:
+    """What `example_question` finds among the questions, in their order, a few at a time."""
     for start in range(0, len(questions), ASKED_AT_ONCE):
         part = questions[start : start + ASKED_AT_ONCE]
         if found := example_question(part, ask(run, names, part, max_new_tokens)):
@@ -121,7 +134,7 @@ def main() -> None:
     parser.add_argument(
         "--publish",
         type=Path,
-        help="also write results.json, answers.png and the tables in RESULTS.md into this folder",
+        help="also write results.json, stages.png, answers.png and the tables in RESULTS.md into this folder",
     )
     arguments = parser.parse_args()
     check_at_least(1, arguments, "limit", "max_new_tokens")
@@ -133,13 +146,21 @@ def main() -> None:
 
     results = {path.stem: read_json(path) for path in sorted(run.glob("results/*.json"))}
     asked = Path(arguments.prompts or run / "data" / "conversations_heldout.json")
-    questions = read_prompts(asked, arguments.limit, arguments.seed) if asked.exists() else []
+    every = read_prompts(asked, None, 0) if asked.exists() else []
+    questions = every
+    if arguments.limit < len(every):
+        print(f"{arguments.limit:,} of {len(every):,} prompts are used (--limit)")
+        questions = random.Random(arguments.seed).sample(every, arguments.limit)
     columns, table = answers_table(results, arguments.models)
     held_out = results.get("reward", {}).get("metrics", {}).get("accuracy")
     accuracies = [("at the end of training", held_out, {})] if held_out else []
     accuracies += evaluations(results, "reward_accuracy_", "accuracy")
     rates = evaluations(results, "win_rate_", "win_rate")
     mixture = run / "data" / "tokens" / "index.json"
+    # A page looks for its example among the first questions, a published one among all.
+    looked_at = every if arguments.publish else every[:ASKED_AT_ONCE]
+    example = find_example(run, arguments.models, looked_at, arguments.max_new_tokens)
+    opening = chart(results)
     sections, methods = stage_sections(run, results), comparison(results)
     without_curves = {
         name: {key: value for key, value in result.items() if key != "curves"} for name, result in results.items()
@@ -154,7 +175,11 @@ def main() -> None:
         "perplexities": [result for name, result in results.items() if name.startswith("perplexity_")],
         "others": {name: result for name, result in results.items()
                    if name not in {section["name"] for section in sections} and not name.startswith(EVALUATIONS)},
-        "methods": methods, "verdict": verdict(methods), "sft": results.get("answers_sft_heldout"),
+        "chart": opening and {**opening, "picture": uri_of(opening["picture"])}, "example": example, "mark": mark,
+        "example_caption": caption(*example, results, asked) if example else None,
+        "measured": [(name, *answers_table(results, arguments.models, name)) for name in measures(results)],
+        "judges": judges(rates), "both_sides": both_sides(rates), "in_words": in_words, "show_measure": show_measure,
+        "method_columns": comparison_columns(methods), "methods": methods, "verdict": verdict(methods), "sft": results.get("answers_sft_heldout"),
         "folders": model_folders(run), "show_interval": show_interval, "show_nats": show_nats, "number": number,
     }  # fmt: skip
     html = render(Path(__file__).parent / "reporting" / "template.html", page)
@@ -164,12 +189,11 @@ def main() -> None:
     with atomic_write(run / "report.html") as file:
         file.write(html)
     if arguments.publish:
-        example = find_example(run, arguments.models, asked, arguments.max_new_tokens)
-        publish(arguments.publish, facts, example, asked)
-        print(f"{arguments.publish}: results.json, RESULTS.md" + (", answers.png" if example else ""))
+        written = publish(arguments.publish, facts, example, asked)
+        print(f"{arguments.publish}: {', '.join(written)}")
         if not example:
             print(
-                "no answers.png: there is no question that only the last model answers exactly, each model in its own way"
+                "no answers.png: there is no question that shows what the last model does better (see --help for the rule)"
             )
     missing = [name for name in STAGES if name not in results]
     print(f"{run / 'report.html'}: {len(results)} results" + (f"; not run: {', '.join(missing)}" if missing else ""))

@@ -19,6 +19,7 @@ from transformers import (  # noqa: E402
     GPT2LMHeadModel,
 )
 
+from data_prep.common.errors import run_main  # noqa: E402
 from data_prep.train_tokenizer import END_OF_TURN, train_tokenizer  # noqa: E402
 
 
@@ -107,6 +108,23 @@ def long_is_good_dir(tiny_chat_tokenizer, tmp_path_factory) -> Path:
         model.transformer.wpe.weight[:, :4] = columns
         model.score.weight[0, 0] = 1.0
     return save(model, tiny_chat_tokenizer, tmp_path_factory.mktemp("models") / "long_is_good")
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """command(module, "--option", value, …) runs it as `python -m` would; returns (exit code, stdout, stderr)."""
+
+    def call(module, *arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            run_main(module.main)
+        except SystemExit as ended:
+            code = ended.code
+        return code, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture

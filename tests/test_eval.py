@@ -13,10 +13,10 @@ import evaluate
 import matplotlib.image
 import pytest
 import torch
+from helpers.evaluations import assert_small_picture, interval
 from helpers.models import save, tiny_config
 from transformers import GPT2LMHeadModel
 
-from data_prep.common.errors import run_main
 from data_prep.common.files import write_json, write_jsonl, write_results
 from data_prep.common.intervals import bootstrap_interval, show_interval, show_nats
 from data_prep.common.plots import sheet, wrapped
@@ -27,28 +27,12 @@ from data_prep.models.scoring import sequence_logprobs
 from data_prep.train_tokenizer import train_tokenizer
 from eval import answers, chat, metrics, perplexity, report, reward_accuracy, win_rate
 from eval.metrics import load_metric
+from eval.reporting.example import caption, example_question, mark
 from eval.reporting.pictures import answers_picture
-from eval.reporting.publishing import BEGIN, END, caption, example_question, tables_in
+from eval.reporting.publishing import BEGIN, END, tables_in
 from eval.reporting.tables import comparison, markdown, verdict
 
 SURE = {"low": 1.0, "high": 1.0}
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """command(module, "--option", value, …) runs it as `python -m` would; returns (exit code, stdout, stderr)."""
-
-    def call(module, *arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            run_main(module.main)
-        except SystemExit as ended:
-            code = ended.code
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def results(folder: Path, name: str) -> dict:
@@ -187,38 +171,6 @@ def test_answers(command, yes, questions, tmp_path):
     assert out.endswith(", EOS rate 100%\n")
 
 
-@pytest.fixture
-def facts(write_conversations) -> Path:
-    """Four questions whose references have a further fact on the second line."""
-    rows = [("a/what/1", "yes\nmod"), ("b/what/2", "no\nmod"), ("c/module/3", "yes\nx"), ("d/module/4", "yes\nmod")]
-    return write_conversations([(key, f"{key[-1]}?", reference) for key, reference in rows])
-
-
-@pytest.fixture(scope="module")
-def complete(talker) -> Path:
-    return talker("yes\nmod")
-
-
-REWARDS = [f"data_prep.rewards.{name}" for name in ("asked_fact", "all_facts", "rubric")]
-
-
-def test_answers_measured_by_functions(command, complete, facts, tmp_path):
-    arguments = ("--model", complete, "--conversations", facts, "--group_by", "/([a-z]+)/", "--max_new_tokens", 8)
-    code, out, err = command(answers, *arguments, "--eval_funcs", *REWARDS, "--name", "x", "--results_dir", tmp_path)
-    assert code == 0, err
-    found = results(tmp_path, "answers_x")
-    # "yes", then "mod": both right, only the second, only the first, both right.
-    points = {"asked_fact": [1, 0, 1, 1], "all_facts": [1, 0, 0, 1], "rubric": [3, -1, 1, 3]}
-    assert found["metrics"]["eval_funcs"] == {name: bootstrap_interval(each) for name, each in points.items()}
-    assert found["groups"]["what"]["eval_funcs"] == {
-        name: bootstrap_interval(each[:2]) for name, each in points.items()
-    }
-    assert found["groups"]["module"]["eval_funcs"]["rubric"] == {"value": 2.0, "low": 1.0, "high": 3.0, "n": 2}
-    assert "(module 50.0% [0.0%, 100.0%]; asked fact right 100.0% [100.0%, 100.0%]; all facts right 50.0% [" in out
-    assert "EOS rate 100%; asked fact right 75.0% [25.0%, 100.0%]; all facts right 50.0% [0.0%, 100.0%]; " in out
-    assert "; rater's points 1.50 [" in out and "eval_funcs" not in found["examples"][0]
-
-
 def test_answers_that_never_stop_and_limit(command, zero_model_dir, questions, tmp_path):
     arguments = ("--model", zero_model_dir, "--conversations", questions, "--max_new_tokens", 5, "--limit", 3)
     code, _, err = command(answers, *arguments, "--results_dir", tmp_path)
@@ -343,46 +295,6 @@ def test_win_rate_by_hand(command, yes, no, questions, tmp_path):
     assert metrics["exact_match"]["value"] == 0.75 and metrics["opponent_exact_match"]["value"] == 0.25
     assert "proxy for a human judge" in found["judge"] and "proxy for a human judge" in out
     assert "yes_vs_no: wins 75.0% [25.0%, 100.0%] on 4 prompts (48 wins, 0 ties, 16 losses)" in out
-
-
-@pytest.mark.parametrize(("temperature", "compared"), [(1.0, 16), (0, 1)])
-def test_win_rate_by_a_function(command, complete, yes, facts, tmp_path, temperature, compared):
-    # "yes\nmod" gets 3, -1, 1 and 3 points, "yes" 2, -2, 2 and 2: where the further fact is wrong, saying less wins.
-    arguments = ("--model", complete, "--opponent", yes, "--conversations", facts, "--max_new_tokens", 8)
-    arguments += ("--judge", REWARDS[2], "--eval_funcs", *REWARDS, "--temperature", temperature)
-    code, out, err = command(win_rate, *arguments, "--name", "x", "--results_dir", tmp_path)
-    assert code == 0, err
-    found = results(tmp_path, "win_rate_x")
-    metrics = found["metrics"]
-    assert metrics["win_rate"] == bootstrap_interval([1, 1, 0, 1]) and found["temperature"] == temperature
-    assert (metrics["wins"], metrics["ties"], metrics["losses"]) == (3 * compared, 0, compared)
-    points = {
-        "asked_fact": ([1, 0, 1, 1], [1, 0, 1, 1], [0, 0, 0, 0]),
-        "all_facts": ([1, 0, 0, 1], [0, 0, 0, 0], [1, 0, 0, 1]),
-        "rubric": ([3, -1, 1, 3], [2, -2, 2, 2], [1, 1, -1, 1]),
-    }
-    sides = ("model", "opponent", "difference")
-    assert metrics["eval_funcs"] == {
-        name: dict(zip(sides, map(bootstrap_interval, each), strict=True)) for name, each in points.items()
-    }
-    assert found["judge"] == (
-        "a stand-in for a human judge: the function data_prep.rewards.rubric (the higher value wins, equal ones tie)"
-    )
-    assert f"The judge is {found['judge']}\n" in out and found["examples"][2]["outcome"] == 0.0
-    assert "x: asked fact right 75.0% [25.0%, 100.0%] against 75.0% [25.0%, 100.0%]: +0.0 [+0.0, +0.0] percen" in out
-    assert (
-        "x: all facts right 50.0% [0.0%, 100.0%] against 0.0% [0.0%, 0.0%]: +50.0 [+0.0, +100.0] percentage p" in out
-    )
-    assert "x: rater's points 1.50 [" in out and " against 1.00 [-1.00, 2.00]: +0.50 [-0.50, +1.00]\n" in out
-
-
-def test_equal_values_tie(command, complete, yes, facts, tmp_path):
-    arguments = ("--model", complete, "--opponent", yes, "--conversations", facts, "--max_new_tokens", 8)
-    arguments += ("--judge", REWARDS[0], "--name", "x", "--results_dir", tmp_path, "--num_return_sequences", 2)
-    assert command(win_rate, *arguments)[0] == 0
-    metrics = results(tmp_path, "win_rate_x")["metrics"]
-    assert metrics["win_rate"] == {"value": 0.5, "low": 0.5, "high": 0.5, "n": 4} and metrics["ties"] == 16
-    assert "eval_funcs" not in metrics
 
 
 def test_a_model_against_itself_is_even(command, tiny_model_dir, questions, tmp_path):
@@ -564,7 +476,9 @@ def test_report(command, run):
     assert code == 0, err
     assert out.endswith("report.html: 5 results; not run: reward\n")
     page = (run / "report.html").read_text()
-    assert "<script" not in page and page.count("Is &lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; bad?") == 1
+    # Once as the example, which is the first question that PPO alone answers exactly, and once among the others.
+    assert "<script" not in page and page.count("Is &lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; bad?") == 2
+    assert "(number 1) that PPO answers with exactly the reference; Base and SFT give other answers, no two" in page
     assert "4.3 M parameters from random weights on 40,960 tokens" in page
     assert "2.5 bits per byte on held-out text (before: 8.03)" in page
     assert "EOS rate 98%; loss 4 → 0.5" in page
@@ -572,8 +486,9 @@ def test_report(command, run):
     assert "<dt>eval exact match last</dt><dd>62%</dd>" in page and "<dt>eval score last</dt><dd>1.5</dd>" in page
     assert "not run; it is run by <code>accelerate launch recipes/reward.py</code>" in page
     assert "Not run; it is run by <code>python -m eval.win_rate</code>" in page
-    assert page.count('<dd class="right">yes ✓</dd>') == 2 and page.count("<dd>no</dd>") == 2
-    assert page.count("<dd>(nothing)</dd>") == 2  # the base model of zeros
+    assert page.count('<dd class="right">yes ✓</dd>') == 3 and page.count("<dd>no</dd>") == 3
+    assert page.count("<dd>(nothing)</dd>") == 3  # the base model of zeros
+    assert "Not run: a chart of base, SFT and PPO." in page
     assert "75.0% [50.0%, 100.0%]" in page
     assert page.count('src="data:image/png;base64,') == 4
     assert "http" not in page and " src=" in page and "<link" not in page  # nothing beside itself
@@ -624,10 +539,6 @@ def test_report_shows_samples_bars_and_noted_times(command, run):
     assert page.count('style="width:60.0%"') == 2 and page.count('style="left:50.0%;width:20.0%"') == 2
     assert "99 s" in page and "12 s" in page  # the whole command, and the training in it
     assert ">7 s<" in page
-
-
-def interval(value: float, low: float, high: float) -> dict:
-    return {"value": value, "low": low, "high": high, "n": 9}
 
 
 def write_method(folder: Path, name: str, seconds: float, rate: dict | None, **learned) -> None:
@@ -790,17 +701,11 @@ def test_publish(command, run, tmp_path):
     stages = json.loads((folder / "results.json").read_text())["stages"]
     assert stages["pretrain"]["metrics"] == {"bits_per_byte": 2.5} and "curves" not in stages["pretrain"]
     assert_small_picture(folder / "answers.png")
+    assert not (folder / "stages.png").exists()  # nothing in this run to draw it from
 
     (folder / "RESULTS.md").write_text(text.replace("| 2.5 |", "| 2.4 |"))  # by hand
     tables, rendered = published(folder)
     assert tables != rendered
-
-
-def assert_small_picture(path: Path) -> None:
-    """A PNG 1,000 pixels wide, below 150 KB."""
-    picture = path.read_bytes()
-    assert picture[:8] == b"\x89PNG\r\n\x1a\n" and len(picture) < 150_000
-    assert int.from_bytes(picture[16:20]) == 1000
 
 
 def test_publish_into_a_new_folder_and_without_an_example(command, run, yes, tmp_path):
@@ -835,11 +740,13 @@ def test_the_caption_says_the_rule_and_how_often():
         "answers_sft_other": {"model": "runs/x/sft", "data": ["runs/x/other.json"], "metrics": exact},
         "win_rate": {"model": "runs/x/ppo", "opponent": "runs/x/sft", "data": ["runs/x/asked.json"], "metrics": exact},
     }
-    said = caption({"number": 1234}, {"base": "x", "sft": "y", "ppo": "z"}, stages, Path("data/asked.json"))
+    said = caption(
+        {"number": 1234, "reference": "z"}, {"base": "x", "sft": "y", "ppo": "z"}, stages, Path("data/asked.json")
+    )
     assert said == (
         "How it was chosen: the first question of asked.json (number 1,234) that PPO answers with exactly the "
         "reference; Base and SFT give other answers, no two of them equal. It shows what changes, not how often: exact "
-        "match on held-out questions is SFT 77.5%. All metrics: RESULTS.md."
+        "match on held-out questions is SFT 77.5%."
     )
 
 
@@ -849,7 +756,9 @@ def test_the_caption_says_the_rule_and_how_often():
 )
 def test_no_text_breaks_the_picture_or_leaves_it(text, tmp_path):
     question = {"prompt": [{"role": "user", "content": text}], "reference": text}
-    (tmp_path / "x.png").write_bytes(answers_picture(question, {"base": text, "ppo": text}, text))
+    answers = {"base": text, "ppo": text}
+    marks = {name: mark(text, text) for name in answers}
+    (tmp_path / "x.png").write_bytes(answers_picture(question, answers, marks, text))
     assert_small_picture(tmp_path / "x.png")
     image = matplotlib.image.imread(tmp_path / "x.png")
     border = [image[:4], image[-4:], image[:, :24], image[:, -24:]]
@@ -968,15 +877,9 @@ def test_compare_makes_what_the_report_reads_and_goes_on_where_it_was(tmp_path):
 # What is wrong with the input is one clear line
 
 
-UNFIT = {"few": "[1.0, 2.0]", "nan": "[float('nan') for _ in completions]"}
-
-
 def test_bad_input(command, yes, tiny_reward_dir, questions, tmp_path):
     write_json(tmp_path / "empty" / "nothing.json", {})
     write_jsonl(tmp_path / "rankings.jsonl", [{"prompt": "?", "chosen": "ab", "rejected": "c"}])
-    functions = tmp_path / "functions.py"
-    lines = (f"def {name}(prompts, completions, **columns): return {value}" for name, value in UNFIT.items())
-    functions.write_text("\n".join(lines))
     asked = ("--conversations", questions)
     cases = [
         (chat, ("--model", tmp_path / "no"), "no: no such file or folder; it is made by: recipes/pretrain.py"),
@@ -990,23 +893,6 @@ def test_bad_input(command, yes, tiny_reward_dir, questions, tmp_path):
         (answers, ("--model", yes, "--conversations", tmp_path / "x.json"), "x.json: no such file or folder"),
         (win_rate, ("--model", yes, "--opponent", tmp_path / "no", *asked), "/no: no such file or folder"),
         (win_rate, ("--model", yes, "--opponent", yes, *asked, "--temperature", -1), "expected at least 0"),
-        (
-            win_rate,
-            ("--model", yes, "--opponent", yes, *asked, "--judge", "data_prep.rewards.x"),
-            "x: no such function",
-        ),
-        (
-            win_rate,
-            ("--model", yes, "--opponent", yes, *asked, "--judge", f"{functions}:few"),
-            "2 rewards for 1 answers",
-        ),
-        (answers, ("--model", yes, *asked, "--eval_funcs", f"{functions}:absent"), "absent: no such function"),
-        (
-            answers,
-            ("--model", yes, *asked, "--eval_funcs", f"{functions}:nan"),
-            "nan: found nan for an answer; expected",
-        ),
-        (answers, ("--model", yes, *asked, "--eval_funcs", *REWARDS[:1] * 2), "found two functions named asked_fact"),
         (perplexity, ("--model", yes, "--documents", tmp_path / "no.txt"), "no.txt: no such file or folder"),
         (perplexity, ("--model", yes, "--documents", yes / "model.safetensors"), "found the ending '.safetensors'"),
         (report, ("--run", tmp_path / "no"), "no: no such file or folder; it is made by: recipes/quickstart.sh"),

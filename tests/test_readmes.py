@@ -14,6 +14,7 @@ import pytest
 from helpers.recipes import arguments_of
 
 from data_prep.common.files import write_json, write_jsonl
+from eval.common.functions import SHARES
 
 ROOT = Path(__file__).parents[1]
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
@@ -250,8 +251,50 @@ def test_every_link_leads_to_a_file(document):
 
 
 def figures(text: str) -> list[tuple[str, str, str]]:
-    """[(figure, results, metric)]: what stands as 77.5%<!-- answers_sft_heldout.exact_match --> in a document."""
-    return re.findall(r"([\d.]+%)<!-- (\w+)\.(\w+) -->", text)
+    """[(figure, results, metric)]: what stands as 77.5%<!-- answers_sft_heldout.exact_match --> in a document.
+
+    A metric in another has its name behind a dot: 79.7%<!-- answers_ppo_heldout.eval_funcs.asked_fact -->, or
+    0.62<!-- win_rate_ppo_vs_sft.win_rate.low -->.
+    """
+    return re.findall(r"([-+]?[\d.]+%?)<!-- (\w+)\.([\w.]+) -->", text)
+
+
+def as_written(figure: str, metrics: dict, metric: str) -> str:
+    """What `figure` has to be: the metric in percent if it is, with a sign if it has one, otherwise in two digits.
+
+    The difference of two shares is in percentage points: 2.7<!-- win_rate_x.eval_funcs.asked_fact.difference -->.
+    """
+    *_, function, last = ["", *(part for part in metric.split(".") if part not in ("value", "low", "high"))]
+    for part in metric.split("."):
+        metrics = metrics[part]
+    value = metrics["value"] if isinstance(metrics, dict) else metrics
+    sign = "+" if figure[0] in "+-" else ""
+    if figure.endswith("%"):
+        return format(value, f"{sign}.1%")
+    return (
+        format(100 * value, f"{sign}.1f")
+        if last == "difference" and function in SHARES
+        else format(value, f"{sign}.2f")
+    )
+
+
+def test_figures_name_metrics_in_metrics():
+    def interval(value, low, high):
+        return {"value": value, "low": low, "high": high, "n": 9}
+
+    text = (
+        "81.0%<!-- x.win_rate -->, +1.95<!-- x.eval_funcs.rubric.model -->, 2.7<!-- x.eval_funcs.asked_fact.difference -->"
+        " (-0.3<!-- x.eval_funcs.asked_fact.difference.low -->), 0.50<!-- x.eval_funcs.rubric.difference.high -->, "
+        "79.7%<!-- x.eval_funcs.asked_fact.model -->"
+    )
+    functions = {
+        "rubric": {"model": interval(1.951, 1, 2), "difference": interval(0.4, 0.3, 0.5)},
+        "asked_fact": {"model": interval(0.797, 0, 1), "difference": interval(0.0271, -0.0034, 0.06)},
+    }
+    metrics = {"win_rate": interval(0.81, 0.7, 0.9), "eval_funcs": functions}
+    found = figures(text)
+    assert len(found) == 6 and all(figure == as_written(figure, metrics, metric) for figure, _, metric in found)
+    assert as_written("81.1%", metrics, "win_rate.low") == "70.0%"
 
 
 @pytest.mark.parametrize("document", [ENGLISH, CHINESE], ids=short)
@@ -259,10 +302,11 @@ def test_every_figure_is_that_of_the_published_run(document):
     text = document.read_text(encoding="utf-8")
     found = figures(text)
     # A rate with a decimal is a measurement, and says where it comes from.
-    assert len(found) == len(re.findall(r"\d\.\d+ ?%", text)) > 0
+    rates = [figure for figure, _, _ in found if figure.endswith("%")]
+    assert len(rates) == len(re.findall(r"\d\.\d+ ?%", text)) > 0
     stages = json.loads(RESULTS.read_text(encoding="utf-8"))["stages"]
     for figure, results, metric in found:
-        assert figure == f"{stages[results]['metrics'][metric]['value']:.1%}", (results, metric)
+        assert figure == as_written(figure, stages[results]["metrics"], metric), (results, metric)
 
 
 @pytest.mark.parametrize("document", FOLDERS, ids=short)

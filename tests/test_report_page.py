@@ -97,6 +97,5 @@ def test_the_table_of_methods_is_there(page):
 
 def test_the_picture_says_in_words_what_it_shows(page):
     words = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
-    assert len(words) == 1 and words[0].startswith(
-        "Score against KL. From update 0 to 60 the KL went from 0 to 1 nats"
-    )
+    assert len(words) == 2 and words[0] == "Win rate against SFT, PPO: 65.0% [60.0%, 70.0%] (sampled)."
+    assert words[1].startswith("Score against KL. From update 0 to 60 the KL went from 0 to 1 nats")

@@ -105,4 +105,9 @@ def as_small_png(figure) -> bytes:
 
 def as_uri(figure) -> str:
     """A figure as a PNG in a data: URI; the figure is closed."""
-    return "data:image/png;base64," + base64.b64encode(as_png(figure)).decode()
+    return uri_of(as_png(figure))
+
+
+def uri_of(png: bytes) -> str:
+    """A PNG in a data: URI."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()

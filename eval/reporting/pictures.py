@@ -1,6 +1,5 @@
 """The report's pictures."""
 
-from data_prep.common.agreement import exact_match
 from data_prep.common.plots import (
     BLUE,
     GREEN,
@@ -88,53 +87,62 @@ def score_against_kl(curves: dict) -> dict | None:
 
 WIDTH, MARGIN, LABEL, LINE = 1000, 32, 150, 25  # pixels of answers_picture; LABEL is the column of the models' names
 LINES = 4  # of a question or an answer; longer ones are shortened
+SIGNS = {"right": ("✓", GREEN), "partly": ("✓", BLUE), "wrong": ("✗", RED)}
 TITLES = {"base": "Base", "sft": "SFT", "ppo": "PPO"}
 
 
-def answers_picture(question: dict, answers: dict[str, str], caption: str) -> bytes:
-    """One question with each model's answer, marked if it is exactly the reference, as a PNG 1,000 pixels wide.
+def answers_picture(question: dict, answers: dict[str, str], marks: dict[str, tuple[str, str]], caption: str) -> bytes:
+    """One question with each model's answer, and how right it is, as a PNG 1,000 pixels wide.
 
     Args:
         question: {"prompt": messages, "reference": str}.
         answers: {model: its answer}, from top to bottom.
+        marks: {model: "right", "partly" or "wrong", and the same in words}.
 
-    The texts are drawn as they are: "$" opens no formula, control characters show as their codes.
+    The texts are drawn as they are, line by line: "$" opens no formula, control characters show as their codes.
     """
     figure, panel = sheet(WIDTH)
     turns, inner = question["prompt"], WIDTH - 2 * MARGIN
     asked = turns[-1]["content"] if len(turns) == 1 else "\n".join(f"{row['role']}: {row['content']}" for row in turns)
     y = MARGIN
 
+    def lines_of(text: str, width: float, most: int, **font) -> list[str]:
+        left, lines = [line for line in text.splitlines() if line.strip()], []
+        while left:
+            room = most - len(lines)
+            first, left = (left[0], left[1:]) if room > 1 else (" ".join(left), [])
+            lines += wrapped(figure, first, width, room - bool(left), **font)  # a line is kept for what is left
+        return lines
+
     def write(text: str, x: float, most: int, color: str, size: float = 13, leading: float = LINE, **font) -> None:
         nonlocal y
-        for line in wrapped(figure, printable(text), WIDTH - MARGIN - 14 - x, most, size=size, **font):
+        for line in lines_of(printable(text), WIDTH - MARGIN - 14 - x, most, size=size, **font):
             panel.text(x, y, line, color=color, fontsize=size, va="top", parse_math=False, **font)
             y += leading
 
     write(asked, MARGIN, LINES, INK, size=15, leading=29, weight="bold")
     y += 14
-    rows = [(TITLES.get(name, name), text, exact_match(text, question["reference"])) for name, text in answers.items()]
-    for title, text, exact in [*rows, ("Reference", question["reference"], None)]:
+    rows = [(TITLES.get(name, name), text, marks[name]) for name, text in answers.items()]
+    for title, text, marked in [*rows, ("Reference", question["reference"], None)]:
         top = y
         y += 14
         x = MARGIN + LABEL
         write(text if text.strip() else "(nothing)", x, LINES, INK if text.strip() else GREY)
-        if exact is not None:
-            write(
-                "✓ exact match" if exact else "✗ no exact match", x, 1, GREEN if exact else RED, size=10.5, leading=20
-            )
+        if marked is not None:
+            sign, color = SIGNS[marked[0]]
+            write(f"{sign} {marked[1]}", x, 1, color, size=10.5, leading=20)
         y += 10
         panel.text(
             MARGIN + 16,
             top + 14,
             title,
-            color=GREY if exact is None else INK,
+            color=GREY if marked is None else INK,
             fontsize=13,
             weight="bold",
             va="top",
             parse_math=False,
         )
-        if exact is not None:
+        if marked is not None:
             panel.add_patch(_box(MARGIN, top, inner, y - top))
         y += 8
     y += 6

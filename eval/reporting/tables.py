@@ -3,11 +3,13 @@
 from pathlib import Path
 
 from data_prep.common.intervals import show_interval, show_nats
+from eval.common.functions import WORDS, in_words, show_difference, show_measure
+from eval.reporting.chart import is_greedy
 from eval.reporting.stages import METHODS, method_of, trainings
 
 MODELS = ["base", "sft", "ppo"]  # the folders of the chain
 EQUAL_TIMES = 1.15  # training times count as equal if the longest is less than this many times the shortest
-SHARES = ("eos_rate", "accuracy", "fraction", "win_rate", "exact_match")
+SHARES = ("eos_rate", "accuracy", "fraction", "win_rate", "exact_match", "asked_fact", "all_facts")
 
 
 class Known(dict):
@@ -30,15 +32,28 @@ def number(value, key: str = "") -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def answers_table(results: dict, models: list[str]) -> tuple[list[str], list[dict]]:
-    """(models, rows of {"set", "group", "cells": one interval or None per model}) of all `answers_*` results."""
+def measures(results: dict) -> list[str]:
+    """The functions that answers were measured by (--eval_funcs), those of data_prep/rewards.py first."""
+    found = {}
+    for name, result in results.items():
+        if name.startswith(("answers_", "win_rate_")):
+            found |= dict.fromkeys(result["metrics"].get("eval_funcs", {}))
+    return [name for name in WORDS if name in found] + [name for name in found if name not in WORDS]
+
+
+def answers_table(results: dict, models: list[str], measure: str = "") -> tuple[list[str], list[dict]]:
+    """(models, rows of {"set", "group", "cells": one interval or None per model}) of all `answers_*` results.
+
+    The intervals are those of the function `measure`, or of the exact match.
+    """
     cells: dict[tuple[str, str], dict] = {}
     for name, result in results.items():
         if name.startswith("answers_"):
             data, model = ", ".join(Path(path).stem for path in result["data"]), Path(result["model"]).name
             data += f" ({name})" if model in cells.get((data, ""), {}) else ""
             for group, figures in {"": result["metrics"], **result.get("groups", {})}.items():
-                cells.setdefault((data, group), {})[model] = figures["exact_match"]
+                if interval := figures.get("eval_funcs", {}).get(measure) if measure else figures["exact_match"]:
+                    cells.setdefault((data, group), {})[model] = interval
     found = {model for row in cells.values() for model in row}
     columns = [model for model in models if model in found] + sorted(found - set(models))
     rows = [
@@ -50,11 +65,17 @@ def answers_table(results: dict, models: list[str]) -> tuple[list[str], list[dic
 
 def comparison(results: dict) -> list[dict]:
     """The rows of the table of methods, one per training: {"name", "title", "win_rate", "greedy", "kl", "seconds",
-    "temperature", "learned_from"}; None if it was not run. Win rate and KL are against SFT.
+    "temperature", "learned_from", "greedy_rate", "eval_funcs"}; None if it was not run. Win rates and KL are against SFT;
+    "eval_funcs" is {function: interval} of greedy answers, of every function that any method was measured by.
     """
     rows = []
-    for name, title in trainings(results).items():
+    named = trainings(results)
+    functions = measures(
+        {f"answers_{name}": results.get(f"answers_{name}_heldout", {"metrics": {}}) for name in named}
+    )
+    for name, title in named.items():
         result, won = results[name], results.get(f"win_rate_{name}_vs_sft", {})
+        greedy = results.get(f"win_rate_{name}_vs_sft_greedy", {})
         metrics, right = result.get("metrics", {}), results.get(f"answers_{name}_heldout", {})
         learned = {
             "answers": metrics.get("episodes"),
@@ -68,11 +89,52 @@ def comparison(results: dict) -> list[dict]:
                 "seconds": result.get("seconds"),
                 "temperature": won.get("temperature"),
                 **{key: won.get("metrics", {}).get(key) for key in ("win_rate", "kl")},
+                "greedy_rate": greedy.get("metrics", {}).get("win_rate"),
                 "greedy": right.get("metrics", {}).get("exact_match"),
+                "eval_funcs": {each: right.get("metrics", {}).get("eval_funcs", {}).get(each) for each in functions},
                 "learned_from": next((f"{number(value)} {what}" for what, value in learned.items() if value), None),
             }
         )
     return rows
+
+
+def comparison_columns(rows: list[dict]) -> list[tuple[str, list[str | None]]]:
+    """[(title, one cell per row, None if it was not run)] of the table of methods; what no row has is left out, if it is
+    the greedy win rate or a function."""
+    shown = [("win rate", [row["win_rate"] and show_interval(row["win_rate"]) for row in rows])]
+    if any(row["greedy_rate"] for row in rows):
+        shown.append(("win rate, greedy", [row["greedy_rate"] and show_interval(row["greedy_rate"]) for row in rows]))
+    shown.append(("exact match, greedy", [row["greedy"] and show_interval(row["greedy"]) for row in rows]))
+    for name in rows[0]["eval_funcs"] if rows else ():
+        cells = [row["eval_funcs"][name] for row in rows]
+        shown.append((f"{in_words(name)}, greedy", [cell and show_measure(name, cell) for cell in cells]))
+    shown.append(("KL, nats per answer", [row["kl"] and show_nats(row["kl"]) for row in rows]))
+    return shown
+
+
+def judges(rates: list[tuple[str, dict, dict]]) -> str:
+    """Who judged: "The judge is …." for all win rates, or for each judge those that it judged."""
+    found: dict[str, list[str]] = {}
+    for name, _, result in rates:
+        found.setdefault(result.get("judge", "not named"), []).append(name)
+    if len(found) == 1:
+        return f"The judge is {[*found][0]}."
+    return " ".join(f"The judge of {', '.join(names)} is {judge}." for judge, names in found.items())
+
+
+def both_sides(rates: list[tuple[str, dict, dict]]) -> list[tuple]:
+    """[(comparison, "greedy" or "sampled", measure in words, the model's mean, its opponent's, their difference)]."""
+    return [
+        (
+            name.removesuffix(" greedy"),
+            "greedy" if is_greedy(result) else "sampled",
+            in_words(function),
+            *(show_measure(function, found[side]) for side in ("model", "opponent")),
+            show_difference(function, found["difference"]),
+        )
+        for name, _, result in rates
+        for function, found in result["metrics"].get("eval_funcs", {}).items()
+    ]
 
 
 def verdict(rows: list[dict]) -> list[str]:
@@ -156,24 +218,36 @@ def markdown(facts: dict) -> str:
         for model, cell in zip(columns, row["cells"], strict=True):
             if cell and not row["group"]:
                 rows.append((f"exact match, greedy, {model}: `{row['set']}`", show_interval(cell)))
+    for name in measures(results):
+        models, measured = answers_table(results, MODELS, name)
+        rows += [
+            (f"{in_words(name)}, greedy, {model}: `{row['set']}`", show_measure(name, cell))
+            for row in measured
+            if not row["group"]
+            for model, cell in zip(models, row["cells"], strict=True)
+            if cell
+        ]
     held_out = results.get("reward", {}).get("metrics", {}).get("accuracy")
     rows += [("reward model, accuracy on held-out wordings", show_interval(held_out))] if held_out else []
     rows += [
         (f"reward model, accuracy: {name}", show_interval(value))
         for name, value, _ in evaluations(results, "reward_accuracy_", "accuracy")
     ]
+    rates = evaluations(results, "win_rate_", "win_rate")
+    for name, value, result in rates:
+        kind = "greedy" if is_greedy(result) else "sampled"
+        rows.append((f"win rate, {kind} answers: {name.removesuffix(' greedy')}", show_interval(value)))
     rows += [
-        (f"win rate, sampled answers: {name}", show_interval(value))
-        for name, value, _ in evaluations(results, "win_rate_", "win_rate")
+        (f"{what}, {kind} answers, difference: {name}", apart) for name, kind, what, *_, apart in both_sides(rates)
     ]
     about = facts["machine"]
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), ""]
     if methods := comparison(results):
-        lines += ["| against SFT | win rate | exact match, greedy | KL, nats per answer | training | learned from |"]
-        lines += ["|---|---|---|---|---|---|"]
-        for row in methods:
-            rate, right = (show_interval(row[key]) if row[key] else "–" for key in ("win_rate", "greedy"))
-            cells = [row["title"], rate, right, show_nats(row["kl"]) if row["kl"] else "–"]
+        shown = comparison_columns(methods)
+        titles = ["against SFT", *(title for title, _ in shown), "training", "learned from"]
+        lines += [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+        for number_of, row in enumerate(methods):
+            cells = [row["title"], *(cells[number_of] or "–" for _, cells in shown)]
             cells += [f"{row['seconds']:,.0f} s" if row["seconds"] else "–", row["learned_from"] or "–"]
             lines.append(f"| {' | '.join(cells)} |")
         lines += ["", *verdict(methods), ""]
