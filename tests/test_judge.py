@@ -14,7 +14,7 @@ from data_prep.common.intervals import bootstrap_interval
 from eval import answers, report, win_rate
 from eval.reporting.chart import against_sft, chart
 from eval.reporting.example import caption, example_question, mark
-from eval.reporting.pictures import answers_picture
+from eval.reporting.pictures import answers_picture, score_against_kl
 
 
 @pytest.fixture(scope="module")
@@ -372,3 +372,17 @@ def test_what_a_picture_has_no_room_for_is_marked(monkeypatch):
     answers_picture(question, {"ppo": long}, {"ppo": ("wrong", "no exact match")}, "")
     first, second, third, fourth = drawn[1:5]
     assert first == "a" and third.endswith("b …") and fourth == "c d e" and second.startswith("b b")
+
+
+def test_the_rubric_beside_score_and_kl():
+    curves = {"held-out score": [[0, 0.25], [30, 1.0], [60, 2.0]], "held-out KL": [[0, 0.0], [30, 4.5], [60, 9.0]]}
+    said = score_against_kl({**curves, "held-out rubric": [[0, 0.44], [30, 0.94], [60, 0.9]]})["words"]
+    assert said.endswith(
+        " The rating (rater's points of sampled answers, a proxy for a human judge) went from 0.44 to 0.9; it was highest "
+        "at update 30, 0.94. Since then the score has risen and the rating has fallen, as in over-optimization. The alarms "
+        "say whether this is more than chance."
+    )
+    said = score_against_kl({**curves, "held-out all_facts": [[0, 0.1], [60, 0.5]]})["words"]
+    assert (
+        "(all facts right of sampled answers, a proxy for a human judge) went from 10% to 50%; it was highest" in said
+    )

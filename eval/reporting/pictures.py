@@ -15,9 +15,11 @@ from data_prep.common.plots import (
     wrapped,
 )
 from data_prep.common.text import printable
+from eval.common.functions import in_words
 from eval.reporting.tables import SHARES, number
 
 # What PPO evaluates besides score and KL; anything else it evaluates measures the quality of answers (eval_funcs).
+AGREEMENT = ("exact_match", "chrf")  # with the reference; any other measure is called a rating
 NO_QUALITY = ("rlhf_reward", "length", "eos_rate", "entropy", "repetition")
 
 
@@ -66,19 +68,22 @@ def score_against_kl(curves: dict) -> dict | None:
         right.spines[["top", "left", "bottom"]].set_visible(False)
         right.spines["right"].set_color(GREY)
         right.tick_params(colors=GREY, labelsize=9)
-        right.set_ylabel(f"{measure.replace('_', ' ')} (squares)", color=GREEN)
+        right.set_ylabel(f"{in_words(measure)} (squares)", color=GREEN)
         right.margins(y=0.15)
         if measure.endswith(SHARES):
             right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         values = {step: number(measured[step], measure) for step in steps}
         best = max(steps, key=measured.get)
+        what, whole = (
+            ("agreement", "Agreement with the reference") if measure in AGREEMENT else ("rating", "The rating")
+        )
         words += (
-            f" Agreement with the reference ({measure.replace('_', ' ')} of sampled answers, a proxy for a human "
+            f" {whole} ({in_words(measure)} of sampled answers, a proxy for a human "
             f"judge) went from {values[first]} to {values[last]}; it was highest at update {best}, {values[best]}."
         )
         if measured[last] < measured[best] and score[last] > score[best]:
             words += (
-                " Since then the score has risen and the agreement has fallen, as in over-optimization. "
+                f" Since then the score has risen and the {what} has fallen, as in over-optimization. "
                 "The alarms say whether this is more than chance."
             )
     shown = ["score", "KL", *([measure] if measure else [])]
