@@ -57,7 +57,7 @@ from eval.reporting.tables import (
     verdict,
 )
 
-ASKED_AT_ONCE = 32  # questions, while the one is looked for that shows what the stages brought
+ASKED_FIRST = 32  # questions, among which the one is looked for that shows what the stages brought
 EVALUATIONS = ("answers_", "win_rate_", "reward_accuracy_", "perplexity_")
 
 
@@ -78,11 +78,12 @@ def ask(run: Path, names: list[str], questions: list[dict], max_new_tokens: int)
 
 def find_example(run: Path, names: list[str], questions: list[dict], max_new_tokens: int) -> tuple | None:
     """What `example_question` finds among the questions, in their order, a few at a time."""
-    for start in range(0, len(questions), ASKED_AT_ONCE):
-        part = questions[start : start + ASKED_AT_ONCE]
+    start, size = 0, ASKED_FIRST
+    while part := questions[start : start + size]:
         if found := example_question(part, ask(run, names, part, max_new_tokens)):
             question, answers = found
             return {**question, "number": start + question["number"]}, answers
+        start, size = start + size, 2 * size  # most often the first few do; each time, the models are loaded
     return None
 
 
@@ -158,7 +159,7 @@ def main() -> None:
     rates = evaluations(results, "win_rate_", "win_rate")
     mixture = run / "data" / "tokens" / "index.json"
     # A page looks for its example among the first questions, a published one among all.
-    looked_at = every if arguments.publish else every[:ASKED_AT_ONCE]
+    looked_at = every if arguments.publish else every[:ASKED_FIRST]
     example = find_example(run, arguments.models, looked_at, arguments.max_new_tokens)
     opening = chart(results)
     sections, methods = stage_sections(run, results), comparison(results)

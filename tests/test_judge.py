@@ -174,13 +174,13 @@ def test_win_rates_against_sft_are_turned_round_and_of_one_judge(judged):
         return {key: pytest.approx(each) for key, each in interval(value, low, high).items()}
 
     # SFT wins 93% against the base model, so that wins 7% against SFT; the sampled answers had another judge.
-    judge, rates = against_sft(read_run(judged))
-    assert judge == RUBRIC and list(rates) == ["greedy", "sampled"]
+    judge, rates, left_out = against_sft(read_run(judged))
+    assert left_out == ["sft vs base"] and judge == RUBRIC and list(rates) == ["greedy", "sampled"]
     assert rates["greedy"] == {"ppo": interval(0.81, 0.78, 0.84), "base": near(0.07, 0.03, 0.1)}
     assert rates["sampled"] == {"ppo": interval(0.64, 0.62, 0.66)}
     write_rate(judged / "results", "base_vs_sft", 1.0, interval(0.08, 0.05, 0.2))
     assert against_sft(read_run(judged))[1]["sampled"]["base"] == interval(0.08, 0.05, 0.2)
-    assert against_sft({}) == ("", {})
+    assert against_sft({}) == ("", {}, [])
 
 
 def test_the_page_opens_with_the_chart(command, judged):
@@ -196,7 +196,10 @@ def test_the_page_opens_with_the_chart(command, judged):
         "[10.0%, 90.0%], PPO 79.7% [10.0%, 90.0%]. All facts right, greedy: Base model 0.0% [0.0%, 90.0%], SFT 0.3% "
         "[0.0%, 90.0%], PPO 50.0% [0.0%, 90.0%]."
     )
-    assert f"won, on 9 prompts; a tie counts half. The judge is {RUBRIC}. Right answers" in figure[2]
+    assert (
+        f"won, on 9 prompts; a tie counts half. The judge is {RUBRIC}. Left out, as another judged: sft vs base. Right answers"
+        in figure[2]
+    )
     assert page.index('class="chart"') < page.index('class="tiles"') and page.count('src="data:image/png') == 1
 
 
@@ -321,6 +324,24 @@ def test_the_example_shows_all_facts_beside_the_asked_one():
     assert example_question(questions[:3], {name: texts[:3] for name, texts in answers.items()}) is None
     # PPO gives one fact, too.
     assert example_question(questions, {**answers, "ppo": answers["sft"]}) is None
+
+
+def test_a_page_looks_at_the_first_questions_and_a_published_one_at_all(
+    command, complete, yes, write_conversations, tmp_path
+):
+    run = tmp_path / "run"
+    (run / "data").mkdir(parents=True)
+    for name, folder in (("sft", yes), ("ppo", complete)):
+        (run / name).symlink_to(folder)
+    questions = [(str(number), f"{number}?", "no\nmod" if number < 70 else "yes\nmod") for number in range(1, 72)]
+    write_conversations(questions).rename(run / "data" / "conversations_heldout.json")
+    arguments = ("--run", run, "--max_new_tokens", 8, "--limit", 1)
+    assert command(report, *arguments)[0] == 0
+    assert "How it was chosen" not in (run / "report.html").read_text()
+    code, out, err = command(report, *arguments, "--publish", tmp_path)
+    assert code == 0 and "answers.png\n" in out, err
+    assert "(number 70) that PPO answers with all facts" in (run / "report.html").read_text()
+    assert_small_picture(tmp_path / "answers.png")
 
 
 def test_the_caption_of_an_example_with_further_facts():

@@ -23,13 +23,13 @@ def is_greedy(result: dict) -> bool:
     return result.get("temperature") == 0
 
 
-def against_sft(results: dict) -> tuple[str, dict[str, dict[str, dict]]]:
-    """(the judge, {"greedy" or "sampled": {"base" or "ppo": its win rate against SFT}}); ("", {}) without any.
+def against_sft(results: dict) -> tuple[str, dict[str, dict[str, dict]], list[str]]:
+    """(the judge, {"greedy" or "sampled": {"base" or "ppo": its win rate against SFT}}, what is left out).
 
     A win rate of SFT against the base model is turned round: a tie counts half on both sides. What another judge than
-    that of PPO's answers has judged is left out: it cannot be compared.
+    that of PPO's answers has judged is left out: it cannot be compared. ("", {}, []) without any win rate against SFT.
     """
-    judge, rates = "", {}
+    judge, rates, left_out = "", {}, []
     for stage, start, turned in (
         ("ppo", "win_rate_ppo_vs_sft", False),
         ("base", "win_rate_base_vs_sft", False),
@@ -41,11 +41,12 @@ def against_sft(results: dict) -> tuple[str, dict[str, dict[str, dict]]]:
                 continue
             judge = judge or result.get("judge", "")
             if result.get("judge", "") != judge:
+                left_out.append(name.removeprefix("win_rate_").replace("_", " "))
                 continue
             if turned:
                 rate = {**rate, "value": 1 - rate["value"], "low": 1 - rate["high"], "high": 1 - rate["low"]}
             rates.setdefault("greedy" if is_greedy(result) else "sampled", {}).setdefault(stage, rate)
-    return judge, {name: rates[name] for name in ("greedy", "sampled") if name in rates}
+    return judge, {name: rates[name] for name in ("greedy", "sampled") if name in rates}, left_out
 
 
 def right_answers(results: dict) -> dict[str, dict[str, dict]]:
@@ -71,7 +72,7 @@ def chart(results: dict) -> dict | None:
 
     None if neither win rates against SFT nor right answers were measured; what is missing of them is left out.
     """
-    judge, rates = against_sft(results)
+    judge, rates, left_out = against_sft(results)
     facts = right_answers(results)
     if not rates and not facts:
         return None
@@ -84,6 +85,7 @@ def chart(results: dict) -> dict | None:
         caption += [
             f"Win rate: share of comparisons with SFT's answers that are won, on {prompts_in_words(rates)}; a tie counts half.",
             f"The judge is {judge}.",
+            *([f"Left out, as another judged: {', '.join(left_out)}."] if left_out else []),
         ]
     if facts:
         panels.append(("Right answers, greedy", {in_words(name): each for name, each in facts.items()}, None))
