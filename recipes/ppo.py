@@ -14,6 +14,7 @@ are merged before saving.
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import trl
 from accelerate.utils import set_seed
@@ -39,6 +40,7 @@ from recipes.trainers.ppo.alarms import PPOAlarms
 from recipes.trainers.ppo.config import PPOConfig
 from recipes.trainers.ppo.policy_and_value import PolicyAndValue
 from recipes.trainers.resuming import open_run, train
+from recipes.trainers.reward_gate import gate_reward
 from recipes.trainers.saving import finish, merge_adapter, save_model
 
 REFUSED = {
@@ -86,6 +88,13 @@ class ScriptArguments:
             "help": "Functions of the same form, measured on held-out answers, never trained on; default: none."
         },
     )
+    reward_gate: Literal["stop", "warn", "off"] = field(
+        default="warn",
+        metadata={
+            "help": "Check the reward model on held-out answers of the policy before training: stop, warn or off. stop ends "
+            "a run whose reward is not shown to be fit; warn says so."
+        },
+    )
     value_model_path: str | None = field(
         default=None,
         metadata={"help": "Checkpoint that the value model starts from; default: the reward model, else the policy."},
@@ -125,9 +134,7 @@ def main() -> None:
     # Dataset
     load = partial(load_prompts, on_bad=script.on_bad, columns=script.columns)
     dataset = load(script.prompts, quarantine=f"{args.output_dir}/quarantine.jsonl")
-    heldout = (
-        load(script.heldout, quarantine=f"{args.output_dir}/quarantine_heldout.jsonl") if script.heldout else None
-    )
+    heldout = script.heldout and load(script.heldout, quarantine=f"{args.output_dir}/quarantine_heldout.jsonl")
     others = [args.reward_model_path, script.value_model_path]
     limit = longest_prompt(tokenizer, name, revision, others, args.response_length, script.max_prompt_length)
     dataset, heldout = fit_prompts(dataset, heldout, tokenizer, limit, script.long_prompts)
@@ -188,6 +195,7 @@ def main() -> None:
     )
 
     # Train
+    gate = gate_reward(script, trainer, run, reward_model, reward_tokenizer, heldout, args.response_length)
     before = trainer.evaluate() if heldout else {}
     seconds = train(trainer, run, script.max_seconds)
 
@@ -209,7 +217,8 @@ def main() -> None:
         metrics |= {f"{key}_first": before[key] for key in before} | {f"{key}_last": after[key] for key in after}
         curves |= heldout_curves(history, before, after, trainer.state.global_step)
         results = {"seconds": seconds, "prompts": len(dataset), "metrics": metrics, "curves": curves}
-        write_results(script.results_dir or args.output_dir, "ppo", results | {"alarms": show_alarms(history)})
+        results |= {"reward_gate": gate, "alarms": show_alarms(history)}
+        write_results(script.results_dir or args.output_dir, "ppo", results)
         print(f"PPO on {episodes:,} episodes in {seconds:.0f} s; the model is in {args.output_dir}")
     finish(trainer)
 

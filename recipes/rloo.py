@@ -14,6 +14,7 @@ switched off. They are merged before saving unless `--merge_adapter false`.
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import trl
 from accelerate.utils import set_seed
@@ -31,6 +32,7 @@ from recipes.trainers.alarms import RewardAlarms, show_alarms
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import save_curves, show_change
 from recipes.trainers.resuming import open_run, train
+from recipes.trainers.reward_gate import gate_reward
 from recipes.trainers.rloo_grpo import (
     WatchRewards,
     count_positions_from_first_token,
@@ -83,6 +85,19 @@ class ScriptArguments:
             "completion[-1]['content']; default: none."
         },
     )
+    eval_funcs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Functions of the same form, measured on held-out answers, never trained on; default: none."
+        },
+    )
+    reward_gate: Literal["stop", "warn", "off"] = field(
+        default="warn",
+        metadata={
+            "help": "Check the reward model on held-out answers of the policy before training: stop, warn or off. stop ends "
+            "a run whose reward is not shown to be fit; warn says so."
+        },
+    )
     missing_eos_penalty: float = field(
         default=0.0, metadata={"help": "Penalty subtracted from the reward of a truncated answer, at least 0."}
     )
@@ -117,9 +132,7 @@ def main() -> None:
     # Dataset
     load = partial(load_prompts, on_bad=script.on_bad, columns=script.columns)
     dataset = load(script.prompts, quarantine=f"{args.output_dir}/quarantine.jsonl")
-    heldout = (
-        load(script.heldout, quarantine=f"{args.output_dir}/quarantine_heldout.jsonl") if script.heldout else None
-    )
+    heldout = script.heldout and load(script.heldout, quarantine=f"{args.output_dir}/quarantine_heldout.jsonl")
     others = [script.reward_model_path]
     limit = longest_prompt(tokenizer, name, revision, others, args.max_completion_length, script.max_prompt_length)
     dataset, heldout = fit_prompts(dataset, heldout, tokenizer, limit, script.long_prompts)
@@ -140,6 +153,8 @@ def main() -> None:
         args.generation_kwargs = {**(args.generation_kwargs or {}), "suppress_tokens": suppressed}
     set_seed(args.seed)  # LoRA's matrices are initialised at random
     rewards = [load_function(function) for function in script.reward_funcs or ()]
+    eval_funcs = [load_function(function) for function in script.eval_funcs or ()]
+    reward_model = reward_tokenizer = None
     if script.reward_model_path:
         frozen = model_kwargs(model_args, quantized=False)
         reward_model, reward_tokenizer = load_reward_model(script.reward_model_path, **frozen)
@@ -170,7 +185,10 @@ def main() -> None:
     show_control_characters(trainer)
 
     # Train
-    measure = partial(heldout_metrics, tokenizer=tokenizer, rewards=rewards, weights=weights, args=args)
+    gate = gate_reward(script, trainer, run, reward_model, reward_tokenizer, heldout, args.max_completion_length)
+    measure = partial(
+        heldout_metrics, tokenizer=tokenizer, rewards=rewards, weights=weights, args=args, eval_funcs=eval_funcs
+    )
     before = measure(trainer.accelerator.unwrap_model(trainer.model), dataset=heldout) if heldout else {}
     seconds = train(trainer, run, script.max_seconds)
 
@@ -191,7 +209,7 @@ def main() -> None:
         metrics |= {f"{key}_first": value for key, value in before.items()}
         metrics |= {f"{key}_last": value for key, value in after.items()}
         results = {"seconds": seconds, "prompts": len(dataset), "metrics": metrics, "curves": curves}
-        results["alarms"] = show_alarms(trainer.state.log_history)
+        results |= {"reward_gate": gate, "alarms": show_alarms(trainer.state.log_history)}
         write_results(script.results_dir or args.output_dir, "rloo", results)
         print(f"RLOO on {episodes:,} episodes in {seconds:.0f} s; the model is in {args.output_dir}")
     finish(trainer)

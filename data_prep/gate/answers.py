@@ -9,7 +9,7 @@ import numpy as np
 from data_prep.common.errors import InputError
 from data_prep.common.text import counted
 from data_prep.readers.columns import parse_columns
-from data_prep.readers.kinds import classify
+from data_prep.readers.kinds import classify, kind_of_columns
 from data_prep.readers.preference_formats import FIELDS, REPAIRABLE
 from data_prep.readers.preferences import prompt_key, read_preference
 from data_prep.readers.ranks import ranks_of_scores
@@ -90,10 +90,9 @@ def _are_counts(counts, number: int) -> bool:
 
 
 def holds_rankings(paths: Iterable[str | Path], columns: dict[str, str] | str | None = None) -> bool:
-    """Whether the first row of the files is a preference."""
-    if columns is not None:
-        return False  # not looked into: fields under other names
-    return next((classify(row.value) for row in rows_of(data_files(paths))), "") == "preferences"
+    """Whether files hold preferences, by their first row."""
+    kind, _ = kind_of_columns(columns)
+    return (kind or next((classify(row.value) for row in rows_of(data_files(paths))), "")) == "preferences"
 
 
 def rated_rows(

@@ -49,6 +49,7 @@ WITHOUT_EFFECT = {
     "hub_private_repo",
     "hub_revision",
     "save_total_limit",
+    "reward_gate",
 }
 # What `--resume_from_checkpoint` takes besides a folder.
 LAST, ANEW = ("last", "true", "yes", "1"), ("false", "no", "0")

@@ -12,7 +12,7 @@ import functools
 import math
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from datasets import Dataset
@@ -27,6 +27,8 @@ from data_prep.models.scoring import score_answers
 from data_prep.tokens.chat_encoder import encode_prompts
 from recipes.trainers.alarms import ROUNDING, RewardAlarms
 from recipes.trainers.curves import logged
+
+OWN = ("eval_score", "eval_length", "eval_eos_rate")  # metrics of held-out answers, beside those of eval_funcs
 
 
 def count_positions_from_first_token(model: nn.Module) -> None:
@@ -194,11 +196,20 @@ def training_curves(log_history: list[dict], missing_eos_penalty: float) -> dict
     }
 
 
-def heldout_metrics(model, tokenizer, dataset: Dataset, rewards: list[Callable], weights: list[float], args) -> dict:
-    """{"eval_score", "eval_length", "eval_eos_rate"} of one sampled answer to each prompt of `dataset`.
+def heldout_metrics(
+    model,
+    tokenizer,
+    dataset: Dataset,
+    rewards: list[Callable],
+    weights: list[float],
+    args,
+    eval_funcs: Sequence[Callable] = (),
+) -> dict:
+    """{"eval_score", "eval_length", "eval_eos_rate", "eval_<function>"} of one sampled answer to each prompt of `dataset`.
 
-    Means over prompts. The score is the weighted sum of `rewards`, as in training. TRL's own evaluation weighs a batch
-    as much as another, however few prompts it holds, and draws from the random numbers of the training.
+    Means over prompts. The score is the weighted sum of `rewards`, as in training; `eval_funcs` are measured alone. TRL's
+    own evaluation weighs a batch as much as another, however few prompts it holds, and draws from the random numbers of
+    the training.
     """
     prompts = list(dataset["prompt"])
     batch, seed = args.per_device_eval_batch_size, args.seed
@@ -206,12 +217,19 @@ def heldout_metrics(model, tokenizer, dataset: Dataset, rewards: list[Callable],
     answers = [answer for (answer,) in sampled]
     columns = {"completion_ids": [answer["ids"] for answer in answers], "reference": list(dataset["reference"])}
     texts, scores = [answer["text"] for answer in answers], [0.0] * len(answers)
+    measured = {f"eval_{function.__name__}": 0.0 for function in eval_funcs}
+    if len(measured) < len(eval_funcs) or measured.keys() & set(OWN):
+        raise InputError(
+            "eval_funcs: metrics are named by function: rename one that another or score, length, eos_rate has"
+        )
     for start in range(0, len(answers), batch):
         part = slice(start, start + batch)
         own = {name: values[part] for name, values in columns.items()}
         for reward, weight in zip(rewards, weights, strict=True):
             found = call_reward_function(reward, prompts[part], texts[part], own)
             scores[part] = [score + weight * value for score, value in zip(scores[part], found, strict=True)]
+        for name, function in zip(measured, eval_funcs, strict=True):
+            measured[name] += sum(call_reward_function(function, prompts[part], texts[part], own)) / len(answers)
     stopped, lengths = ([answer[key] for answer in answers] for key in ("stopped", "tokens"))
     means = [sum(values) / len(answers) for values in (scores, lengths, stopped)]
-    return dict(zip(("eval_score", "eval_length", "eval_eos_rate"), means, strict=True))
+    return dict(zip(OWN, means, strict=True)) | measured
