@@ -151,8 +151,8 @@ def test_the_commands_of_the_evaluations_run_as_they_stand(quickstart):
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((quickstart / "runs/quickstart/results.json").read_text())["stages"]
     assert set(results) == {
-        "perplexity_base", "answers_sft_heldout", "answers_ppo_heldout", "reward_accuracy_heldout", "win_rate_ppo_vs_sft",
-        "win_rate_ppo_vs_sft_greedy",
+        "perplexity_base", "answers_sft_heldout", "answers_ppo_heldout", "reward_accuracy_heldout", "reward_gate_heldout",
+        "win_rate_ppo_vs_sft", "win_rate_ppo_vs_sft_greedy",
     }  # fmt: skip
     assert results["answers_ppo_heldout"]["metrics"]["exact_match"]["value"] == 1.0
     assert results["answers_sft_heldout"]["metrics"]["exact_match"]["value"] == 0.0
@@ -162,6 +162,8 @@ def test_the_commands_of_the_evaluations_run_as_they_stand(quickstart):
         "asked_fact": 1.0, "all_facts": 1.0, "rubric": 4.0,
     }  # fmt: skip
     assert '<figure class="chart">' in (quickstart / "runs/quickstart/report.html").read_text()
+    verdict = "not shown: 1 prompt with answers that differ in rank, expected at least 20; next: rank answers to more prompts"
+    assert f"heldout, on 1 prompt: {verdict}\n" in done.stdout
     table = (quickstart / "runs/quickstart/results.md").read_text()
     assert "| win rate, sampled answers: ppo vs sft | 100.0% [100.0%, 100.0%] |" in table
 

@@ -15,14 +15,14 @@ SHORT = {
 def gate_picture(metrics: dict) -> bytes:
     """Accuracy of the reward and of each baseline as bars, and the best of n by chance, reward and rater as curves, with
     95 % intervals; a PNG."""
-    figure, (left, right) = canvas(9.6, 3.6, columns=2, left=0.13, right=0.98, top=0.9, bottom=0.15, wspace=0.22)
+    figure, (left, right) = canvas(9.6, 3.6, columns=2, left=0.15, right=0.98, top=0.9, bottom=0.15, wspace=0.22)
     accuracies = {"reward": metrics["accuracy"]}
     accuracies |= {SHORT[name]: other["accuracy"] for name, other in metrics["baselines"].items()}
     names = [*accuracies][::-1]
     values = [accuracies[name]["value"] for name in names]
     errors = [[abs(accuracies[name][end] - accuracies[name]["value"]) for name in names] for end in ("low", "high")]
     colors = [BLUE if name == "reward" else GREY for name in names]
-    left.barh(names, values, color=colors, alpha=0.75, xerr=errors, error_kw={"ecolor": GREY, "capsize": 3})
+    left.barh(names, values, color=colors, alpha=0.5, xerr=errors, error_kw={"ecolor": GREY, "capsize": 3})
     left.set_xlim(0, 1)
     left.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     left.set_title("pairs put right", fontsize=10, color=GREY)
