@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from data_prep.gate.scorers import by_reward_model, lengths_in_tokens, policy_lo
 from data_prep.gate.verdict import MIN_PROMPTS, MORE, as_verdict
 from data_prep.models.generation import generate_answers
 from data_prep.models.reward_functions import call_reward_function, load_function
+from recipes.trainers import quiet
 
 if TYPE_CHECKING:  # slow to import
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -68,7 +70,8 @@ def gate_reward(
     path = Path(trainer.args.output_dir) / FILE
     if run.checkpoint is not None:
         return read_json(path) if path.exists() else None
-    found = None
+    quiet.ended_rows()
+    found, start = None, time.perf_counter()
     # Not prepared for several processes yet, a model is whole on each, but for DeepSpeed's ZeRO-3: there all are needed.
     if trainer.is_deepspeed_enabled or trainer.is_world_process_zero():
         policy = trainer.accelerator.unwrap_model(trainer.model)
@@ -77,12 +80,13 @@ def gate_reward(
             readers = (policy, trainer.processing_class, reward_model, reward_tokenizer or trainer.processing_class)
             found = _check(script, trainer.args, readers, heldout, max_new_tokens)
     (found,) = broadcast_object_list([found])  # the first process decides: the last digits may differ between them
+    found["seconds"] = time.perf_counter() - start
     if trainer.is_world_process_zero():
         write_json(path, found)
     verdict = found["verdict"]
-    print(f"reward gate{found['about']}: {verdict['line']}")
     if script.reward_gate == "stop" and verdict["word"] != "fit":
-        raise InputError(f"reward_gate stop: {verdict['line']}")
+        raise InputError(f"reward_gate stop{found['about']}: {verdict['line']}")
+    print(f"reward gate{found['about']}: {verdict['line']}")
     return found
 
 
@@ -137,7 +141,7 @@ def _sampled(script, args, policy, tokenizer, prompts: dict[str, list], max_new_
         max_new_tokens,
         args.temperature,
         MOST_ANSWERS,
-        args.per_device_eval_batch_size,
+        max(args.per_device_eval_batch_size, args.per_device_train_batch_size),  # training samples as many at once
         args.seed,
         desc="sampling for the reward gate",
     )
