@@ -2,8 +2,8 @@
 
     python -m data_prep.sample_completions --model runs/quickstart/sft --num_return_sequences 8 --limit 300 \\
         --conversations runs/quickstart/data/conversations_heldout.json --output runs/quickstart/data/gate.jsonl
-    python -m data_prep.rank_completions --completions runs/quickstart/data/gate.jsonl \\
-        --output runs/quickstart/data/gate_ranked.jsonl
+    python -m data_prep.rank_completions --by function --function data_prep.rewards.rubric \\
+        --completions runs/quickstart/data/gate.jsonl --output runs/quickstart/data/gate_ranked.jsonl
     python -m eval.reward_gate --reward runs/quickstart/reward --policy runs/quickstart/sft \\
         --rankings runs/quickstart/data/gate_ranked.jsonl --name heldout --results_dir runs/quickstart/results
 
@@ -11,7 +11,8 @@ On ranked answers of the policy itself to prompts that the reward model was not 
 the reward puts right, beside chance, length alone, the same reward behind another prompt, an n-gram model of the answers
 (fitted on the other prompts) and the policy's own log-likelihood of the answer (summed over its tokens); the reward's
 variance within prompts, its correlation with length, its calibration; and what best of n by it brings, by the rater's
-scores if the rankings have them. Ends on a verdict (fit, not fit, not shown) with its reason and the next step. Writes
+scores if the rankings have them (data_prep.rank_completions leaves out prompts whose answers all tie: it is over the
+others). Ends on a verdict (fit, not fit, not shown) with its reason and the next step. Writes
 `reward_gate_<name>.json` and a picture, `reward_gate_<name>.png`. recipes/ppo.py, rloo.py and grpo.py do the same before
 they train (`--reward_gate`).
 """

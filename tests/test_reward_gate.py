@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from helpers.processes import run, torchrun
 from helpers.recipes import EXACT, Done, again, conversation, differing, is_png, refused, results, succeeded
 from hypothesis import given as generated
@@ -440,6 +442,22 @@ def test_rloo_and_grpo_ask_too_and_measure_what_judges(recipe, ppo_settings, tmp
     found = results(tmp_path / "run", recipe)
     assert found["reward_gate"]["verdict"]["word"] in ("not fit", "not shown")
     assert 0 <= found["metrics"]["eval_small_letters_first"] <= 8 and "eval_small_letters_last" in found["metrics"]
+
+
+def test_the_gate_leaves_random_numbers_and_models_as_they_were():
+    def drawn() -> tuple:
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    model = torch.nn.Linear(1, 1)
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(3)
+    expected = drawn()
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(3)
+    with before_training._untouched(model):
+        drawn()
+        model.eval()
+    assert drawn() == expected and model.training
 
 
 @pytest.mark.slow
