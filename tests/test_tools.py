@@ -1,7 +1,9 @@
 """Tools in conversations: every common shape is read, calls are in the loss, tools and results are not."""
 
 import json
+import math
 
+import pyarrow.parquet
 import pytest
 from helpers.chat_tokens import HARD_TEXTS, trained
 from helpers.conversations import FAST, gpt, human, messages, system, write
@@ -304,6 +306,10 @@ BROKEN = {
         {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": {"a": "\ud800"}}]},
         "found half a surrogate pair at turn 2; expected complete characters",
     ),
+    "a number that JSON has not, in text": (
+        {"from": "function_call", "value": '{"name": "f", "arguments": {"a": -Infinity}}'},
+        "1 × NaN or Infinity",
+    ),
 }  # fmt: skip
 
 
@@ -333,6 +339,17 @@ def test_tools_that_are_not_definitions_are_named(tools, tokenizers, tmp_path):
     path = write(tmp_path, [{"messages": messages("a", "b"), "tools": tools}])
     with pytest.raises(InputError, match="1 × tools that are not definitions"):
         load_tokenized(path, tokenizers["own"], None)
+
+
+def test_tools_that_json_cannot_write_are_named(tokenizers, tmp_path):
+    """Written as they are, the row could not be read again: JSON in a text, and Parquet, have Infinity."""
+    row = {"messages": messages("a", "b")}
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([{**row, "tools": [{"name": math.nan}]}]), tmp_path / "rows.parquet"
+    )
+    for path in (tmp_path / "rows.parquet", write(tmp_path, [{**row, "tools": '[{"name": 1e999}]'}])):
+        with pytest.raises(InputError, match="1 × NaN or Infinity"):
+            load_tokenized(path, tokenizers["own"], None)
 
 
 def test_readers_without_a_template_refuse_calls(tmp_path):

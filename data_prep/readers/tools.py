@@ -9,7 +9,7 @@ A call is {"name", "arguments"}, alone or under "function"; its arguments may be
 import json
 
 from data_prep.common.text import shorten
-from data_prep.rows.problems import NOT_UNICODE, Problem, not_utf8
+from data_prep.rows.problems import FINITE, NOT_FINITE, NOT_UNICODE, Problem, not_utf8
 
 TOOLS, CALL = "tools that are not definitions", "tool call that cannot be read"
 
@@ -67,7 +67,9 @@ def _call(value) -> dict | None:
 def _as_json(value, where: str) -> tuple[list[dict], list[Problem]]:
     """Calls or tools with JSON's types alone (Parquet has dates, too), and what is wrong with them."""
     try:
-        text = json.dumps(value, ensure_ascii=False, default=str)
+        text = json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:  # Python reads Infinity in a text, and Parquet has it as a number
+        return [], [Problem(NOT_FINITE, f"{shorten(value)} at {where}", FINITE)]
     except RecursionError:
         return [], [Problem(CALL, f"a value nested too deeply at {where}", "fewer brackets within each other")]
     if not_utf8(text) is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from data_prep.common.text import shorten
-from data_prep.rows.problems import TRAILING_COMMA, Problem
+from data_prep.rows.problems import FINITE, NOT_FINITE, TRAILING_COMMA, Problem
 from data_prep.rows.text_window import Window
 
 LIMIT = 1 << 25  # characters of a row; a longer one cannot be used, and only its beginning is kept
@@ -55,13 +55,13 @@ class Decoder:
         return value
 
     def _constant(self, name: str) -> float:
-        self.notes.append(Problem("NaN or Infinity", name, "a number or null: JSON has no other"))
+        self.notes.append(Problem(NOT_FINITE, name, FINITE))
         return float(name)
 
     def _float(self, digits: str) -> float:
         number = float(digits)
         if math.isinf(number):  # 1e999: written again it would be Infinity
-            self.notes.append(Problem("NaN or Infinity", shorten(digits), "a number below 1.8e308"))
+            self.notes.append(Problem(NOT_FINITE, shorten(digits), "a number below 1.8e308"))
         return number
 
     def at(self, text: str, position: int) -> tuple[object, int]:

@@ -15,6 +15,7 @@ class Problem(NamedTuple):
 
 BYTE_ORDER_MARK = "byte order mark"
 NOT_UTF8, NOT_UNICODE = "not UTF-8", "not Unicode"
+NOT_FINITE, FINITE = "NaN or Infinity", "a number or null: JSON has no other"
 REPAIRED_BY_READING = (TRAILING_COMMA, BYTE_ORDER_MARK)  # the row has the value of the repaired text
 
 
