@@ -99,6 +99,14 @@ def test_fields_that_nobody_reads_are_counted(tmp_path, capsys):
     assert "fields not read: context (1 row)\n" in capsys.readouterr().out
 
 
+def test_a_column_whose_name_is_no_text_is_named_all_the_same(tmp_path, monkeypatch, capsys):
+    """A name with a byte that is no UTF-8 can be neither printed nor written as it stands."""
+    (tmp_path / "rows.csv").write_bytes(b"prompt,chosen,rejected,m\xe1rgin\nWhich?,this,that,1.5\n")
+    monkeypatch.setattr(sys, "argv", ["check", str(tmp_path / "rows.csv"), "--output", str(tmp_path / "out")])
+    check.main()
+    assert "not read: m\\udce1rgin (1 row)" in capsys.readouterr().out
+
+
 def test_fields_of_preferences_that_nobody_reads_are_counted(tmp_path, capsys):
     answer = {"role": "assistant", "content": "a", "reasoning_content": "Hm."}
     rows = [

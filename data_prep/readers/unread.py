@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from data_prep.common.reasoning import DONE
-from data_prep.common.text import counted, shorten
+from data_prep.common.text import counted, printable, shorten
 from data_prep.rows.problems import Problem
 
 # They say which row it is, or how it came about, and nothing to learn from: those of the public data sets, and those that
@@ -26,10 +26,9 @@ def media_problems(row: dict) -> list[Problem]:
 
 
 def unread_of(row: dict, read: Iterable[str]) -> list[str]:
-    """The fields of a row that hold something and are not among those that are read."""
-    return [
-        field for field in row.keys() - {*read, *BOOKKEEPING, *MEDIA_FIELDS} if row[field] not in (None, "", [], {})
-    ]
+    """The fields of a row that hold something and are not among those that are read, by names that can be written."""
+    beside = row.keys() - {*read, *BOOKKEEPING, *MEDIA_FIELDS}
+    return [printable(field) for field in beside if row[field] not in (None, "", [], {})]
 
 
 class Tally:
