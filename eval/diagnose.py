@@ -21,7 +21,7 @@ from pathlib import Path
 
 from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import InputError, run_main
-from data_prep.common.files import write_results
+from data_prep.common.files import check_writable, write_results
 from data_prep.common.numbers import check_at_least
 from data_prep.common.text import counted
 from data_prep.gate.trained_on import trained_prompts
@@ -99,6 +99,7 @@ def main() -> None:
     if arguments.with_judge_as_reward and not models["ppo"]:
         raise InputError("--with_judge_as_reward: there is no PPO run whose settings could be used")
     results_dir = arguments.results_dir or arguments.run / "results"
+    check_writable("--results_dir", results_dir)
     judge_name = arguments.judge or (its.get("eval_funcs") or [AGREEMENT])[0]
     judge = load_function(judge_name)
     functions = [load_function(name) for name in its.get("reward_funcs") or ()]

@@ -162,6 +162,15 @@ def vacant(path: str | Path) -> Path:
     return Path(path)
 
 
+def check_writable(name: str, folder: Path) -> None:
+    """Raise InputError if the `folder` of the option `name` is none, or cannot be made or written to."""
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise InputError(f"{name}: {there} is a file; expected a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{name}: {there}: no permission to write; choose another folder")
+
+
 def read_json(path: str | Path):
     """The value in a JSON file. Raises an `InputError` with line and column if it is not JSON."""
     try:

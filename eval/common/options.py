@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from data_prep.common.errors import InputError
+from data_prep.common.files import check_writable
 from data_prep.rows.bad_rows import ON_BAD
 
 CONVERSATIONS = (
@@ -36,8 +37,10 @@ def add_on_bad(parser: argparse.ArgumentParser) -> None:
 def quarantine_file(on_bad: str, results_dir: str | None, name: str) -> Path | None:
     """Where bad rows go: `<results_dir>/quarantine_<name>.jsonl`, None without a results folder.
 
-    Raises `InputError` if rows are to be quarantined and there is no folder for them.
+    Raises `InputError` if rows are to be quarantined and there is no folder for them, and if it cannot be written to.
     """
+    if results_dir:
+        check_writable("--results_dir", Path(results_dir))
     if on_bad == "quarantine" and not results_dir:
         raise InputError("--on_bad quarantine: give --results_dir, where bad rows go to quarantine_<name>.jsonl")
     return Path(results_dir, f"quarantine_{name}.jsonl") if results_dir else None

@@ -2,13 +2,13 @@
 
 import importlib.util
 import math
-import os
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from data_prep.common.errors import InputError
+from data_prep.common.files import check_writable
 from data_prep.common.text import shorten
 from recipes.trainers.under_deepspeed import under_deepspeed
 
@@ -170,17 +170,8 @@ def check_values(values: dict) -> None:
         raise InputError("output_dir: expected a folder to write to; give --output_dir, or output_dir: in the YAML")
     for name in ("output_dir", "results_dir"):
         if values.get(name):
-            _check_writable(name, Path(values[name]).expanduser())
+            check_writable(name, Path(values[name]).expanduser())
     _check_packages(values)
-
-
-def _check_writable(name: str, folder: Path) -> None:
-    """Raise InputError if `folder` is none, or cannot be made."""
-    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    if not there.is_dir():
-        raise InputError(f"{name}: {there} is a file; expected a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"{name}: {there}: no permission to write; choose another folder")
 
 
 def _check_packages(values: dict) -> None:
