@@ -44,6 +44,7 @@ def test_pretraining_on_two_processes_by_torchrun(tiny_tokenizer, tmp_path):
     loaded(tmp_path / "base")
 
 
+@pytest.mark.slow
 def test_fine_tuning_on_two_processes_by_torchrun(tiny_model_dir, write_conversations, tmp_path, monkeypatch):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setitem(ENVIRONMENT, "TMPDIR", str(tmp_path / "temporary"))

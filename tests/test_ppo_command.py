@@ -55,6 +55,7 @@ from recipes.trainers.resuming import last_checkpoint
 
 HELD_OUT = ["0", "11", "222", "3", "44"]
 FULL: dict = {}
+LORA_BY_HAND = pytest.param("lora", marks=pytest.mark.slow)  # where LoRA goes the same way through the trainer
 BY_LORA = {**LORA, "lora_r": 4}
 
 REWARDS = '''
@@ -410,7 +411,7 @@ def killed(settings: dict, folder: Path, checkpoint: int) -> None:
         assert process.exitcode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["full", LORA_BY_HAND])
 def test_a_killed_run_resumes_bit_for_bit_and_passes_over_half_written_checkpoints(
     uninterrupted, reward_file, kind, tmp_path
 ):
@@ -726,7 +727,7 @@ def by_two(shared_settings, tmp_path_factory):
     return finished
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["full", LORA_BY_HAND])
 def test_two_processes_with_half_the_batch_each_do_what_one_does(by_two, kind):
     settings, one, two = by_two(kind)
     rows, expected = log_of(two / "checkpoint-3"), log_of(one / "checkpoint-3")
@@ -748,7 +749,7 @@ def test_two_processes_with_half_the_batch_each_do_what_one_does(by_two, kind):
     loaded(two)
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["full", LORA_BY_HAND])
 def test_evaluations_of_two_processes_are_those_of_one(by_two, kind):
     """Five questions, so that one process has more of them than the other."""
     _, one, two = by_two(kind)
@@ -765,7 +766,7 @@ def test_evaluations_of_two_processes_are_those_of_one(by_two, kind):
         assert values == pytest.approx([value for _, value in expected["curves"][name]], abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["full", LORA_BY_HAND])
 def test_two_processes_resume_bit_for_bit(by_two, kind, tmp_path):
     settings, _, whole = by_two(kind)
     folder = copy_up_to(whole, tmp_path / "ppo", 1)
