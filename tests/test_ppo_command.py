@@ -179,10 +179,11 @@ def same_weights(one: Path, other: Path) -> None:
         ({"learning_rate": 0.005, "total_episodes": 3840}, {"initializer_range": 0.2}),
         # The value model first, and faster. Adapters leave the token table as it was initialized: it is wider here, so
         # that its rows are far enough apart.
-        (
+        pytest.param(
             {"use_peft": True, "lora_target_modules": "all-linear", "lora_r": 16, "lora_alpha": 32, "total_episodes": 4480,
              "learning_rate": 0.005, "value_learning_rate": 0.02, "num_value_warmup_updates": 2},
             {"initializer_range": 0.18, "n_embd": 64},
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["full", "lora"],

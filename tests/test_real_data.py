@@ -100,6 +100,7 @@ def belle(checkout) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_shakespeare_in_characters_is_learned(checkout):
     assert "a tokenizer of 262 entries" in checkout.prepare("shakespeare/mix.yaml")
     # 1,003,854 characters in documents of 131,072, to the end of a line: 8, each with an end of text
