@@ -170,21 +170,12 @@ def build_ppo(tiny_chat_tokenizer, ready_to_end_dir, tiny_reward_dir, tmp_path):
 
 
 @pytest.fixture
-def chat_with(monkeypatch, capsys):
+def chat_with(monkeypatch, command):
     """chat_with(folder, b"hi\\n", "--option", value, …) is eval.chat with those bytes typed: (exit code, stdout, stderr)."""
-    from data_prep.common.errors import run_main
     from eval import chat
 
     def call(folder: Path, typed: bytes = b"", *options, encoding: str = "utf-8") -> tuple[int, str, str]:
-        line = ["chat", "--model", str(folder), "--max_new_tokens", "8", *map(str, options)]
-        monkeypatch.setattr(sys, "argv", line)
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed), encoding=encoding))
-        capsys.readouterr()
-        code = 0
-        try:
-            run_main(chat.main)
-        except SystemExit as ended:
-            code = ended.code
-        return code, *capsys.readouterr()
+        return command(chat, "--model", folder, "--max_new_tokens", 8, *options)
 
     return call

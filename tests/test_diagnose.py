@@ -13,7 +13,6 @@ from helpers.recipes import EXACT, Done, again, conversation, ranking, refused, 
 from torch.nn.functional import cross_entropy
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from data_prep.common.errors import run_main
 from data_prep.common.files import read_json, write_json, write_jsonl
 from data_prep.common.intervals import show_interval
 from data_prep.tokens.chat_encoder import encode_prompts
@@ -125,20 +124,9 @@ def run_of(parts, tmp_path_factory):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(command):
     """command("--option", value, …) is python -m eval.diagnose: (exit code, stdout, stderr)."""
-
-    def call(*arguments) -> Done:
-        monkeypatch.setattr(sys, "argv", ["diagnose", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            run_main(diagnose.main)
-        except SystemExit as ended:
-            code = ended.code
-        return Done(code, *capsys.readouterr())
-
-    return call
+    return lambda *arguments: Done(*command(diagnose, *arguments))
 
 
 def diagnosis(run: Path) -> tuple[dict, dict[str, str]]:

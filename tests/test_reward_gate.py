@@ -5,7 +5,6 @@ import json
 import math
 import random
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +17,7 @@ from hypothesis import given as generated
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from data_prep.common.errors import InputError, run_main
+from data_prep.common.errors import InputError
 from data_prep.common.files import read_jsonl, write_json, write_jsonl
 from data_prep.gate.answers import other_rows, rated_rows, read_answers
 from data_prep.gate.gate import check_reward
@@ -279,20 +278,9 @@ def functions(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def gate(monkeypatch, capsys):
+def gate(command):
     """gate("--option", value, …) is python -m eval.reward_gate: (exit code, stdout, stderr)."""
-
-    def call(*arguments) -> Done:
-        monkeypatch.setattr(sys, "argv", ["reward_gate", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            run_main(reward_gate.main)
-        except SystemExit as ended:
-            code = ended.code
-        return Done(code, *capsys.readouterr())
-
-    return call
+    return lambda *arguments: Done(*command(reward_gate, *arguments))
 
 
 def write_rankings(path: Path, policy: Path | None, by_length: bool = False) -> Path:

@@ -4,8 +4,10 @@
 ended, and another call continues the others from their part of the cache.
 """
 
+import contextlib
 import copy
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -23,6 +25,21 @@ class FewOpen(StoppingCriteria):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.BoolTensor:
         ended = torch.isin(input_ids[:, self.prompt_length :], self.end).any(1)
         return torch.full_like(ended, bool((~ended).sum() <= self.count))
+
+
+@contextlib.contextmanager
+def ended_rows_unsaid() -> Iterator[None]:
+    """Without transformers' warning of padded rows: what is padded has ended, and what follows there is not read."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def stays(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("We strongly recommend passing in an `attention_mask`")
+
+    logger.addFilter(stays)
+    try:
+        yield
+    finally:
+        logger.removeFilter(stays)
 
 
 @torch.no_grad()
@@ -51,12 +68,13 @@ def decode(
     while length < longest and len(rows):
         settings.max_new_tokens = longest - length
         few = len(rows) // 2 if shrink and len(rows) > SMALL else 0
-        output = model.generate(
-            **given,
-            generation_config=settings,
-            logits_processor=LogitsProcessorList(processors(rows)),
-            stopping_criteria=StoppingCriteriaList([FewOpen(end, width, few)]),
-        )
+        with ended_rows_unsaid():
+            output = model.generate(
+                **given,
+                generation_config=settings,
+                logits_processor=LogitsProcessorList(processors(rows)),
+                stopping_criteria=StoppingCriteriaList([FewOpen(end, width, few)]),
+            )
         new, cache = output.sequences[:, width:], output.past_key_values
         length = new.shape[1]
         answers[rows, :length] = new

@@ -38,6 +38,18 @@ def preference_rate(model: Model) -> tuple:
     return rates(model, 0, 0, 0.000005, 0.00005)[0]
 
 
+def last_lines(run: Path, name: str) -> list[tuple]:
+    """What the trainings on rankings and labels end with alike."""
+    return [
+        ("lr_scheduler_type", "linear"),
+        ("warmup_steps", 0.05, "of the steps"),
+        ("logging_steps", 0.05, "of the steps"),
+        ("save_strategy", "no"),
+        ("report_to", "none"),
+        ("output_dir", str(run / name)),
+    ]
+
+
 def reward(
     run: Path, origin: str, rankings: Turns, files: tuple[str, str], model: Model, machine: Machine, seconds: float
 ) -> Stage:
@@ -66,13 +78,8 @@ def reward(
             f"× {rankings.rows:,} / {batch} = {steps} steps; more passes are learned by heart",
         ),
         *rates(model, 0.33, 0.25, 0.00001, 0.0001),
-        ("lr_scheduler_type", "linear"),
-        ("warmup_steps", 0.05, "of the steps"),
         ("center_rewards_coefficient", 0.01),
-        ("logging_steps", 0.05, "of the steps"),
-        ("save_strategy", "no"),
-        ("report_to", "none"),
-        ("output_dir", str(run / "reward")),
+        *last_lines(run, "reward"),
     ]
     return Stage(
         "reward",
@@ -217,12 +224,7 @@ def dpo(run: Path, origin: str, rankings: Turns, files: tuple[str, str], model: 
         ("gradient_accumulation_steps", batch // at_once, f"× {at_once} = {batch} rankings a step"),
         ("num_train_epochs", 1, f"× {rankings.rows:,} / {batch} = {steps} steps"),
         preference_rate(model),
-        ("lr_scheduler_type", "linear"),
-        ("warmup_steps", 0.05, "of the steps"),
-        ("logging_steps", 0.05, "of the steps"),
-        ("save_strategy", "no"),
-        ("report_to", "none"),
-        ("output_dir", str(run / "dpo")),
+        *last_lines(run, "dpo"),
     ]
     return Stage("dpo", lines, rankings.rows, rankings.tokens, steps, rankings.tokens * model.flops_per_token * 4 / 3)
 
@@ -280,12 +282,7 @@ def kto(
             f"× {answers.rows:,} / {batch} = {steps} steps; 3 at most, and about {seconds:.0f} s",
         ),
         preference_rate(model),
-        ("lr_scheduler_type", "linear"),
-        ("warmup_steps", 0.05, "of the steps"),
-        ("logging_steps", 0.05, "of the steps"),
-        ("save_strategy", "no"),
-        ("report_to", "none"),
-        ("output_dir", str(run / "kto")),
+        *last_lines(run, "kto"),
     ]
     tokens = answers.tokens * passes
     return Stage("kto", lines, answers.rows, tokens, steps, 2 * tokens * model.flops_per_token)

@@ -45,8 +45,3 @@ def packed_apart(strategy: str | None, attention: str) -> None:
 def four_bit_kernels() -> None:
     """bitsandbytes, where it is installed, looks for kernels of 4-bit weights when it is imported, used or not."""
     drop("bitsandbytes.backends.cpu.ops", "^Failed to load CPU gemm_4bit_forward")
-
-
-def ended_rows() -> None:
-    """In a batch of prompts of one length nothing is padded but rows that have ended, and what follows there is not read."""
-    drop("transformers.modeling_utils", "^We strongly recommend passing in an `attention_mask`")

@@ -26,7 +26,6 @@ from data_prep.gate.scorers import by_reward_model, lengths_in_tokens, policy_lo
 from data_prep.gate.verdict import MIN_PROMPTS, MORE, as_verdict
 from data_prep.models.generation import generate_answers
 from data_prep.models.reward_functions import call_reward_function, load_function
-from recipes.trainers import quiet
 
 if TYPE_CHECKING:  # slow to import
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -70,7 +69,6 @@ def gate_reward(
     path = Path(trainer.args.output_dir) / FILE
     if run.checkpoint is not None:
         return read_json(path) if path.exists() else None
-    quiet.ended_rows()
     found, start = None, time.perf_counter()
     # Not prepared for several processes yet, a model is whole on each, but for DeepSpeed's ZeRO-3: there all are needed.
     if trainer.is_deepspeed_enabled or trainer.is_world_process_zero():
