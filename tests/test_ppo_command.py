@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import signal
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -379,7 +380,7 @@ def resumable(run_settings, tiny_reward_dir) -> dict:
     """6 updates; a log every second, so that every other checkpoint falls between two; a table every second."""
     method = {"num_mini_batches": 2, "target_kl": 0.05, "value_learning_rate": 0.01, "total_episodes": 48}
     steps = {"logging_steps": 2, "num_sample_generations": 3, "eval_strategy": "steps", "eval_steps": 3}
-    return {**run_settings, **method, **steps, "reward_model_path": tiny_reward_dir}
+    return {**run_settings, **method, **steps, "reward_model_path": tiny_reward_dir, "normalize_rewards": True}
 
 
 @pytest.fixture(scope="module")
@@ -640,6 +641,48 @@ def test_what_is_saved_is_the_policy_that_was_evaluated(uninterrupted, build_ppo
     assert found["eval_kl"] == pytest.approx(0, abs=1e-5) and abs(metrics["eval_kl_last"]) > 0.01
 
 
+# Rewards of any scale
+
+
+def test_normalized_rewards_train_the_same_model_whatever_their_scale(run_settings, reward_file, tmp_path):
+    """4 times as much is exact in floating point: not a bit may differ, and without the option every weight does."""
+    given = {**run_settings, "total_episodes": 24}
+    for normalized in (True, False):
+        for weight in (1.0, 4.0):
+            folder = tmp_path / f"{normalized}_{weight}"
+            changes = {"normalize_rewards": normalized, "reward_weights": [weight], "output_dir": folder}
+            done = succeeded(again("ppo", **given, **changes))
+            assert ("answers before training: " in done.out) == normalized
+    names = [tmp_path / f"{normalized}_{weight}" for normalized in (True, False) for weight in (1.0, 4.0)]
+    same_weights(names[0], names[1])
+    assert differing(names[2], names[3]) and differing(names[0], names[2])
+    first, second = (results(name, "ppo")["metrics"] for name in names[:2])
+    assert second["eval_score_first"] == pytest.approx(
+        4 * first["eval_score_first"]
+    )  # what is shown is not normalized
+    assert second["eval_rlhf_reward_last"] == pytest.approx(first["eval_rlhf_reward_last"])
+
+
+def test_mean_and_spread_are_those_of_the_answers_before_training(build_ppo):
+    def length(prompts, completions, **columns):
+        return [float(len(completion[-1]["content"])) for completion in completions]
+
+    trainer = build_ppo(reward_funcs=[length], normalize_rewards=True, per_device_eval_batch_size=3)
+    answers = [text for _, rollout, _ in trainer.answers_to(trainer.train_dataset)
+               for text in rollout.texts(trainer.processing_class)]  # fmt: skip
+    trainer.evaluate(trainer.train_dataset)
+    lengths = [len(text) for text in answers]
+    assert len(lengths) == 8 and len(set(lengths)) > 1
+    assert trainer.reward_moments == pytest.approx((statistics.mean(lengths), statistics.pstdev(lengths)), rel=1e-5)
+
+
+def test_rewards_without_spread_cannot_be_normalized(run_settings, reward_file, tmp_path):
+    given = {**run_settings, "reward_funcs": f"{reward_file}:constant", "normalize_rewards": True}
+    said = refused(again("ppo", **given, output_dir=tmp_path / "ppo"))
+    assert "prompts all get a reward of 3, which has no spread to divide by" in said
+    (reward_file.parent / "asked.jsonl").unlink()
+
+
 # The value model's own settings
 
 
@@ -667,6 +710,14 @@ def test_in_the_warm_up_of_the_value_model_the_policy_stays_bit_for_bit(
     assert "score.weight" in differing(checkpoints[0] / "value_model", tiny_reward_dir)
     assert "score.weight" in differing(checkpoints[1] / "value_model", checkpoints[0] / "value_model")
     assert "transformer.ln_f.weight" in differing(checkpoints[2], start)
+
+
+def test_a_warm_up_may_be_a_share_of_the_updates(run_settings, tiny_reward_dir, tmp_path):
+    """0.34 of 3 updates are 1.02, and so 2."""
+    given = {**run_settings, "reward_model_path": tiny_reward_dir, "total_episodes": 24}
+    succeeded(again("ppo", **given, num_value_warmup_updates=0.34, output_dir=tmp_path / "ppo"))
+    start, checkpoints = run_settings["sft_model_path"], [tmp_path / "ppo" / f"checkpoint-{step}" for step in (2, 3)]
+    assert [bool(differing(checkpoint, start)) for checkpoint in checkpoints] == [False, True]
 
 
 def test_a_value_model_that_is_not_there_is_one_clear_error(run_settings, tmp_path):
@@ -701,7 +752,7 @@ def shared_settings(run_settings, tiny_reward_dir) -> dict:
     method = {"optim": "sgd", "lr_scheduler_type": "constant", "total_episodes": 24, "missing_eos_penalty": 1.0}
     steps = {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 2, "num_mini_batches": 1}
     weights = {"reward_model_path": tiny_reward_dir, "reward_weights": [1.0, 0.5], "target_kl": 0.001}
-    return {**run_settings, **method, **steps, **weights, "whiten_rewards": True}
+    return {**run_settings, **method, **steps, **weights, "whiten_rewards": True, "normalize_rewards": True}
 
 
 KINDS = {

@@ -104,6 +104,14 @@ def test_rewards_are_whitened_in_scale_and_keep_their_mean(build_ppo):
     assert found == [pytest.approx([1.0, 1.0, 3.0]), pytest.approx([3.0, 0.0, 0.0])]
 
 
+def test_normalized_rewards_are_multiples_of_the_spread_before_training_and_so_is_the_penalty(build_ppo):
+    trainer = build_ppo(gamma=0.0, kl_coef=0.1, normalize_rewards=True, missing_eos_penalty=0.5)
+    trainer.reward_moments = (-1.0, 4.0)
+    # (1 + 1) / 4 and (2 + 1) / 4 − 0.5 for the truncated one, and the KL penalty as above
+    found = rewards_of(trainer, by_hand())
+    assert found == [pytest.approx([-0.05, 0.1, 0.5]), pytest.approx([0.15, 0.0, 0.0])]
+
+
 def test_advantages_are_whitened_over_the_tokens_of_all_answers(build_ppo):
     # rewards 0, 0, 4 and 4 again: mean 2, deviation 2
     rollout = by_hand(scores=torch.tensor([4.0, 4.0]))

@@ -70,6 +70,10 @@ def test_a_warm_up_of_the_value_model_that_takes_the_whole_run_is_refused(tiny_m
     refused(again("ppo", **given, total_episodes=12), f"error: {says}total_episodes (4 an update)")
     # Two passes over two rollouts.
     refused(again("ppo", **{**given, "num_value_warmup_updates": 4}, num_train_epochs=2), "4 warm-up updates of 4")
+    says = "num_value_warmup_updates: 3 warm-up updates of 3"  # 0.7 of 3 are 2.1
+    refused(again("ppo", **{**given, "num_value_warmup_updates": 0.7}, total_episodes=12), says)
+    says = "num_value_warmup_updates: found 1.5, expected a whole number of updates, or a share below 1"
+    refused(again("ppo", **{**given, "num_value_warmup_updates": 1.5}, total_episodes=12), says)
 
 
 def test_of_equal_evaluations_the_last_model_is_kept_and_named(given, tmp_path):

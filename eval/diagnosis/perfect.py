@@ -18,7 +18,7 @@ SETTINGS = (
     "activation_checkpointing", "gradient_checkpointing", "num_mini_batches", "local_rollout_forward_batch_size",
     "response_length", "stop_token_id", "temperature", "missing_eos_penalty", "num_ppo_epochs", "whiten_rewards", "kl_coef",
     "kl_estimator", "cliprange", "cliprange_value", "vf_coef", "gamma", "lam", "target_kl", "value_learning_rate",
-    "num_value_warmup_updates", "kl_budget", "dtype", "attn_implementation",
+    "num_value_warmup_updates", "normalize_rewards", "kl_budget", "dtype", "attn_implementation",
 )  # fmt: skip
 LORA = (
     "use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora", "use_dora", "load_in_8bit",

@@ -4,6 +4,8 @@ A check is {"stage", "name", "status", "says", "next"}: ok; wrong, surely; uncle
 Stages stand on one another, so the weakest part is the first that is surely wrong, else the first that is unclear.
 """
 
+import math
+
 from data_prep.common.intervals import show_interval, show_nats
 from data_prep.common.text import counted
 from data_prep.gate.verdict import points as signed
@@ -159,6 +161,7 @@ def _check_steps(found: dict, raised: bool, tight: bool) -> dict:
     if moved == 0:
         says = "its weights are those of the SFT model, bit by bit"
         warmup = settings.get("num_value_warmup_updates") or 0
+        warmup = math.ceil(warmup * (updates or 0)) if warmup < 1 else warmup  # below 1 it is a share
         if not settings.get("learning_rate") and not settings.get("muon_lr"):
             return check("ppo", "steps", "wrong", f"learning_rate is 0: {says}", "raise learning_rate")
         if updates is not None and warmup >= updates:

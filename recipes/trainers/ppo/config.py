@@ -103,11 +103,18 @@ class PPOConfig(trl_ppo_config()):
     value_learning_rate: float | None = field(
         default=None, metadata={"help": "Value model's learning rate; default: learning_rate"}
     )
-    num_value_warmup_updates: int = field(
+    num_value_warmup_updates: float = field(
         default=0,
         metadata={
-            "help": "First updates, in which only the value model is trained (Yuan 2025, arXiv:2503.01491): advantages "
-            "over values that predict nothing are noise"
+            "help": "First updates, or below 1 the share of all updates, in which only the value model is trained (Yuan 2025, "
+            "arXiv:2503.01491): advantages over values that predict nothing are noise"
+        },
+    )
+    normalize_rewards: bool = field(
+        default=False,
+        metadata={
+            "help": "Subtract from the rewards their mean on the policy's answers before training and divide by their "
+            "standard deviation there: one kl_coef then means the same for any reward (Ziegler 2019, section 2)"
         },
     )
     kl_budget: float | None = field(

@@ -59,21 +59,30 @@ def set_rollouts_as_batches(args: PPOConfig, prompts: int) -> int:
     return size
 
 
-def check_updates(args: PPOConfig, prompts: int, size: int) -> None:
-    """Raise InputError where `args` ask for more updates, of the value model alone for one, than the run has.
+def value_warmup_updates(args: PPOConfig, prompts: int, size: int) -> int:
+    """The number of updates in which the value model alone is trained.
 
     Args:
         prompts: number of training prompts.
         size: of a rollout on one process.
+
+    Raises InputError where `args` ask for more updates of a kind than the run has.
     """
     per_epoch = prompts // (size * args.world_size)
     updates = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
-    if args.num_value_warmup_updates >= updates:
+    asked = args.num_value_warmup_updates
+    if asked >= 1 and asked != int(asked):
         raise InputError(
-            f"num_value_warmup_updates: {args.num_value_warmup_updates} warm-up updates of {updates}: the policy would never "
+            f"num_value_warmup_updates: found {asked}, expected a whole number of updates, or a share below 1"
+        )
+    warmup = math.ceil(asked * updates) if asked < 1 else int(asked)  # as transformers counts warmup_steps
+    if warmup >= updates:
+        raise InputError(
+            f"num_value_warmup_updates: {warmup} warm-up updates of {updates}: the policy would never "
             f"be trained; set it below {updates}, or raise total_episodes ({size * args.world_size} an update)"
         )
     check_schedule(args, updates)
+    return warmup
 
 
 def context_of(models: list[PreTrainedModel]) -> float:

@@ -90,15 +90,17 @@ def rollout_of(rows: list[dict], answers: torch.Tensor, stop_token_id: int, pad_
     return Rollout(rows, input_ids, positions, answers, mask, prompt_lengths + lengths - 1, stopped)
 
 
-def answer_metrics(rollout: Rollout, kl_coef: float, missing_eos_penalty: float) -> dict[str, torch.Tensor]:
-    """`METRICS` of a scored rollout, one number per answer, (N,) each; KL and entropy in nats per answer."""
+def answer_metrics(rollout: Rollout, rewards: torch.Tensor, kl_coef: float) -> dict[str, torch.Tensor]:
+    """`METRICS` of a scored rollout, one number per answer, (N,) each; KL and entropy in nats per answer.
+
+    `rewards` (N,) are what an answer is rewarded with, before the KL penalty.
+    """
     mask = rollout.mask
     kl = ((rollout.logprobs - rollout.ref_logprobs) * mask).sum(1)
-    penalty = missing_eos_penalty * (~rollout.stopped)
     values = (
         rollout.scores,
         kl,
-        rollout.scores - penalty - kl_coef * kl,
+        rewards - kl_coef * kl,
         mask.sum(1).float(),
         rollout.stopped.float(),
         (-rollout.logprobs * mask).sum(1),

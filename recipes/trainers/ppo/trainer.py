@@ -11,7 +11,7 @@ longest answer, L tokens of the longest conversation (see `Rollout`).
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -33,15 +33,17 @@ from recipes.trainers.ppo.loss import advantages_and_returns, clipped_losses
 from recipes.trainers.ppo.policy_and_value import PolicyAndValue, answer_logprobs, attention_kernel, groups_by_length
 from recipes.trainers.ppo.prepare import (
     check_names,
-    check_updates,
     context_of,
     reward_weights,
     same_rows,
     set_rollouts_as_batches,
     stop_token_of,
+    value_warmup_updates,
     with_prompt_ids,
 )
 from recipes.trainers.ppo.rollout import Rollout, answer_metrics, rollout_of, sample_answers
+
+REWARD_SAMPLE = 256  # answers from which normalize_rewards takes mean and spread
 
 
 class PPOTrainer(Trainer):
@@ -97,7 +99,7 @@ class PPOTrainer(Trainer):
         self.stop_token_id = stop_token_of(args, processing_class)
         self.micro_batch_size = args.per_device_train_batch_size
         self.rollout_size = set_rollouts_as_batches(args, len(train_dataset))
-        check_updates(args, len(train_dataset), self.rollout_size)
+        self.num_value_warmup_updates = value_warmup_updates(args, len(train_dataset), self.rollout_size)
         encoded_for = [model, value_model]
         if reward_model is not None and reward_processing_class is None:
             encoded_for.append(reward_model)
@@ -124,11 +126,14 @@ class PPOTrainer(Trainer):
         self.reward_processing_class = reward_processing_class
         self.model_accepts_loss_kwargs = False
         self.kl_coef = args.kl_coef
+        self.reward_moments = None if args.normalize_rewards else (0.0, 1.0)  # mean and standard deviation
         self._metrics: list[dict[str, float]] = []  # one per update since the last log
 
     # One update: roll out, score, estimate advantages, update.
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        if self.reward_moments is None:
+            self.measure_rewards()
         step, size = self.state.global_step, self.rollout_size
         first = (step * self.args.world_size + self.args.process_index) * size
         rollout = self.roll_out(inputs["rows"], range(first, first + size))
@@ -225,9 +230,35 @@ class PPOTrainer(Trainer):
         rewards = call_reward_function(function, columns.pop("prompt"), texts, columns)
         return torch.tensor(rewards, device=self.args.device)
 
+    @torch.no_grad()
+    def measure_rewards(self) -> None:
+        """Set the moments that `normalize_rewards` asks for: those of the scores of the policy's own answers to at most
+        `REWARD_SAMPLE` prompts, before it is trained."""
+        prompts = self.train_dataset.shuffle(seed=self.args.seed)
+        prompts = prompts.select(range(min(REWARD_SAMPLE, len(prompts))))
+        parts = [(rollout.scores, weight) for _, rollout, weight in self.answers_to(prompts)]
+        scores, weights = torch.cat([part for part, _ in parts]), torch.cat([part for _, part in parts])
+        mean, std = (moment.item() for moment in self.moments(scores, weights))
+        if std < 1e-6:
+            raise InputError(
+                f"normalize_rewards: the policy's answers to {len(prompts):,} prompts all get a reward of {mean:.3g}, which "
+                "has no spread to divide by: give a reward that tells answers apart, or set normalize_rewards: false"
+            )
+        self.reward_moments = mean, std
+        if self.is_world_process_zero():
+            print(
+                f"rewards of {len(prompts):,} answers before training: {mean:.3g} ± {std:.3g}; they are normalized by it"
+            )
+
+    def rewards_of(self, rollout: Rollout) -> torch.Tensor:
+        """(N,) what the answers of a scored `rollout` are rewarded with, before the KL penalty."""
+        mean, std = self.reward_moments
+        # A truncated answer is a bad one (Huang 2024, section 3.2).
+        return (rollout.scores - mean) / std - (self.args.missing_eos_penalty or 0.0) * ~rollout.stopped
+
     def metrics_of(self, rollout: Rollout) -> dict[str, torch.Tensor]:
         """`answer_metrics` at the current KL coefficient, (N,) each."""
-        return answer_metrics(rollout, self.kl_coef, self.args.missing_eos_penalty or 0.0)
+        return answer_metrics(rollout, self.rewards_of(rollout), self.kl_coef)
 
     @torch.no_grad()
     def estimate_advantages(self, rollout: Rollout) -> dict[str, float]:
@@ -236,12 +267,9 @@ class PPOTrainer(Trainer):
         log_ratio = rollout.ref_logprobs - rollout.logprobs
         # k1 and k3 of http://joschu.net/blog/kl-approx.html, as a penalty on every token (Ziegler 2019, eq. 2)
         kl = -log_ratio if args.kl_estimator == "k1" else log_ratio.exp() - 1 - log_ratio
-        scores = rollout.scores.clone()
-        if args.missing_eos_penalty is not None:  # Huang 2024, section 3.2: a truncated answer is a bad one
-            scores[~rollout.stopped] -= args.missing_eos_penalty
         rewards = -self.kl_coef * kl * mask
         rows = torch.arange(len(mask), device=mask.device)
-        rewards[rows, mask.sum(1) - 1] += scores
+        rewards[rows, mask.sum(1) - 1] += self.rewards_of(rollout)
         if args.whiten_rewards:  # scale only: the mean of the rewards carries information (Huang 2024, section 4)
             mean, std = self.moments(rewards, mask)
             rewards = ((rewards - mean) / (std + 1e-8) + mean) * mask
@@ -309,7 +337,7 @@ class PPOTrainer(Trainer):
     @property
     def trains_value_only(self) -> bool:
         """Whether this update is one of the value model's warm-up."""
-        return self.state.global_step < self.args.num_value_warmup_updates
+        return self.state.global_step < self.num_value_warmup_updates
 
     def losses(self, model, rollout: Rollout, rows: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, dict]:
         """The loss of some rows of a rollout as their share of a mean over `tokens`, and sums over their tokens."""
@@ -362,6 +390,18 @@ class PPOTrainer(Trainer):
                 optimizer.add_param_group({**group, "params": moved, "lr": rate})
         return optimizer
 
+    def answers_to(self, dataset: Dataset) -> Iterator[tuple[list[dict], Rollout, torch.Tensor]]:
+        """(rows, scored rollout, weights (N,)) of this process's share of `dataset`, batch by batch; the same random
+        numbers every time. All processes get as many batches, filled up with rows of weight 0."""
+        args = self.args
+        mine = range(args.process_index, len(dataset), args.world_size)
+        for start in range(0, math.ceil(len(dataset) / args.world_size), args.per_device_eval_batch_size):
+            indices = mine[start : start + args.per_device_eval_batch_size]
+            rows = [dataset[index] for index in indices] or [dataset[0]]
+            rollout = self.roll_out(rows, [-1 - index for index in indices] or [-1])
+            self.score(rollout)
+            yield rows, rollout, torch.full((len(rows),), float(bool(len(indices))), device=args.device)
+
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Mean `METRICS` of sampled answers to held-out prompts, and what `eval_funcs` give them.
@@ -371,19 +411,16 @@ class PPOTrainer(Trainer):
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         if "prompt_ids" not in dataset.column_names:
             dataset = with_prompt_ids(dataset, self.processing_class, self.max_prompt_length)
-        mine = range(self.args.process_index, len(dataset), self.args.world_size)
+        if self.reward_moments is None:
+            self.measure_rewards()
         sums: dict[str, torch.Tensor] = {}
-        for start in range(0, max(1, len(mine)), self.args.per_device_eval_batch_size):
-            indices = mine[start : start + self.args.per_device_eval_batch_size]
-            rows = [dataset[index] for index in indices] or [dataset[0]]  # a process without rows sums with weight 0
-            rollout = self.roll_out(rows, [-1 - index for index in indices] or [-1])
-            self.score(rollout)
+        for rows, rollout, weights in self.answers_to(dataset):
             metrics = self.metrics_of(rollout)
             texts = rollout.texts(self.processing_class) if self.eval_funcs else []
             for function in self.eval_funcs:
                 metrics[function.__name__] = self.rewards_by(function, rows, texts)
             for name, values in metrics.items():
-                sums[name] = sums.get(name, 0.0) + values.sum() * bool(len(indices))
+                sums[name] = sums.get(name, 0.0) + (values * weights).sum()
         means = self.accelerator.reduce(torch.stack(list(sums.values())), "sum") / len(dataset)
         found = {f"{metric_key_prefix}_{name}": value for name, value in zip(sums, means.tolist(), strict=True)}
         self.log({**found})  # a copy: `log` adds the epoch to it
@@ -456,7 +493,8 @@ class PPOTrainer(Trainer):
         if state.best_global_step == state.global_step:
             state.best_model_checkpoint = str(final)
         if args.should_save:
-            write_json(partial / "ppo_state.json", {"kl_coef": self.kl_coef, "metrics": self._metrics})
+            kept = {"kl_coef": self.kl_coef, "reward_moments": self.reward_moments, "metrics": self._metrics}
+            write_json(partial / "ppo_state.json", kept)
             for callback in [*self.callback_handler.callbacks, self.control]:
                 if isinstance(callback, ExportableState):
                     state.stateful_callbacks[type(callback).__name__] = callback.state()
@@ -469,7 +507,7 @@ class PPOTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         self._load_weights(Path(resume_from_checkpoint))
         saved = read_json(Path(resume_from_checkpoint) / "ppo_state.json")
-        self.kl_coef, self._metrics = saved["kl_coef"], saved["metrics"]
+        self.kl_coef, self.reward_moments, self._metrics = saved["kl_coef"], saved["reward_moments"], saved["metrics"]
 
     def _load_best_model(self) -> None:
         self._load_weights(Path(self.state.best_model_checkpoint))
