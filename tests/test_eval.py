@@ -26,6 +26,7 @@ from data_prep.models.generation import generate_answers
 from data_prep.models.scoring import sequence_logprobs
 from data_prep.train_tokenizer import train_tokenizer
 from eval import answers, chat, metrics, perplexity, report, reward_accuracy, win_rate
+from eval.judging.outcomes import outcome
 from eval.metrics import load_metric
 from eval.reporting.example import caption, example_question, mark
 from eval.reporting.pictures import answers_picture
@@ -115,7 +116,7 @@ def test_win_rate_metric():
     ],
 )
 def test_judge(first, second, expected):
-    assert win_rate.outcome(*first, *second) == expected
+    assert outcome(*first, *second) == expected
 
 
 # Perplexity

@@ -1,0 +1,80 @@
+"""Who wins: two answers to one prompt compared by agreement with the reference, or by a function."""
+
+from collections.abc import Callable
+
+from data_prep.common.intervals import bootstrap_interval
+from eval.common.functions import measure
+from eval.metrics import load_metric
+
+TIE_WIDTH = 5.0  # chrF points
+JUDGE = (
+    "a proxy for a human judge: agreement with the reference answer (an exact match beats any other answer, "
+    f"then the higher sentence chrF; two matches, or scores less than {TIE_WIDTH:g} points apart, tie)"
+)
+JUDGE_FUNCTION = "a stand-in for a human judge: the function {} (the higher value wins, equal ones tie)"
+
+Texts = list[list[str]]  # the answers of one model: one list per prompt
+
+
+def outcome(matches: bool, score: float, other_matches: bool, other_score: float) -> float:
+    """1 if the first answer wins, 0.5 for a tie, 0 if it loses. Scores are chrF, 0 to 100."""
+    if matches or other_matches:
+        return 0.5 + (matches - other_matches) / 2
+    if abs(score - other_score) < TIE_WIDTH:
+        return 0.5
+    return float(score > other_score)
+
+
+def outcome_by_value(value: float, other_value: float) -> float:
+    """1 if the first answer wins, 0.5 for a tie, 0 if it loses, by the values that a function gives them."""
+    return 0.5 + ((value > other_value) - (value < other_value)) / 2
+
+
+def agreement(rows: list[dict], texts: Texts) -> list[list[tuple[bool, float]]]:
+    """(exact match, sentence chrF) with its row's reference of every answer: one list per prompt."""
+    pairs = {
+        "predictions": [text for group in texts for text in group],
+        "references": [row["reference"] for row, group in zip(rows, texts, strict=True) for _ in group],
+    }
+    matches = load_metric("exact_match").compute(**pairs)["matches"]
+    scores = load_metric("chrf").compute(**pairs)["sentence_chrf"]
+    left = iter(zip(matches, scores, strict=True))
+    return [[next(left) for _ in group] for group in texts]
+
+
+def compare(
+    function: Callable | None, rows: list[dict], texts: list[Texts], agreed: list[list[list[tuple]]]
+) -> list[list[float]]:
+    """The outcome of every answer of the model against every one of its opponent: one list per prompt.
+
+    Args:
+        function: the judge; None: agreement with the reference.
+        texts: the answers of both.
+        agreed: the `agreement` of both.
+    """
+    if function:
+        values = [measure(function, rows, side) for side in texts]
+        return [
+            [outcome_by_value(mine, other) for mine in own for other in others]
+            for own, others in zip(*values, strict=True)
+        ]
+    return [[outcome(*mine, *other) for mine in own for other in others] for own, others in zip(*agreed, strict=True)]
+
+
+def means(values: list[list[float]]) -> list[float]:
+    """One mean per prompt of the values of its answers."""
+    return [sum(group) / len(group) for group in values]
+
+
+def measure_both(functions: dict, rows: list[dict], texts: list[Texts]) -> dict[str, dict]:
+    """{function: {"model", "opponent", "difference"}}, an interval over prompts each; the difference is paired."""
+    found = {}
+    for name, function in functions.items():
+        own, other = (means(measure(function, rows, side)) for side in texts)
+        differences = [mine - its for mine, its in zip(own, other, strict=True)]
+        found[name] = {
+            "model": bootstrap_interval(own),
+            "opponent": bootstrap_interval(other),
+            "difference": bootstrap_interval(differences),
+        }
+    return found
