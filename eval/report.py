@@ -16,7 +16,8 @@ last model answers with exactly the reference while the others give other answer
 
 PPO, DPO, RLOO and GRPO are compared by `results/<name>.json`, `win_rate_<name>_vs_sft.json` and
 `answers_<name>_heldout.json`, which recipes/compare.sh makes; <name> is the method, with `_seed<number>` for a further
-seed.
+seed. So are PPO with the rater itself as reward (`ppo_rater`), on right or wrong only (`ppo_right_or_wrong`) and beyond
+its KL budget (`ppo_over_budget`); of best of 8 there is `win_rate_best_of_8_vs_sft.json` alone.
 
 `--publish FOLDER` also writes `results.json` without curves and examples, the tables in `RESULTS.md` (between two
 comments; the text around them is kept), the chart as `stages.png` and the question as `answers.png`.
@@ -39,8 +40,8 @@ from eval.reporting.chart import chart
 from eval.reporting.example import caption, example_question, mark
 from eval.reporting.pictures import picture, score_against_kl
 from eval.reporting.publishing import publish, tables_in
-from eval.reporting.run_folder import completions, data_files, model_folders, samples, times
-from eval.reporting.stages import METHODS, STAGES, method_of, trainings
+from eval.reporting.run_folder import completions, data_files, model_folders, samples, times, verdicts
+from eval.reporting.stages import METHODS, STAGES, VARIANTS, method_of, trainings
 from eval.reporting.tables import (
     MODELS,
     Known,
@@ -55,6 +56,7 @@ from eval.reporting.tables import (
     number,
     tiles,
     verdict,
+    without_all_facts,
 )
 
 ASKED_FIRST = 32  # questions, among which the one is looked for that shows what the stages brought
@@ -105,8 +107,10 @@ def stage_sections(run: Path, results: dict) -> list[dict]:
             section |= {"did": did.format_map(known), "figure": figure.format_map(known)}
             section["seconds"] = f"{result['seconds']:,.0f} s" if "seconds" in result else "–"
             section["metrics"] = {key.replace("_", " "): number(value, key) for key, value in metrics.items()}
-            if method == "ppo":
-                section |= {"against_kl": score_against_kl(curves), "completions": completions(run / name)}
+            if method in ("ppo", "ppo_over_budget"):
+                section["against_kl"] = score_against_kl(curves, result.get("alarms", ()))
+            if method == "ppo" or method in VARIANTS:
+                section["completions"] = completions(run / name)
             together = (section.get("against_kl") or {}).get("curves", ())
             section["pictures"] = {
                 label: picture(points, label) for label, points in curves.items() if points and label not in together
@@ -153,6 +157,8 @@ def main() -> None:
         print(f"{arguments.limit:,} of {len(every):,} prompts are used (--limit)")
         questions = random.Random(arguments.seed).sample(every, arguments.limit)
     columns, table = answers_table(results, arguments.models)
+    # Where all facts were counted of all answers, a table of the exact match would say the same again.
+    exact = not table or any(name.startswith("answers_") for name in without_all_facts(results))
     held_out = results.get("reward", {}).get("metrics", {}).get("accuracy")
     accuracies = [("at the end of training", held_out, {})] if held_out else []
     accuracies += evaluations(results, "reward_accuracy_", "accuracy")
@@ -171,11 +177,11 @@ def main() -> None:
         **facts, "run": run, "sections": sections, "data": data_files(run),
         "mixture": read_json(mixture) if mixture.exists() else None, "samples": samples(run), "questions": questions,
         "answers": ask(run, arguments.models, questions, arguments.max_new_tokens), "models": arguments.models,
-        "asked": asked, "columns": columns, "table": table, "accuracies": accuracies, "rates": rates,
+        "asked": asked, "columns": columns, "table": table, "exact": exact, "accuracies": accuracies, "rates": rates,
         "seconds": times(run, results), "tiles": tiles(results, columns, table, arguments.models, accuracies, rates),
         "perplexities": [result for name, result in results.items() if name.startswith("perplexity_")],
-        "others": {name: result for name, result in results.items()
-                   if name not in {section["name"] for section in sections} and not name.startswith(EVALUATIONS)},
+        "others": verdicts(run, {name: result for name, result in results.items()
+                   if name not in {section["name"] for section in sections} and not name.startswith(EVALUATIONS)}),
         "chart": opening and {**opening, "picture": uri_of(opening["picture"])}, "example": example, "mark": mark,
         "example_caption": caption(*example, results, asked) if example else None,
         "measured": [(name, *answers_table(results, arguments.models, name)) for name in measures(results)],

@@ -10,7 +10,9 @@ from eval import win_rate
 from eval.judging.sampling import pick_best
 
 QUESTIONS = [("a", "1?", "yes"), ("b", "22?", "no"), ("c", "333?", "so")]
-LONGER = "def longer(prompts, completions, **columns): return [len(each[-1]['content'].encode()) for each in completions]\n"
+LONGER = (
+    "def longer(prompts, completions, **columns): return [len(each[-1]['content'].encode()) for each in completions]\n"
+)
 
 
 def answer(text: str, stopped: bool = True) -> dict:

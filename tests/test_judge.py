@@ -268,14 +268,42 @@ def test_functions_in_the_tables(command, judged):
 
     methods = re.search(r'<table id="methods">(.*?)</table>', page, re.S)[1]
     assert re.findall(r"<th[^>]*>(.*?)</th>", methods) == [
-        "Method", "Win rate", "Win rate, greedy", "Exact match, greedy", "Asked fact right, greedy",
-        "All facts right, greedy", "Rater's points, greedy", "Brevity, greedy", "KL, nats per answer", "Training",
-        "Learned from",
+        "Method", "Win rate", "Win rate, greedy", "Asked fact right, greedy", "All facts right, greedy",
+        "Rater's points, greedy", "Brevity, greedy", "KL, nats per answer", "Training", "Learned from",
     ]  # fmt: skip
-    assert "| DPO | – | – | – | – | – | – | – | – | 150 s | 7 pairs |" in written
+    assert "| DPO | – | – | – | – | – | – | – | 150 s | 7 pairs |" in written
     assert (
-        "| PPO | 64.0% [62.0%, 66.0%] | 81.0% [78.0%, 84.0%] | 50.0% [0.0%, 90.0%] | 79.7% [10.0%, 90.0%] |" in written
+        "| PPO | 64.0% [62.0%, 66.0%] | 81.0% [78.0%, 84.0%] | 79.7% [10.0%, 90.0%] | 50.0% [0.0%, 90.0%] |" in written
     )
+
+
+def test_the_exact_match_is_left_out_where_all_facts_are_counted(command, judged):
+    # With complete references it is the same figure twice: in the tiles, the tables, and the list of results.md.
+    assert command(report, "--run", judged)[0] == 0
+    page, written = (judged / "report.html").read_text(), (judged / "results.md").read_text()
+    tiles = re.findall(r'<div class="tile"><span>(.*?)</span><strong>(.*?)</strong><span>(.*?)</span>', page)
+    asked = "base 10% → sft 77% → ppo 80%; conversations_heldout"
+    assert tiles[1] == ("Asked fact right, greedy", "80%", asked)
+    assert tiles[3] == ("Win rate, greedy", "81%", "ppo vs sft; a tie counts half")
+    assert "<h2>Exact match</h2>" not in page and "xact match, greedy" not in page + written
+    said = "Greedy answers are those to held-out questions (SFT: asked fact right 77.0% [10.0%, 90.0%]; all facts right 0.3%"
+    assert said in page and "Exact match is that of" not in page
+
+    # DPO's answers were not measured by functions.
+    about = {"model": "runs/x/dpo", "data": ["data/conversations_heldout.json"]}
+    right = {"exact_match": interval(0.4, 0.3, 0.5)}
+    write_results(judged / "results", "answers_dpo_heldout", {**about, "metrics": right})
+    (judged / "results" / "win_rate_ppo_vs_sft_greedy.json").unlink()
+    assert command(report, "--run", judged)[0] == 0
+    page, written = (judged / "report.html").read_text(), (judged / "results.md").read_text()
+    assert re.findall(r"\| exact match, greedy, (\w+): `conversations_heldout` \| (.*?) \|", written) == [
+        ("dpo", "40.0% [30.0%, 50.0%]")
+    ]
+    assert "<h2>Exact match</h2>" in page and '<th class="number data">Exact match, greedy</th>' in page
+    assert "Exact match is that of greedy answers to held-out questions (SFT: 0.3% [0.0%, 90.0%]).\n" in page
+    tiles = re.findall(r'<div class="tile"><span>(.*?)</span><strong>(.*?)</strong><span>(.*?)</span>', page)
+    assert tiles[1][0] == "Asked fact right, greedy"
+    assert tiles[3] == ("Win rate", "64%", "ppo vs sft; a tie counts half")
 
 
 def test_publish_the_chart(command, judged, tmp_path):

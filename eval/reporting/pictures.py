@@ -22,6 +22,8 @@ from eval.reporting.tables import SHARES, number
 AGREEMENT = ("exact_match", "chrf")  # with the reference; any other measure is called a rating
 NO_QUALITY = ("rlhf_reward", "length", "eos_rate", "entropy", "repetition")
 
+PATH_ALARMS = ("overoptimization", "kl_over_budget")  # those that a path of score against KL can show
+
 
 def picture(points: list, label: str) -> str:
     """A curve by step."""
@@ -34,10 +36,10 @@ def picture(points: list, label: str) -> str:
     return as_uri(figure)
 
 
-def score_against_kl(curves: dict) -> dict | None:
+def score_against_kl(curves: dict, alarms: list[dict] = ()) -> dict | None:
     """The held-out evaluations of a PPO run as a path away from the SFT model (as in Gao 2023, arXiv:2210.10760, fig. 1).
 
-    Reads the curves "held-out score" and "held-out KL", and the first other curve that measures the quality of answers ("held-out <measure>", none of `NO_QUALITY`), [[update, value], …] each. Returns {"picture": data: URI, "words":
+    A line marks where the first of the `alarms` overoptimization, or else kl_over_budget, was raised. Reads the curves "held-out score" and "held-out KL", and the first other curve that measures the quality of answers ("held-out <measure>", none of `NO_QUALITY`), [[update, value], …] each. Returns {"picture": data: URI, "words":
     what it shows, "curves": their names}; None without score or KL.
     """
     start = "held-out "
@@ -86,8 +88,26 @@ def score_against_kl(curves: dict) -> dict | None:
                 f" Since then the score has risen and the {what} has fallen, as in over-optimization. "
                 "The alarms say whether this is more than chance."
             )
+    by_name = {alarm["alarm"]: alarm for alarm in reversed(alarms)}  # the first of each
+    if hit := next((by_name[name] for name in PATH_ALARMS if name in by_name), None):
+        place = between(hit["step"], kl)
+        panel.axvline(place, color=RED, linewidth=1.4, linestyle=":")
+        side = (
+            "left" if place < (min(path) + max(path)) / 2 else "right"
+        )  # so that the name, above, stays in the picture
+        where = {"xytext": (0, 2), "textcoords": "offset points", "ha": side, "va": "bottom", "fontsize": 9}
+        panel.annotate(f"alarm {hit['alarm']}", (place, 1), xycoords=panel.get_xaxis_transform(), color=RED, **where)
+        words += f" The alarm {hit['alarm']} was raised at update {hit['step']}, at {number(place)} nats per answer."
     shown = ["score", "KL", *([measure] if measure else [])]
     return {"picture": as_uri(figure), "words": words, "curves": [start + name for name in shown]}
+
+
+def between(step: float, points: dict[int, float]) -> float:
+    """The value at `step`, by a straight line between the nearest of `points`; at the ends, that of the end."""
+    before = max((each for each in points if each <= step), default=min(points))
+    after = min((each for each in points if each >= step), default=max(points))
+    share = (step - before) / (after - before) if before < after else 0
+    return points[before] + share * (points[after] - points[before])
 
 
 WIDTH, MARGIN, LABEL, LINE = 1000, 32, 150, 25  # pixels of answers_picture; LABEL is the column of the models' names

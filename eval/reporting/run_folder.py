@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 from data_prep.common.files import UNFINISHED, read_json, read_jsonl
+from data_prep.common.plots import uri_of
 from eval.reporting.stages import STAGES
 from eval.reporting.tables import number
 
@@ -68,6 +69,27 @@ def times(run: Path, results: dict) -> list[tuple[str, float]]:
     whole = {name.removesuffix(".json"): float(seconds) for name, seconds in noted}
     order = [name for name in [*STAGES, *results] if "seconds" in results.get(name, {})]
     return list({**whole, **{name: results[name]["seconds"] for name in order if name not in whole}}.items())
+
+
+def verdicts(run: Path, results: dict) -> list[dict]:
+    """What a page shows of `results` that have no section of their own: {"name", "line", "picture", "metrics"}.
+
+    "line" is a verdict's, as eval/reward_gate.py and eval/diagnose.py write it, "picture" the data: URI of the PNG beside
+    the result, "metrics" the plain numbers and intervals among them. A result that has none of the three is left out.
+    """
+    shown = []
+    for name, result in results.items():
+        line, path = (result.get("verdict") or {}).get("line"), run / "results" / f"{name}.png"
+        plain = {key: number(value, key) for key, value in result.get("metrics", {}).items() if is_plain(value)}
+        picture = uri_of(path.read_bytes()) if path.exists() else None
+        if line or plain or picture:
+            shown.append({"name": name, "line": line, "picture": picture, "metrics": plain})
+    return shown
+
+
+def is_plain(value) -> bool:
+    """Whether a metric is one figure: no list, and no table of several."""
+    return value is not None and not isinstance(value, list) and (not isinstance(value, dict) or "low" in value)
 
 
 def spread(items: list, count: int) -> list:

@@ -29,9 +29,16 @@ STAGES = {
         "score {eval_score_first} → {eval_score_last} on held-out prompts, KL {eval_kl_last}",
     ),
 }
+# PPO in other ways, each with the name that recipes/compare.sh gives it: no other methods.
+VARIANTS = {
+    "ppo_rater": "PPO, the rater itself as reward",
+    "ppo_right_or_wrong": "PPO on right or wrong only",  # its reward model learned from rankings by that alone
+    "ppo_over_budget": "PPO beyond its KL budget",  # driven there on purpose
+}
 # The methods that improve the assistant, in the same form.
 METHODS = {
     "ppo": STAGES["ppo"],
+    **{name: (title, *STAGES["ppo"][1:]) for name, title in VARIANTS.items()},
     "dpo": (
         "DPO",
         "accelerate launch recipes/dpo.py",
@@ -57,6 +64,9 @@ METHODS = {
         "score {score_last}, KL {kl_last} at the end of training",
     ),
 }
+
+BEST_OF = "best_of_8"  # samples of the SFT model itself: nothing is trained, all there is of it is a win rate
+BEST_OF_TITLE = "Best of 8 by the reward model"
 
 
 def trainings(results: dict) -> dict[str, str]:

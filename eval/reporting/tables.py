@@ -1,14 +1,16 @@
 """The report's tables and the sentences below them, made from a run's results."""
 
+import math
 from pathlib import Path
 
 from data_prep.common.intervals import show_interval, show_nats
 from eval.common.functions import WORDS, in_words, show_difference, show_measure
 from eval.reporting.chart import is_greedy
-from eval.reporting.stages import METHODS, method_of, trainings
+from eval.reporting.stages import BEST_OF, BEST_OF_TITLE, METHODS, VARIANTS, method_of, trainings
 
 MODELS = ["base", "sft", "ppo"]  # the folders of the chain
 EQUAL_TIMES = 1.15  # training times count as equal if the longest is less than this many times the shortest
+EXACT = "exact match, greedy"  # a column of the table of methods
 SHARES = ("eos_rate", "accuracy", "fraction", "win_rate", "exact_match", "asked_fact", "all_facts")
 
 
@@ -63,18 +65,30 @@ def answers_table(results: dict, models: list[str], measure: str = "") -> tuple[
     return columns, rows
 
 
+def without_all_facts(results: dict) -> dict:
+    """The results, less those of answers whose facts were all counted: their exact match is the same figure twice."""
+    return {
+        name: result
+        for name, result in results.items()
+        if not (name.startswith("answers_") and "all_facts" in result["metrics"].get("eval_funcs", {}))
+    }
+
+
 def comparison(results: dict) -> list[dict]:
-    """The rows of the table of methods, one per training: {"name", "title", "win_rate", "greedy", "kl", "seconds",
-    "temperature", "learned_from", "greedy_rate", "eval_funcs"}; None if it was not run. Win rates and KL are against SFT;
-    "eval_funcs" is {function: interval} of greedy answers, of every function that any method was measured by.
+    """The rows of the table of methods, one per training, and best of n if it was measured: {"name", "title", "win_rate",
+    "greedy", "kl", "seconds", "temperature", "learned_from", "greedy_rate", "eval_funcs", "points", "opponent", "best_of"};
+    None if it was not run. Win rates and KL are against SFT, `opponent`; "eval_funcs" is {function: interval} of greedy answers, of
+    every function that any method was measured by; "points" are the rater's of sampled answers, above SFT's.
     """
     rows = []
     named = trainings(results)
+    if f"win_rate_{BEST_OF}_vs_sft" in results:
+        named[BEST_OF] = BEST_OF_TITLE
     functions = measures(
         {f"answers_{name}": results.get(f"answers_{name}_heldout", {"metrics": {}}) for name in named}
     )
     for name, title in named.items():
-        result, won = results[name], results.get(f"win_rate_{name}_vs_sft", {})
+        result, won = results.get(name, {}), results.get(f"win_rate_{name}_vs_sft", {})
         greedy = results.get(f"win_rate_{name}_vs_sft_greedy", {})
         metrics, right = result.get("metrics", {}), results.get(f"answers_{name}_heldout", {})
         learned = {
@@ -88,11 +102,14 @@ def comparison(results: dict) -> list[dict]:
                 "title": title,
                 "seconds": result.get("seconds"),
                 "temperature": won.get("temperature"),
+                "opponent": won.get("opponent"),
                 **{key: won.get("metrics", {}).get(key) for key in ("win_rate", "kl")},
+                "points": won.get("metrics", {}).get("eval_funcs", {}).get("rubric", {}).get("difference"),
                 "greedy_rate": greedy.get("metrics", {}).get("win_rate"),
                 "greedy": right.get("metrics", {}).get("exact_match"),
                 "eval_funcs": {each: right.get("metrics", {}).get("eval_funcs", {}).get(each) for each in functions},
                 "learned_from": next((f"{number(value)} {what}" for what, value in learned.items() if value), None),
+                "best_of": won.get("best_of") if won.get("model") == won.get("opponent") else None,
             }
         )
     return rows
@@ -100,16 +117,25 @@ def comparison(results: dict) -> list[dict]:
 
 def comparison_columns(rows: list[dict]) -> list[tuple[str, list[str | None]]]:
     """[(title, one cell per row, None if it was not run)] of the table of methods; what no row has is left out, if it is
-    the greedy win rate or a function."""
+    the greedy win rate or a function. So is the exact match where all facts were counted: that is the same twice."""
     shown = [("win rate", [row["win_rate"] and show_interval(row["win_rate"]) for row in rows])]
     if any(row["greedy_rate"] for row in rows):
         shown.append(("win rate, greedy", [row["greedy_rate"] and show_interval(row["greedy_rate"]) for row in rows]))
-    shown.append(("exact match, greedy", [row["greedy"] and show_interval(row["greedy"]) for row in rows]))
+    answered = [row for row in rows if row["greedy"]]
+    if not answered or not all(row["eval_funcs"].get("all_facts") for row in answered):
+        shown.append((EXACT, [row["greedy"] and show_interval(row["greedy"]) for row in rows]))
     for name in rows[0]["eval_funcs"] if rows else ():
         cells = [row["eval_funcs"][name] for row in rows]
         shown.append((f"{in_words(name)}, greedy", [cell and show_measure(name, cell) for cell in cells]))
-    shown.append(("KL, nats per answer", [row["kl"] and show_nats(row["kl"]) for row in rows]))
+    shown.append(
+        ("KL, nats per answer", [row["kl"] and show_nats(row["kl"]) or farthest(row["best_of"]) for row in rows])
+    )
     return shown
+
+
+def farthest(n: int | None) -> str | None:
+    """The most that best of n can be away from what it samples, in nats (Beirami 2024, arXiv:2401.01879)."""
+    return n and f"at most {math.log(n) - (n - 1) / n:.2f}"
 
 
 def judges(rates: list[tuple[str, dict, dict]]) -> str:
@@ -138,10 +164,13 @@ def both_sides(rates: list[tuple[str, dict, dict]]) -> list[tuple]:
 
 
 def verdict(rows: list[dict]) -> list[str]:
-    """What the table of methods says, in sentences: equal training times or not, PPO's seeds, who wins more than PPO."""
+    """What the table of methods says, in sentences: equal training times or not, PPO's seeds, who wins more than PPO, and
+    how much of what the rater itself as reward brings PPO gets from the reward model."""
     sentences = []
-    if len(rows) > 1 and all(row["seconds"] for row in rows):
-        first, *_, last = sorted(rows, key=lambda row: row["seconds"])
+    # Best of n is not trained, and a run that is to leave its budget takes what that takes.
+    timed = [row for row in rows if method_of(row["name"]) not in (BEST_OF, "ppo_over_budget")]
+    if len(timed) > 1 and all(row["seconds"] for row in timed):
+        first, *_, last = sorted(timed, key=lambda row: row["seconds"])
         if last["seconds"] < EQUAL_TIMES * first["seconds"]:
             sentences.append(f"Trained at equal wall time: {first['seconds']:,.0f} to {last['seconds']:,.0f} s.")
         else:
@@ -151,7 +180,7 @@ def verdict(rows: list[dict]) -> list[str]:
             )
     rates: dict[str, list[dict]] = {}
     for row in rows:
-        if row["win_rate"]:
+        if row["win_rate"] and method_of(row["name"]) not in VARIANTS:
             rates.setdefault(method_of(row["name"]), []).append(row["win_rate"])
     if "ppo" not in rates:
         return sentences
@@ -162,13 +191,28 @@ def verdict(rows: list[dict]) -> list[str]:
     better = [method for method in means if means[method] > means["ppo"]]
     for method in better:
         apart = all(rate["low"] > other["high"] for rate in rates[method] for other in rates["ppo"])
+        title = "Best of 8" if method == BEST_OF else METHODS[method][0]
         sentences.append(
-            f"{METHODS[method][0]}'s win rate is higher than PPO's: {means[method]:.1%}{seeds[method]} against "
+            f"{title}'s win rate is higher than PPO's: {means[method]:.1%}{seeds[method]} against "
             f"{means['ppo']:.1%}{seeds['ppo']}; their intervals {'do not overlap' if apart else 'overlap'}."
         )
     if len(means) > 1 and not better:
         sentences.append(f"No other method's win rate is higher than PPO's, {means['ppo']:.1%}{seeds['ppo']}.")
-    return sentences
+    return sentences + share_of_rater(rows)
+
+
+def share_of_rater(rows: list[dict]) -> list[str]:
+    """The sentence on how much of the points that the rater itself as reward brings PPO gets; none if they are unknown."""
+    most = next((row["points"]["value"] for row in rows if row["name"] == "ppo_rater" and row["points"]), 0)
+    gains = [row["points"]["value"] for row in rows if method_of(row["name"]) == "ppo" and row["points"]]
+    if most <= 0 or not gains:
+        return []
+    shares = [gain / most for gain in gains]
+    several = f" (mean of {len(shares)} seeds, {min(shares):.0%} to {max(shares):.0%})" if len(shares) > 1 else ""
+    return [
+        f"With the rater itself as reward PPO gains {most:.2f} of the rater's points an answer over SFT, sampled; with the "
+        f"reward model it gains {sum(shares) / len(shares):.0%} of that{several}."
+    ]
 
 
 def tiles(
@@ -176,23 +220,38 @@ def tiles(
 ) -> list[tuple]:
     """The four metrics on top, as (title, value, note)."""
     bits = results.get("pretrain", {}).get("curves", {}).get("held-out bits per byte", [])
-    best = max((row for row in table if not row["group"]), key=lambda row: sum(map(bool, row["cells"])), default=None)
-    right = (
-        [(model, cell["value"]) for model, cell in zip(columns, best["cells"], strict=True) if cell] if best else []
+    title, right, questions = (
+        "Asked fact right, greedy",
+        *of_most_models(*answers_table(results, models, "asked_fact")),
     )
+    if not any(model in MODELS for model, _ in right):  # not measured of the chain
+        title, right, questions = "Exact match", *of_most_models(columns, table)
     right = [cell for cell in right if cell[0] in models] or right  # of the chain, where it was asked
-    won = next((rate for rate in rates if rate[0].startswith("ppo vs ")), rates[0] if rates else None)
+    named = {name: (name.removesuffix(" greedy"), rate, is_greedy(result)) for name, rate, result in rates}
+    ppo = [name for name in named if name.startswith("ppo vs ")]
+    won = next((named[name] for name in ["ppo vs sft greedy", *ppo, *named] if name in named), None)
     chain = " → ".join(f"{model} {value:.0%}" for model, value in right)
     missing = ("–", "not run")
     return [
         ("Bits per byte, held-out text", *((f"{bits[-1][1]:.2f}", f"before: {bits[0][1]:.2f}") if bits else missing)),
-        ("Exact match", *((f"{right[-1][1]:.0%}", f"{chain}; {best['set']}") if right else missing)),
+        (title, *((f"{right[-1][1]:.0%}", f"{chain}; {questions}") if right else missing)),
         (
             "Reward model's accuracy",
             *((f"{accuracies[0][1]['value']:.0%}", "guessing: 50%") if accuracies else missing),
         ),
-        ("Win rate", *((f"{won[1]['value']:.0%}", f"{won[0]}; a tie counts half") if won else missing)),
+        (
+            "Win rate, greedy" if won and won[2] else "Win rate",
+            *((f"{won[1]['value']:.0%}", f"{won[0]}; a tie counts half") if won else missing),
+        ),
     ]
+
+
+def of_most_models(columns: list[str], table: list[dict]) -> tuple[list[tuple[str, float]], str]:
+    """([(model, value)], the questions) of the row of an `answers_table` that most models have, no group."""
+    best = max((row for row in table if not row["group"]), key=lambda row: sum(map(bool, row["cells"])), default=None)
+    if not best:
+        return [], ""
+    return [(name, cell["value"]) for name, cell in zip(columns, best["cells"], strict=True) if cell], best["set"]
 
 
 def evaluations(results: dict, prefix: str, figure: str) -> list[tuple[str, dict, dict]]:
@@ -207,7 +266,7 @@ def evaluations(results: dict, prefix: str, figure: str) -> list[tuple[str, dict
 def markdown(facts: dict) -> str:
     """A run's main metrics as Markdown, 95 % intervals in brackets; `facts` are those of its results.json."""
     results = facts["stages"]
-    columns, table = answers_table(results, MODELS)
+    columns, table = answers_table(without_all_facts(results), MODELS)
     rows = [
         (
             "bits per byte on held-out documents",
