@@ -1,5 +1,5 @@
 # make quickstart   install, then the whole chain on the documentation inside your own Python; FRESH=1 starts over
-# make compare      after it: DPO, RLOO, GRPO and two more seeds of PPO at equal wall time, in one table
+# make compare      after it: DPO, RLOO and GRPO at PPO's wall time, two more seeds of the chain, in one table
 # make test         the tests
 # make lint         ruff, as continuous integration runs it
 # make install      the install alone

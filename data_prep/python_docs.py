@@ -15,6 +15,11 @@ language reference that pydoc ships (`pydoc_data.topics`). Writes into `output_d
     conversations_heldout_names.json           the same, about names that are in neither prompt file
     conversations_heldout_others.json          wordings by a language model that had seen none of the others
 
+Two kinds of writers answer in the demonstrations. The terse one gives the fact that was asked for. The complete one adds a
+line: where the thing lives, or how to import it; about half of the single questions are theirs, no follow-up is. Who wrote
+stands in the id. The references of all other files are complete, for the rater's rubric is (data_prep/rewards.py): a right
+answer first, and of right answers the complete one. So demonstrations do not show consistently what raters agree on.
+
 This is the worked example of adapting to your own data: no later stage knows where the files come from. The wordings are
 in python_docs_wordings.json. Demonstrations are expensive and prompts are cheap (InstructGPT, arXiv:2203.02155, section
 3.2: 13k demonstrations, 31k PPO prompts). Hence each question has a few demonstrations and many more prompts.
@@ -217,6 +222,18 @@ def conversation(identifier: str, turns: list[tuple[str, str]]) -> dict:
     return {"id": identifier, "conversations": messages}
 
 
+def complete_answer(name: str, kind: str, answers: dict[str, str]) -> str:
+    """What the complete writer answers: the fact that was asked for, and below it where the thing lives, or its import.
+
+    The terse writer gives the fact that was asked for alone.
+    """
+    if kind != "module":
+        return f"{answers[kind]}\n{answers['module']}"
+    module = answers["module"].removeprefix("It is in the module ").removesuffix(".")
+    how = "It needs no import." if module == "builtins" else f"from {module} import {name.removeprefix(module + '.')}"
+    return f"{answers[kind]}\n{how}"
+
+
 def embellished(wording: str, use: str, share: float, rng: random.Random) -> str:
     """The wording, with small talk before it and after it, each with a probability of `share`.
 
@@ -244,31 +261,33 @@ def write_conversations(output: Path, known: dict[str, dict[str, str]], prompts:
     for name, answers in known.items():
         rng = random.Random(digest(name))
         for kind, answer in answers.items():
-            number = DEMONSTRATIONS_PER_QUESTION[kind]
+            number, complete = DEMONSTRATIONS_PER_QUESTION[kind], complete_answer(name, kind, answers)
             *wordings, own = rng.sample(WORDINGS["demonstrations"][kind], number + 1)
             for index, wording in enumerate(wordings):
                 wording = embellished(wording, "demonstrations", 0.2, rng)
-                turns = [(wording.format(name=name), answer)]
-                if index % 3 == 2:  # one conversation in three continues with other questions, without the name
+                several = index % 3 == 2
+                writer = "complete" if not several and rng.random() < 0.5 else "terse"
+                turns = [(wording.format(name=name), complete if writer == "complete" else answer)]
+                if several:  # one conversation in three continues with other questions, without the name
                     others = rng.sample([other for other in answers if other != kind], len(answers) - 1)
                     for other in others[: 1 + index % 2]:
                         turns.append((rng.choice(WORDINGS["follow_ups"][other]), answers[other]))
-                rows["conversations"].append(conversation(f"{name}/{kind}/{index}", turns))
+                rows["conversations"].append(conversation(f"{name}/{kind}/{index}/{writer}", turns))
             own = own.format(name=name)
-            rows["conversations_heldout_own"].append(conversation(f"{name}/{kind}/own", [(own, answer)]))
+            rows["conversations_heldout_own"].append(conversation(f"{name}/{kind}/own", [(own, complete)]))
             where = "conversations_heldout_names" if name in kept_out else "conversations_heldout"
             files = {where: "held_out"} | ({} if name in kept_out else {"conversations_validation": "validation"})
             for file, wordings in files.items():
                 wording = rng.choice(WORDINGS[wordings][kind])
                 wording = embellished(wording, "evaluation", 0.4, rng)
-                row = conversation(f"{name}/{kind}/{file[14:]}", [(wording.format(name=name), answer)])
+                row = conversation(f"{name}/{kind}/{file[14:]}", [(wording.format(name=name), complete)])
                 rows[file].append(row)
             other = rng.choice(WORDINGS["others"][kind]).format(name=name)
-            rows["conversations_heldout_others"].append(conversation(f"{name}/{kind}/others", [(other, answer)]))
+            rows["conversations_heldout_others"].append(conversation(f"{name}/{kind}/others", [(other, complete)]))
             if name not in kept_out:
                 for index, wording in enumerate(rng.sample(WORDINGS["prompts"][kind], prompts)):
                     wording = embellished(wording, "prompts", 0.4, rng)
-                    row = conversation(f"{name}/{kind}/prompt-{index}", [(wording.format(name=name), answer)])
+                    row = conversation(f"{name}/{kind}/prompt-{index}", [(wording.format(name=name), complete)])
                     rows["prompts_rankings" if index < prompts // 2 else "prompts_ppo"].append(row)
     check_no_question_twice(rows)
     for file, conversations in reversed(rows.items()):  # conversations.json last: if it exists, all do

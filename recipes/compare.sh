@@ -1,54 +1,108 @@
 #!/usr/bin/env bash
-# After recipes/quickstart.sh: DPO, RLOO and GRPO from the same SFT model at PPO's wall time, PPO with two more seeds, and
-# all of them in one table of the report. A command whose output exists is skipped, so an interrupted run resumes. To
-# train a model again, remove its results, its answers_… and its win_rate_….
+# After recipes/quickstart.sh: the chain from SFT on with two more seeds; DPO, RLOO, GRPO and best of 8 from the same SFT
+# model, the trained ones at PPO's wall time; PPO with the rater itself as reward, on right or wrong only, and beyond its
+# KL budget; all of them in one table of the report. A command whose output exists is skipped, so an interrupted run
+# resumes. To train a model again, remove its results, its answers_… and its win_rate_….
 set -euo pipefail
 cd "$(dirname "$0")/.."
 RUN=runs/quickstart
+RUBRIC=data_prep.rewards.rubric
+FACTS="data_prep.rewards.asked_fact data_prep.rewards.all_facts"
 . recipes/steps.sh
 if [ ! -e $RUN/results/ppo.json ]; then
     echo "error: $RUN/results/ppo.json: no such file or folder; it is made by: recipes/quickstart.sh" >&2
     exit 1
 fi
 
-# ppo_with_seed SEED: PPO of the quickstart with another seed. A recipe names its results by its stage, ppo.json: they are
-# written into the model's folder and then moved beside those of the first seed.
-ppo_with_seed() {
-    $LAUNCH recipes/ppo.py --config recipes/configs/quickstart/ppo.yaml --seed "$1" \
-        --output_dir "$RUN/ppo_seed$1" --results_dir "$RUN/ppo_seed$1"
-    mv "$RUN/ppo_seed$1/ppo.json" "$RUN/results/ppo_seed$1.json"
+# train NAME RECIPE OPTION…: the stage of the quickstart with other options, into the folder NAME. A recipe names its
+# results by its stage, ppo.json: they are written into the model's folder and then moved beside those of the others.
+train() {
+    $LAUNCH "recipes/$2.py" --config "recipes/configs/quickstart/$2.yaml" \
+        --output_dir "$RUN/$1" --results_dir "$RUN/$1" "${@:3}"
+    mv "$RUN/$1/$2.json" "$RUN/results/$1.json"
 }
+# rank COMPLETIONS RANKINGS FUNCTION
+rank() {
+    python -m data_prep.rank_completions --completions "$1" --by function --function "$3" --output "$2"
+}
+# against_sft NAME SFT: the model NAME as PPO's in the quickstart, against the SFT model that it is from.
+against_sft() {
+    step "$RUN/results/answers_$1_heldout.json" \
+        python -m eval.answers --model "$RUN/$1" --conversations $RUN/data/conversations_heldout.json \
+        --eval_funcs $FACTS $RUBRIC --name "$1_heldout" --limit 1000 --results_dir $RUN/results
+    step "$RUN/results/win_rate_$1_vs_sft.json" \
+        python -m eval.win_rate --model "$RUN/$1" --opponent "$RUN/$2" \
+        --conversations $RUN/data/conversations_heldout.json --judge $RUBRIC --eval_funcs $FACTS $RUBRIC --limit 1000 \
+        --max_new_tokens 48 --name "$1_vs_sft" --results_dir $RUN/results
+    step "$RUN/results/win_rate_$1_vs_sft_greedy.json" \
+        python -m eval.win_rate --model "$RUN/$1" --opponent "$RUN/$2" \
+        --conversations $RUN/data/conversations_heldout.json --judge $RUBRIC --eval_funcs $FACTS $RUBRIC --limit 1000 \
+        --max_new_tokens 48 --temperature 0 --name "$1_vs_sft_greedy" --results_dir $RUN/results
+}
+
+# The chain with other random numbers from SFT on: its SFT model, its answers, its rankings, its reward model, its PPO.
+for SEED in 1 2; do
+    S=seed$SEED
+    unfinished $RUN/results/sft_$S.json $RUN/sft_$S
+    step $RUN/results/sft_$S.json train sft_$S sft --seed $SEED
+    step $RUN/data/completions_$S.jsonl \
+        python -m data_prep.sample_completions --model $RUN/sft_$S --conversations $RUN/data/prompts_rankings.json \
+        --num_return_sequences 4 --seed $SEED --output $RUN/data/completions_$S.jsonl
+    step $RUN/data/rankings_$S.jsonl rank $RUN/data/completions_$S.jsonl $RUN/data/rankings_$S.jsonl $RUBRIC
+    step $RUN/data/completions_heldout_$S.jsonl \
+        python -m data_prep.sample_completions --model $RUN/sft_$S --conversations $RUN/data/conversations_heldout.json \
+        --limit 400 --num_return_sequences 16 --seed 1 --output $RUN/data/completions_heldout_$S.jsonl
+    step $RUN/data/rankings_heldout_$S.jsonl \
+        rank $RUN/data/completions_heldout_$S.jsonl $RUN/data/rankings_heldout_$S.jsonl $RUBRIC
+    unfinished $RUN/results/reward_$S.json $RUN/reward_$S
+    step $RUN/results/reward_$S.json \
+        train reward_$S reward --seed $SEED --model_name_or_path $RUN/sft_$S --rankings $RUN/data/rankings_$S.jsonl \
+        --heldout $RUN/data/rankings_heldout_$S.jsonl
+    unfinished $RUN/results/ppo_$S.json $RUN/ppo_$S
+    step $RUN/results/ppo_$S.json \
+        train ppo_$S ppo --seed $SEED --sft_model_path $RUN/sft_$S --reward_model_path $RUN/reward_$S
+    against_sft ppo_$S sft_$S
+done
 
 # The others get the time that PPO took here.
 PPO_SECONDS=$(python -c "import json; print(json.load(open('$RUN/results/ppo.json'))['seconds'])")
 # Learn from the rankings themselves, without a reward model.
 unfinished $RUN/results/dpo.json $RUN/dpo
-step $RUN/results/dpo.json \
-    $LAUNCH recipes/dpo.py --config recipes/configs/quickstart/dpo.yaml --max_seconds "$PPO_SECONDS"
+step $RUN/results/dpo.json train dpo dpo --max_seconds "$PPO_SECONDS"
 # Against the same reward model, each answer compared with others to its prompt instead of with a value model.
 unfinished $RUN/results/rloo.json $RUN/rloo
-step $RUN/results/rloo.json \
-    $LAUNCH recipes/rloo.py --config recipes/configs/quickstart/rloo.yaml --max_seconds "$PPO_SECONDS"
+step $RUN/results/rloo.json train rloo rloo --max_seconds "$PPO_SECONDS"
 unfinished $RUN/results/grpo.json $RUN/grpo
-step $RUN/results/grpo.json \
-    $LAUNCH recipes/grpo.py --config recipes/configs/quickstart/grpo.yaml --max_seconds "$PPO_SECONDS"
-# PPO again, with other random numbers.
-for SEED in 1 2; do
-    unfinished $RUN/results/ppo_seed$SEED.json $RUN/ppo_seed$SEED
-    step $RUN/results/ppo_seed$SEED.json ppo_with_seed $SEED
+step $RUN/results/grpo.json train grpo grpo --max_seconds "$PPO_SECONDS"
+# PPO with the rater itself as reward, which only a rule can be: what a perfect reward model would give.
+unfinished $RUN/results/ppo_rater.json $RUN/ppo_rater
+step $RUN/results/ppo_rater.json train ppo_rater ppo --reward_funcs $RUBRIC --reward_weights 0 1
+# PPO against a reward model that learned from a rater who looks at the asked fact alone.
+RIGHT=data_prep.rewards.asked_fact
+step $RUN/data/rankings_right_or_wrong.jsonl \
+    rank $RUN/data/completions.jsonl $RUN/data/rankings_right_or_wrong.jsonl $RIGHT
+step $RUN/data/rankings_heldout_right_or_wrong.jsonl \
+    rank $RUN/data/completions_heldout.jsonl $RUN/data/rankings_heldout_right_or_wrong.jsonl $RIGHT
+unfinished $RUN/results/reward_right_or_wrong.json $RUN/reward_right_or_wrong
+step $RUN/results/reward_right_or_wrong.json \
+    train reward_right_or_wrong reward --rankings $RUN/data/rankings_right_or_wrong.jsonl \
+    --heldout $RUN/data/rankings_heldout_right_or_wrong.jsonl
+unfinished $RUN/results/ppo_right_or_wrong.json $RUN/ppo_right_or_wrong
+step $RUN/results/ppo_right_or_wrong.json \
+    train ppo_right_or_wrong ppo --reward_model_path $RUN/reward_right_or_wrong \
+    --eval_funcs $RIGHT data_prep.rewards.all_facts $RUBRIC --metric_for_best_model asked_fact
+# PPO beyond its KL budget on purpose: hardly a leash, and the last model is kept, not the best.
+unfinished $RUN/results/ppo_over_budget.json $RUN/ppo_over_budget
+step $RUN/results/ppo_over_budget.json \
+    train ppo_over_budget ppo --kl_coef 0.01 --stop_on non_finite_loss --total_episodes 18432 --learning_rate 0.001 \
+    --load_best_model_at_end false
+for MODEL in dpo rloo grpo ppo_rater ppo_right_or_wrong ppo_over_budget; do
+    against_sft $MODEL sft
 done
-# Each as PPO in the quickstart: greedy answers in held-out wordings, sampled ones against SFT's.
-for MODEL in dpo rloo grpo ppo_seed1 ppo_seed2; do
-    step $RUN/results/answers_${MODEL}_heldout.json \
-        python -m eval.answers --model $RUN/$MODEL --conversations $RUN/data/conversations_heldout.json \
-        --name ${MODEL}_heldout --limit 400 --results_dir $RUN/results
-    step $RUN/results/answers_${MODEL}_heldout_others.json \
-        python -m eval.answers --model $RUN/$MODEL --conversations $RUN/data/conversations_heldout_others.json \
-        --name ${MODEL}_heldout_others --limit 400 --results_dir $RUN/results
-    step $RUN/results/win_rate_${MODEL}_vs_sft.json \
-        python -m eval.win_rate --model $RUN/$MODEL --opponent $RUN/sft \
-        --conversations $RUN/data/conversations_heldout.json --max_new_tokens 48 \
-        --name ${MODEL}_vs_sft --results_dir $RUN/results
-done
+# No training at all: of 8 answers of the SFT model the one that the reward model likes best.
+step $RUN/results/win_rate_best_of_8_vs_sft.json \
+    python -m eval.win_rate --model $RUN/sft --best_of 8 --reward_model $RUN/reward --opponent $RUN/sft \
+    --conversations $RUN/data/conversations_heldout.json --judge $RUBRIC --eval_funcs $FACTS $RUBRIC --limit 1000 \
+    --max_new_tokens 48 --name best_of_8_vs_sft --results_dir $RUN/results
 # The page again, with the table "Methods compared".
 python -m eval.report --run $RUN

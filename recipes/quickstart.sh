@@ -26,30 +26,36 @@ step $RUN/results/pretrain.json \
 unfinished $RUN/results/sft.json $RUN/sft
 step $RUN/results/sft.json \
     $LAUNCH recipes/sft.py --config recipes/configs/quickstart/sft.yaml
-# Sample answers to the prompts, and add the documented answer and that of a neighbouring question …
+# Sample answers to other prompts …
 step $RUN/data/completions.jsonl \
     python -m data_prep.sample_completions --model $RUN/sft --conversations $RUN/data/prompts_rankings.json \
-    --num_return_sequences 3 --include_reference --include_others 1 --output $RUN/data/completions.jsonl
-# … and rank them (by a proxy for a human rater: agreement with the documentation).
+    --num_return_sequences 4 --output $RUN/data/completions.jsonl
+# … and rank them by a rubric, a stand-in for a human rater: right before wrong, and of right answers the complete one.
+RUBRIC=data_prep.rewards.rubric
 step $RUN/data/rankings.jsonl \
-    python -m data_prep.rank_completions --completions $RUN/data/completions.jsonl --output $RUN/data/rankings.jsonl
+    python -m data_prep.rank_completions --completions $RUN/data/completions.jsonl --by function --function $RUBRIC \
+    --output $RUN/data/rankings.jsonl
 # The same for held-out wordings and for held-out names, to measure the reward model on.
 step $RUN/data/completions_heldout.jsonl \
     python -m data_prep.sample_completions --model $RUN/sft --conversations $RUN/data/conversations_heldout.json \
-    --limit 1600 --num_return_sequences 3 --seed 1 --output $RUN/data/completions_heldout.jsonl
+    --limit 400 --num_return_sequences 16 --seed 1 --output $RUN/data/completions_heldout.jsonl
 step $RUN/data/rankings_heldout.jsonl \
-    python -m data_prep.rank_completions --completions $RUN/data/completions_heldout.jsonl \
-    --output $RUN/data/rankings_heldout.jsonl
+    python -m data_prep.rank_completions --completions $RUN/data/completions_heldout.jsonl --by function \
+    --function $RUBRIC --output $RUN/data/rankings_heldout.jsonl
 step $RUN/data/completions_heldout_names.jsonl \
     python -m data_prep.sample_completions --model $RUN/sft --conversations $RUN/data/conversations_heldout_names.json \
-    --num_return_sequences 3 --seed 1 --output $RUN/data/completions_heldout_names.jsonl
+    --num_return_sequences 4 --seed 1 --output $RUN/data/completions_heldout_names.jsonl
 step $RUN/data/rankings_heldout_names.jsonl \
-    python -m data_prep.rank_completions --completions $RUN/data/completions_heldout_names.jsonl \
-    --output $RUN/data/rankings_heldout_names.jsonl
+    python -m data_prep.rank_completions --completions $RUN/data/completions_heldout_names.jsonl --by function \
+    --function $RUBRIC --output $RUN/data/rankings_heldout_names.jsonl
 # Train a reward model on the rankings, starting from the assistant.
 unfinished $RUN/results/reward.json $RUN/reward
 step $RUN/results/reward.json \
     $LAUNCH recipes/reward.py --config recipes/configs/quickstart/reward.yaml
+# Is it fit for PPO? Told before PPO, without training.
+step $RUN/results/reward_gate_heldout.json \
+    python -m eval.reward_gate --reward $RUN/reward --policy $RUN/sft --rankings $RUN/data/rankings_heldout.jsonl \
+    --name heldout --results_dir $RUN/results
 # Improve the assistant by PPO against the reward model.
 unfinished $RUN/results/ppo.json $RUN/ppo
 step $RUN/results/ppo.json \
@@ -57,33 +63,45 @@ step $RUN/results/ppo.json \
 # Base: bits per byte on documents that no training saw.
 step $RUN/results/perplexity_base.json \
     python -m eval.perplexity --model $RUN/base --documents $RUN/data/corpus_heldout.jsonl --results_dir $RUN/results
-# Assistant, before and after PPO: exact match with the documentation, for questions in the wordings of the demonstrations,
-# in held-out wordings, in those of a language model that had seen neither, and about held-out names.
+# Greedy answers of every model: is the fact that was asked for right, are all facts, and what would the rater give? For
+# questions in the wordings of the demonstrations, in held-out wordings, in those of a language model that had seen
+# neither, and about held-out names.
+FACTS="data_prep.rewards.asked_fact data_prep.rewards.all_facts"
 step $RUN/results/answers_sft_own.json \
     python -m eval.answers --model $RUN/sft --conversations $RUN/data/conversations_heldout_own.json \
-    --name sft_own --limit 400 --results_dir $RUN/results
-for MODEL in sft ppo; do
+    --eval_funcs $FACTS $RUBRIC --name sft_own --limit 400 --results_dir $RUN/results
+for MODEL in base sft ppo; do
     step $RUN/results/answers_${MODEL}_heldout.json \
         python -m eval.answers --model $RUN/$MODEL --conversations $RUN/data/conversations_heldout.json \
-        --name ${MODEL}_heldout --limit 400 --results_dir $RUN/results
+        --eval_funcs $FACTS $RUBRIC --name ${MODEL}_heldout --limit 1000 --results_dir $RUN/results
+done
+for MODEL in sft ppo; do
     step $RUN/results/answers_${MODEL}_heldout_others.json \
         python -m eval.answers --model $RUN/$MODEL --conversations $RUN/data/conversations_heldout_others.json \
-        --name ${MODEL}_heldout_others --limit 400 --results_dir $RUN/results
+        --eval_funcs $FACTS $RUBRIC --name ${MODEL}_heldout_others --limit 1000 --results_dir $RUN/results
     step $RUN/results/answers_${MODEL}_heldout_names.json \
         python -m eval.answers --model $RUN/$MODEL --conversations $RUN/data/conversations_heldout_names.json \
-        --name ${MODEL}_heldout_names --limit 200 --results_dir $RUN/results
+        --eval_funcs $FACTS $RUBRIC --name ${MODEL}_heldout_names --results_dir $RUN/results
 done
 # Reward model: accuracy on rankings about held-out names (that on held-out wordings is in results/reward.json).
 step $RUN/results/reward_accuracy_heldout_names.json \
     python -m eval.reward_accuracy --model $RUN/reward --rankings $RUN/data/rankings_heldout_names.jsonl \
     --name heldout_names --results_dir $RUN/results
-# Stage against stage: win rates of sampled answers, judged by the documentation.
+# Stage against stage: win rates by the rater, of sampled answers and of greedy ones.
 step $RUN/results/win_rate_ppo_vs_sft.json \
     python -m eval.win_rate --model $RUN/ppo --opponent $RUN/sft --conversations $RUN/data/conversations_heldout.json \
-    --max_new_tokens 48 --name ppo_vs_sft --results_dir $RUN/results
+    --judge $RUBRIC --eval_funcs $FACTS $RUBRIC --limit 1000 --max_new_tokens 48 --name ppo_vs_sft \
+    --results_dir $RUN/results
+step $RUN/results/win_rate_ppo_vs_sft_greedy.json \
+    python -m eval.win_rate --model $RUN/ppo --opponent $RUN/sft --conversations $RUN/data/conversations_heldout.json \
+    --judge $RUBRIC --eval_funcs $FACTS $RUBRIC --limit 1000 --max_new_tokens 48 --temperature 0 \
+    --name ppo_vs_sft_greedy --results_dir $RUN/results
 step $RUN/results/win_rate_sft_vs_base.json \
     python -m eval.win_rate --model $RUN/sft --opponent $RUN/base --conversations $RUN/data/conversations_heldout.json \
-    --limit 100 --num_return_sequences 2 --max_new_tokens 48 --name sft_vs_base --results_dir $RUN/results
+    --judge $RUBRIC --limit 200 --num_return_sequences 2 --max_new_tokens 48 --name sft_vs_base --results_dir $RUN/results
+step $RUN/results/win_rate_sft_vs_base_greedy.json \
+    python -m eval.win_rate --model $RUN/sft --opponent $RUN/base --conversations $RUN/data/conversations_heldout.json \
+    --judge $RUBRIC --limit 200 --max_new_tokens 48 --temperature 0 --name sft_vs_base_greedy --results_dir $RUN/results
 # One page with all of it.
 step $RUN/report.html \
     python -m eval.report --run $RUN

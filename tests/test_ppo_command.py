@@ -664,10 +664,10 @@ def test_normalized_rewards_train_the_same_model_whatever_their_scale(run_settin
 
 
 def test_mean_and_spread_are_those_of_the_answers_before_training(build_ppo):
-    def length(prompts, completions, **columns):
+    def characters(prompts, completions, **columns):
         return [float(len(completion[-1]["content"])) for completion in completions]
 
-    trainer = build_ppo(reward_funcs=[length], normalize_rewards=True, per_device_eval_batch_size=3)
+    trainer = build_ppo(reward_funcs=[characters], normalize_rewards=True, per_device_eval_batch_size=3)
     answers = [text for _, rollout, _ in trainer.answers_to(trainer.train_dataset)
                for text in rollout.texts(trainer.processing_class)]  # fmt: skip
     trainer.evaluate(trainer.train_dataset)

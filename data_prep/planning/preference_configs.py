@@ -117,7 +117,7 @@ def ppo(
     while batch > 32 and possible / batch < 60:
         batch //= 2
     updates = 10 * max(3, min(20, int(possible / batch / 10)))
-    warmup, between = updates // 10, updates // 5
+    between = updates // 5
     micro = sizes.micro_batch(batch, model.context, model.vocabulary, model.width, model.layers, machine.memory)
     micro = min(micro, 16)
     budget = sizes.two_digits(0.1 * response)
@@ -163,12 +163,8 @@ def ppo(
         ("per_device_eval_batch_size", min(128, 4 * micro)),
         ("num_mini_batches", 1),
         ("num_ppo_epochs", 1),
-        (
-            "kl_coef",
-            0.2,
-            "where it starts; target_kl moves it, by 2 % an update at most, whatever the spread of the rewards",
-        ),
-        ("target_kl", sizes.two_digits(budget / 2), "half the budget"),
+        ("normalize_rewards", True),
+        ("kl_coef", 0.3, "in units of the rewards' spread before training, as in the quickstart"),
         ("kl_budget", budget, f"0.1 nats × {response} tokens; beyond it no checkpoint counts as the best"),
         ("stop_on", ["kl_over_budget", "non_finite_loss"]),
         ("cliprange", 0.2),
@@ -186,7 +182,7 @@ def ppo(
             why,
         ),
         ("value_learning_rate", sizes.two_digits(5 * rate), "5 times that of the policy"),
-        ("num_value_warmup_updates", warmup, f"a tenth of {updates}"),
+        ("num_value_warmup_updates", 0.1, "of the updates"),
         ("max_grad_norm", 1.0),
         ("num_sample_generations", 5),
         ("logging_steps", 1),
