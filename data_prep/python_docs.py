@@ -14,6 +14,7 @@ language reference that pydoc ships (`pydoc_data.topics`). Writes into `output_d
     conversations_heldout.json                 wordings in none of the above
     conversations_heldout_names.json           the same, about names that are in neither prompt file
     conversations_heldout_others.json          wordings by a language model that had seen none of the others
+    conversations_sealed.json                  the same, written after all settings were fixed and used once
 
 Two kinds of writers answer in the demonstrations. The terse one gives the fact that was asked for. The complete one adds a
 line: where the thing lives, or how to import it; about half of the single questions are theirs, no follow-up is. Who wrote
@@ -230,7 +231,7 @@ def complete_answer(name: str, kind: str, answers: dict[str, str]) -> str:
     if kind != "module":
         return f"{answers[kind]}\n{answers['module']}"
     module = answers["module"].removeprefix("It is in the module ").removesuffix(".")
-    how = "It needs no import." if module == "builtins" else f"from {module} import {name.removeprefix(module + '.')}"
+    how = "It needs no import." if module == "builtins" else f"import {module}"
     return f"{answers[kind]}\n{how}"
 
 
@@ -257,6 +258,7 @@ def write_conversations(output: Path, known: dict[str, dict[str, str]], prompts:
     rows: dict[str, list] = {name: [] for name in (
         "conversations", "prompts_rankings", "prompts_ppo", "conversations_validation", "conversations_heldout_own",
         "conversations_heldout", "conversations_heldout_names", "conversations_heldout_others",
+        "conversations_sealed",
     )}  # fmt: skip
     for name, answers in known.items():
         rng = random.Random(digest(name))
@@ -285,6 +287,10 @@ def write_conversations(output: Path, known: dict[str, dict[str, str]], prompts:
             other = rng.choice(WORDINGS["others"][kind]).format(name=name)
             rows["conversations_heldout_others"].append(conversation(f"{name}/{kind}/others", [(other, complete)]))
             if name not in kept_out:
+                # Random numbers of its own: the other files are as they were before there was this one.
+                sealed = random.Random(digest(f"sealed/{name}/{kind}")).choice(WORDINGS["sealed"][kind])
+                row = conversation(f"{name}/{kind}/sealed", [(sealed.format(name=name), complete)])
+                rows["conversations_sealed"].append(row)
                 for index, wording in enumerate(rng.sample(WORDINGS["prompts"][kind], prompts)):
                     wording = embellished(wording, "prompts", 0.4, rng)
                     row = conversation(f"{name}/{kind}/prompt-{index}", [(wording.format(name=name), complete)])

@@ -25,19 +25,24 @@ train() {
 rank() {
     python -m data_prep.rank_completions --completions "$1" --by function --function "$3" --output "$2"
 }
-# against_sft NAME SFT: the model NAME as PPO's in the quickstart, against the SFT model that it is from.
+# win_rates NAME SFT [SUFFIX FILE]: the model NAME against the SFT model that it is from, sampled and greedy, as in the
+# quickstart; on held-out wordings, or on those of FILE.
+win_rates() {
+    local name=$1_vs_sft${3:-} questions=$RUN/data/${4:-conversations_heldout}.json
+    step "$RUN/results/win_rate_$name.json" \
+        python -m eval.win_rate --model "$RUN/$1" --opponent "$RUN/$2" --conversations "$questions" --judge $RUBRIC \
+        --eval_funcs $FACTS $RUBRIC --limit 1000 --max_new_tokens 48 --name "$name" --results_dir $RUN/results
+    step "$RUN/results/win_rate_${name}_greedy.json" \
+        python -m eval.win_rate --model "$RUN/$1" --opponent "$RUN/$2" --conversations "$questions" --judge $RUBRIC \
+        --eval_funcs $FACTS $RUBRIC --limit 1000 --max_new_tokens 48 --temperature 0 --name "${name}_greedy" \
+        --results_dir $RUN/results
+}
+# against_sft NAME SFT: its greedy answers and its win rates.
 against_sft() {
     step "$RUN/results/answers_$1_heldout.json" \
         python -m eval.answers --model "$RUN/$1" --conversations $RUN/data/conversations_heldout.json \
         --eval_funcs $FACTS $RUBRIC --name "$1_heldout" --limit 1000 --results_dir $RUN/results
-    step "$RUN/results/win_rate_$1_vs_sft.json" \
-        python -m eval.win_rate --model "$RUN/$1" --opponent "$RUN/$2" \
-        --conversations $RUN/data/conversations_heldout.json --judge $RUBRIC --eval_funcs $FACTS $RUBRIC --limit 1000 \
-        --max_new_tokens 48 --name "$1_vs_sft" --results_dir $RUN/results
-    step "$RUN/results/win_rate_$1_vs_sft_greedy.json" \
-        python -m eval.win_rate --model "$RUN/$1" --opponent "$RUN/$2" \
-        --conversations $RUN/data/conversations_heldout.json --judge $RUBRIC --eval_funcs $FACTS $RUBRIC --limit 1000 \
-        --max_new_tokens 48 --temperature 0 --name "$1_vs_sft_greedy" --results_dir $RUN/results
+    win_rates "$1" "$2"
 }
 
 # The chain with other random numbers from SFT on: its SFT model, its answers, its rankings, its reward model, its PPO.
@@ -62,7 +67,10 @@ for SEED in 1 2; do
     step $RUN/results/ppo_$S.json \
         train ppo_$S ppo --seed $SEED --sft_model_path $RUN/sft_$S --reward_model_path $RUN/reward_$S
     against_sft ppo_$S sft_$S
+    win_rates ppo_$S sft_$S _sealed conversations_sealed
 done
+# The first seed, from the quickstart, on the wordings that were written after all settings were fixed.
+win_rates ppo sft _sealed conversations_sealed
 
 # The others get the time that PPO took here.
 PPO_SECONDS=$(python -c "import json; print(json.load(open('$RUN/results/ppo.json'))['seconds'])")

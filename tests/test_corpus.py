@@ -205,6 +205,7 @@ def test_no_question_or_document_stands_on_both_sides(domain):
     assert set(questions) == {
         "conversations", "prompts_rankings", "prompts_ppo", "conversations_heldout", "conversations_heldout_own",
         "conversations_heldout_names", "conversations_heldout_others", "conversations_validation",
+        "conversations_sealed",
     }  # fmt: skip
     names = list(questions)
     assert all(not questions[a] & questions[b] for i, a in enumerate(names) for b in names[i + 1 :])
@@ -242,7 +243,7 @@ def test_what_the_complete_writer_adds():
     known = {"what": "Do it.", "signature": "f(x)", "module": "It is in the module os.path."}
     assert complete_answer("os.path.f", "what", known) == "Do it.\nIt is in the module os.path."
     assert complete_answer("os.path.f", "signature", known) == "f(x)\nIt is in the module os.path."
-    assert complete_answer("os.path.f", "module", known) == "It is in the module os.path.\nfrom os.path import f"
+    assert complete_answer("os.path.f", "module", known) == "It is in the module os.path.\nimport os.path"
     known["module"] = "It is in the module builtins."
     assert complete_answer("str.upper", "module", known) == "It is in the module builtins.\nIt needs no import."
 

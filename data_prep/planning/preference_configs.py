@@ -164,7 +164,7 @@ def ppo(
         ("num_mini_batches", 1),
         ("num_ppo_epochs", 1),
         ("normalize_rewards", True),
-        ("kl_coef", 0.3, "in units of the rewards' spread before training, as in the quickstart"),
+        ("kl_coef", 0.45, "in units of the rewards' spread before training, as in the quickstart"),
         ("kl_budget", budget, f"0.1 nats × {response} tokens; beyond it no checkpoint counts as the best"),
         ("stop_on", ["kl_over_budget", "non_finite_loss"]),
         ("cliprange", 0.2),
