@@ -33,14 +33,15 @@ def size_of(content: Path | bytes) -> int:
     return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
-def show(card: str, files: dict[str, Path | bytes], folder: Path) -> None:
-    """Print the card, the files that go with their sizes, and what stays in the folder."""
+def show(card: str, files: dict[str, Path | bytes], folder: Path, arguments: argparse.Namespace) -> None:
+    """Print the card, the files that go with their sizes, what stays in the folder, and where they would go."""
     print(printable(card))
     for name, content in files.items():
         print(f"{size_of(content):16,} bytes  {name}")
     print(f"{sum(map(size_of, files.values())):16,} bytes in {counted(len(files), 'file')}")
     if folder.is_dir() and (stays := sorted(each.name for each in folder.iterdir() if each.name not in files)):
         print(f"not pushed: {', '.join(map(printable, stays))}")
+    print(f"nothing was sent; it would go to {arguments.repo_id}, {'public' if arguments.public else 'private'}")
 
 
 def licenses_of(given: list[str]) -> dict[str, str]:
@@ -99,11 +100,13 @@ def repository(arguments: argparse.Namespace) -> str:
 
 
 def push_dataset(arguments: argparse.Namespace, told: dict, to: dict) -> None:
-    card = str(dataset_card(arguments.dataset, arguments.repo_id, **told))
+    if own := own_card(arguments.dataset):
+        print(f"{arguments.dataset / 'README.md'} is your own: it is pushed as it is")
+    card = own or str(dataset_card(arguments.dataset, arguments.repo_id, **told))
     with tempfile.TemporaryDirectory() as temporary:
         files = data_files_to_push(arguments.dataset, card, Path(temporary))
         if arguments.dry_run:
-            show(card, files, arguments.dataset)
+            show(card, files, arguments.dataset, arguments)
         else:
             made, _ = upload(repository(arguments), files, kind="dataset", **to)
             print(f"pushed to {made}")
@@ -116,7 +119,7 @@ def push_trained_model(arguments: argparse.Namespace, told: dict, to: dict) -> N
         print(f"{folder / 'README.md'} is your own: it is pushed as it is")
     if arguments.dry_run:
         card = own or str(model_card(folder, arguments.repo_id, **told))
-        show(card, model_files(folder, card, base), folder)
+        show(card, model_files(folder, card, base), folder, arguments)
     else:
         name = repository(arguments)
         push_model(folder, name, write_card(folder, name, **told), base, **to)

@@ -111,6 +111,7 @@ def test_a_dry_run_shows_card_and_files_and_sends_nothing(run, push, tmp_path):
         in out
     )
     assert str(tmp_path) not in out and "secret_project" not in out and "None" not in out
+    assert out.endswith("nothing was sent; it would go to me/x, private\n")
 
 
 def test_what_the_card_says(run, push, hub):
@@ -310,6 +311,9 @@ def test_a_cleaned_corpus_goes_without_the_paths_of_this_machine(push, hub, comm
     assert [row["source"] for row in rows] == ["web.jsonl"] * 2 and rows[0]["text"] == words
     card = files["README.md"].decode()
     assert f"| exact duplicate | −1 | −{len(words)} |" in card and "| out | 2 |" in card and str(tmp_path) not in card
+    (tmp_path / "clean" / "README.md").write_text("Mine.\n")
+    assert push(tmp_path / "clean", repo_id="me/web", kind="dataset")[0] == 0
+    assert hub.files["me/web"]["README.md"] == b"Mine.\n"
     # one file, and none
     assert push(tmp_path / "web.jsonl", repo_id="me/one", kind="dataset")[0] == 0
     assert hub.files["me/one"].keys() == {"README.md", "web.jsonl"}
