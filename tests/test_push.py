@@ -1,7 +1,6 @@
 """recipes/push_to_hub.py against a stand-in of the Hub, by the real client: what goes, the cards, and what can go wrong."""
 
 import json
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -251,7 +250,7 @@ def test_a_push_that_breaks_off_says_what_arrived_and_is_repeated_by_the_same_co
     send = huggingface_hub.create_commit
 
     def killed(*arguments, **options):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         send(*arguments, **options)
 
     monkeypatch.setattr(huggingface_hub, "create_commit", killed)
