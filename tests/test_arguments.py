@@ -38,7 +38,7 @@ from data_prep.tokens.shards import ShardWriter, tokenizer_hash, write_index
 from recipes.trainers import arguments
 from recipes.trainers.ppo.config import REFUSED as PPO_REFUSED
 
-RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py") if path.stem != "__init__")
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py") if path.stem not in ("__init__", "push_to_hub"))
 # The class whose loop reads the options of each recipe's library.
 TRAINERS = {
     "pretrain": transformers.Trainer,

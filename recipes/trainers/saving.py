@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 
 from data_prep.common.files import UNFINISHED, readable
-from recipes.trainers.hub import push
+from recipes.trainers.push.model_files import push_trained, write_card
 from recipes.trainers.resuming import full_disk_as_one_line
 
 if TYPE_CHECKING:  # slow to import, and so is peft below
@@ -111,12 +111,17 @@ def check_reload(folder: Path, model: PreTrainedModel | PeftModel, sharded: bool
 
 
 def finish(trainer: Trainer) -> None:
-    """Mark the model in `output_dir` as finished, results and all; push it if told so. The settings stay, for the record."""
+    """Mark the model in `output_dir` as finished, results and all, with a model card; push it if told so.
+
+    The settings stay, for the record.
+    """
     if trainer.is_world_process_zero():
         folder = Path(trainer.args.output_dir)
         os.replace(folder / UNFINISHED, folder / "settings.json")
         if trainer.args.push_to_hub:
-            push(trainer)
+            push_trained(trainer)
+        else:
+            write_card(folder, folder.absolute().name)
 
 
 @torch.no_grad()
