@@ -301,12 +301,11 @@ def test_an_answer_without_an_end_stops_within_the_context(tiny_model_dir, tmp_p
 
 
 def test_what_a_models_own_generation_config_says_does_not_change_what_is_measured(yes):
-    """Qwen's says repetition_penalty 1.05; this one forbids y, e and s."""
+    """Qwen's says repetition_penalty 1.05; this one wants 6 tokens at least, and the answer has 4."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(yes), AutoTokenizer.from_pretrained(yes)
-    model.generation_config.suppress_tokens = tokenizer("yes")["input_ids"]
-    model.generation_config.max_length = 2
+    model.generation_config.min_new_tokens = 6
     ((answer,),) = generate_answers(model, tokenizer, [[{"role": "user", "content": "a"}]], 8)
-    assert answer["text"] == "yes" and answer["stopped"]
+    assert answer["text"] == "yes" and answer["stopped"] and answer["tokens"] == 4
 
 
 # llama.cpp and Ollama
