@@ -136,6 +136,22 @@ def loaded(folder: Path, kind=AutoModelForCausalLM):
     return model, AutoTokenizer.from_pretrained(folder)
 
 
+def served_as(folder: Path, eos_token_id: int = 2) -> bool:
+    """Whether a model of 64 positions is saved to answer greedily, within them, up to its end of turn."""
+    found = json.loads((folder / "generation_config.json").read_text())
+    del found["transformers_version"]
+    return found == {
+        "do_sample": False,
+        "max_length": 64,
+        "exponential_decay_length_penalty": [48, 1e6],
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": eos_token_id,
+        "suppress_tokens": [1],
+        "use_cache": True,
+    }
+
+
 def conversation(key: str, *texts: str, system: str | None = None) -> dict:
     """Texts as turns of human and gpt in the Baichuan format."""
     turns = [{"from": "system", "value": system}] if system else []
