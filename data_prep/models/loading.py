@@ -27,13 +27,26 @@ def load_checkpoint(name: str, reward_model: bool = False):
     if reward_model:
         model, tokenizer = load_reward_model(name)
     else:
-        _check_folder(name, "recipes/pretrain.py, sft.py or ppo.py")
-        found = " ".join(_config(name).architectures or [])
-        if "ForSequenceClassification" in found:
-            raise InputError(f"{name}: expected a language model, found {found}: that is a reward model")
+        load_config(name, "recipes/pretrain.py, sft.py or ppo.py")
         model, tokenizer = _load(AutoModelForCausalLM, name)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return model.to(device).eval(), tokenizer
+
+
+def load_config(name: str, made_by: str):
+    """The config of a language model in a folder or on the Hub, an adapter's base included; no weight is read.
+
+    Raises `InputError` for what `load_checkpoint` could not load: no folder, an unfinished one, a reward model, weights
+    that are missing or cut short.
+    """
+    _check_folder(name, made_by)
+    if Path(name).exists():
+        _check_weights(name)
+    config = _config(name)
+    found = " ".join(config.architectures or [])
+    if "ForSequenceClassification" in found:
+        raise InputError(f"{name}: expected a language model, found {found}: that is a reward model")
+    return config
 
 
 def load_reward_model(name: str, **load):
