@@ -118,6 +118,7 @@ def test_an_option_that_nobody_reads_is_found():
 
 LEAST = {
     "pretrain": {"tokenizer": "x", "tokens": "x"},
+    "continue_pretraining": {"tokens": "x", "model_name_or_path": "x"},
     "sft": {"conversations": "x", "model_name_or_path": "x"},
     "reward": {"rankings": "x", "model_name_or_path": "x"},
     "ppo": {"prompts": "x", "sft_model_path": "x"},
@@ -338,7 +339,7 @@ def test_an_option_is_the_same_word_for_word_in_every_recipe_that_has_it():
     shared = {name: of for name, of in own.items() if len(of) > 1}
     assert {"heldout", "on_bad", "columns", "results_dir", "muon_lr", "max_seconds", "merge_adapter", "prompts", "rankings",
             "reward_funcs", "reward_model_path", "missing_eos_penalty", "max_prompt_length", "long_prompts",
-            "max_prompts", "stop_on", "eval_funcs", "reward_gate"} == set(shared)  # fmt: skip
+            "max_prompts", "stop_on", "eval_funcs", "reward_gate", "tokens", "document_attention"} == set(shared)  # fmt: skip
     for name, of in shared.items():
         assert len(set(map(repr, of.values()))) == 1, (name, of)
     for recipe in CHAT_RECIPES:
@@ -382,4 +383,5 @@ def test_help_begins_with_the_options_of_the_recipe(recipe):
     assert "learning_rate" in options
     described = " ".join(done.out.split("options of this recipe:")[1].split("options of transformers")[0].split())
     assert "default: output_dir. --" in described and "(default: None)" not in described.partition("results_dir")[0]
-    assert f"recipes/{recipe}.py \\\n        --config recipes/configs/quickstart/{recipe}.yaml\n" in done.out
+    run = "adapt" if recipe == "continue_pretraining" else "quickstart"
+    assert f"recipes/{recipe}.py \\\n        --config recipes/configs/{run}/{recipe}.yaml\n" in done.out
