@@ -16,11 +16,12 @@ mkdir -p "$RUN/results"
 FRESH=0 UNTIL=sft bash recipes/quickstart.sh
 # RUN and REPLAY, another folder and another share of replay text, are for eval.adaptation --sweep: copies of the settings.
 if [ "$RUN" != runs/adapt ] || [ -n "${REPLAY:-}" ]; then
-    REPLAY=${REPLAY:-0.25}
+    REPLAY=${REPLAY:-0.5}
     mkdir -p "$RUN/configs"
     for FILE in "$CONFIGS"/*.yaml; do
-        sed -e "s|runs/adapt|$RUN|g" -e "s|weight: 0.75|weight: $(python -c "print(1 - $REPLAY)")|" \
-            -e "s|weight: 0.25|weight: $REPLAY|" -e "/weight: 0\(\.0*\)\{0,1\}}/d" "$FILE" > "$RUN/configs/$(basename "$FILE")"
+        sed -e "s|runs/adapt|$RUN|g" -e "/^  numpy:/s|weight: [0-9.]*|weight: $(python -c "print(1 - $REPLAY)")|" \
+            -e "/^  replay:/s|weight: [0-9.]*|weight: $REPLAY|" -e "/weight: 0\(\.0*\)\{0,1\}}/d" "$FILE" \
+            > "$RUN/configs/$(basename "$FILE")"
     done
     CONFIGS=$RUN/configs
 fi
@@ -31,9 +32,10 @@ step $RUN/numpy \
     numpy.polynomial numpy.ma numpy.strings numpy.lib.stride_tricks
 # Read the files. What is held out is a folder of its own here, so that no document about a name in the questions is.
 step $RUN/data \
-    python -m data_prep.read_documents $RUN/numpy/documents --output_dir $RUN/data --heldout 0
+    python -m data_prep.read_documents $RUN/numpy/documents --rows document --fraction 0 --output_dir $RUN/data
 step $RUN/data_heldout \
-    python -m data_prep.read_documents $RUN/numpy/documents_heldout --output_dir $RUN/data_heldout --heldout 0
+    python -m data_prep.read_documents $RUN/numpy/documents_heldout --rows document --fraction 0 \
+    --output_dir $RUN/data_heldout
 # Mix the domain with replay, the documentation of Python, by weights in tokens.
 step $RUN/tokens \
     python -m data_prep.mix_corpus --config $CONFIGS/mix.yaml
@@ -54,8 +56,8 @@ step $RUN/results.json \
     --trained_on $RUN/data/documents.jsonl $RUN/numpy/conversations.json $OLD/data/conversations.json \
     --limit 500 --output_dir $RUN
 # Does it answer as it was trained to, wherever it is served?
-step $RUN/results/serving.json \
-    python -m eval.serving --model $RUN/sft --conversations $RUN/numpy/conversations_heldout.json --limit 50 \
+step $RUN/results/serving_sft.json \
+    python -m eval.serving --model $RUN/sft --conversations $RUN/numpy/conversations_heldout.json \
     --results_dir $RUN/results
 # What a push to the Hub would send, card and all; without --dry_run it is sent.
 python recipes/push_to_hub.py --model $RUN/sft --repo_id you/numpy-assistant --dry_run

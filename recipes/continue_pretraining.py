@@ -70,7 +70,9 @@ class ScriptArguments:
     )
     heldout_general: list[str] | None = field(
         default=None,
-        metadata={"help": "The same for text that is not of the domain, to measure forgetting on; needed."},
+        metadata={
+            "help": "The same for text that is not of the domain, to measure forgetting on; default: none (it is needed)."
+        },
     )
     results_dir: str | None = field(default=None, metadata={"help": "Folder for the metrics; default: output_dir."})
     muon_lr: float | None = field(

@@ -42,6 +42,7 @@ RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py") if path.s
 # The class whose loop reads the options of each recipe's library.
 TRAINERS = {
     "pretrain": transformers.Trainer,
+    "continue_pretraining": transformers.Trainer,
     "sft": trl.SFTTrainer,
     "reward": trl.RewardTrainer,
     "ppo": transformers.Trainer,
@@ -163,6 +164,8 @@ def test_what_a_recipe_would_ignore_is_refused_before_any_work(recipe, tmp_path)
     ids=lambda each: each if isinstance(each, str) else "-".join(each),
 )
 def test_an_option_that_needs_another_is_refused_without_it(recipe, given, message, tmp_path):
+    if recipe == "continue_pretraining" and "eval_strategy" in given:
+        message = "error: eval_strategy: this recipe would ignore it"
     refused(again(recipe, **LEAST[recipe], **given, output_dir=tmp_path / "out"), message)
 
 
@@ -175,7 +178,7 @@ def test_an_option_of_one_recipe_that_needs_another_is_refused_without_it(tmp_pa
     refused(again("sft", **given, merge_adapter=False), "error: merge_adapter: it needs use_peft")
 
 
-@pytest.mark.parametrize("recipe", ["pretrain", "sft", "reward", "ppo"])
+@pytest.mark.parametrize("recipe", ["pretrain", "continue_pretraining", "sft", "reward", "ppo"])
 def test_muon_has_an_adamw_of_its_own(recipe, tmp_path):
     given = {**LEAST[recipe], "output_dir": tmp_path / "out", "muon_lr": 0.01}
     refused(again(recipe, **given, optim="sgd"), "error: optim: Muon would ignore it")

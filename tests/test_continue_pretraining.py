@@ -153,6 +153,19 @@ def test_lora_and_embeddings_are_merged_into_the_model_that_was_measured(base, s
     refused(done, "lora_modules_to_save: embeddings and head of this model are one matrix, which an adapter by itself")
 
 
+def test_what_is_trained_beside_quantized_weights_is_the_model_that_was_measured(settings, tiny_tokenizer, tmp_path):
+    pytest.importorskip("bitsandbytes", reason="needs the extra quantization")
+    torch.manual_seed(0)
+    base = save(GPT2LMHeadModel(tiny_config(tiny_tokenizer)), tiny_tokenizer, tmp_path / "base")
+    given = {**settings, **LORA, **EXACT, "load_in_4bit": True, "lora_modules_to_save": "wte", "learning_rate": 0.02}
+    succeeded(again("continue_pretraining", **{**given, "model_name_or_path": base, "output_dir": tmp_path / "out"}))
+    model, tokenizer = loaded(tmp_path / "out")
+    assert model.lm_head.weight is model.transformer.wte.weight
+    measured = results(tmp_path / "out", "continue_pretraining")["bits_per_byte"]["domain"]
+    bits, _ = bits_per_byte(model, heldout_batches([settings["heldout"]], tokenizer, POSITIONS), "cpu")
+    assert bits == pytest.approx(measured["after"], abs=1e-3) and bits < measured["before"] - 2
+
+
 def test_tokens_of_another_tokenizer_or_another_end_of_documents_are_refused(settings, tiny_model_dir, tmp_path):
     # as many entries, and another first merge
     other = train_tokenizer(iter(["hello hello hello"] * 9), 263)

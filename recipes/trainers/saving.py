@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 
 from data_prep.common.files import UNFINISHED, readable
+from recipes.trainers.adapter import are_tied, tie
 from recipes.trainers.hub import push
 from recipes.trainers.resuming import full_disk_as_one_line
 
@@ -151,4 +152,7 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
             module.weight.copy_(weight.T if isinstance(module, Conv1D) else weight)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        return PeftModel.from_pretrained(whole, folder).merge_and_unload()
+        adapted = PeftModel.from_pretrained(whole, folder)
+        if are_tied(base):
+            tie(adapted)
+        return adapted.merge_and_unload()
