@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.models import POSITIONS, save, tiny_config, write_shards
 from helpers.recipes import EXACT, LORA, Done, again, differing, is_png, loaded, refused, results, succeeded
-from transformers import GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
 from data_prep.common.errors import InputError
 from data_prep.models.bits_per_byte import bits_per_byte, heldout_batches
@@ -87,6 +87,32 @@ def test_bits_per_byte_of_each_source_are_those_of_the_model_at_step_0_and_learn
     assert is_png(folder / "curve.png") and json.loads((folder / "curve.json").read_text()) == found["curves"]
     model, tokenizer = loaded(folder)
     assert model.config.use_cache and tokenizer.eos_token == "<|endoftext|>"
+
+
+def test_another_kind_of_model_whose_tokenizer_begins_with_nothing_is_continued(settings, tiny_tokenizer, tmp_path):
+    """As Qwen's is: grouped heads, rotary positions, no bos_token; a document begins at its end of text."""
+    tokenizer = type(tiny_tokenizer).from_pretrained(tiny_tokenizer.name_or_path)
+    tokenizer.bos_token = None
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "head_dim": 16,
+        "num_attention_heads": 2,
+    }
+    shape |= {"num_key_value_heads": 1, "max_position_embeddings": POSITIONS, "vocab_size": len(tokenizer)}
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(Qwen3Config(**shape, tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id))
+    torch.nn.init.constant_(model.model.norm.weight, 1e-5)  # of 262 tokens each is as likely as the others
+    base = save(model, tokenizer, tmp_path / "base")
+    assert AutoTokenizer.from_pretrained(base).bos_token is None
+    given = {**settings, "model_name_or_path": base, "output_dir": tmp_path / "out", "muon_lr": 0.02}
+    succeeded(again("continue_pretraining", **given))
+    measured = results(tmp_path / "out", "continue_pretraining")["bits_per_byte"]
+    assert measured["domain"]["before"] == pytest.approx(math.log2(262), abs=1e-3)
+    assert measured["general"]["before"] == pytest.approx(math.log2(262), abs=1e-3)
+    assert measured["domain"]["after"] < 6
+    loaded(tmp_path / "out")
 
 
 def test_forgetting_is_an_alarm_where_nothing_is_replayed(full):
