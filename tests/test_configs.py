@@ -105,7 +105,7 @@ def test_it_parses_with_the_arguments_of_its_recipe(path, parse):
 @pytest.mark.parametrize("path", CONFIGS, ids=short)
 def test_data_is_given_as_lists_of_files(path):
     """The parser takes a text where a list is expected, and a recipe would read it letter by letter."""
-    data = ("conversations", "rankings", "prompts", "heldout")
+    data = ("conversations", "rankings", "prompts", "heldout", "heldout_general")
     assert [key for key in data if not isinstance(values(path).get(key, []), list)] == []
 
 
@@ -125,16 +125,19 @@ def made_by(command: str) -> set[str]:
 @pytest.mark.parametrize("path", CONFIGS, ids=short)
 def test_what_a_run_reads_is_what_an_earlier_command_writes(path):
     """A path under runs/ is another YAML's output, or made by the quickstart or by a command in a head."""
-    quickstart = (ROOT / "recipes" / "quickstart.sh").read_text().replace("$RUN", "runs/quickstart")
-    made = {values(other)["output_dir"] for other in CONFIGS if other != path} | made_by(quickstart)
+    made = {values(other)["output_dir"] for other in CONFIGS if other != path}
+    for name in ("quickstart", "adapt"):
+        made |= made_by((ROOT / "recipes" / f"{name}.sh").read_text().replace("$RUN", f"runs/{name}"))
     made = made.union(*(made_by(command) for other in CONFIGS if other != path for command in commands(other)))
     for command in commands(path):
         made |= made_by(command)
         assert {word for word in command.split() if word.startswith("runs/")} <= made, command
     given = {key: value for key, value in values(path).items() if key not in ("output_dir", "results_dir")}
-    documentation = "runs/quickstart/data"  # data_prep.python_docs writes several files there
-    assert documentation in made
-    read = {text for text in strings(given) if text.startswith("runs/") and not text.startswith(f"{documentation}/")}
+    # In these folders a command writes several files.
+    several = ("runs/quickstart/data", "runs/adapt/numpy", "runs/adapt/data", "runs/adapt/data_heldout")
+    assert {*several} <= made
+    read = {text for text in strings(given) if text.startswith("runs/")}
+    read = {text for text in read if not text.startswith(tuple(f"{folder}/" for folder in several))}
     assert read <= made
     models = {given.get(key) for key in ("model_name_or_path", "sft_model_path", "reward_model_path")}
     assert models <= read | {*HUB_MODELS, None}  # what is no path is a model of the Hub that is known here
@@ -195,7 +198,9 @@ def test_the_answer_to_the_longest_prompt_fits_the_context(path):
 
 def test_every_stage_that_has_a_context_is_asked_whether_it_fits():
     fitted = [path.stem for path in CONFIGS if "max_length" in values(path)]
-    assert {stem: fitted.count(stem) for stem in {*fitted}} == {"sft": 4, "reward": 4, "dpo": 2, "kto": 1}
+    assert {stem: fitted.count(stem) for stem in {*fitted}} == {
+        "continue_pretraining": 1, "sft": 5, "reward": 4, "dpo": 2, "kto": 1
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem == "ppo"], ids=short)
@@ -312,6 +317,9 @@ def test_the_arithmetic_in_the_comments_is_right(path):
 
 # The calculations in each YAML. A comment in a form that is not read changes a number.
 CALCULATIONS = {
+    "adapt/continue_pretraining.yaml": 1,
+    "adapt/mix.yaml": 0,
+    "adapt/sft.yaml": 0,
     "belle/mix.yaml": 0,
     "belle/pretrain.yaml": 3,
     "belle/sft.yaml": 1,
@@ -352,11 +360,15 @@ WITH_STEPS = [path for path in CONFIGS if "max_steps" in values(path) and path.p
 @pytest.mark.parametrize("path", WITH_STEPS, ids=short)
 def test_the_tokens_of_a_run_are_what_its_comment_says(path, parse):
     script, args = parse(path)[:2]
-    length = script.n_positions if path.stem == "pretrain" else args.max_length
+    length = {"pretrain": "n_positions", "continue_pretraining": "max_length"}.get(path.stem)
+    length = getattr(script, length) if length else args.max_length
     tokens = args.max_steps * args.per_device_train_batch_size * args.gradient_accumulation_steps * length
     line = next(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("max_steps:"))
     assert as_number(re.search(r"= ([\d,]+) tokens", line)[1]) == pytest.approx(tokens, rel=0.01)
-    if path.stem == "pretrain":  # and the mixture holds about as many, or is read several times
+    if path.stem in (
+        "pretrain",
+        "continue_pretraining",
+    ):  # and the mixture holds about as many, or is read several times
         mixture = values(path.with_name("mix.yaml"))
         if "total_tokens" in mixture:
             assert tokens <= mixture["total_tokens"] <= 1.05 * tokens

@@ -40,7 +40,7 @@ class Clone:
         self.fakes.mkdir()
         for name in ("Makefile", "requirements.txt", "pyproject.toml"):
             shutil.copy(ROOT / name, self.folder)
-        for name in ("quickstart", "compare"):
+        for name in ("quickstart", "compare", "adapt"):
             (self.folder / "recipes" / f"{name}.sh").write_text(f'echo "{name} with $(command -v python)"\n')
         for name in TOOLS:
             (self.fakes / name).symlink_to(shutil.which(name))

@@ -21,7 +21,7 @@ ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 FOLDERS = [ROOT / name / "README.md" for name in ("recipes", "data_prep", "eval")]
 DOCUMENTS = [ENGLISH, CHINESE, ROOT / "CONTRIBUTING.md", *FOLDERS]
 RESULTS = ROOT / "recipes" / "configs" / "quickstart" / "results.json"
-STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "kto", "rloo", "grpo")
+STAGES = ("pretrain", "continue_pretraining", "sft", "reward", "ppo", "dpo", "kto", "rloo", "grpo")
 
 
 def short(path: Path) -> str:

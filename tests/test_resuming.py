@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from helpers.hub import local_hub
-from helpers.models import POSITIONS, write_shards
+from helpers.models import POSITIONS, save, tiny_config, write_shards
 from helpers.recipes import (
     ENVIRONMENT,
     EXACT,
@@ -30,14 +30,20 @@ from helpers.recipes import (
     succeeded,
 )
 from huggingface_hub import ModelCard
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GPT2LMHeadModel,
+    Trainer,
+    TrainingArguments,
+)
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import UNFINISHED, write_json, write_jsonl
 from data_prep.models.loading import load_checkpoint, load_reward_model
 from recipes.trainers import resuming, saving
 
-RECIPES = ("pretrain", "sft", "reward", "dpo", "kto", "ppo", "rloo", "grpo")
+RECIPES = ("pretrain", "continue_pretraining", "sft", "reward", "dpo", "kto", "ppo", "rloo", "grpo")
 TOKEN = "hf_secret_of_the_user"
 
 
@@ -54,6 +60,8 @@ def settings(tiny_tokenizer, tiny_model_dir, tiny_reward_dir, ready_to_end_dir, 
     ids = tiny_tokenizer("abcd<|endoftext|>" * 6 * POSITIONS)["input_ids"]
     write_shards(folder / "tokens", ids, tiny_tokenizer.name_or_path)
     write_jsonl(folder / "documents.jsonl", [{"text": "what is held out"}])
+    write_jsonl(folder / "general.jsonl", [{"text": "and what is not of the domain"}])
+    torch.manual_seed(0)
     write_json(folder / "talk.json", [conversation(letter, letter, "yes") for letter in "abcdefghijkl"])
     write_jsonl(folder / "rankings.jsonl", [ranking(letter, {"no": 1, "yes": 0}) for letter in "abcdefghijkl"])
     steps = {"per_device_train_batch_size": 4, "logging_steps": 1, "save_steps": 1, "learning_rate": 0.01, **EXACT}
@@ -71,6 +79,15 @@ def settings(tiny_tokenizer, tiny_model_dir, tiny_reward_dir, ready_to_end_dir, 
     assistant, ready = {"model_name_or_path": tiny_model_dir}, {"model_name_or_path": ready_to_end_dir}
     return {
         "pretrain": {**short, **shape, **text, "eval_steps": 3},
+        "continue_pretraining": {
+            **lora,
+            "model_name_or_path": save(GPT2LMHeadModel(tiny_config(tiny_tokenizer)), tiny_tokenizer, folder / "base"),
+            "tokens": folder / "tokens",
+            "heldout": folder / "documents.jsonl",
+            "heldout_general": folder / "general.jsonl",
+            "max_length": POSITIONS,
+            "eval_steps": 2,
+        },
         "sft": {
             **lora,
             **assistant,

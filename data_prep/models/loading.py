@@ -76,6 +76,17 @@ def load_tokenizer(name: str | Path, revision: str = "main"):
         raise InputError(f"{name}: no tokenizer that can be loaded ({_reason(error)})") from None
 
 
+def tokenizer_folder(name: str, revision: str = "main") -> Path:
+    """The folder with the tokenizer.json of `name`, itself a folder or a model of the Hub, in the cache. InputError if none."""
+    from transformers.utils import cached_file
+
+    if not (
+        file := cached_file(name, "tokenizer.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+    ):
+        raise InputError(f"{name}: no tokenizer.json; expected a fast tokenizer, saved by save_pretrained(...)")
+    return Path(file).parent
+
+
 def _check_folder(name: str, made_by: str) -> None:
     """Raise InputError for a folder that is not there, or holds no finished checkpoint; a Hub id passes."""
     if Path(name).is_absolute() or name.startswith((".", "runs")) or name.count("/") > 1:  # no Hub id looks like that
@@ -284,9 +295,13 @@ def check_context(tokenizer, config, max_length: int | None) -> None:
 
     Left alone, these end in an IndexError inside the embedding, or in a template error after the data is loaded.
     """
-    name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
-    check_template(tokenizer, name)
-    _check_vocabulary(tokenizer, config, name)
+    check_template(tokenizer, getattr(tokenizer, "name_or_path", "") or "the tokenizer")
+    check_length(tokenizer, config, max_length)
+
+
+def check_length(tokenizer, config, max_length: int | None) -> None:
+    """Raise `InputError` where text of `max_length` tokens does not fit the checkpoint, or the tokenizer does not."""
+    _check_vocabulary(tokenizer, config, getattr(tokenizer, "name_or_path", "") or "the tokenizer")
     positions = getattr(config, "max_position_embeddings", None)  # GPT2Config maps it to n_positions
     if positions is not None and max_length is not None and max_length > positions:
         raise InputError(

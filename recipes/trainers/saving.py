@@ -17,6 +17,7 @@ from transformers import AutoConfig, GenerationConfig
 
 from data_prep.common.files import UNFINISHED, readable
 from data_prep.models.merging import BOUND, logit_difference, probe_logits, why_merging_differs
+from recipes.trainers.adapter import are_tied, tie
 from recipes.trainers.push.model_files import push_trained, write_card
 from recipes.trainers.resuming import full_disk_as_one_line
 
@@ -223,4 +224,7 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
             module.weight.copy_(weight.T if isinstance(module, Conv1D) else weight)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        return PeftModel.from_pretrained(whole, folder).merge_and_unload()
+        adapted = PeftModel.from_pretrained(whole, folder)
+        if are_tied(base):
+            tie(adapted)
+        return adapted.merge_and_unload()

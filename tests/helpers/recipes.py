@@ -27,7 +27,7 @@ from helpers.models import save, tiny_config
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("pretrain", "sft", "reward", "ppo")
-RECIPES = (*STAGES, "dpo", "kto", "rloo", "grpo")
+RECIPES = (*STAGES, "continue_pretraining", "dpo", "kto", "rloo", "grpo")
 # As it was before any test: the libraries' arguments leave settings in it. Models so small gain nothing by a second thread.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 EXACT = {"use_cpu": True, "bf16": False, "report_to": "none"}  # the same figures on every machine
