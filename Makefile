@@ -34,7 +34,7 @@ quickstart: install
 compare: install
 	$(RUN) bash recipes/compare.sh
 
-adapt: install
+adapt: $(VENV)/adapt
 	$(RUN) bash recipes/adapt.sh
 
 test: $(VENV)/test
@@ -45,12 +45,17 @@ lint: $(VENV)/test
 
 install: $(VENV)/installed
 
-# These two files are touched when an install has ended well: until then it is repeated, afterwards it is not, and needs
+# These three files are touched when an install has ended well: until then it is repeated, afterwards it is not, and needs
 # no network.
 $(VENV)/installed: requirements.txt pyproject.toml
 	@"$(BIN)/python" -m pip --version >/dev/null 2>&1 || { $(MAKE_VENV); }
 	@$(INSTALL_TORCH)
 	$(PIP_INSTALL) $(FROM_INDEX) -r requirements.txt
+	@touch $@
+
+# NumPy's documentation is read from .html too, and the model is asked through a server.
+$(VENV)/adapt: $(VENV)/installed
+	$(PIP_INSTALL) $(FROM_INDEX) -e '.[documents,serving]'
 	@touch $@
 
 $(VENV)/test: $(VENV)/installed

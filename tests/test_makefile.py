@@ -176,6 +176,13 @@ def test_a_finished_install_is_not_repeated_until_the_requirements_change(clone,
     assert clone.make("install", f"TORCH_INDEX={index}")[0] == [cpu_build(index), ALL]
 
 
+def test_to_adapt_a_model_its_extras_are_installed_once(clone, index):
+    calls, said = clone.make("adapt", f"TORCH_INDEX={index}", "INDEX=http://mirror/simple")
+    assert calls[-1] == "venv-python -m pip install --index-url http://mirror/simple -e .[documents,serving]"
+    assert f"adapt with {clone.folder}/.venv/bin/python" in said
+    assert clone.make("adapt")[0] == []
+
+
 @pytest.mark.parametrize("broken", [TORCH, "-r requirements.txt"])
 def test_a_failed_install_is_repeated(clone, index, broken):
     clone.make("quickstart", f"TORCH_INDEX={index}", code=2, BROKEN=broken)

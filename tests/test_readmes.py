@@ -342,10 +342,20 @@ def test_sentences_fit_a_screen(document):
     assert [line for line in prose.splitlines() if len(line) > 119 and not line.startswith("|")] == []
 
 
-def test_the_tutorial_is_what_the_makefile_runs_and_every_file_it_names_exists():
-    script = (ROOT / "recipes" / "quickstart.sh").read_text(encoding="utf-8")
-    assert "bash recipes/quickstart.sh" in (ROOT / "Makefile").read_text()
-    for name in re.findall(r"(?:recipes|accelerate_configs)/[\w/.-]+\.(?:py|yaml)", script):
+@pytest.mark.parametrize("tutorial", ["quickstart", "adapt"])
+def test_a_tutorial_is_what_the_makefile_runs_and_what_its_commands_name_exists(tutorial):
+    """Files, modules, options; a config is the one that its own first line names."""
+    script = (ROOT / "recipes" / f"{tutorial}.sh").read_text(encoding="utf-8")
+    assert f"bash recipes/{tutorial}.sh" in (ROOT / "Makefile").read_text()
+    script = script.replace("$CONFIGS/", f"recipes/configs/{tutorial}/").replace("\\\n", " ")
+    for name in re.findall(r"(?:recipes|accelerate_configs)/[\w/.-]+\.(?:py|yaml|sh)", script):
         assert (ROOT / name).is_file(), name
-    for module in re.findall(r"python -m ([\w.]+)", script):
-        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
+    lines = [line.strip() for line in script.splitlines() if not line.startswith("#")]
+    run = [line for line in lines if re.match(r"(python|\$LAUNCH) ", line) or line.startswith("step ")]
+    assert len(run) >= 8
+    for line in run:
+        words = shlex.split(line.partition("$LAUNCH ")[2] or line.partition("python ")[2], comments=True)
+        if words[0] == "-m" or words[0] == "recipes/push_to_hub.py":
+            check_python(words)
+        else:
+            check_launch(["launch", *words], {})
