@@ -48,13 +48,15 @@ unfinished $RUN/results/sft.json $RUN/sft
 step $RUN/results/sft.json \
     $LAUNCH recipes/sft.py --config $CONFIGS/sft.yaml
 # The proof, before and after, on the domain and elsewhere: bits per byte of the base models (an assistant's say little:
-# it has learned to answer, not to write documents), and answers of the assistants.
+# it has learned to answer, not to write documents), and answers of the assistants. Docstrings quote each other: 2 of 91
+# held-out documents of NumPy and 8 of 354 of Python, those that both models were pretrained beside, stand nearly whole in
+# others. --max_seen lets so many pass, and the page says how many; leave it out where your documents are apart.
 step $RUN/results.json \
     python -m eval.adaptation --before $OLD/sft --after $RUN/sft --before_base $OLD/base --after_base $RUN/base \
     --documents domain=$RUN/data_heldout/documents.jsonl general=$OLD/data/corpus_heldout.jsonl \
     --conversations domain=$RUN/numpy/conversations_heldout.json general=$OLD/data/terse/conversations_heldout.json \
-    --trained_on $RUN/data/documents.jsonl $RUN/numpy/conversations.json $OLD/data/conversations.json \
-    --limit 500 --output_dir $RUN
+    --trained_on $RUN/data/documents.jsonl $OLD/data/corpus $RUN/numpy/conversations.json $OLD/data/conversations.json \
+    --max_seen 0.03 --limit 500 --output_dir $RUN
 # Does it answer as it was trained to, wherever it is served?
 step $RUN/results/serving_sft.json \
     python -m eval.serving --model $RUN/sft --conversations $RUN/numpy/conversations_heldout.json \
