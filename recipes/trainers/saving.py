@@ -215,7 +215,8 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     load = {"config": config, "dtype": base.get_input_embeddings().weight.dtype, "use_safetensors": True}
     load |= {"revision": commit} if commit else {}
     # Not base.dequantize(): it leaves Linear layers where GPT-2 has Conv1D, which do not load again.
-    whole = type(base).from_pretrained(base.config._name_or_path, **load).to(base.device)
+    # On the processor: a GPU that holds the model in 4 bits may have no room for all of it beside that.
+    whole = type(base).from_pretrained(base.config._name_or_path, **load)
     if hasattr(base, "generation_config"):
         whole.generation_config = base.generation_config
     for name, layer in base.named_modules():
