@@ -1,5 +1,6 @@
 # make quickstart   install, then the whole chain on the documentation inside your own Python; FRESH=1 starts over
 # make compare      after it: DPO, RLOO and GRPO at PPO's wall time, two more seeds of the chain, in one table
+# make adapt        the quickstart's model adapted to a domain: what it gains, what it forgets, whether it serves as trained
 # make test         the tests
 # make lint         ruff, as continuous integration runs it
 # make install      the install alone
@@ -22,7 +23,7 @@ PIP_INSTALL := $(if $(UV),uv pip install --python "$(BIN)/python","$(BIN)/python
 FROM_INDEX := $(if $(INDEX),--index-url "$(INDEX)")
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart compare test lint install
+.PHONY: help quickstart compare adapt test lint install
 
 help:
 	@sed -n -e '/^#/!q' -e 's/^# \{0,1\}//p' Makefile
@@ -33,6 +34,9 @@ quickstart: install
 compare: install
 	$(RUN) bash recipes/compare.sh
 
+adapt: $(VENV)/adapt
+	$(RUN) bash recipes/adapt.sh
+
 test: $(VENV)/test
 	$(RUN) HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
@@ -41,12 +45,17 @@ lint: $(VENV)/test
 
 install: $(VENV)/installed
 
-# These two files are touched when an install has ended well: until then it is repeated, afterwards it is not, and needs
+# These three files are touched when an install has ended well: until then it is repeated, afterwards it is not, and needs
 # no network.
 $(VENV)/installed: requirements.txt pyproject.toml
 	@"$(BIN)/python" -m pip --version >/dev/null 2>&1 || { $(MAKE_VENV); }
 	@$(INSTALL_TORCH)
 	$(PIP_INSTALL) $(FROM_INDEX) -r requirements.txt
+	@touch $@
+
+# NumPy's documentation is read from .html too, and the model is asked through a server.
+$(VENV)/adapt: $(VENV)/installed
+	$(PIP_INSTALL) $(FROM_INDEX) -e '.[documents,serving]'
 	@touch $@
 
 $(VENV)/test: $(VENV)/installed

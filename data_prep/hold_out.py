@@ -19,7 +19,6 @@ are added, and rows with the same prompt stay together. The memory used does not
 """
 
 import argparse
-import hashlib
 import itertools
 import json
 import os
@@ -28,6 +27,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from data_prep.common.disjoint import split_position
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import atomic_write, vacant
 from data_prep.common.text import counted, shorten
@@ -91,12 +91,6 @@ def as_line(value) -> str:
     return (line if not_utf8(line) is None else json.dumps(value)) + "\n"
 
 
-def split_position(prompt: list[dict], seed: int) -> float:
-    """A number in [0, 1), uniform over prompts, that depends on the prompt and the seed alone."""
-    digest = hashlib.sha256(f"{seed} {prompt_key(prompt)}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", help="files, folders, globs or hf://owner/name:config:split")
@@ -142,7 +136,7 @@ def main() -> None:
                     counts["trimmed"] += len(trimmed) if not problems else 0
             if not bad_rows.accept(row.with_found(problems), REPAIRED_BY_READING):
                 continue
-            position = split_position(prompt, arguments.seed)
+            position = split_position(prompt_key(prompt), arguments.seed)
             part = "held out" if position < held else "to train on" if position < held + trained else "unused"
             counts[part] += 1
             if part != "unused":

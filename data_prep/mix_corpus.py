@@ -21,6 +21,7 @@ whole shard of a source, or, if all sources were tokenized, at the beginning of 
 import argparse
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from data_prep.rows.read import HUB, data_files, is_glob
 from data_prep.tokens.corpus_tokens import CorpusTokenizer, load_tokenizer, tokenize_source
 from data_prep.tokens.shards import SHARD_TOKENS, ShardWriter, token_dtype, write_index
 
+HUB_MODEL = re.compile(r"\w[\w.-]*/[\w.-]+")
 KEYS = {"tokenizer", "sources", "total_tokens", "passes", "shuffle_buffer", "seed", "output_dir", "on_bad"}
 KEYS |= {"num_workers", "shard_tokens"}
 MIXTURE = ".mixture"  # beside the folders of the sources until it is complete
@@ -73,8 +75,24 @@ def read_config(path: str | Path) -> dict:
             check_text(path, f"source {name}: each of files", file)
             if not (file.startswith(HUB) or is_glob(file)):
                 existing(file)
-    existing(config["tokenizer"], "python -m data_prep.train_tokenizer")
+    if not names_hub_model(config["tokenizer"]):
+        existing(config["tokenizer"], "python -m data_prep.train_tokenizer")
     return config
+
+
+def names_hub_model(tokenizer: str) -> bool:
+    """Whether this is owner/name, a model of the Hub, and no path: none here begins with a dot or in runs/."""
+    return bool(HUB_MODEL.fullmatch(tokenizer)) and not tokenizer.startswith("runs/") and not Path(tokenizer).exists()
+
+
+def folder_of(tokenizer: str) -> str | Path:
+    """The folder with the tokenizer, for a model of the Hub that in the cache, fetched if it is not there."""
+    if not names_hub_model(tokenizer):
+        return tokenizer
+    from data_prep.models import loading  # slow to import, like transformers
+
+    loading.load_tokenizer(tokenizer)  # all of its files, or one line of what is wrong
+    return loading.tokenizer_folder(tokenizer)
 
 
 def check_positive(path: str | Path, name: str, value) -> None:
@@ -180,7 +198,7 @@ def main() -> None:
     output = vacant(config["output_dir"])
     if "num_workers" in config:
         os.environ["RAYON_NUM_THREADS"] = str(config["num_workers"])  # read when the first batch is tokenized
-    tokenizer = load_tokenizer(config["tokenizer"])
+    tokenizer = load_tokenizer(folder_of(config["tokenizer"]))
     files = {name: data_files(source["files"], plain_text=True) for name, source in config["sources"].items()}
     estimates = plan(config, files, tokenizer)
     if arguments.dry_run:

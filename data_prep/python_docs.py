@@ -15,6 +15,7 @@ language reference that pydoc ships (`pydoc_data.topics`). Writes into `output_d
     conversations_heldout_names.json           the same, about names that are in neither prompt file
     conversations_heldout_others.json          wordings by a language model that had seen none of the others
     conversations_sealed.json                  the same, written after all settings were fixed and used once
+    terse/conversations_heldout.json           the questions of conversations_heldout.json, the fact asked for as answer
 
 Two kinds of writers answer in the demonstrations. The terse one gives the fact that was asked for. The complete one adds a
 line: where the thing lives, or how to import it; about half of the single questions are theirs, no follow-up is. Who wrote
@@ -28,13 +29,10 @@ in python_docs_wordings.json. Demonstrations are expensive and prompts are cheap
 
 import argparse
 import ast
-import hashlib
 import importlib
 import importlib.util
 import inspect
-import json
 import random
-import re
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -42,11 +40,12 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from data_prep.common.errors import InputError, run_main
+from data_prep.common.errors import run_main
 from data_prep.common.files import vacant, write_json, write_jsonl
 from data_prep.common.numbers import check_at_least
+from data_prep.documentation.docstrings import LONGEST_ANSWER, cleaned, first_sentence, is_answer, signature_of
+from data_prep.documentation.questions import WORDINGS, check_no_question_twice, conversation, digest, embellished
 
-WORDINGS = json.loads(Path(__file__).with_name("python_docs_wordings.json").read_text(encoding="utf-8"))
 # Not documentation of the library: test suites, vendored or generated code, and folders of installed packages.
 SKIPPED_FOLDERS = {
     "test", "tests", "idlelib", "site-packages", "dist-packages", "lib2to3", "ensurepip", "turtledemo",
@@ -77,12 +76,6 @@ EXTENSION_MODULES = [
     "_weakref", "_asyncio", "_bz2", "_lzma",
 ]  # fmt: skip
 DEMONSTRATIONS_PER_QUESTION = {"what": 16, "signature": 8, "module": 3}
-LONGEST_ANSWER = 84  # characters: longer first sentences are counted and left out of the conversations
-
-
-def cleaned(docstring: str) -> str:
-    """The docstring without indentation and trailing whitespace."""
-    return "\n".join(line.rstrip() for line in inspect.cleandoc(docstring).splitlines()).strip()
 
 
 def source_documents(progress: bool = True) -> Iterator[tuple[str, str]]:
@@ -116,16 +109,6 @@ def node_documents(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
             yield from node_documents(child, f"{name}.{child.name}")
 
 
-def signature_of(value) -> str | None:
-    """The signature as `inspect` prints it, without `self`; None if there is none."""
-    try:
-        text = str(inspect.signature(value))
-    except (ValueError, TypeError):
-        return None
-    text = re.sub(r"^\((self|cls|type)(, /)?(, )?", "(", text)
-    return None if " at 0x" in text or "<" in text else text  # addresses differ from run to run
-
-
 def live_documents() -> Iterator[tuple[str, str]]:
     """(title, docstring) of the built-ins, their methods, and the contents of the extension modules."""
     import builtins
@@ -150,15 +133,6 @@ def reference_documents() -> Iterator[tuple[str, str]]:
     from pydoc_data.topics import topics
 
     yield from sorted(topics.items())
-
-
-def first_sentence(docstring: str) -> str:
-    """The first sentence of the first paragraph, on one line."""
-    paragraph = re.split(r"\n\s*\n", cleaned(docstring), maxsplit=1)[0]
-    # A C docstring may start with its own signature: "dict.get(key) -> value -- what it does".
-    text = re.sub(r"^[\w.]+\([^\n]*?\)\s*(->\s*[^\n]*?)?(\n|--|$)\s*", "", paragraph)
-    text = " ".join(text.split())
-    return re.split(r"(?<=[.!?])\s+(?=[A-Z`'\"(])", text, maxsplit=1)[0].strip()
 
 
 def named_objects() -> Iterator[tuple[str, str, object]]:
@@ -195,7 +169,7 @@ def facts(count: int) -> tuple[dict[str, dict[str, str]], dict[str, int]]:
             skipped["no docstring"] += 1
             continue
         what = first_sentence(docstring)
-        if not 16 <= len(what) <= LONGEST_ANSWER or "\\" in what or not what[0].isalpha() or not what.isascii():
+        if not is_answer(what):
             skipped["first sentence too long or too short"] += 1
             continue
         if what in seen:  # with one sentence for two names, a guess would count as knowledge
@@ -210,19 +184,6 @@ def facts(count: int) -> tuple[dict[str, dict[str, str]], dict[str, int]]:
     return {name: found[name] for name in chosen}, skipped
 
 
-def digest(text: str) -> int:
-    """A number that depends on the text alone (`hash` differs between runs)."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def conversation(identifier: str, turns: list[tuple[str, str]]) -> dict:
-    """A row in the Baichuan format from (question, answer) pairs."""
-    messages = []
-    for question, answer in turns:
-        messages += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
-    return {"id": identifier, "conversations": messages}
-
-
 def complete_answer(name: str, kind: str, answers: dict[str, str]) -> str:
     """What the complete writer answers: the fact that was asked for, and below it where the thing lives, or its import.
 
@@ -233,19 +194,6 @@ def complete_answer(name: str, kind: str, answers: dict[str, str]) -> str:
     module = answers["module"].removeprefix("It is in the module ").removesuffix(".")
     how = "It needs no import." if module == "builtins" else f"import {module}"
     return f"{answers[kind]}\n{how}"
-
-
-def embellished(wording: str, use: str, share: float, rng: random.Random) -> str:
-    """The wording, with small talk before it and after it, each with a probability of `share`.
-
-    `use` is "demonstrations", "prompts" or "evaluation", each of which has its own small talk.
-    """
-    around = WORDINGS["around"][use]
-    if rng.random() < share:
-        opening = rng.choice(around["before"])
-        mid_sentence = opening.rstrip()[-1] in ",:" and not wording.startswith(("{name}", "I"))
-        wording = opening + (wording[0].lower() + wording[1:] if mid_sentence else wording)
-    return wording + rng.choice(around["after"]) if rng.random() < share else wording
 
 
 def write_conversations(output: Path, known: dict[str, dict[str, str]], prompts: int) -> dict:
@@ -296,19 +244,14 @@ def write_conversations(output: Path, known: dict[str, dict[str, str]], prompts:
                     row = conversation(f"{name}/{kind}/prompt-{index}", [(wording.format(name=name), complete)])
                     rows["prompts_rankings" if index < prompts // 2 else "prompts_ppo"].append(row)
     check_no_question_twice(rows)
+    rows["terse/conversations_heldout"] = [
+        conversation(row["id"], [(question["value"], answer["value"].splitlines()[0])])
+        for row in rows["conversations_heldout"]
+        for question, answer in [row["conversations"]]
+    ]
     for file, conversations in reversed(rows.items()):  # conversations.json last: if it exists, all do
         write_json(output / f"{file}.json", conversations)
     return {f"{file}.json": len(conversations) for file, conversations in rows.items()}
-
-
-def check_no_question_twice(rows: dict[str, list]) -> None:
-    """Raise if two files share a first question: an evaluation must not use what training saw."""
-    asked: dict[str, str] = {}
-    for file, conversations in rows.items():
-        for question in {row["conversations"][0]["value"] for row in conversations}:
-            if question in asked:
-                raise InputError(f"the question {question!r} is in both {asked[question]} and {file}")
-            asked[question] = file
 
 
 def is_common(name: str) -> bool:

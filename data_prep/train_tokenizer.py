@@ -33,9 +33,20 @@ CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 # GPT-4's split (tiktoken, cl100k_base), but with numbers in groups of two digits: a small vocabulary cannot spare 1,110
 # entries for numbers. Contractions, words with one leading blank, punctuation, and runs of blanks are separate.
 SPLIT = r"""(?i:'(?:[sdmt]|ll|ve|re))|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"""
+PRE_TOKENIZERS = ("gpt4", "gpt2")
 
 
-def train_tokenizer(documents: Iterable[str] | Iterable[list[str]], vocab_size: int):
+def pre_tokenizer_of(name: str):
+    """What splits a text before merging: "gpt4" is `SPLIT`, "gpt2" GPT-2's own split, which llama.cpp knows too."""
+    if name == "gpt2":
+        return pre_tokenizers.ByteLevel(add_prefix_space=False)
+    split = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
+    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def train_tokenizer(
+    documents: Iterable[str] | Iterable[list[str]], vocab_size: int, pre_tokenizer: str = PRE_TOKENIZERS[0]
+):
     """A `PreTrainedTokenizerFast`: byte-level BPE with `vocab_size` entries, including special tokens and the 256 bytes.
 
     Many short documents are faster as lists of documents. Raises InputError if `vocab_size` is too small or beyond `MOST`.
@@ -46,12 +57,7 @@ def train_tokenizer(documents: Iterable[str] | Iterable[list[str]], vocab_size: 
     if vocab_size > MOST:
         raise InputError(f"--vocab_size {vocab_size}: expected at most {MOST:,}")
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    bpe.pre_tokenizer = pre_tokenizer_of(pre_tokenizer)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -90,6 +96,13 @@ def main() -> None:
     parser.add_argument("--text_column", default="text", help="column with the text (default: text)")
     parser.add_argument("--on_bad", choices=ON_BAD, default="error", help="bad rows (default: error)")
     parser.add_argument("--vocab_size", type=int, required=True, help="number of entries, special tokens included")
+    parser.add_argument(
+        "--pre_tokenizer",
+        choices=PRE_TOKENIZERS,
+        default=PRE_TOKENIZERS[0],
+        help="how a text is split before merging: as GPT-4 does but in pairs of digits (default), or as GPT-2 does, which "
+        "llama.cpp and Ollama read too",
+    )
     parser.add_argument("--output_dir", type=Path, required=True, help="the tokenizer folder to write")
     arguments = parser.parse_args()
     vacant(arguments.output_dir)
@@ -105,7 +118,7 @@ def main() -> None:
                 bar.update(size)
                 yield batch
 
-    tokenizer = train_tokenizer(batches(), arguments.vocab_size)
+    tokenizer = train_tokenizer(batches(), arguments.vocab_size, arguments.pre_tokenizer)
     if len(tokenizer) < arguments.vocab_size:
         print(
             f"note: the corpus is too small for {arguments.vocab_size:,} entries; the tokenizer has {len(tokenizer):,}"

@@ -11,29 +11,19 @@ function, with its interval. `--group_by` splits the metrics by what a regular e
 """
 
 import argparse
-import re
 import time
 from pathlib import Path
 
-from data_prep.common.errors import InputError, run_main
+from data_prep.common.errors import run_main
 from data_prep.common.files import write_results
 from data_prep.common.intervals import bootstrap_interval, show_interval
 from data_prep.common.numbers import check_at_least
 from data_prep.common.text import printable
 from eval.common.functions import add_eval_funcs, check_functions, in_words, load_functions, measure, show_measure
+from eval.common.grouped import grouped, pattern_of
 from eval.common.options import CONVERSATIONS, add_result_options, add_row_options, quarantine_file
 
 EXAMPLES = 12
-
-
-def grouped(rows: list[dict], pattern: re.Pattern) -> dict[str, list[int]]:
-    """{what `pattern` finds in the id: positions in `rows`}; rows without a match are under "no match"."""
-    groups: dict[str, list[int]] = {}
-    for position, row in enumerate(rows):
-        found = pattern.search(row["id"])
-        group = found and (found[1] if pattern.groups else found[0])  # None also for an optional group that is absent
-        groups.setdefault(group or "no match", []).append(position)
-    return dict(sorted(groups.items()))
 
 
 def metrics_of(rows: list[dict], answers: list[dict], measured: dict[str, list[float]], exact_match, chrf) -> dict:
@@ -75,10 +65,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=42, help="seed for --limit (default: 42)")
     arguments = parser.parse_args()
     check_at_least(1, arguments, "max_new_tokens", "batch_size", "limit")
-    try:
-        pattern = re.compile(arguments.group_by) if arguments.group_by else None
-    except re.error as error:
-        raise InputError(f"--group_by {arguments.group_by!r}: not a regular expression ({error})") from None
+    pattern = pattern_of(arguments.group_by)
     functions = load_functions(arguments.eval_funcs)
 
     from data_prep.models.generation import generate_answers  # slow to import

@@ -79,6 +79,7 @@ def main() -> None:
     import torch  # slow to import
     from transformers import GenerationConfig, TextStreamer
 
+    from data_prep.models.batched_generate import given_settings_alone
     from data_prep.models.generation import end_of_turn_ids
     from data_prep.models.loading import check_template, load_checkpoint
     from data_prep.tokens.chat_encoder import encode_text
@@ -152,9 +153,10 @@ def main() -> None:
             streamer = PrintableStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
             inputs = torch.tensor([ids], device=model.device)
             try:
-                output = model.generate(
-                    inputs, attention_mask=torch.ones_like(inputs), generation_config=settings, streamer=streamer
-                )
+                with given_settings_alone(model):
+                    output = model.generate(
+                        inputs, attention_mask=torch.ones_like(inputs), generation_config=settings, streamer=streamer
+                    )
             except KeyboardInterrupt:  # a stopped answer is forgotten, together with its question
                 print("\n(stopped)")
                 history = history[:-1] if chat else history

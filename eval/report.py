@@ -173,6 +173,8 @@ def main() -> None:
         name: {key: value for key, value in result.items() if key != "curves"} for name, result in results.items()
     }
     facts = {"stages": without_curves, "machine": machine()} | ({"commit": found} if (found := commit()) else {})
+    before = read_json(run / "results.json") if (run / "results.json").exists() else {}
+    facts |= {key: before[key] for key in ("adaptation",) if key in before}  # written by eval.adaptation
     page = {
         **facts, "run": run, "sections": sections, "data": data_files(run),
         "mixture": read_json(mixture) if mixture.exists() else None, "samples": samples(run), "questions": questions,

@@ -41,6 +41,7 @@ from recipes.trainers.rloo_grpo import (
     reward_at_last_token,
     reward_of_text,
     reward_weights,
+    sample_by_arguments_alone,
     show_control_characters,
     training_curves,
 )
@@ -185,6 +186,7 @@ def main() -> None:
     WatchRewards(trainer, alarms)
     for model in filter(None, (trainer.model, trainer.ref_model)):
         count_positions_from_first_token(trainer.accelerator.unwrap_model(model))
+    sample_by_arguments_alone(trainer.accelerator.unwrap_model(trainer.model))
     show_control_characters(trainer)
 
     # Train

@@ -30,7 +30,7 @@ from recipes.trainers.callbacks import PretrainingMonitor
 from recipes.trainers.curves import logged, save_curves
 from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.resuming import open_run, train
-from recipes.trainers.saving import finish, save_model
+from recipes.trainers.saving import finish, save_model, serve_as_measured
 
 MEASURED = "bits per byte on heldout are measured every eval_steps, and nothing else"
 REFUSED = dict.fromkeys(
@@ -156,7 +156,7 @@ def main() -> None:
     loss, bpb, tokens = logged(history, "loss"), monitor.curve, trainer.state.global_step * tokens_per_step
 
     # Save
-    model.config.use_cache = model.generation_config.use_cache = True  # generation is several times slower without
+    serve_as_measured(model, tokenizer)
     save_model(trainer, {"": model})
     if trainer.is_world_process_zero():
         speed = {key: logged(history, key) for key in ("tokens_per_second", "fraction_of_matrix_rate")}

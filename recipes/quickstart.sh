@@ -26,6 +26,7 @@ step $RUN/results/pretrain.json \
 unfinished $RUN/results/sft.json $RUN/sft
 step $RUN/results/sft.json \
     $LAUNCH recipes/sft.py --config recipes/configs/quickstart/sft.yaml
+[ "${UNTIL:-}" = sft ] && exit  # recipes/adapt.sh needs no more
 # Sample answers to other prompts …
 step $RUN/data/completions.jsonl \
     python -m data_prep.sample_completions --model $RUN/sft --conversations $RUN/data/prompts_rankings.json \

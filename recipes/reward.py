@@ -133,7 +133,7 @@ def main() -> None:
     # Without accelerate's autocast, which would score in bf16 what the saved model scores in fp32.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     # Merged first: what is measured is what is saved.
-    trainer.model = model = merge_adapter(model) if model_args.use_peft else model
+    trainer.model = model = merge_adapter(model).to(model.device) if model_args.use_peft else model
     agreement = ranking_agreement(model, tokenizer, (heldout or dataset).to_list(), args.max_length)
     correlation = agreement["length_correlation"]
     print(

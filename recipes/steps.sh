@@ -1,4 +1,4 @@
-# For recipes/quickstart.sh and recipes/compare.sh, which set RUN: how their commands run. Offline, and without notices.
+# For recipes/quickstart.sh, compare.sh and adapt.sh, which set RUN: how their commands run. Offline, and without notices.
 export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TRANSFORMERS_VERBOSITY=error PYTHONWARNINGS=ignore
 # On Linux, keep memory between steps instead of giving it back to the system: faster on a processor.
 export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864

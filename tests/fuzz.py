@@ -55,7 +55,7 @@ from tests.helpers.mutations import COMPRESS, OTHERS, VALID, changed, damaged, d
 
 ROOT = Path(__file__).parents[1]
 ROWS_AT_ONCE = 50  # of "values", whose tally counts rows
-RECIPES = ("pretrain", "sft", "reward", "dpo", "kto", "ppo", "rloo", "grpo")
+RECIPES = ("pretrain", "continue_pretraining", "sft", "reward", "dpo", "kto", "ppo", "rloo", "grpo")
 
 
 class Failed(AssertionError):
@@ -350,6 +350,7 @@ def arguments_of(stage: str) -> list[type]:
     if stage == "pretrain":
         return [own, TrainingArguments]
     kinds = {
+        "continue_pretraining": TrainingArguments,
         "sft": SFTConfig,
         "reward": RewardConfig,
         "dpo": DPOConfig,

@@ -38,10 +38,11 @@ from data_prep.tokens.shards import ShardWriter, tokenizer_hash, write_index
 from recipes.trainers import arguments
 from recipes.trainers.ppo.config import REFUSED as PPO_REFUSED
 
-RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py") if path.stem != "__init__")
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py") if path.stem not in ("__init__", "push_to_hub"))
 # The class whose loop reads the options of each recipe's library.
 TRAINERS = {
     "pretrain": transformers.Trainer,
+    "continue_pretraining": transformers.Trainer,
     "sft": trl.SFTTrainer,
     "reward": trl.RewardTrainer,
     "ppo": transformers.Trainer,
@@ -118,6 +119,7 @@ def test_an_option_that_nobody_reads_is_found():
 
 LEAST = {
     "pretrain": {"tokenizer": "x", "tokens": "x"},
+    "continue_pretraining": {"tokens": "x", "model_name_or_path": "x"},
     "sft": {"conversations": "x", "model_name_or_path": "x"},
     "reward": {"rankings": "x", "model_name_or_path": "x"},
     "ppo": {"prompts": "x", "sft_model_path": "x"},
@@ -162,6 +164,8 @@ def test_what_a_recipe_would_ignore_is_refused_before_any_work(recipe, tmp_path)
     ids=lambda each: each if isinstance(each, str) else "-".join(each),
 )
 def test_an_option_that_needs_another_is_refused_without_it(recipe, given, message, tmp_path):
+    if recipe == "continue_pretraining" and "eval_strategy" in given:
+        message = "error: eval_strategy: this recipe would ignore it"
     refused(again(recipe, **LEAST[recipe], **given, output_dir=tmp_path / "out"), message)
 
 
@@ -174,7 +178,7 @@ def test_an_option_of_one_recipe_that_needs_another_is_refused_without_it(tmp_pa
     refused(again("sft", **given, merge_adapter=False), "error: merge_adapter: it needs use_peft")
 
 
-@pytest.mark.parametrize("recipe", ["pretrain", "sft", "reward", "ppo"])
+@pytest.mark.parametrize("recipe", ["pretrain", "continue_pretraining", "sft", "reward", "ppo"])
 def test_muon_has_an_adamw_of_its_own(recipe, tmp_path):
     given = {**LEAST[recipe], "output_dir": tmp_path / "out", "muon_lr": 0.01}
     refused(again(recipe, **given, optim="sgd"), "error: optim: Muon would ignore it")
@@ -338,7 +342,7 @@ def test_an_option_is_the_same_word_for_word_in_every_recipe_that_has_it():
     shared = {name: of for name, of in own.items() if len(of) > 1}
     assert {"heldout", "on_bad", "columns", "results_dir", "muon_lr", "max_seconds", "merge_adapter", "prompts", "rankings",
             "reward_funcs", "reward_model_path", "missing_eos_penalty", "max_prompt_length", "long_prompts",
-            "max_prompts", "stop_on", "eval_funcs", "reward_gate"} == set(shared)  # fmt: skip
+            "max_prompts", "stop_on", "eval_funcs", "reward_gate", "tokens", "document_attention"} == set(shared)  # fmt: skip
     for name, of in shared.items():
         assert len(set(map(repr, of.values()))) == 1, (name, of)
     for recipe in CHAT_RECIPES:
@@ -382,4 +386,5 @@ def test_help_begins_with_the_options_of_the_recipe(recipe):
     assert "learning_rate" in options
     described = " ".join(done.out.split("options of this recipe:")[1].split("options of transformers")[0].split())
     assert "default: output_dir. --" in described and "(default: None)" not in described.partition("results_dir")[0]
-    assert f"recipes/{recipe}.py \\\n        --config recipes/configs/quickstart/{recipe}.yaml\n" in done.out
+    run = "adapt" if recipe == "continue_pretraining" else "quickstart"
+    assert f"recipes/{recipe}.py \\\n        --config recipes/configs/{run}/{recipe}.yaml\n" in done.out

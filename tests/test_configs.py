@@ -12,7 +12,15 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from helpers.recipes import arguments_of
 from peft import LoraConfig, get_peft_model
-from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM, get_scheduler
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    get_scheduler,
+)
 from trl.chat_template_utils import get_training_chat_template, qwen2_5_chat_template
 
 from data_prep import mix_corpus
@@ -25,7 +33,8 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "recipes" / "configs"
 CONFIGS = sorted(FOLDER.rglob("*.yaml"))
 LAUNCHES = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
-HUB_MODELS = {"Qwen/Qwen2.5-7B": 131_072}  # the positions of models that no recipe here makes
+# The positions of models that no recipe here makes.
+HUB_MODELS = {"Qwen/Qwen2.5-7B": 131_072, "Qwen/Qwen3-0.6B-Base": 32_768, "Qwen/Qwen3-8B-Base": 32_768}
 
 
 def short(path: Path) -> str:
@@ -105,7 +114,7 @@ def test_it_parses_with_the_arguments_of_its_recipe(path, parse):
 @pytest.mark.parametrize("path", CONFIGS, ids=short)
 def test_data_is_given_as_lists_of_files(path):
     """The parser takes a text where a list is expected, and a recipe would read it letter by letter."""
-    data = ("conversations", "rankings", "prompts", "heldout")
+    data = ("conversations", "rankings", "prompts", "heldout", "heldout_general")
     assert [key for key in data if not isinstance(values(path).get(key, []), list)] == []
 
 
@@ -119,22 +128,28 @@ def test_a_misspelt_key_is_refused_by_name(path, parse, tmp_path):
 
 def made_by(command: str) -> set[str]:
     """The files and folders that a command writes."""
-    return set(re.findall(r"(?:--(?:train|heldout|output|output_dir)|>|mkdir -p) (\S+)", command))
+    made = set(re.findall(r"(?:--(?:train|heldout|output|output_dir|prompts|reworded)|>|mkdir -p) (\S+)", command))
+    if "data_prep.read_documents" in command:
+        made |= {f"{folder}/{name}.jsonl" for folder in made for name in ("documents", "documents_heldout")}
+    return made
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=short)
 def test_what_a_run_reads_is_what_an_earlier_command_writes(path):
     """A path under runs/ is another YAML's output, or made by the quickstart or by a command in a head."""
-    quickstart = (ROOT / "recipes" / "quickstart.sh").read_text().replace("$RUN", "runs/quickstart")
-    made = {values(other)["output_dir"] for other in CONFIGS if other != path} | made_by(quickstart)
+    made = {values(other)["output_dir"] for other in CONFIGS if other != path}
+    for name in ("quickstart", "adapt"):
+        made |= made_by((ROOT / "recipes" / f"{name}.sh").read_text().replace("$RUN", f"runs/{name}"))
     made = made.union(*(made_by(command) for other in CONFIGS if other != path for command in commands(other)))
     for command in commands(path):
         made |= made_by(command)
         assert {word for word in command.split() if word.startswith("runs/")} <= made, command
     given = {key: value for key, value in values(path).items() if key not in ("output_dir", "results_dir")}
-    documentation = "runs/quickstart/data"  # data_prep.python_docs writes several files there
-    assert documentation in made
-    read = {text for text in strings(given) if text.startswith("runs/") and not text.startswith(f"{documentation}/")}
+    # In these folders a command writes several files.
+    several = ("runs/quickstart/data", "runs/adapt/numpy", "runs/adapt/data", "runs/adapt/data_heldout")
+    assert {*several} <= made
+    read = {text for text in strings(given) if text.startswith("runs/")}
+    read = {text for text in read if not text.startswith(tuple(f"{folder}/" for folder in several))}
     assert read <= made
     models = {given.get(key) for key in ("model_name_or_path", "sft_model_path", "reward_model_path")}
     assert models <= read | {*HUB_MODELS, None}  # what is no path is a model of the Hub that is known here
@@ -195,7 +210,9 @@ def test_the_answer_to_the_longest_prompt_fits_the_context(path):
 
 def test_every_stage_that_has_a_context_is_asked_whether_it_fits():
     fitted = [path.stem for path in CONFIGS if "max_length" in values(path)]
-    assert {stem: fitted.count(stem) for stem in {*fitted}} == {"sft": 4, "reward": 4, "dpo": 2, "kto": 1}
+    assert {stem: fitted.count(stem) for stem in {*fitted}} == {
+        "continue_pretraining": 3, "sft": 7, "reward": 4, "dpo": 4, "kto": 1
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem == "ppo"], ids=short)
@@ -312,6 +329,17 @@ def test_the_arithmetic_in_the_comments_is_right(path):
 
 # The calculations in each YAML. A comment in a form that is not read changes a number.
 CALCULATIONS = {
+    "adapt/continue_pretraining.yaml": 1,
+    "adapt/mix.yaml": 0,
+    "adapt/sft.yaml": 0,
+    "adapt_qwen3_0.6b/continue_pretraining.yaml": 16,
+    "adapt_qwen3_0.6b/dpo.yaml": 12,
+    "adapt_qwen3_0.6b/mix.yaml": 1,
+    "adapt_qwen3_0.6b/sft.yaml": 10,
+    "adapt_qwen3_8b/continue_pretraining.yaml": 23,
+    "adapt_qwen3_8b/dpo.yaml": 11,
+    "adapt_qwen3_8b/mix.yaml": 1,
+    "adapt_qwen3_8b/sft.yaml": 12,
     "belle/mix.yaml": 0,
     "belle/pretrain.yaml": 3,
     "belle/sft.yaml": 1,
@@ -352,11 +380,15 @@ WITH_STEPS = [path for path in CONFIGS if "max_steps" in values(path) and path.p
 @pytest.mark.parametrize("path", WITH_STEPS, ids=short)
 def test_the_tokens_of_a_run_are_what_its_comment_says(path, parse):
     script, args = parse(path)[:2]
-    length = script.n_positions if path.stem == "pretrain" else args.max_length
+    length = {"pretrain": "n_positions", "continue_pretraining": "max_length"}.get(path.stem)
+    length = getattr(script, length) if length else args.max_length
     tokens = args.max_steps * args.per_device_train_batch_size * args.gradient_accumulation_steps * length
     line = next(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("max_steps:"))
     assert as_number(re.search(r"= ([\d,]+) tokens", line)[1]) == pytest.approx(tokens, rel=0.01)
-    if path.stem == "pretrain":  # and the mixture holds about as many, or is read several times
+    if path.stem in (
+        "pretrain",
+        "continue_pretraining",
+    ):  # and the mixture holds about as many, or is read several times
         mixture = values(path.with_name("mix.yaml"))
         if "total_tokens" in mixture:
             assert tokens <= mixture["total_tokens"] <= 1.05 * tokens
@@ -411,6 +443,49 @@ def test_qwen_7b_has_the_parameters_and_adapters_of_the_comment(parse):
     # r × (inputs + outputs): query 3584 + 3584, key and value 3584 + 512 each, output 3584 + 3584, three of 3584 + 18,944
     assert trainable == 16 * 28 * (7168 + 4096 + 4096 + 7168 + 3 * 22_528) == 40_370_176
     assert "7,615,616,512 parameters" in text and "40,370,176 parameters" in text
+
+
+@pytest.mark.parametrize("stage", ["continue_pretraining", "sft", "dpo"])
+def test_the_command_for_eight_gpus_takes_the_same_tokens_a_step_without_quantization(stage, parse, monkeypatch):
+    path = FOLDER / "adapt_qwen3_8b" / f"{stage}.yaml"
+    _, args, model_args = parse(path)
+    (eight,) = (command.split() for command in commands(path) if command.startswith("accelerate launch"))
+    assert " ".join(eight[2:7]) == "--quiet --config_file accelerate_configs/fsdp2.yaml --num_processes 8"
+    assert eight[7:10] == [f"recipes/{stage}.py", "--config", path.relative_to(ROOT).as_posix()]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", eight[7:])
+    _, of_each, other = parse_arguments(*arguments_of(stage))
+    steps = [each.per_device_train_batch_size * each.gradient_accumulation_steps for each in (args, of_each)]
+    assert steps[0] == 8 * steps[1] and (model_args.load_in_4bit, other.load_in_4bit) == (True, False)
+
+
+QWEN3 = {  # (hidden, intermediate, layers, heads, tied; parameters; adapter of continued pretraining, of SFT)
+    "adapt_qwen3_0.6b": (1024, 3072, 28, 16, True, "596,049,920", "40,370,176", "10,092,544"),
+    "adapt_qwen3_8b": (4096, 12_288, 36, 32, False, "8,190,735,360", "87,293,952", "43,646,976"),
+}
+
+
+@pytest.mark.parametrize("name", QWEN3)
+def test_qwen3_has_the_parameters_and_adapters_of_the_comments(name, parse):
+    hidden, intermediate, layers, heads, tied, parameters, *adapters = QWEN3[name]
+    for stage, trainable in zip(("continue_pretraining", "sft"), adapters, strict=True):
+        path = FOLDER / name / f"{stage}.yaml"
+        model_args = parse(path)[2]
+        with torch.device("meta"):
+            model = Qwen3ForCausalLM(
+                Qwen3Config(
+                    vocab_size=151_936, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
+                    num_attention_heads=heads, num_key_value_heads=8, head_dim=128, tie_word_embeddings=tied,
+                )
+            )  # fmt: skip
+            assert f"{model.num_parameters():,}" == parameters
+            adapted = get_peft_model(
+                model,
+                LoraConfig(r=model_args.lora_r, target_modules=model_args.lora_target_modules, task_type="CAUSAL_LM"),
+            )
+        assert f"{adapted.get_nb_trainable_parameters()[0]:,}" == trainable
+        assert f"{trainable} parameters" in " ".join(comments(path))
+    assert f"{parameters} parameters" in " ".join(comments(FOLDER / name / "continue_pretraining.yaml"))
 
 
 def test_the_chat_template_for_qwen_marks_answers_and_ends_on_the_end_of_turn(parse, tiny_tokenizer):

@@ -213,6 +213,18 @@ def test_no_question_or_document_stands_on_both_sides(domain):
     assert len(training) > 5000 and not training & set(read_documents(domain / "corpus_heldout.jsonl"))
 
 
+def test_the_terse_references_are_the_first_lines_of_the_complete_ones(domain):
+    complete, terse = (
+        {
+            row["id"]: [turn["value"] for turn in row["conversations"]]
+            for row in json.loads((domain / file).read_text())
+        }
+        for file in ("conversations_heldout.json", "terse/conversations_heldout.json")
+    )
+    assert len(terse) > 50
+    assert terse == {key: [question, answer.split("\n")[0]] for key, (question, answer) in complete.items()}
+
+
 def test_names_kept_out_are_not_in_the_prompts(domain):
     def names(file):
         return {row["id"].split("/")[0] for row in json.loads((domain / f"{file}.json").read_text())}

@@ -40,7 +40,7 @@ class Clone:
         self.fakes.mkdir()
         for name in ("Makefile", "requirements.txt", "pyproject.toml"):
             shutil.copy(ROOT / name, self.folder)
-        for name in ("quickstart", "compare"):
+        for name in ("quickstart", "compare", "adapt"):
             (self.folder / "recipes" / f"{name}.sh").write_text(f'echo "{name} with $(command -v python)"\n')
         for name in TOOLS:
             (self.fakes / name).symlink_to(shutil.which(name))
@@ -174,6 +174,13 @@ def test_a_finished_install_is_not_repeated_until_the_requirements_change(clone,
     changed = (clone.folder / ".venv" / "installed").stat().st_mtime + 2
     os.utime(clone.folder / "requirements.txt", (changed, changed))
     assert clone.make("install", f"TORCH_INDEX={index}")[0] == [cpu_build(index), ALL]
+
+
+def test_to_adapt_a_model_its_extras_are_installed_once(clone, index):
+    calls, said = clone.make("adapt", f"TORCH_INDEX={index}", "INDEX=http://mirror/simple")
+    assert calls[-1] == "venv-python -m pip install --index-url http://mirror/simple -e .[documents,serving]"
+    assert f"adapt with {clone.folder}/.venv/bin/python" in said
+    assert clone.make("adapt")[0] == []
 
 
 @pytest.mark.parametrize("broken", [TORCH, "-r requirements.txt"])

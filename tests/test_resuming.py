@@ -6,14 +6,16 @@ All recipes through their commands, on models so small that a run takes a second
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from helpers.hub import local_hub
-from helpers.models import POSITIONS, write_shards
+from helpers.models import POSITIONS, save, tiny_config, write_shards
 from helpers.recipes import (
     ENVIRONMENT,
     EXACT,
@@ -27,14 +29,21 @@ from helpers.recipes import (
     refused,
     succeeded,
 )
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, Trainer, TrainingArguments
+from huggingface_hub import ModelCard
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GPT2LMHeadModel,
+    Trainer,
+    TrainingArguments,
+)
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import UNFINISHED, write_json, write_jsonl
 from data_prep.models.loading import load_checkpoint, load_reward_model
 from recipes.trainers import resuming, saving
 
-RECIPES = ("pretrain", "sft", "reward", "dpo", "kto", "ppo", "rloo", "grpo")
+RECIPES = ("pretrain", "continue_pretraining", "sft", "reward", "dpo", "kto", "ppo", "rloo", "grpo")
 TOKEN = "hf_secret_of_the_user"
 
 
@@ -51,6 +60,8 @@ def settings(tiny_tokenizer, tiny_model_dir, tiny_reward_dir, ready_to_end_dir, 
     ids = tiny_tokenizer("abcd<|endoftext|>" * 6 * POSITIONS)["input_ids"]
     write_shards(folder / "tokens", ids, tiny_tokenizer.name_or_path)
     write_jsonl(folder / "documents.jsonl", [{"text": "what is held out"}])
+    write_jsonl(folder / "general.jsonl", [{"text": "and what is not of the domain"}])
+    torch.manual_seed(0)
     write_json(folder / "talk.json", [conversation(letter, letter, "yes") for letter in "abcdefghijkl"])
     write_jsonl(folder / "rankings.jsonl", [ranking(letter, {"no": 1, "yes": 0}) for letter in "abcdefghijkl"])
     steps = {"per_device_train_batch_size": 4, "logging_steps": 1, "save_steps": 1, "learning_rate": 0.01, **EXACT}
@@ -68,6 +79,15 @@ def settings(tiny_tokenizer, tiny_model_dir, tiny_reward_dir, ready_to_end_dir, 
     assistant, ready = {"model_name_or_path": tiny_model_dir}, {"model_name_or_path": ready_to_end_dir}
     return {
         "pretrain": {**short, **shape, **text, "eval_steps": 3},
+        "continue_pretraining": {
+            **lora,
+            "model_name_or_path": save(GPT2LMHeadModel(tiny_config(tiny_tokenizer)), tiny_tokenizer, folder / "base"),
+            "tokens": folder / "tokens",
+            "heldout": folder / "documents.jsonl",
+            "heldout_general": folder / "general.jsonl",
+            "max_length": POSITIONS,
+            "eval_steps": 2,
+        },
         "sft": {
             **lora,
             **assistant,
@@ -128,13 +148,20 @@ def test_what_is_pushed_is_the_one_model_that_is_on_disk(recipe, pushed, hub):
     commits = [files for name, files in hub.commits if name == f"me/{recipe}"]
     assert len(commits) == 1  # none along the way
     on_disk = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    there = {name: path for name, path in on_disk.items() if not name.startswith(("checkpoint-", "settings.json"))}
-    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json", "curve.png", f"{recipe}.json"} <= set(
-        there
+    there = {name: content for name, content in commits[0].items() if name != ".gitattributes"}
+    model = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "curve.png"}
+    assert model <= there.keys() <= {*model, "generation_config.json", "chat_template.jinja"}
+    for name, content in there.items():
+        assert str(folder.parent).encode() not in content, name
+        if name != "tokenizer_config.json":  # without what it says of this machine
+            assert content == on_disk[name].read_bytes(), name
+    assert (
+        hub.private[f"me/{recipe}"] and json.loads((folder / "pushed.json").read_text())["repo_id"] == f"me/{recipe}"
     )
-    assert {name: path.read_bytes() for name, path in there.items()} == {
-        name: content for name, content in commits[0].items() if name != ".gitattributes"
-    }
+    card = ModelCard(there["README.md"].decode())
+    assert recipe in card.data.tags and card.data.base_model is None and "None" not in card.content
+    given = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", card.text, flags=re.S)[-1])
+    assert given["learning_rate"] == 0.01 and given["save_steps"] == 1 and "hub_token" not in given
     assert not list(folder.glob("training_args.bin")) and not (folder / UNFINISHED).exists()
     for path in on_disk.values():
         assert TOKEN.encode() not in path.read_bytes(), path
@@ -283,12 +310,22 @@ def test_a_checkpoint_with_a_file_cut_short_is_passed_over(cut, size, pushed, tm
 
 def test_a_push_that_cannot_be_is_told_before_training(settings, hub, tmp_path, monkeypatch):
     push = {**settings["sft"], "push_to_hub": True, "hub_model_id": "me/none", "output_dir": tmp_path / "out"}
-    refused(again("sft", **push), "push_to_hub: me/none: ", "hf auth login")  # offline
+    refused(again("sft", **push), "push_to_hub: me/none: no token found", "hf auth login")
+    refused(again("sft", **push, hub_token=TOKEN), "push_to_hub: me/none: ", "cannot be reached")  # offline
     refused(again("sft", **push, hub_strategy="every_save"), "hub_strategy: found every_save", "expected end")
+    monkeypatch.setitem(ENVIRONMENT, "HF_ENDPOINT", "http://127.0.0.1:1")
+    refused(again("sft", **push, hub_token=TOKEN), "http://127.0.0.1:1 cannot be reached")
+    assert not (tmp_path / "out").exists()
     monkeypatch.setitem(ENVIRONMENT, "HF_ENDPOINT", hub.address)
     monkeypatch.setattr(hub, "refuse", "/commit/")
     done = again("sft", **push, hub_token=TOKEN)
-    text = refused(done, f"the model in {tmp_path / 'out'} is whole, but not pushed: ", "403", "hf upload me/none")
+    text = refused(
+        done,
+        f"the model in {tmp_path / 'out'} is whole, but not pushed: ",
+        "403",
+        "no file arrived",
+        f"recipes/push_to_hub.py --model {tmp_path / 'out'} --repo_id me/none",
+    )
     assert TOKEN not in done.out + done.err + text
     assert resuming.is_finished(tmp_path / "out") and (tmp_path / "out" / "sft.json").exists()
 

@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +20,7 @@ import pytest
 import torch
 import yaml
 from helpers.models import tiny_config
+from helpers.recipes import in_hub_cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel
@@ -190,6 +192,21 @@ def test_the_command_writes_tokens_that_decode_to_the_documents(tmp_path, tokeni
     assert not (tmp_path / ".tokens.unfinished").exists()
     out = capsys.readouterr().out
     assert "100.00%   100.00%" in out and out.endswith(f"they are in {tmp_path / 'tokens'}\n")
+
+
+def test_the_tokenizer_may_be_that_of_a_model_of_the_hub(tmp_path, tokenizer, monkeypatch, capsys):
+    shutil.copytree(tokenizer, tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "gpt2"}')
+    in_hub_cache(tmp_path / "hub", "somebody/model", {"main": tmp_path / "model"})
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    run(monkeypatch, write_mixture(tmp_path, Path("somebody/model")))
+    TokenShards(tmp_path / "tokens").check_tokenizer(tokenizer, 262)
+    capsys.readouterr()
+    with pytest.raises(InputError, match="^somebody/other: no tokenizer that can be loaded"):
+        run(monkeypatch, write_mixture(tmp_path, Path("somebody/other"), output_dir=str(tmp_path / "other")))
+    with pytest.raises(InputError, match="^runs/absent: no such file or folder; it is made by: python -m"):
+        run(monkeypatch, write_mixture(tmp_path, Path("runs/absent"), output_dir=str(tmp_path / "other")))
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_seed_gives_the_order_of_the_documents(tmp_path, tokenizer):

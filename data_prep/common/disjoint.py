@@ -1,5 +1,6 @@
-"""An evaluation never uses what the training saw: the one check of it."""
+"""An evaluation never uses what the training saw: how parts are split, and the one check of it."""
 
+import hashlib
 from collections.abc import Hashable, Iterable
 
 from data_prep.common.errors import InputError
@@ -21,3 +22,9 @@ def check_disjoint(
             f"{', '.join(map(str, paths))}: {shared:,} of {len(heldout):,} held-out {noun}s {'is' if shared == 1 else 'are'} trained on too; "
             f"split by {noun}, as python -m data_prep.hold_out does"
         )
+
+
+def split_position(key: str, seed: int) -> float:
+    """A number in [0, 1), uniform over keys, that depends on the key and the seed alone: below the fraction is held out."""
+    digest = hashlib.sha256(f"{seed} {key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

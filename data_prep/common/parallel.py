@@ -49,7 +49,7 @@ def in_order(function: Callable, batches: Iterable, num_workers: int) -> Iterato
     if num_workers == 1:
         yield from ((batch, function(batch)) for batch in batches)
         return
-    with ProcessPoolExecutor(num_workers, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(num_workers, initializer=end_with_parent) as pool:
         try:
             yield from submit_ahead(partial(pool.submit, function), batches, AHEAD * num_workers)
         except BrokenProcessPool:
@@ -61,8 +61,8 @@ def in_order(function: Callable, batches: Iterable, num_workers: int) -> Iterato
             pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """Run in a worker: exit when the parent is gone, killed or not, and leave Ctrl-C to the parent."""
+def end_with_parent() -> None:
+    """Run in a child process: exit when the parent is gone, killed or not, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:

@@ -42,6 +42,20 @@ def ended_rows_unsaid() -> Iterator[None]:
         logger.removeFilter(stays)
 
 
+@contextlib.contextmanager
+def given_settings_alone(model) -> Iterator[None]:
+    """Without the model's own generation config, from which `generate` fills whatever its settings leave open.
+
+    A repetition penalty there would change samples, but not the probabilities that are measured or trained on.
+    """
+    owner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own, owner.generation_config = owner.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        owner.generation_config = own
+
+
 @torch.no_grad()
 def decode(
     model,
@@ -68,7 +82,7 @@ def decode(
     while length < longest and len(rows):
         settings.max_new_tokens = longest - length
         few = len(rows) // 2 if shrink and len(rows) > SMALL else 0
-        with ended_rows_unsaid():
+        with ended_rows_unsaid(), given_settings_alone(model):
             output = model.generate(
                 **given,
                 generation_config=settings,

@@ -10,14 +10,18 @@ from data_prep.readers.documents import read_documents
 def heldout_batches(paths: str | list[str], tokenizer, length: int, rows: int = 16, **options) -> list[dict]:
     """The documents in windows of up to `length` inputs; a document's first token is predicted from end-of-text.
 
+    That is the tokenizer's bos_token; where there is none, as in Qwen's, its eos_token.
+
     Returns batches of {"input_ids": (rows, longest window), "labels": the same shape, -100 where padded, "bytes":
     (rows,)}. A window's bytes are its share, in tokens, of the document's bytes. `options` are those of
     `read_documents`.
     """
-    windows = []
+    windows, begin = [], tokenizer.bos_token_id
+    if begin is None:
+        begin = tokenizer.eos_token_id
     for text in read_documents(paths, **options):
-        ids = tokenizer(text)["input_ids"]
-        inputs = [tokenizer.bos_token_id, *ids]
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        inputs = [begin, *ids]
         size = len(text.encode("utf-8"))
         for start in range(0, len(ids), length):
             end = min(start + length, len(ids))
@@ -28,7 +32,7 @@ def heldout_batches(paths: str | list[str], tokenizer, length: int, rows: int = 
         part = windows[start : start + rows]
         # Padded with end-of-text, on the right, where no counted token attends to it: the pad token would make
         # transformers warn about a missing attention mask, and not every tokenizer has one.
-        input_ids = torch.full((len(part), len(part[0][0])), tokenizer.bos_token_id)
+        input_ids = torch.full((len(part), len(part[0][0])), begin)
         labels = torch.full_like(input_ids, -100)
         for row, (inputs, targets, _) in enumerate(part):
             input_ids[row, : len(inputs)], labels[row, : len(targets)] = torch.tensor(inputs), torch.tensor(targets)

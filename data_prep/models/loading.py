@@ -27,13 +27,26 @@ def load_checkpoint(name: str, reward_model: bool = False):
     if reward_model:
         model, tokenizer = load_reward_model(name)
     else:
-        _check_folder(name, "recipes/pretrain.py, sft.py or ppo.py")
-        found = " ".join(_config(name).architectures or [])
-        if "ForSequenceClassification" in found:
-            raise InputError(f"{name}: expected a language model, found {found}: that is a reward model")
+        load_config(name, "recipes/pretrain.py, sft.py or ppo.py")
         model, tokenizer = _load(AutoModelForCausalLM, name)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return model.to(device).eval(), tokenizer
+
+
+def load_config(name: str, made_by: str):
+    """The config of a language model in a folder or on the Hub, an adapter's base included; no weight is read.
+
+    Raises `InputError` for what `load_checkpoint` could not load: no folder, an unfinished one, a reward model, weights
+    that are missing or cut short.
+    """
+    _check_folder(name, made_by)
+    if Path(name).exists():
+        _check_weights(name)
+    config = _config(name)
+    found = " ".join(config.architectures or [])
+    if "ForSequenceClassification" in found:
+        raise InputError(f"{name}: expected a language model, found {found}: that is a reward model")
+    return config
 
 
 def load_reward_model(name: str, **load):
@@ -63,6 +76,17 @@ def load_tokenizer(name: str | Path, revision: str = "main"):
         raise InputError(f"{name}: no tokenizer that can be loaded ({_reason(error)})") from None
 
 
+def tokenizer_folder(name: str, revision: str = "main") -> Path:
+    """The folder with the tokenizer.json of `name`, itself a folder or a model of the Hub, in the cache. InputError if none."""
+    from transformers.utils import cached_file
+
+    if not (
+        file := cached_file(name, "tokenizer.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+    ):
+        raise InputError(f"{name}: no tokenizer.json; expected a fast tokenizer, saved by save_pretrained(...)")
+    return Path(file).parent
+
+
 def _check_folder(name: str, made_by: str) -> None:
     """Raise InputError for a folder that is not there, or holds no finished checkpoint; a Hub id passes."""
     if Path(name).is_absolute() or name.startswith((".", "runs")) or name.count("/") > 1:  # no Hub id looks like that
@@ -75,14 +99,15 @@ def _check_folder(name: str, made_by: str) -> None:
         raise InputError(f"{name}: no config.json in it; expected the folder of a finished checkpoint")
 
 
-def check_folder(name: str, made_by: str) -> None:
+def check_folder(name: str, made_by: str, adapter: bool = False) -> None:
     """Raise InputError for a folder that holds no finished model, whole, in safetensors; a Hub id passes.
 
-    No model is loaded and none of the libraries' slow modules is imported.
+    With `adapter`, one by itself will do. No model is loaded and none of the libraries' slow modules is imported.
     """
     _check_folder(name, made_by)
     if Path(name).exists():
-        _check_whole(name)
+        if not adapter:
+            _check_whole(name)
         _check_weights(name)
 
 
@@ -270,9 +295,13 @@ def check_context(tokenizer, config, max_length: int | None) -> None:
 
     Left alone, these end in an IndexError inside the embedding, or in a template error after the data is loaded.
     """
-    name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
-    check_template(tokenizer, name)
-    _check_vocabulary(tokenizer, config, name)
+    check_template(tokenizer, getattr(tokenizer, "name_or_path", "") or "the tokenizer")
+    check_length(tokenizer, config, max_length)
+
+
+def check_length(tokenizer, config, max_length: int | None) -> None:
+    """Raise `InputError` where text of `max_length` tokens does not fit the checkpoint, or the tokenizer does not."""
+    _check_vocabulary(tokenizer, config, getattr(tokenizer, "name_or_path", "") or "the tokenizer")
     positions = getattr(config, "max_position_embeddings", None)  # GPT2Config maps it to n_positions
     if positions is not None and max_length is not None and max_length > positions:
         raise InputError(

@@ -1,4 +1,4 @@
-"""A journal of rankings, appended to beside the output, so that a stopped run can be resumed."""
+"""A journal of rankings, or of a model's replies, appended to beside the output, so that a stopped run can be resumed."""
 
 import contextlib
 import json
@@ -22,15 +22,16 @@ class Journal:
     Attributes: `rankings`, {row: ranking} in the order in which they were made; `path`.
     """
 
-    def __init__(self, path: Path, settings: dict, durable: bool) -> None:
+    def __init__(self, path: Path, settings: dict, durable: bool, stamp: str = "ranked_at") -> None:
         """Open or create the journal at `path`.
 
         Args:
             settings: what the rankings depend on. A journal with other settings raises `InputError`.
             durable: wait for the disk after every ranking, so that not even a power cut loses one. It costs
                 milliseconds each: for rankings that cost a person's time.
+            stamp: the field with the time of a ranking.
         """
-        self.path, self.durable = path, durable
+        self.path, self.durable, self.stamp = path, durable, stamp
         self.rankings: dict[int, dict] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(path.with_name(f".{path.name}.lock"))
@@ -85,9 +86,9 @@ class Journal:
             os.fsync(self._file.fileno())
 
     def add(self, rankings: list[dict]) -> None:
-        """Append rankings, each with the "row" it is about, stamped with the time ("ranked_at")."""
+        """Append rankings, each with the "row" it is about, stamped with the time."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        rankings = [{**ranking, "ranked_at": now} for ranking in rankings]
+        rankings = [{**ranking, self.stamp: now} for ranking in rankings]
         self._write(rankings)
         self.rankings |= {ranking["row"]: ranking for ranking in rankings}
 

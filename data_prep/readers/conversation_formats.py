@@ -4,6 +4,8 @@
     messages                 OpenAI: [{"role": "user" | "assistant" | "system", "content": str}, ...]
     instruction, output      Alpaca; optional: "input", "history" ([[question, answer], ...]) and "system"
     prompt, completion       or prompt, response; or question, answer; text or messages; optional: "history", "system"
+    question, answer         of easy-dataset and synthetic-data-kit; the reasoning is under "cot" or "reasoning". The latter's
+                             file, {"summary", "qa_pairs" or "cot_examples": [...]}, is read as the list in it
     "Human: … Assistant: …"  in one string (Belle), under instruction, prompt, conversations, messages or text
 
 The format of a row is recognised by its own keys, so a file may mix formats. What may stand beside the turns, or in them:
@@ -57,9 +59,10 @@ QUESTION_AND_ANSWER = (
     ("prompt", "response"),
     ("question", "answer"),
 )
+REASONING_BESIDE = ("cot", "reasoning")  # "question" and "answer"
 EXPECTED = "'conversations', 'messages' or " + ", ".join(f"{q!r} and {a!r}" for q, a in QUESTION_AND_ANSWER)
 # All fields that are read.
-FIELDS = ("id", "conversations", "messages", "system", "history", "input", "text", "tools",
+FIELDS = ("id", "conversations", "messages", "system", "history", "input", "text", "tools", *REASONING_BESIDE,
           *dict.fromkeys(key for pair in QUESTION_AND_ANSWER for key in pair))  # fmt: skip
 SPOKEN = re.compile(r"(?:^|\n)[ \t]*(Human|Assistant)[ \t]*[:：]")
 # {role: who may speak next}; "" is the start, or a system turn at the start. A tool may answer an assistant: its text may
@@ -238,6 +241,7 @@ def _candidates(value: dict) -> Iterator[Candidate]:
     for question, answer in QUESTION_AND_ANSWER:
         if value.get(question) is not None and value.get(answer) is not None:
             fields = (question, answer, "history", *(["input"] * (question == "instruction")))
+            fields += REASONING_BESIDE if question == "question" else ()
             yield Candidate(f"{question} and {answer}", *_question_and_answer(value, question, answer), fields)
 
 
@@ -289,6 +293,8 @@ def _question_and_answer(value: dict, question: str, answer: str) -> tuple[list,
         turns.append({"role": "user", "content": asked})
     if not isinstance(answered, list):
         answered = [answered] if isinstance(answered, dict) else [{"role": "assistant", "content": answered}]
+        if question == "question" and (reasoning := next(filter(None, map(value.get, REASONING_BESIDE)), None)):
+            answered = [{"reasoning_content": reasoning, **answered[0]}]
     return turns + answered, []
 
 
@@ -301,6 +307,8 @@ def to_messages(turns: list) -> tuple[list[dict], list[Problem]]:
     messages, problems = [], []
     for number, turn in enumerate(turns, start=1):
         where = f"turn {number}"
+        if number == 1 and _says_nothing(turn):
+            continue
         if not isinstance(turn, dict):
             expected = "{'from', 'value'} or {'role', 'content'}"
             problems.append(Problem("turn is not an object", f"{shorten(turn)} at {where}", expected))
@@ -326,6 +334,13 @@ def to_messages(turns: list) -> tuple[list[dict], list[Problem]]:
     if all(problem.kind == ROLE_ALIAS for problem in problems):
         problems += order_problems(messages)
     return messages, problems
+
+
+def _says_nothing(turn) -> bool:
+    """Whether a turn is an empty system turn, which easy-dataset writes where there is none, as others an empty "system"."""
+    if not isinstance(turn, dict) or turn.get(role_key(turn)) != "system" or any_tools(turn.get("tools")):
+        return False
+    return turn.get("content" if role_key(turn) == "role" else "value", 0) in ("", None)
 
 
 def role_key(turn: dict) -> str:

@@ -26,6 +26,11 @@ BRACKETS = re.compile(rf"{STRING}|[\[\]{{}}]")
 COMMAS = re.compile(rf"({STRING})|,(?=\s*(?:[\]}}]|\Z))")
 FIRST_KEY = re.compile(r'[\s{\[]*("(?:[^"\\\n]|\\.)*+")\s*:')
 WRAPPED = re.compile(r'\{[ \t\r\n]*"(?:data|rows)"[ \t\r\n]*:[ \t\r\n]*\[')
+# What synthetic-data-kit writes: a summary of the document, the pairs, then the same as conversations and how many they are.
+SUMMARIZED = re.compile(
+    r'\{\s*(?:"summary"\s*:\s*"(?:[^"\\\n]|\\.)*+"\s*,\s*)?"(?:qa_pairs|cot_examples|filtered_pairs)"\s*:\s*\['
+)
+REPEATED = {"conversations", "metrics"}
 CLOSES = {"]": "[", "}": "{"}
 OUTSIDE, INSIDE = re.compile(r'["\[\]{}]'), re.compile(r'"|\n|\\[^\n]')  # of a string: what begins or ends something
 
@@ -84,7 +89,7 @@ def json_rows(window: Window, lines: bool) -> Iterator[Parsed]:
         return
     while len(window.text) - window.position < 1 << 16 and window.more():
         pass  # enough to recognise the shape
-    wrapper = WRAPPED.match(window.text, window.position)
+    wrapper = WRAPPED.match(window.text, window.position) or SUMMARIZED.match(window.text, window.position)
     if first == "[" and not (lines and _line_is_whole(window)):
         window.move(window.position + 1)
         yield from _list_rows(window, closing="]")
@@ -176,6 +181,8 @@ def _list_rows(window: Window, closing: str) -> Iterator[Parsed]:
         return
     for bracket in closing:
         char = window.skip_blanks()
+        if (bracket, char) == ("}", ","):
+            char = _skip_repeated(window)
         if char != bracket:
             found = shorten(window.text[window.position :]) if char else "the end of the file"
             problem = Problem(
@@ -187,6 +194,21 @@ def _list_rows(window: Window, closing: str) -> Iterator[Parsed]:
     if window.skip_blanks():
         found = f"{shorten(window.text[window.position :])} after the list, {window.place(window.position)}"
         yield from rest(window, Problem(BROKEN, found, "the end of the file: one list in a file"))
+
+
+def _skip_repeated(window: Window) -> str:
+    """Move over what stands after a list of pairs and only repeats it; returns the character that comes next."""
+    while len(window.text) - window.position <= LIMIT:
+        try:
+            value, end = Decoder().at(f"{{{window.text[window.position + 1 :]}", 0)
+        except (ValueError, RecursionError):
+            if window.more():
+                continue
+            break
+        if set(value) <= REPEATED:
+            window.move(window.position + end - 1)
+        break
+    return window.text[window.position]
 
 
 def _element(window: Window, decoder: Decoder, key: str | None) -> Parsed:

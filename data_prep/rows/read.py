@@ -48,15 +48,18 @@ def is_glob(path: str) -> bool:
     return any(character in path for character in "*?[") and not os.path.exists(path)
 
 
-def data_files(paths: str | Path | Iterable[str | Path], plain_text: bool = False) -> list[str]:
+def data_files(
+    paths: str | Path | Iterable[str | Path], plain_text: bool = False, endings: tuple[str, ...] = ()
+) -> list[str]:
     """The files that `paths` stand for: files as given; for folders and globs the readable files in them, sorted.
 
     Datasets on the Hub ("hf://owner/name", "hf://owner/name:config:split") are kept as they are. With `plain_text` .txt
-    files are readable too. In a folder these are no data: names that begin with a dot, quarantined rows, and the doctor's
+    files are readable too, with `endings` files that end in these and no others. In a folder these are no data: names that begin with a dot, quarantined rows, and the doctor's
     report; the other files that are not readable are counted on the screen, by ending. Raises InputError for a path that names nothing, for a file of an unknown kind, and for what cannot be read: a
     pipe, a device, a link to nothing, a file or folder without permission.
     """
-    endings = (".txt", *ENDINGS) if plain_text else ENDINGS
+    documents = bool(endings)
+    endings = endings or ((".txt", *ENDINGS) if plain_text else ENDINGS)
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     if not listed:
         raise InputError("no data file given: name at least one")
@@ -74,9 +77,9 @@ def data_files(paths: str | Path | Iterable[str | Path], plain_text: bool = Fals
             if known or not Path(path).suffix:
                 existing(path)
             if not known:
+                compressed = "" if documents else f" or, compressed, such as .jsonl.gz ({', '.join(COMPRESSED)})"
                 raise InputError(
-                    f"{path}: found the ending {Path(path).suffix!r}; expected {', '.join(endings)} or, compressed, such as "
-                    f".jsonl.gz ({', '.join(COMPRESSED)})"
+                    f"{path}: found the ending {Path(path).suffix!r}; expected {', '.join(endings)}{compressed}"
                 )
             files.append(path)
             continue

@@ -1,8 +1,9 @@
-"""Alarms of a run that learns from rewards: named warnings for what goes wrong, each with a remedy.
+"""Alarms of a run: named warnings for what goes wrong, each with a remedy.
 
     alarm reward_constant at update 2: every answer has the reward -0.01: nothing can be learned from it; …
 
-`RewardAlarms` reads what RLOO and GRPO log; `PPOAlarms` (trainers/ppo/alarms.py) adds what PPO alone can tell.
+`RewardAlarms` reads what RLOO and GRPO log; `PPOAlarms` (trainers/ppo/alarms.py) adds what PPO alone can tell. That of
+continued pretraining, `forgetting`, is in trainers/sources.py.
 
     reward_constant     all answers between two logs have one reward
     no_spread           most groups (the answers to one prompt) have one reward each: only the others teach
@@ -28,8 +29,8 @@ ROUNDING = 1e-6
 MOST_GROUPS = 0.5
 
 
-class RewardAlarms(TrainerCallback, ExportableState):
-    """Named alarms over what RLOOTrainer and GRPOTrainer log: printed, kept in `raised`, and in `trainer_state.json`.
+class Alarms(TrainerCallback, ExportableState):
+    """Named alarms: printed, kept in `raised`, and in `trainer_state.json`.
 
     An alarm is raised once, and again only after it was cleared. It is written to `state.log_history` as {"step",
     "alarm", "message"}.
@@ -40,7 +41,7 @@ class RewardAlarms(TrainerCallback, ExportableState):
     Raises InputError for an unknown name in `stop_on`.
     """
 
-    names = NAMES
+    names: tuple[str, ...] = ()
     kept = ("signs", "standing", "raised")
 
     def __init__(self, stop_on: list[str]) -> None:
@@ -50,7 +51,6 @@ class RewardAlarms(TrainerCallback, ExportableState):
         self.signs: dict[str, list[bool]] = {}  # whether the last two logs had the sign of an alarm
         self.standing: list[str] = []  # alarms raised and not cleared
         self.raised: list[dict] = []
-        self.not_finite: list[str] = []  # the functions whose rewards were not finite since the last log
 
     def arguments(self) -> dict:
         """What the class is built with again."""
@@ -74,6 +74,32 @@ class RewardAlarms(TrainerCallback, ExportableState):
             self.standing = [alarm for alarm in self.standing if alarm not in self.stop_on]
         # Resumed from a checkpoint without this callback, the Trainer would fail with a KeyError at its next one.
         state.stateful_callbacks.setdefault(name, self.state())
+
+    def watch(self, state, control, name: str, sign: bool, message: str, in_a_row: int = 2) -> None:
+        """Note whether a log had the sign of an alarm; raise the alarm after `in_a_row` that had."""
+        self.signs[name] = [*self.signs.get(name, []), sign][-2:]
+        if not any(self.signs[name]):
+            self.standing = [alarm for alarm in self.standing if alarm != name]
+        if name in self.standing or self.signs[name][-in_a_row:] != [True] * in_a_row:
+            return
+        self.standing.append(name)
+        if name in self.stop_on:
+            control.should_training_stop = True
+            message += "; the run is stopped"
+        self.raised.append({"step": state.global_step, "alarm": name, "message": message})
+        state.log_history.append(dict(self.raised[-1]))
+        if state.is_world_process_zero:
+            tqdm.write(f"alarm {name} at update {state.global_step}: {message}")  # between the bars, not through them
+
+
+class RewardAlarms(Alarms):
+    """Named alarms over what RLOOTrainer and GRPOTrainer log."""
+
+    names = NAMES
+
+    def __init__(self, stop_on: list[str]) -> None:
+        super().__init__(stop_on)
+        self.not_finite: list[str] = []  # the functions whose rewards were not finite since the last log
 
     # The trainers reduce what they log over all processes: all see the same numbers here and stop at the same update.
 
@@ -118,22 +144,6 @@ class RewardAlarms(TrainerCallback, ExportableState):
             "truncated answers"
         )
         self.watch(state, control, "reward_not_finite", sign, message, in_a_row=1)
-
-    def watch(self, state, control, name: str, sign: bool, message: str, in_a_row: int = 2) -> None:
-        """Note whether a log had the sign of an alarm; raise the alarm after `in_a_row` that had."""
-        self.signs[name] = [*self.signs.get(name, []), sign][-2:]
-        if not any(self.signs[name]):
-            self.standing = [alarm for alarm in self.standing if alarm != name]
-        if name in self.standing or self.signs[name][-in_a_row:] != [True] * in_a_row:
-            return
-        self.standing.append(name)
-        if name in self.stop_on:
-            control.should_training_stop = True
-            message += "; the run is stopped"
-        self.raised.append({"step": state.global_step, "alarm": name, "message": message})
-        state.log_history.append(dict(self.raised[-1]))
-        if state.is_world_process_zero:
-            tqdm.write(f"alarm {name} at update {state.global_step}: {message}")  # between the bars, not through them
 
 
 def show_alarms(log_history: list[dict]) -> list[dict]:

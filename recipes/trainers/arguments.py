@@ -113,6 +113,7 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
         use_cpu=not torch.accelerator.is_available(),
         logging_first_step=True,  # a run shorter than logging_steps would have no loss to show
         hub_strategy="end",
+        hub_private_repo=True,
     )
     path, config, words = _config_and_words()
     known = {action.dest for action in parser._actions} - {"help"}

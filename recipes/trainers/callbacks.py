@@ -8,6 +8,7 @@ import torch
 from transformers import GenerationConfig, TrainerCallback
 
 from data_prep.common.files import whole_lines, write_jsonl
+from data_prep.models.batched_generate import given_settings_alone
 from data_prep.models.bits_per_byte import bits_per_byte
 from recipes.trainers.curves import logged
 
@@ -96,7 +97,10 @@ def continue_text(model, tokenizer, prompt: str, max_new_tokens: int = 48) -> st
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    with torch.random.fork_rng():  # sampling must not change the random numbers that training draws
+    with (
+        torch.random.fork_rng(),
+        given_settings_alone(model),
+    ):  # sampling must not change the random numbers that training draws
         torch.manual_seed(0)
         output = model.generate(**inputs, generation_config=settings)
     return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -13,7 +13,7 @@ def check_folders(values: dict) -> None:
     A model of the Hub is looked for later, by the recipe.
     """
     made_by = {
-        "model_name_or_path": "recipes/pretrain.py" if "conversations" in values else "recipes/sft.py",
+        "model_name_or_path": "recipes/pretrain.py" if {"conversations", "tokens"} & set(values) else "recipes/sft.py",
         "sft_model_path": "recipes/sft.py",
         "reward_model_path": "recipes/reward.py",
         "value_model_path": "recipes/reward.py",

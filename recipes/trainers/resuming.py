@@ -27,7 +27,8 @@ from transformers.trainer_callback import ExportableState
 from data_prep.common.errors import InputError
 from data_prep.common.files import UNFINISHED, read_json, write_json
 from recipes.trainers.best_model import BestModel
-from recipes.trainers.hub import prepare_push
+from recipes.trainers.push.hub import prepare_push
+from recipes.trainers.push.record import record_of
 from recipes.trainers.schedule import CheckSchedule
 
 if TYPE_CHECKING:  # slow to import
@@ -56,11 +57,15 @@ LAST, ANEW = ("last", "true", "yes", "1"), ("false", "no", "0")
 
 
 class Run(NamedTuple):
-    """A run that may begin: the checkpoint it goes on from, or None, its settings, and whether older ones are removed."""
+    """A run that may begin: the checkpoint it goes on from, or None, its settings, and whether older ones are removed.
+
+    `record` is what only the model card asks for (`record_of`).
+    """
 
     checkpoint: str | None
     settings: dict
     anew: bool
+    record: dict
 
 
 def open_run(*arguments) -> Run:
@@ -78,14 +83,15 @@ def open_run(*arguments) -> Run:
     args = next(each for each in arguments if isinstance(each, TrainingArguments))
     prepare_push(args)
     folder, asked, settings = Path(args.output_dir), args.resume_from_checkpoint, settings_of(arguments)
+    record = record_of(arguments, WITHOUT_EFFECT)
     if is_finished(folder):
         raise InputError(f"{folder}: holds a finished model; remove it or give another --output_dir")
     if str(asked).lower() in ANEW:
-        return Run(None, settings, anew=True)
+        return Run(None, settings, True, record)
     check_resume(asked)
     checkpoint = last_checkpoint(folder) if asked is None or str(asked).lower() in LAST else str(asked)
     if checkpoint is None:
-        return Run(None, settings, anew=False)
+        return Run(None, settings, False, record)
     marker = Path(checkpoint).parent / UNFINISHED
     before = read_json(marker)["settings"] if marker.exists() else None
     changed = [] if before is None else changes(before, settings)
@@ -98,7 +104,7 @@ def open_run(*arguments) -> Run:
     for change in changed:
         print(f"resuming with another setting, as told: {change}")
     print(f"resuming from {checkpoint}; --resume_from_checkpoint false would start anew")
-    return Run(checkpoint, settings, anew=False)
+    return Run(checkpoint, settings, False, record)
 
 
 def settings_of(arguments: tuple) -> dict:
@@ -219,7 +225,7 @@ def train(trainer: Trainer, run: Run, max_seconds: float | None = None) -> float
                 shutil.rmtree(each)
             print(f"{folder}: {len(older)} checkpoints of an earlier run removed")
         recipe = Path(sys.argv[0]).name
-        write_json(folder / UNFINISHED, {"recipe": recipe, "settings": run.settings})
+        write_json(folder / UNFINISHED, {"recipe": recipe, "settings": run.settings, **run.record})
     run_epoch, clock = trainer._run_epoch, Clock(max_seconds)
 
     def run_epoch_unless_done(**kwargs) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import TrainerCallback
+from transformers import GenerationConfig, TrainerCallback
 
 from data_prep.common.errors import InputError
 from data_prep.common.text import printable
@@ -46,6 +46,16 @@ def count_positions_from_first_token(model: nn.Module) -> None:
 
     model = model.get_base_model() if hasattr(model, "peft_config") else model
     model.base_model.register_forward_pre_hook(derive, with_kwargs=True)
+
+
+def sample_by_arguments_alone(model) -> None:
+    """Leave nothing but the end of an answer in the generation config of `model`.
+
+    Sampling takes from there what the trainer's arguments do not say: a repetition penalty or a limit on length would
+    change the samples, and not the probabilities that are trained on.
+    """
+    model = model.get_base_model() if hasattr(model, "peft_config") else model
+    model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
 
 
 def show_control_characters(trainer) -> None:

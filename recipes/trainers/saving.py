@@ -6,21 +6,29 @@ import copy
 import os
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import transformers
 from safetensors.torch import load_file
-from transformers import AutoConfig
+from transformers import AutoConfig, GenerationConfig
 
 from data_prep.common.files import UNFINISHED, readable
-from recipes.trainers.hub import push
+from data_prep.models.merging import BOUND, logit_difference, probe_logits, why_merging_differs
+from recipes.trainers.adapter import are_tied, tie
+from recipes.trainers.push.model_files import push_trained, write_card
 from recipes.trainers.resuming import full_disk_as_one_line
 
 if TYPE_CHECKING:  # slow to import, and so is peft below
     from peft import PeftModel
     from transformers import PreTrainedModel, Trainer
+
+# `transformers serve` allows at least so many new tokens, whatever max_length says: an answer that does not end would run
+# past a short context and be an HTTP error. After three quarters of such a context the end is made certain instead: this
+# penalty is the one limit of a generation config that counts from the end of the prompt and that the server leaves alone.
+SERVER_TOKENS, LARGE = 1024, 1e6
 
 # What an output folder may hold of an older model; config.json first, by which a folder is taken for a whole one.
 MODEL_FILES = (
@@ -39,14 +47,49 @@ def merge_and_save(trainer: Trainer, tokenizer, merge: bool = True) -> None:
 
     With `merge` a LoRA adapter becomes part of the weights; otherwise it is saved by itself.
     """
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    ready = ready_to_serve(trainer, model, tokenizer, merge)
+    if ready is not model:
+        trainer.model = ready
+    save_model(trainer, {"": ready})
+
+
+def ready_to_serve(
+    trainer: Trainer,
+    model: PreTrainedModel | PeftModel,
+    tokenizer,
+    merge: bool = True,
+    eos_token_id: int | None = None,
+) -> PreTrainedModel | PeftModel:
+    """The policy as it is saved: an adapter merged if told so and if that changes no answer, and `serve_as_measured`."""
     from peft import PeftModel
 
-    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     if merge and isinstance(model, PeftModel):
-        trainer.model = model = merge_adapter(model)
-    model.config.use_cache = model.generation_config.use_cache = True  # generation is several times slower without
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    save_model(trainer, {"": model})
+        model = merge_unless_it_answers_otherwise(trainer, model)
+    serve_as_measured(model, tokenizer, eos_token_id)
+    return model
+
+
+def serve_as_measured(model: PreTrainedModel | PeftModel, tokenizer, eos_token_id: int | None = None) -> None:
+    """Set how the saved model answers where nobody says otherwise: as it was measured, greedily, within its context.
+
+    `generation_config.json` is read by `pipeline`, `transformers serve` and vLLM. Without it the first samples at
+    temperature 0.7 and writes 256 tokens more than the prompt has, past the context of a small model.
+
+    Args:
+        eos_token_id: where an answer ends, if not at the tokenizer's end of sequence.
+    """
+    owner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    positions = getattr(owner.config.get_text_config(), "max_position_embeddings", None)
+    end = tokenizer.eos_token_id if eos_token_id is None else eos_token_id
+    settings = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": end, "pad_token_id": tokenizer.pad_token_id}
+    settings |= {"do_sample": False, "max_length": positions}
+    if tokenizer.pad_token_id not in (None, end):
+        settings["suppress_tokens"] = [tokenizer.pad_token_id]  # as it is when answers are measured
+    if positions and positions < 2 * SERVER_TOKENS:
+        settings["exponential_decay_length_penalty"] = [positions * 3 // 4, LARGE]
+    owner.config.use_cache = True  # generation is several times slower without
+    owner.generation_config = GenerationConfig(**settings, use_cache=True)
 
 
 def save_model(trainer: Trainer, models: dict[str, PreTrainedModel]) -> None:
@@ -69,6 +112,8 @@ def save_model(trainer: Trainer, models: dict[str, PreTrainedModel]) -> None:
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle, for nobody to read
+        if (staged / "adapter_config.json").exists() and hasattr(models[""].get_base_model(), "generation_config"):
+            models[""].get_base_model().generation_config.save_pretrained(staged)  # PEFT saves the adapter alone
         readable(staged)
         sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
         for subfolder, model in models.items():
@@ -111,12 +156,40 @@ def check_reload(folder: Path, model: PreTrainedModel | PeftModel, sharded: bool
 
 
 def finish(trainer: Trainer) -> None:
-    """Mark the model in `output_dir` as finished, results and all; push it if told so. The settings stay, for the record."""
+    """Mark the model in `output_dir` as finished, results and all, with a model card; push it if told so.
+
+    The settings stay, for the record.
+    """
     if trainer.is_world_process_zero():
         folder = Path(trainer.args.output_dir)
         os.replace(folder / UNFINISHED, folder / "settings.json")
         if trainer.args.push_to_hub:
-            push(trainer)
+            push_trained(trainer)
+        else:
+            write_card(folder, folder.absolute().name)
+
+
+def merge_unless_it_answers_otherwise(trainer: Trainer, model: PeftModel) -> PreTrainedModel | PeftModel:
+    """The merged model; or `model` as it is, if merging moves its logits by more than rounding, and a line that says so."""
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # the weights are in parts on several processes
+        return merge_adapter(model)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="All adapters are already merged")  # they are, by the line below
+        before, quantized = probe_logits(model), getattr(model.get_base_model(), "quantization_method", None)
+        if quantized is None:
+            model.merge_adapter()
+        merged = merge_adapter(model) if quantized else model
+        difference = logit_difference(before, probe_logits(merged))
+        if difference <= BOUND:
+            return merged if quantized else merge_adapter(model)
+    if quantized is None:
+        model.unmerge_adapter()
+    if trainer.is_world_process_zero():
+        print(
+            f"the adapter is saved by itself, not merged: merged, the largest logit moves by {difference:.2f} of the "
+            f"logits' standard deviation (bound: {BOUND}); {why_merging_differs(model)}"
+        )
+    return model
 
 
 @torch.no_grad()
@@ -142,7 +215,8 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     load = {"config": config, "dtype": base.get_input_embeddings().weight.dtype, "use_safetensors": True}
     load |= {"revision": commit} if commit else {}
     # Not base.dequantize(): it leaves Linear layers where GPT-2 has Conv1D, which do not load again.
-    whole = type(base).from_pretrained(base.config._name_or_path, **load).to(base.device)
+    # On the processor: a GPU that holds the model in 4 bits may have no room for all of it beside that.
+    whole = type(base).from_pretrained(base.config._name_or_path, **load)
     if hasattr(base, "generation_config"):
         whole.generation_config = base.generation_config
     for name, layer in base.named_modules():
@@ -151,4 +225,7 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
             module.weight.copy_(weight.T if isinstance(module, Conv1D) else weight)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        return PeftModel.from_pretrained(whole, folder).merge_and_unload()
+        adapted = PeftModel.from_pretrained(whole, folder)
+        if are_tied(base):
+            tie(adapted)
+        return adapted.merge_and_unload()

@@ -56,6 +56,7 @@ AT_LEAST = {
         "lora_dropout",
         "seed",
         "max_seconds",
+        "forgetting_budget",
     ),
 }
 ABOVE_0 = ("num_train_epochs", "muon_lr", "temperature", "adam_epsilon", "cliprange", "cliprange_value", "kl_budget")

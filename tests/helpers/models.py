@@ -44,9 +44,10 @@ def counting_model(tokenizer, end: int) -> GPT2LMHeadModel:
     return model
 
 
-def write_shards(folder: Path, ids: list[int], tokenizer_dir: str | Path) -> None:
-    """One document of these ids as the shards that data_prep/mix_corpus.py writes, by the tokenizer of 262 entries."""
+def write_shards(folder: Path, ids: list[int], tokenizer_dir: str | Path, entries: int = 262, copies: int = 1) -> None:
+    """A document of these ids, so many times, as data_prep/mix_corpus.py writes shards, by a tokenizer of so many entries."""
     writer = ShardWriter(folder, "<u2")
-    writer.add(np.array(ids), len(ids))
+    for _ in range(copies):
+        writer.add(np.array(ids), len(ids))
     writer.close()
-    write_index(folder, writer.shards, "<u2", 262, tokenizer_hash(tokenizer_dir))
+    write_index(folder, writer.shards, "<u2", entries, tokenizer_hash(tokenizer_dir))

@@ -27,7 +27,7 @@ from helpers.models import save, tiny_config
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("pretrain", "sft", "reward", "ppo")
-RECIPES = (*STAGES, "dpo", "kto", "rloo", "grpo")
+RECIPES = (*STAGES, "continue_pretraining", "dpo", "kto", "rloo", "grpo")
 # As it was before any test: the libraries' arguments leave settings in it. Models so small gain nothing by a second thread.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 EXACT = {"use_cpu": True, "bf16": False, "report_to": "none"}  # the same figures on every machine
@@ -134,6 +134,22 @@ def loaded(folder: Path, kind=AutoModelForCausalLM):
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
     assert not list(folder.glob("adapter*")), "an adapter beside the merged model"
     return model, AutoTokenizer.from_pretrained(folder)
+
+
+def served_as(folder: Path, eos_token_id: int = 2) -> bool:
+    """Whether a model of 64 positions is saved to answer greedily, within them, up to its end of turn."""
+    found = json.loads((folder / "generation_config.json").read_text())
+    del found["transformers_version"]
+    return found == {
+        "do_sample": False,
+        "max_length": 64,
+        "exponential_decay_length_penalty": [48, 1e6],
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": eos_token_id,
+        "suppress_tokens": [1],
+        "use_cache": True,
+    }
 
 
 def conversation(key: str, *texts: str, system: str | None = None) -> dict:

@@ -170,17 +170,10 @@ def sample_answers(
         suppress_tokens=[pad_token_id],  # a sampled pad would read as the end of the answer
     )
     width = batch["input_ids"].shape[1]
-    # `generate` fills what `settings` leaves open from the policy's own generation config: a repetition penalty there
-    # would change the samples, but not the probabilities that are trained on.
-    owner = policy.get_base_model() if hasattr(policy, "peft_config") else policy
-    own, owner.generation_config = owner.generation_config, GenerationConfig()
-    try:
-        return decode(
-            policy,
-            batch,
-            settings,
-            processors=lambda rows: [SeededSampling(uniforms[rows], width, temperature)],
-            shrink=shrink,
-        )
-    finally:
-        owner.generation_config = own
+    return decode(
+        policy,
+        batch,
+        settings,
+        processors=lambda rows: [SeededSampling(uniforms[rows], width, temperature)],
+        shrink=shrink,
+    )

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
-from trl.trainer.utils import disable_dropout_in_model, generate_model_card
+from trl.trainer.utils import disable_dropout_in_model
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import read_json, write_json
@@ -436,25 +436,6 @@ class PPOTrainer(Trainer):
             logs.pop("grad_norm", None)  # the Trainer's, of gradients that are gone; see policy/grad_norm
             self._metrics = []
         super().log(logs, start_time)
-
-    def create_model_card(self, model_name: str | None = None, dataset_name: str | None = None, tags=None) -> None:
-        """TRL's model card, in `output_dir`: the Trainer's own fails on an adapter inside of `PolicyAndValue`."""
-        if not self.is_world_process_zero():
-            return
-        base_model = self.model.config._name_or_path
-        card = generate_model_card(
-            base_model=None if os.path.isdir(base_model) else base_model or None,
-            model_name=model_name or Path(self.args.output_dir).name,
-            hub_model_id=self.hub_model_id,
-            dataset_name=dataset_name,
-            tags=["trl", "ppo", *([tags] if isinstance(tags, str) else tags or [])],
-            wandb_url=None,
-            trackio_url=None,
-            trainer_name="PPO",
-            paper_title="Fine-Tuning Language Models from Human Preferences",
-            paper_id="1909.08593",
-        )
-        card.save(os.path.join(self.args.output_dir, "README.md"))
 
     def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
         budget = self.args.kl_budget

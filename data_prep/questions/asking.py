@@ -1,0 +1,117 @@
+"""Ask a model about every span, and keep each reply in a journal: a stopped run loses and pays nothing twice."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+from tqdm.auto import tqdm
+
+from data_prep.common.batches import batched
+from data_prep.common.errors import InputError
+from data_prep.common.text import counted
+from data_prep.questions.server import Server
+from data_prep.ranking.journal import Journal
+
+
+def digest(texts: list[str]) -> str:
+    """A number that tells other texts from these, for the settings of a journal."""
+    found = hashlib.sha256()
+    for text in texts:
+        found.update(f"{len(text)} ".encode() + text.encode())
+    return found.hexdigest()
+
+
+def ask_server(server: Server, prompts: list[list[dict]], journal: Journal, concurrency: int) -> None:
+    """Ask a server what the journal has no reply to, `concurrency` requests at a time.
+
+    Raises the first error; the replies that have come by then are in the journal.
+    """
+    missing = [number for number in range(len(prompts)) if number not in journal.rankings]
+    pool, failure = ThreadPoolExecutor(concurrency), None
+    try:
+        asked = {pool.submit(server.reply, prompts[number]): number for number in missing}
+        bar = tqdm(as_completed(asked), "asking", len(prompts), initial=len(prompts) - len(missing), disable=None)
+        for done in bar:
+            if done.cancelled():
+                continue
+            if done.exception() is None:
+                journal.add([{"row": asked[done], **done.result()}])
+            elif failure is None:
+                failure = done.exception()
+                for other in asked:  # those on their way are paid for: they are waited for
+                    other.cancel()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if failure is not None:
+        raise failure
+
+
+def ask_checkpoint(
+    name: str,
+    prompts: list[list[dict]],
+    journal: Journal,
+    max_new_tokens: int,
+    temperature: float,
+    batch_size: int,
+    seed: int,
+) -> None:
+    """Ask a model in a folder or on the Hub what the journal has no reply to.
+
+    Raises InputError for a model that cannot be asked, and for a prompt that does not fit its context.
+    """
+    # Slow to import: after the input has been checked.
+    from data_prep.models.generation import generate_answers
+    from data_prep.models.loading import check_chat, load_checkpoint
+    from data_prep.tokens.chat_encoder import encode_prompts
+
+    model, tokenizer = load_checkpoint(name)
+    check_chat(name, model, tokenizer, max_new_tokens)
+    lengths = [len(ids) for ids in encode_prompts(tokenizer, prompts)]
+    room = model.config.max_position_embeddings - max_new_tokens
+    if (longest := max(lengths)) > room:
+        raise InputError(
+            f"{name}: the longest prompt has {longest:,} tokens, but its context has room for {room:,} beside "
+            f"--max_new_tokens {max_new_tokens:,}: use a smaller --span, or a model with a longer context"
+        )
+    # In parts that do not depend on what is there already, so that a resumed run gives the same replies.
+    for part in batched(tqdm(range(len(prompts)), "asking", disable=None), batch_size):
+        if all(number in journal.rankings for number in part):
+            continue
+        answers = generate_answers(
+            model,
+            tokenizer,
+            [prompts[number] for number in part],
+            max_new_tokens,
+            temperature,
+            batch_size=batch_size,
+            seed=seed + part[0],
+        )
+        journal.add(
+            [
+                {
+                    "row": number,
+                    "text": answer["text"],
+                    "finish": "stop" if answer["stopped"] else "length",
+                    "requests": 1,
+                    "prompt_tokens": lengths[number],
+                    "completion_tokens": answer["tokens"],
+                }
+                for number, (answer,) in zip(part, answers, strict=True)
+                if number not in journal.rankings
+            ]
+        )
+
+
+def cost(replies: list[dict]) -> tuple[dict, str]:
+    """What the replies cost, as numbers and in words: requests, and the tokens that were reported."""
+    total = {
+        "requests": sum(reply["requests"] for reply in replies),
+        "prompt_tokens": sum(reply["prompt_tokens"] or 0 for reply in replies),
+        "completion_tokens": sum(reply["completion_tokens"] or 0 for reply in replies),
+    }
+    line = f"cost: {counted(total['requests'], 'request')}"
+    if again := total["requests"] - len(replies):
+        line += f" ({again:,} of them again)"
+    line += f", {counted(total['prompt_tokens'], 'prompt token')}, {counted(total['completion_tokens'], 'completion token')}"
+    if silent := sum(reply["prompt_tokens"] is None for reply in replies):
+        line += f"; {silent:,} of the replies came without a count of tokens"
+    return total, line

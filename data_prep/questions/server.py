@@ -1,0 +1,135 @@
+"""One reply of an OpenAI-compatible server: POST /chat/completions, with a time limit and a bounded number of tries."""
+
+import http.client
+import json
+import os
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import NamedTuple
+
+from data_prep.common.errors import InputError
+from data_prep.common.text import printable, shorten
+
+BUSY = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses after which the same request may succeed
+LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
+LARGEST = 1 << 24  # bytes of a reply
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry the key to another host."""
+
+    def redirect_request(self, *_):
+        return None
+
+
+class Server(NamedTuple):
+    """Where to ask, and how. `key` is sent as the bearer token, and stands in no message."""
+
+    url: str
+    model: str
+    key: str
+    temperature: float
+    max_new_tokens: int
+    seed: int
+    timeout: float  # seconds
+    retries: int
+
+    def reply(self, messages: list[dict]) -> dict:
+        """The server's reply to a conversation: {"text", "finish", "requests", "prompt_tokens", "completion_tokens"}.
+
+        `requests` counts every try; the tokens are those that the server reports, None if it reports none. Raises
+        InputError if the server refuses, does not speak the protocol, or cannot be reached in `retries` further tries.
+        """
+        body = {
+            "model": self.model,
+            "messages": messages,
+            "temperature": self.temperature,
+            "max_tokens": self.max_new_tokens,
+            "seed": self.seed,
+        }
+        for tried in range(self.retries + 1):
+            try:
+                return {**self._once(body), "requests": tried + 1}
+            except urllib.error.HTTPError as error:
+                reason, wait = self._refusal(error), error.headers.get("Retry-After", "")
+                if error.code not in BUSY:
+                    raise InputError(f"{self.url}: {reason}") from None
+            except (OSError, http.client.HTTPException) as error:  # no connection, a time-out, a reply that breaks off
+                reason, wait = str(getattr(error, "reason", error)) or type(error).__name__, ""
+            if tried < self.retries:
+                time.sleep(min(float(wait) if wait.isdigit() else 2.0**tried, LONGEST_WAIT))
+        raise InputError(
+            f"{self.url}: no reply in {self.retries + 1} {'tries' if self.retries else 'try'} ({self._safe(reason)}); the same command, run again, goes on "
+            "with the replies that have come"
+        )
+
+    def _once(self, body: dict) -> dict:
+        address = f"{self.url.rstrip('/')}/chat/completions"
+        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
+        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+        with _opener(self.url).open(request, timeout=self.timeout) as response:
+            content = response.read(LARGEST)
+        try:
+            value = json.loads(content)
+            choice, usage = value["choices"][0], value.get("usage") or {}
+            text = choice["message"].get("content") or ""
+            if not isinstance(text, str):
+                raise TypeError
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            found = shorten(content[:200].decode("utf-8", "replace"))
+            raise InputError(
+                f"{self.url}: found the reply {self._safe(found)}; expected a chat completion: choices[0].message.content"
+            ) from None
+        counts = {key: usage.get(key) for key in ("prompt_tokens", "completion_tokens")}
+        return {
+            "text": text.encode("utf-8", "replace").decode(),  # JSON may hold half a surrogate pair
+            "finish": choice.get("finish_reason"),
+            **{key: count if isinstance(count, int) else None for key, count in counts.items()},
+        }
+
+    def _refusal(self, error: urllib.error.HTTPError) -> str:
+        """What a server says that does not reply, on one line."""
+        try:
+            said = error.read(LARGEST).decode("utf-8", "replace")
+        except (OSError, http.client.HTTPException):
+            said = ""
+        try:
+            value = json.loads(said)
+            said = value["error"]["message"] if isinstance(value["error"], dict) else value["error"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            pass
+        said = " ".join(str(said).split())[:200]
+        return f"HTTP {error.code} {error.reason}" + (f" ({self._safe(said)})" if said else "")
+
+    def _safe(self, text: str) -> str:
+        """`text` without the key, which servers may repeat in their refusals."""
+        return printable(text.replace(self.key, "[key]") if self.key else text)
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    """What sends the requests: without redirects, and without a proxy to this machine itself."""
+    local = urllib.parse.urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+    return urllib.request.build_opener(_NoRedirect, *([urllib.request.ProxyHandler({})] if local else []))
+
+
+def check_url(url: str) -> None:
+    """Raise InputError for an address that no request can be sent to, and for one that holds a password."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True) and " " not in url
+    except ValueError:
+        good, parts = False, None
+    if not good or parts.query or parts.fragment:
+        raise InputError(f"--url {shorten(url)}: expected an address such as http://127.0.0.1:8000/v1")
+    if parts.username or parts.password:
+        raise InputError("--url: found a password in it; expected the key in an environment variable (--api_key_env)")
+
+
+def key_from(variable: str) -> str:
+    """The key in an environment variable, "" if there is none: a server of one's own needs none."""
+    key = os.environ.get(variable, "").strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise InputError(f"{variable}: the environment variable holds no key: it has characters that no key has")
+    return key

@@ -1,0 +1,76 @@
+"""What one model makes of the documents and questions."""
+
+import math
+
+from data_prep.common.errors import InputError
+from eval.before_after.documents import LONGEST, context_of, document_bits, first_token
+from eval.common.assistants import is_assistant
+
+MADE_BY = "recipes/pretrain.py, sft.py or ppo.py"
+
+
+def check_readers(models: dict[str, str]) -> int:
+    """The tokens of a window that fit all models, read from their files.
+
+    Raises `InputError`, before any model is loaded, where a checkpoint is missing or cannot be used.
+    """
+    from data_prep.models.loading import load_config, load_tokenizer
+
+    contexts = [context_of(load_config(folder, MADE_BY)) or math.inf for folder in models.values()]
+    for folder in models.values():
+        first_token(load_tokenizer(folder), folder)
+    return min(LONGEST, *contexts)
+
+
+def check_asked(models: dict[str, str], max_new_tokens: int) -> tuple[dict[str, str], list[str]]:
+    """(those of the models that are asked, the names of those of them that cannot be for want of a chat template).
+
+    The first and the last model are asked in any case, one between them only if it is an assistant. Raises `InputError`
+    where a checkpoint or its template cannot be used, or where it has no room for an answer.
+    """
+    from data_prep.models.loading import check_template, load_config, load_tokenizer
+
+    first, *between, last = models
+    asked, mute = dict(models), []
+    for name, folder in models.items():
+        positions = context_of(load_config(folder, MADE_BY)) or math.inf
+        tokenizer = load_tokenizer(folder)
+        if name in between and not is_assistant(tokenizer):
+            del asked[name]
+        elif tokenizer.chat_template is None:
+            mute.append(name)
+        else:
+            check_template(tokenizer, folder)
+            if max_new_tokens >= positions:
+                raise InputError(
+                    f"--max_new_tokens {max_new_tokens}: expected 1 to {positions - 1}; {folder} has {positions} positions"
+                )
+    return asked, mute
+
+
+def measure_model(
+    folder: str, texts: dict[str, list[str]], prompts: dict[str, list], length: int, sampling: dict
+) -> tuple[dict, dict]:
+    """({source: bits of each text}, {source: its greedy answer to each prompt}) of the model in a folder.
+
+    Args:
+        length: tokens of a window.
+        sampling: max_new_tokens and batch_size of `generate_answers`.
+    """
+    from data_prep.models.generation import generate_answers
+    from data_prep.models.loading import load_checkpoint
+
+    model, tokenizer = load_checkpoint(folder)
+    first, rows = (
+        first_token(tokenizer, folder),
+        max(1, sampling["batch_size"] // 8),
+    )  # windows are longer than answers
+    bits = {
+        source: document_bits(model, tokenizer, first, own, length, rows, f"{folder}, {source}")
+        for source, own in texts.items()
+    }
+    answers = {}
+    for source, own in prompts.items():
+        given = generate_answers(model, tokenizer, own, desc=f"{folder}, {source}", **sampling)
+        answers[source] = [answer["text"] for (answer,) in given]
+    return bits, answers

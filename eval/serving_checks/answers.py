@@ -1,0 +1,150 @@
+"""Are answers those of the project's generation, token by token, and how likely does each side find them?"""
+
+import copy
+
+import torch
+
+from data_prep.common.text import shorten
+from data_prep.models.generation import generate_answers
+from data_prep.models.loading import load_checkpoint
+from data_prep.models.merging import BOUND, logit_difference, why_merging_differs
+from data_prep.tokens.chat_encoder import encode_prompts
+from eval.serving_checks.prompts import first_difference
+from eval.serving_checks.rows import DIFFERS, FAILS, REFUSED, SAME, Row
+
+
+@torch.no_grad()
+def answer_logits(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
+    """The logits, (tokens of the answer, vocabulary) in float32 on the CPU, that predict each token of an answer."""
+    ids = torch.tensor([[*prompt, *answer]], device=model.device)
+    return model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float().cpu()
+
+
+def token_logprobs(logits: torch.Tensor, answer: list[int]) -> torch.Tensor:
+    """The log-probability of each token of an answer in nats, (tokens,), from `answer_logits`."""
+    return logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None])[:, 0]
+
+
+def largest(differences: list[torch.Tensor]) -> float:
+    """The largest absolute value in some tensors."""
+    return max((each.abs().max().item() for each in differences if each.numel()), default=0.0)
+
+
+class Expected:
+    """The project's greedy answers: what everything else is compared with."""
+
+    def __init__(self, model, tokenizer, training, prompts: list[list[dict]], max_new_tokens: int) -> None:
+        """`tokenizer` is the folder's, with its end of an answer; the prompts are written by the template of `training`."""
+        if tokenizer.get_vocab() == training.get_vocab():
+            tokenizer = copy.deepcopy(tokenizer)
+            tokenizer.chat_template = training.chat_template
+        self.tokenizer, self.prompts, self.max_new_tokens = tokenizer, prompts, max_new_tokens
+        self.context = model.config.max_position_embeddings
+        self.ids = encode_prompts(tokenizer, prompts)
+        self.answers = [answer for (answer,) in generate_answers(model, tokenizer, prompts, max_new_tokens)]
+        self.logprobs = self.logprobs_by(model)
+
+    def logprobs_by(self, model) -> list[torch.Tensor]:
+        """How likely `model` finds the expected answers; see `token_logprobs`."""
+        return [
+            token_logprobs(answer_logits(model, prompt, answer["ids"]), answer["ids"])
+            for prompt, answer in zip(self.ids, self.answers, strict=True)
+        ]
+
+    def differs_at(self, index: int, given: list[int] | str) -> int | None:
+        """The first token at which an answer, in tokens or as text, is another; None where it is the same.
+
+        One that did not end within `max_new_tokens` is compared as far as it goes.
+        """
+        answer = self.answers[index]
+        if isinstance(given, str):
+            if given == answer["text"] or (not answer["stopped"] and given.startswith(answer["text"])):
+                return None
+            encoded = self.tokenizer(given, add_special_tokens=False)["input_ids"]
+            return first_difference(answer["ids"], encoded) or 0
+        return first_difference(answer["ids"], given if answer["stopped"] else given[: len(answer["ids"])])
+
+    def row(
+        self,
+        check: str,
+        given: list[list[int] | str | Exception],
+        logprobs: list[torch.Tensor] | None,
+        tolerance: float | None,
+        note: str = "",
+    ) -> Row:
+        """The line for one way to serve: its answers (or the error in place of one), and what it says of their tokens.
+
+        Args:
+            logprobs: of the expected answers' tokens, where this way tells them.
+            tolerance: by how much a token's log-probability may differ, in nats.
+        """
+        errors = [(index, each) for index, each in enumerate(given) if isinstance(each, Exception)]
+        places = {
+            index: place
+            for index, each in enumerate(given)
+            if not isinstance(each, Exception) and (place := self.differs_at(index, each)) is not None
+        }
+        same = len(given) - len(errors) - len(places)
+        figures = {"same": same, "of": len(given), "failed": len(errors)}
+        parts = [f"{same} of {len(given)} answers"]
+        if errors:
+            index, error = errors[0]
+            parts.append(f"prompt {index + 1}: {shorten(' '.join(str(error).split()) or type(error).__name__, 160)}")
+        if places:
+            index, place = next(iter(places.items()))
+            there = given[index] if isinstance(given[index], str) else self.tokenizer.decode(given[index])
+            parts.append(
+                f"prompt {index + 1} differs at token {place}: {shorten(there)} for {shorten(self.answers[index]['text'])}"
+            )
+            figures["token"] = place
+        far = 0.0
+        if logprobs is not None:
+            pairs = zip(self.logprobs, logprobs, strict=True)
+            far = largest([one[: len(other)] - other[: len(one)] for one, other in pairs])
+            parts.append(f"log-probabilities within {far:.1e}")
+            figures["logprob_difference"] = far
+        within = tolerance is None or far <= tolerance
+        status = FAILS if errors else SAME if within and not places else DIFFERS
+        return Row(check, status, "; ".join([*parts, *([note] if note else [])]), figures)
+
+
+def pipeline_row(expected: Expected, folder: str, served: list[list[int]], device, tolerance: float) -> Row:
+    """`pipeline("text-generation")` on the folder, with nothing but its own generation config.
+
+    `served` are the ids of the prompts as it makes them.
+    """
+    from transformers import pipeline
+
+    pipe = pipeline("text-generation", model=folder, device=device, trust_remote_code=False)
+    given: list[list[int] | Exception] = []
+    for prompt, ids in zip(expected.prompts, served, strict=True):
+        try:
+            given.append(pipe(prompt, return_tensors=True)[0]["generated_token_ids"][len(ids) :])
+        except (IndexError, RuntimeError, ValueError) as error:
+            given.append(error)
+    return expected.row("pipeline", given, expected.logprobs_by(pipe.model), tolerance)
+
+
+def adapter_row(expected: Expected, model, adapter: str, tolerance: float) -> Row:
+    """The adapter on its base, by PEFT, against `model`, into which it was merged."""
+    beside, _ = load_checkpoint(adapter)
+    check, rows = "adapter and merged", [each.get_input_embeddings().weight.shape[0] for each in (beside, model)]
+    if rows[0] != rows[1]:
+        detail = f"resized vocabulary: the adapter's base has {rows[0]:,} tokens, the merged model {rows[1]:,}"
+        return Row(check, REFUSED, detail, {"vocabulary": rows})
+    far, relative, logprobs = [], 0.0, []
+    for prompt, answer in zip(expected.ids, expected.answers, strict=True):
+        one, other = (answer_logits(each, prompt, answer["ids"]) for each in (beside, model))
+        far.append(one - other)
+        relative = max(relative, logit_difference(one, other))
+        logprobs.append(token_logprobs(one, answer["ids"]))
+    answers = generate_answers(beside, expected.tokenizer, expected.prompts, expected.max_new_tokens)
+    said = f"largest logit difference {largest(far):.1e}"
+    row = expected.row(check, [answer["ids"] for (answer,) in answers], logprobs, tolerance, said)
+    figures = {**row.figures, "logit_difference": largest(far), "logit_difference_in_deviations": relative}
+    if relative > BOUND:
+        why = f"{relative:.2f} of the logits' standard deviation (bound: {BOUND}): serve the adapter on its base; "
+        return row._replace(
+            status=REFUSED, detail=f"{row.detail}, {why}{why_merging_differs(beside)}", figures=figures
+        )
+    return row._replace(figures=figures)

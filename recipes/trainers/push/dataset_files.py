@@ -1,0 +1,150 @@
+"""Pushing data: the rows that were kept, without the folders of this machine, and a card of what the reports say."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from data_prep.common.errors import InputError
+from data_prep.common.files import existing, read_json, read_jsonl, write_json, write_jsonl
+from recipes.trainers.push.lineage import object_in, shown
+
+ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
+NAMES_A_FILE = ("source", "file")  # columns of data_prep.clean_corpus, read_documents and ask_documents
+NOT_DATA = ("report.json", "index.json", "results.json", "settings.json")
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+TASKS = {"documents": "text-generation", "conversations": "text-generation", "preferences": "reinforcement-learning"}
+
+
+def data_in(path: Path) -> list[Path]:
+    """The files of rows that go: a file, or those at the top of a folder. Raises InputError where there is none."""
+    if existing(path).is_file():
+        found = [path]
+    else:
+        found = [each for each in sorted(path.iterdir()) if each.is_file() and each.name not in NOT_DATA]
+    kept = [
+        each
+        for each in found
+        if each.suffix in ENDINGS and not each.name.startswith((".", "_", "quarantine", "partial"))
+    ]
+    if not kept:
+        raise InputError(
+            f"{path}: found no data to push; expected rows as {', '.join(ENDINGS)}, and none of those quarantined"
+        )
+    return kept
+
+
+def data_files_to_push(path: Path, card: str, temporary: Path) -> dict[str, Path | bytes]:
+    """{name on the Hub: file}, the card first. Rows that name a file of this machine keep its name alone.
+
+    Such files are written anew, into `temporary`.
+    """
+    files: dict[str, Path | bytes] = {"README.md": card.encode()}
+    for each in data_in(path):
+        files[each.name] = without_paths(each, temporary)
+    return files
+
+
+def without_paths(path: Path, temporary: Path) -> Path:
+    """The file, or a copy of it where rows name a file of this machine."""
+    if path.suffix not in (".jsonl", ".json") or not any(named(row) != row for row in rows_in(path)):
+        return path
+    copy = temporary / path.name
+    if path.suffix == ".json":
+        write_json(copy, [*map(named, rows_in(path))])
+    else:
+        write_jsonl(copy, map(named, rows_in(path)))
+    return copy
+
+
+def rows_in(path: Path) -> Iterable[dict]:
+    """The rows of a file of JSON Lines, or of one JSON list."""
+    if path.suffix == ".jsonl":
+        return read_jsonl(path)
+    rows = read_json(path)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: expected a list of rows, each a JSON object")
+    return rows
+
+
+def named(row: dict) -> dict:
+    """A row that names the files it comes from without their folders."""
+    kept = {**row}
+    for key in NAMES_A_FILE:
+        if isinstance(row.get(key), str):
+            kept[key] = shown(row[key])
+        elif isinstance(row.get(key), dict):  # {"file", "row", …}
+            kept[key] = named(row[key])
+    return kept
+
+
+def count_of(path: Path) -> int | None:
+    """The rows of a file of JSON; None of another."""
+    return sum(1 for _ in rows_in(path)) if path.suffix in (".jsonl", ".json") else None
+
+
+def dataset_card(path: Path, name: str, *, license: str | None = None, private: bool = True) -> DatasetCard:
+    """The card of what data_prep.check or data_prep.clean_corpus wrote, or of other files of rows."""
+    files = data_in(path)
+    folder = path if path.is_dir() else path.parent
+    checked, cleaned = object_in(folder / "report" / "check.json"), object_in(folder / "report.json")
+    counts = {each.name: count_of(each) for each in files}
+    languages = checked.get("languages", {}).get("counts", {}) if path.is_dir() else {}
+    total = sum(count or 0 for count in counts.values())
+    data = DatasetCardData(
+        pretty_name=name.split("/")[-1],
+        license=license,
+        language=[each for each in languages if len(each) in (2, 3)] or None,
+        size_categories=next((size for bound, size in SIZES if total < bound), "n>1M") if total else None,
+        task_categories=list(dict.fromkeys(TASKS[each.stem] for each in files if each.stem in TASKS)) or None,
+        configs=[{"config_name": each.stem, "data_files": each.name} for each in files],
+    )
+    rows = ["| file | rows |", "|---|---|"]
+    rows += [f"| {each} | {'–' if count is None else f'{count:,}'} |" for each, count in counts.items()]
+    parts = [f"# {name.split('/')[-1]}", "\n".join(rows)]
+    if path.is_dir() and checked:
+        parts += ["## What was checked", by_check(checked)]
+    if path.is_dir() and "documents_in" in cleaned:
+        parts += ["## What was cleaned", by_cleaning(cleaned)]
+    login = "# the repository is private: hf auth login first\n" if private else ""
+    load = (
+        f'{login}from datasets import load_dataset\n\nrows = load_dataset("{name}", "{files[0].stem}", split="train")'
+    )
+    parts += ["## How to use it", f"```python\n{load}\n```", "## Limits", limits(license)]
+    return DatasetCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
+
+
+def limits(license: str | None) -> str:
+    told = f"Licence: {license}, as whoever pushed it stated." if license else "Nobody stated its licence."
+    return f"- {told}\n- It was not searched for personal data, and nobody checked what the texts say."
+
+
+def by_check(report: dict) -> str:
+    """What data_prep.check counted; no row is quoted."""
+    rows = report["rows"]
+    said = [
+        f"By `data_prep.check` (`--on_bad {report['on_bad']}`): {rows['in']:,} rows in, {rows['out']:,} out, "
+        f"{rows['quarantined']:,} quarantined (they are not here), {rows['repaired']:,} repaired."
+    ]
+    if report["findings"]:
+        table = ["| found | what became of the row | rows |", "|---|---|---|"]
+        table += [f"| {each['kind']} | {each['treatment']} | {each['rows']:,} |" for each in report["findings"]]
+        said.append("\n".join(table))
+    if counts := report.get("languages", {}).get("counts"):
+        total = sum(counts.values())
+        listed = ", ".join(f"{name} {count / total:.1%}" for name, count in list(counts.items())[:8])
+        said.append(f"Languages: {listed} (by {report['languages']['method']}).")
+    names = [str(shown(each["file"])) for each in report["files"]]
+    return "\n\n".join([*said, f"From {', '.join(names)}."])
+
+
+def by_cleaning(report: dict) -> str:
+    """What data_prep.clean_corpus removed, and why."""
+    table = ["| | documents | bytes |", "|---|---|---|"]
+    table.append(f"| in | {report['documents_in']:,} | {report['bytes_in']:,} |")
+    for name, removed in report["filtered"].items():
+        table.append(f"| {name} | −{removed['documents']:,} | −{removed['bytes']:,} |")
+    table.append(f"| out | {report['documents_out']:,} | {report['bytes_out']:,} |")
+    settings = {key: shown(value) for key, value in report.get("settings", {}).items() if value is not None}
+    told = ", ".join(f"{key} {value}" for key, value in settings.items())
+    return "By `data_prep.clean_corpus`:\n\n" + "\n".join(table) + f"\n\nSettings: {told}."

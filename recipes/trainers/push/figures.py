@@ -1,0 +1,143 @@
+"""The figures of a model card: what was measured on which data, with intervals, as rows and as the Hub's model-index."""
+
+import contextlib
+from pathlib import Path
+from typing import NamedTuple
+
+from huggingface_hub import EvalResult
+
+from recipes.trainers.push.lineage import Stage, object_in, shown
+
+BOTH = ("before", "after")
+
+
+class Figure(NamedTuple):
+    """One measure; `low` and `high` are the ends of its 95 % interval over `n` prompts or documents, if it has one."""
+
+    measure: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int | None
+    data: str
+    found_by: str
+
+    @property
+    def interval(self) -> str:
+        return "" if self.low is None else f"{number(self.low)} to {number(self.high)}"
+
+
+def number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def names_of(paths) -> str:
+    """Files as a card names them."""
+    paths = [paths] if isinstance(paths, str) else paths or []
+    return ", ".join(str(shown(path)) for path in paths)
+
+
+def figure(measure: str, value, data: str, found_by: str) -> Figure | None:
+    """A figure of a number, or of {"value", "low", "high", "n"}; None of anything else."""
+    bounds = value if isinstance(value, dict) else {"value": value}
+    found = bounds.get("value")
+    if not isinstance(found, int | float) or isinstance(found, bool) or found != found:
+        return None
+    return Figure(measure, found, bounds.get("low"), bounds.get("high"), bounds.get("n"), data, found_by)
+
+
+def is_of(name, folder: Path) -> bool:
+    """Whether the results of a run name this folder, by the path that they were made with or by its name in the run."""
+    return isinstance(name, str) and folder.absolute().name == Path(name).name
+
+
+def figures_of(folder: Path, stages: list[Stage], results: list[dict]) -> list[Figure]:
+    """What the last stage measured on held-out data, and what evaluations of this very model found."""
+    found = []
+    if stages:
+        last, heldout = stages[-1], names_of(stages[-1].record.get("settings", {}).get("heldout"))
+        for key, value in last.results.get("metrics", {}).items():
+            if key.startswith("eval_") and not key.endswith("_first"):
+                key = key.removeprefix("eval_").removesuffix("_last")
+            elif not isinstance(value, dict) and key not in ("bits_per_byte", "eos_rate"):
+                continue
+            found.append(figure(key, value, heldout or "its training data", last.recipe))
+    for result in results:
+        if not is_of(result.get("model"), folder):
+            continue
+        data, name, metrics = names_of(result.get("data")), result["stage"], result.get("metrics", {})
+        against = f" against {shown(result['opponent'])}" if result.get("opponent") else ""
+        for key, value in metrics.items():
+            if key == "eval_funcs":
+                found += [figure(each, score, data, name) for each, score in value.items()]
+            else:
+                found.append(figure(f"{key}{against}", value, data, name))
+    return [each for each in found if each]
+
+
+def adaptation_of(folder: Path, stages: list[Stage], results_dir: str | None) -> dict:
+    """What `eval.adaptation` found of this model, {} if it was not run: it writes into the results.json of a run."""
+    told = results_dir or (stages[-1].record.get("results_dir") if stages else None)
+    places = [folder, folder.absolute().parent, folder.absolute().parent / "results"]
+    places += [Path(told), Path(told).absolute().parent] if told else []
+    for place in places:
+        adaptation = object_in(place / "results.json").get("adaptation")
+        if isinstance(adaptation, dict):
+            after = (adaptation.get("models") or {}).get("after")
+            if after is None or is_of(after, folder):
+                return adaptation
+    return {}
+
+
+class Change(NamedTuple):
+    """A measure before and after: bits per byte, the fewer the better, or exact match, the more the better."""
+
+    measure: str
+    data: str
+    before: float
+    after: Figure
+
+    @property
+    def is_worse(self) -> bool:
+        more = self.after.value > self.before
+        return more if self.measure == "bits_per_byte" else self.after.value < self.before
+
+    @property
+    def change(self) -> str:
+        if self.measure == "bits_per_byte" and self.before:
+            return f"{self.after.value / self.before - 1:+.1%}"
+        return f"{100 * (self.after.value - self.before):+.1f} points"
+
+
+def changes_of(adaptation: dict) -> list[Change]:
+    """The forgetting table: every source of text and of questions, before and after."""
+    found = []
+    for measure, details in (("bits_per_byte", "documents"), ("exact_match", "questions")):
+        sources = adaptation.get(measure)
+        for data, pair in sources.items() if isinstance(sources, dict) else ():
+            if not isinstance(pair, dict) or not all(isinstance(pair.get(key), int | float) for key in BOTH):
+                continue
+            value = pair["after"]
+            with contextlib.suppress(KeyError, TypeError):  # the intervals stand beside the plain numbers
+                value = {**adaptation[details][data]["models"]["after"][measure], "value": value}
+            found.append(Change(measure, data, pair["before"], figure(measure, value, data, "adaptation")))
+    return found
+
+
+def eval_results(figures: list[Figure], task: str) -> list[EvalResult]:
+    """The figures for the card's model-index. It has no field for an interval: that is said in the measure's name."""
+    found = []
+    for each in figures:
+        of = f", n = {each.n:,}" if each.n else ""
+        interval = f" (95 % interval {each.interval}{of})" if each.interval else ""
+        found.append(
+            EvalResult(
+                task_type=task,
+                dataset_type=each.data or "held-out",
+                dataset_name=each.data or "held-out data",
+                metric_type=each.measure.split(" ")[0],
+                metric_name=f"{each.measure.replace('_', ' ')}, {each.found_by}{interval}",
+                metric_value=float(f"{each.value:.6g}"),
+            )
+        )
+    return found

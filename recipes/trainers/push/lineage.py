@@ -1,0 +1,123 @@
+"""Which stages made the model in a folder, read off the records of its runs; no path of this machine leaves this file."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from data_prep.common.errors import InputError
+from data_prep.common.files import read_json
+
+PUSHED = "pushed.json"  # in a folder that was pushed: where to
+PARENTS = ("model_name_or_path", "sft_model_path")  # what a stage goes on from
+DATA = ("documents", "tokens", "conversations", "rankings", "prompts")
+ON_HUB = (*PARENTS, "reward_model_path", "value_model_path", "attn_implementation")
+# No results, and perhaps of many megabytes.
+NO_RESULTS = ("config.json", "tokenizer.json", "vocab.json", "settings.json", "curve.json", PUSHED)
+
+
+class Stage(NamedTuple):
+    """One training: its folder, its recipe ("sft"), the record in its settings.json, and its results."""
+
+    folder: Path
+    recipe: str
+    record: dict
+    results: dict
+
+    @property
+    def parent(self) -> str | None:
+        """The model that it went on from, as it was given."""
+        settings = self.record.get("settings", {})
+        return next((str(settings[name]) for name in PARENTS if settings.get(name)), None)
+
+    @property
+    def given(self) -> dict:
+        """The settings that were given, without the folders of this machine."""
+        given, local = self.record.get("given", {}), self.record.get("local", ())
+        return {key: shown(value, key in ON_HUB and value not in local) for key, value in given.items()}
+
+    def folder_of(self, name: str) -> Path | None:
+        """The folder of a model by the name it was given, from here or beside this one's; None of one of the Hub."""
+        if name not in self.record.get("local", (name,)):
+            return None
+        for path in (Path(name), self.folder.absolute().parent / Path(name).name):
+            if path.is_dir() and path.absolute() != self.folder.absolute():
+                return path
+        return None
+
+    def hub_id(self, name: str) -> str | None:
+        """The id of a model on the Hub; of a folder the one that it was pushed to, None where it was not."""
+        if folder := self.folder_of(name):
+            return pushed_to(folder)
+        return name if name not in self.record.get("local", ()) and looks_like_hub_id(name) else None
+
+
+def looks_like_hub_id(name: str) -> bool:
+    return bool(re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)) and not name.startswith("runs/")
+
+
+def shown(value, on_hub: bool = False):
+    """A setting without the folders of this machine: of a path its last name; `on_hub`: an id of the Hub stays."""
+    if isinstance(value, list):
+        return [shown(each, on_hub) for each in value]
+    if isinstance(value, dict):
+        return {key: shown(each, on_hub) for key, each in value.items()}
+    if not isinstance(value, str) or value.startswith("hf://") or not re.search(r"[/\\]", value):
+        return value
+    if on_hub and looks_like_hub_id(value) and not Path(value).exists():
+        return value
+    return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+
+
+def pushed_to(folder: Path) -> str | None:
+    """The repository that a folder was last pushed to."""
+    return object_in(folder / PUSHED).get("repo_id")
+
+
+def object_in(path: Path) -> dict:
+    """The JSON object in a file; {} where there is none: a card is written of what is there."""
+    try:
+        value = read_json(path)
+    except InputError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def results_in(folder: Path, record: dict, results_dir: str | None = None) -> list[dict]:
+    """Everything that a stage or an evaluation wrote where the results of a folder are, in the order of their names."""
+    beside = folder.absolute().parent / "results"
+    told = results_dir or record.get("results_dir")
+    places = [folder, beside if told is None or not Path(told).is_dir() else Path(told)]
+    found = {}
+    for place in places:
+        for path in sorted(place.glob("*.json")):
+            if path.name not in NO_RESULTS and "stage" in (value := object_in(path)):
+                found[value["stage"]] = value
+    return list(found.values())
+
+
+def lineage(folder: Path) -> list[Stage]:
+    """The stages that made a model, the first one first; [] for a folder that no recipe wrote."""
+    stages, seen = [], set()
+    here: Path | None = folder
+    while here and here.absolute() not in seen and (record := object_in(here / "settings.json")):
+        seen.add(here.absolute())
+        recipe = str(record.get("recipe", "")).removesuffix(".py")
+        results = {each["stage"]: each for each in results_in(here, record)}
+        stage = Stage(here, recipe, record, results.get(recipe, {}))
+        stages.insert(0, stage)
+        here = stage.folder_of(stage.parent) if stage.parent else None
+    return stages
+
+
+def base_of(folder: Path) -> str | None:
+    """The id on the Hub of the model that this one was made from, or None.
+
+    Of an adapter it is the very model that it was trained on; of a whole model the nearest one that is on the Hub.
+    """
+    stages = lineage(folder)
+    adapter = folder / "adapter_config.json"
+    if adapter.exists():
+        name = stages[-1].parent if stages else object_in(adapter).get("base_model_name_or_path")
+        stage = stages[-1] if stages else Stage(folder, "", {}, {})
+        return stage.hub_id(name) if name else None
+    return next((found for each in reversed(stages) if each.parent and (found := each.hub_id(each.parent))), None)

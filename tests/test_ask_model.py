@@ -1,0 +1,301 @@
+"""Questions that a model writes: by a server's stand-in and a checkpoint, what is taken, quarantined, resumed and paid for."""
+
+import contextlib
+import json
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from data_prep import ask_documents, check
+from data_prep.common.files import write_jsonl
+from data_prep.questions import server as server_module
+from data_prep.questions.grounding import overlap
+from data_prep.questions.replies import parsed
+
+BRIDGE = "The bridge was opened in 1890 by the king. It is made of steel."
+RIVER = "The river below it is 40 metres wide, and deep enough for ships."
+KEY = "sk-secret-0123456789"
+
+
+class Completions(ThreadingHTTPServer):
+    """POST /v1/chat/completions: `replies` maps a part of the prompt to what is answered, a list to one thing after another:
+    a text, or (status, headers, body). `asked`: the bodies and headers that came."""
+
+    daemon_threads = True
+
+    def __init__(self, replies: dict) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.replies, self.asked = replies, []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Completions
+
+    def log_message(self, *_) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append((self.path, dict(self.headers), body))
+        prompt = body["messages"][-1]["content"]
+        reply = next(value for key, value in self.server.replies.items() if key in prompt)
+        if isinstance(reply, list):
+            reply = reply.pop(0) if len(reply) > 1 else reply[0]
+        status, headers, content = reply if isinstance(reply, tuple) else (200, {}, None)
+        if content is None:
+            choice = {"message": {"role": "assistant", "content": reply}, "finish_reason": "stop"}
+            content = json.dumps({"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 3}})
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": len(content.encode())}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(content.encode())
+
+
+@contextlib.contextmanager
+def serving(replies: dict):
+    with Completions(replies) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def ask(tmp_path, command, monkeypatch):
+    """ask(texts, "--option", …) runs the command with a model; returns (exit code, stdout, stderr, rows, quarantined)."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    waited: list[float] = []
+    monkeypatch.setattr(server_module.time, "sleep", waited.append)
+
+    def run(texts, *options):
+        write_jsonl(tmp_path / "documents.jsonl", [{"text": text, "file": f"{n}.md"} for n, text in enumerate(texts)])
+        given = [tmp_path / "documents.jsonl", "--output", tmp_path / "out.json", *options]
+        code, out, err = command(ask_documents, *given)
+        output, bad = tmp_path / "out.json", tmp_path / "out.json.quarantine.jsonl"
+        rows = json.loads(output.read_text()) if output.exists() else None
+        return (
+            code,
+            out,
+            err,
+            rows,
+            [json.loads(line) for line in bad.read_text().splitlines()] if bad.exists() else [],
+        )
+
+    run.waited = waited
+    return run
+
+
+def pairs(*of: tuple) -> str:
+    return json.dumps([{"question": question, "answer": answer} for question, answer in of])
+
+
+def test_what_stands_in_its_span_is_taken_and_the_rest_quarantined_with_its_reason(ask, tmp_path, command):
+    bridge = pairs(
+        ("When was the bridge opened?", "in 1890"),
+        ("Who opened the bridge?", "The king opened the bridge."),  # in other words: all five are there
+        ("What is it made of?", "It is made of wood."),  # 4 of 5 words: less than 0.81
+        ("How old is it?", "opened in 1980"),
+        ("who opened the bridge", "the king"),
+        ("Who built it?", None),
+        ("And the river?", "Nothing is said about that anywhere."),
+    )
+    river = f"<think>[1]</think>Here they are:\n```json\n{pairs(('How wide is the river?', '40 metres wide'))}\n```"
+    with serving({BRIDGE: bridge, RIVER: river, "silent": "I cannot.", "empty": "[]", "odd": '[{"q": 1}]'}) as server:
+        texts = [BRIDGE, RIVER, "A silent part of the text.", "An empty part of the text.", "An odd part of the text."]
+        options = ("--url", server.url, "--model", "m", "--min_overlap", 0.81, "--span", 200)
+        code, out, err, rows, bad = ask(texts, *options)
+    assert code == 0, err
+    assert [[turn["value"] for turn in row["conversations"]] for row in rows] == [
+        ["When was the bridge opened?", "in 1890"],
+        ["Who opened the bridge?", "The king opened the bridge."],
+        ["How wide is the river?", "40 metres wide"],
+    ]
+    places = [(row["source"]["file"], row["source"]["start"], row["source"]["end"]) for row in rows]
+    assert places == [("0.md", 22, 29), ("0.md", 0, len(BRIDGE)), ("1.md", 22, 36)], "word for word, or the span"
+    assert BRIDGE[22:29] == "in 1890" and RIVER[22:36] == "40 metres wide"
+    assert sorted((row["file"], row["reason"], row["question"]) for row in bad) == [
+        ("0.md", "answer not in its span", "And the river?"),
+        ("0.md", "answer not in its span", "How old is it?"),
+        ("0.md", "answer not in its span", "What is it made of?"),
+        ("0.md", "asked before", "who opened the bridge"),
+        ("0.md", "unanswerable", "Who built it?"),
+        ("2.md", "unparsable reply", ""),
+        ("3.md", "no question in the reply", ""),
+        ("4.md", "no question and answer", ""),
+    ]  # fmt: skip
+    assert "5 spans of 5 documents: 11 written = 3 accepted + 8 quarantined" in out
+    assert "3 × answer not in its span\n" in out
+    assert "cost: 5 requests, 50 prompt tokens, 15 completion tokens, as the server reports\n" in out
+    path, headers, body = server.asked[0]
+    assert path == "/v1/chat/completions" and "Authorization" not in headers
+    assert (body["model"], body["temperature"], body["max_tokens"], body["seed"]) == ("m", 0.0, 1024, 0)
+    assert [turn["role"] for turn in body["messages"]] == ["system", "user"] and "up to 5" in body["messages"][1][
+        "content"
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"documents.jsonl", "out.json", "out.json.quarantine.jsonl"}
+    code, out, _ = command(check, tmp_path / "out.json")
+    assert code == 0 and "fields" not in out and "nothing is wrong with these rows" in out
+
+
+def test_a_number_that_is_not_there_is_quarantined_and_the_threshold_is_an_option(ask):
+    reply = pairs(("When?", "The bridge was opened in 1891 by the king."), ("Of what?", "It is made of wood."))
+    with serving({BRIDGE: reply}) as server:
+        code, _, err, rows, bad = ask([BRIDGE], "--url", server.url, "--model", "m")
+    assert code == 0, err  # 8 of 9 and 4 of 5 words are there
+    assert [row["conversations"][0]["value"] for row in rows] == ["Of what?"] and rows[0]["source"]["overlap"] == 0.8
+    assert [(row["reason"], row["found"]) for row in bad] == [("number not in its span", "1891")]
+
+
+def test_overlap_of_words_and_of_pairs_of_chinese_characters():
+    assert overlap("The KING, opened!", BRIDGE) == 1.0
+    assert overlap("the the the the", BRIDGE) == 0.5, "a word counts as often as the text has it"
+    assert overlap("…", BRIDGE) == 0.0
+    # 桥是 是钢 钢的 of 桥是铁的，钢是… : 桥是 alone
+    assert overlap("桥是钢的", "桥是铁的，的钢。") == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ('[{"question": "a", "answer": "b"}]', [{"question": "a", "answer": "b"}]),
+        ('{"qa_pairs": [{"question": "a"}]}', [{"question": "a"}]),
+        ('{"question": "a"}\n{"question": "b"}', [{"question": "a"}, {"question": "b"}]),
+        ('See [1]: [{"question": "a"}]', [{"question": "a"}]),
+        ("[]", []),
+        ('[{"question": "a', None),
+        ("[" * 5000, None),
+        ("no", None),
+    ],
+)
+def test_json_is_found_in_a_reply(text, items):
+    assert parsed(text) == items
+
+
+def test_a_long_document_is_asked_about_in_parts_in_its_language(ask):
+    texts = [f"{BRIDGE}\n\n{RIVER}", "这座桥是一八九〇年建成的，全部用钢材建造而成。"]
+    with serving(
+        {"1890": pairs(("a?", "steel")), "40": pairs(("b?", "ships")), "钢": pairs(("用什么建造？", "用钢材建造"))}
+    ) as server:
+        code, out, err, rows, _ = ask(texts, "--url", server.url, "--model", "m", "--span", 70)
+    assert code == 0, err
+    start = texts[0].index("ships")
+    assert [(row["source"]["start"], row["source"]["end"]) for row in rows] == [(57, 62), (start, start + 5), (15, 20)]
+    chinese = next(body for _, _, body in server.asked if "钢" in body["messages"][1]["content"])
+    assert chinese["messages"][0]["content"].startswith("你根据文档")
+
+
+def test_a_busy_server_is_asked_again_and_a_stopped_run_goes_on(ask, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    busy = (503, {"Retry-After": "7"}, "busy")
+    replies = {BRIDGE: [busy, busy, pairs(("Of what?", "made of steel"))], RIVER: [busy]}
+    options = ("--model", "m", "--concurrency", 1, "--retries", 2)
+    with serving(replies) as server:
+        code, out, err, rows, _ = ask([BRIDGE, RIVER], "--url", server.url, *options)
+        assert (
+            code == 1
+            and rows is None
+            and err.splitlines()[-1]
+            == (
+                f"error: {server.url}: no reply in 3 tries (HTTP 503 Service Unavailable (busy)); the same command, run again, "
+                "goes on with the replies that have come"
+            )
+        )
+        assert ask.waited == [7.0] * 4 and len(server.asked) == 6
+        assert all(headers["Authorization"] == f"Bearer {KEY}" for _, headers, _ in server.asked)
+        journal = tmp_path / "out.json.journal"
+        assert KEY not in journal.read_text() + out + err
+        code, _, err, _, _ = ask([BRIDGE, RIVER], "--url", server.url, *options, "--temperature", 1)
+        assert code == 1 and f"{journal}: was started with temperature 0.0, now it is 1.0" in err
+        replies[RIVER] = [pairs(("How deep?", "deep enough for ships"))]
+        code, out, err, rows, _ = ask([BRIDGE, RIVER], "--url", server.url, *options)
+    assert code == 0 and len(rows) == 2 and len(server.asked) == 7, err
+    assert "1 of 2 replies of an earlier run; resuming after them" in out
+    assert "cost: 4 requests (2 of them again), 20 prompt tokens, 6 completion tokens, as the server reports\n" in out
+    assert not journal.exists()
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        ((401, {}, json.dumps({"error": {"message": f"Incorrect key: {KEY}"}})), "HTTP 401 Unauthorized (Incorrect key: [key])"),
+        ((404, {}, json.dumps({"error": "no such model"})), "HTTP 404 Not Found (no such model)"),
+        ((307, {"Location": "http://127.0.0.1:1/"}, ""), "HTTP 307 Temporary Redirect"),
+        ((200, {}, "<html>"), "found the reply '<html>'; expected a chat completion: choices[0].message.content"),
+        ((200, {}, '{"choices": []}'), "found the reply '{\"choices\": []}'; expected a chat completion"),
+    ],
+)  # fmt: skip
+def test_a_refusal_is_one_line_without_the_key_and_is_not_tried_again(reply, says, ask, monkeypatch):
+    monkeypatch.setenv("MY_KEY", KEY)
+    with serving({"": reply}) as server:
+        code, out, err, rows, _ = ask([BRIDGE], "--url", server.url, "--model", "m", "--api_key_env", "MY_KEY")
+    assert code == 1 and rows is None and err.splitlines()[-1].startswith(f"error: {server.url}: {says}")
+    assert "Traceback" not in err and KEY not in out + err and len(server.asked) == 1
+
+
+def test_no_server_and_one_that_is_silent_are_one_line(ask):
+    code, _, err, _, _ = ask([BRIDGE], "--url", "http://127.0.0.1:1/v1", "--model", "m", "--retries", 1)
+    assert code == 1 and "error: http://127.0.0.1:1/v1: no reply in 2 tries (" in err and "refused" in err
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        code, _, err, _, _ = ask([BRIDGE], "--url", url, "--model", "m", "--retries", 0, "--timeout", 0.2)
+    assert code == 1 and f"error: {url}: no reply in 1 try (timed out)" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--url", "127.0.0.1:8000"], "--url '127.0.0.1:8000': expected an address such as http://127.0.0.1:8000/v1"),
+        (
+            ["--url", "http://me:pass@a/v1"],
+            "--url: found a password in it; expected the key in an environment variable",
+        ),
+        (["--prompt", "{dir}/p.yaml"], "{dir}/p.yaml: prompt: found no {{text}} in it"),
+        (
+            ["--prompt", "{dir}/q.yaml"],
+            "{dir}/q.yaml: unknown key 'promt'; expected prompt, system, prompt_zh, system_zh",
+        ),
+        (["--min_overlap", "2"], "--min_overlap 2.0: expected 0 to 1"),
+    ],
+)
+def test_bad_settings_are_told_before_any_work(options, says, ask, tmp_path):
+    (tmp_path / "p.yaml").write_text("prompt: ask\n")
+    (tmp_path / "q.yaml").write_text("promt: '{text}'\n")
+    code, _, err, rows, _ = ask([BRIDGE], "--model", "m", *[word.format(dir=tmp_path) for word in options])
+    assert (
+        code == 1 and err.startswith(f"error: {says.format(dir=tmp_path)}") and err.count("\n") == 1 and rows is None
+    )
+
+
+def test_a_key_with_strange_characters_is_not_shown(ask, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk geheim ä")
+    code, _, err, _, _ = ask([BRIDGE], "--url", "http://127.0.0.1:1/v1", "--model", "m")
+    assert (
+        code == 1
+        and err.startswith("error: OPENAI_API_KEY: the environment variable holds no key")
+        and "geheim" not in err
+    )
+
+
+def test_a_checkpoint_writes_them_too(ask, tmp_path, talker):
+    """A model of the tests can say no letter twice, and so no JSON with a question: its reply is quarantined, and paid for."""
+    model = talker("yes")
+    (tmp_path / "p.yaml").write_text("prompt: 'Ask {number}: {text}'\n")
+    options = ("--model", model, "--prompt", tmp_path / "p.yaml", "--max_new_tokens", 8, "--questions_per_span", 2)
+    code, out, err, rows, bad = ask(["Twenty letters, a few."], *options)
+    assert code == 1 and "--output: found no question to write from 1 document; see the quarantine" in err
+    assert [(row["reason"], row["found"]) for row in bad] == [("unparsable reply", "yes")]
+    # "Ask 2: Twenty letters, a few." is 29 tokens between <|user|>, <|end|> and <|assistant|>; "yes" and the end are 4
+    assert "cost: 1 request, 32 prompt tokens, 4 completion tokens\n" in out
+    (tmp_path / "out.json.journal").unlink()
+    code, _, err, _, _ = ask(["Sixty letters are too many for a context of 64 tokens, indeed."], *options)
+    assert (
+        code == 1
+        and "the longest prompt has 72 tokens, but its context has room for 56 beside" in err.splitlines()[-1]
+    )

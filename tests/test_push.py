@@ -1,0 +1,320 @@
+"""recipes/push_to_hub.py against a stand-in of the Hub, by the real client: what goes, the cards, and what can go wrong."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from helpers.hub import local_hub
+from huggingface_hub import DatasetCard, ModelCard, constants
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from data_prep import check, clean_corpus
+from data_prep.common.files import write_json, write_jsonl
+from recipes import push_to_hub
+
+TOKEN = "hf_secret_of_the_user"
+DATA = "/home/somebody/secret_project/talk.json"
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The stand-in as this process's Hub, with the user logged in."""
+    with local_hub() as server:
+        for name, value in {"ENDPOINT": server.address, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.address)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        huggingface_hub.close_session()  # one made before would stay offline
+        yield server
+        huggingface_hub.close_session()
+
+
+@pytest.fixture
+def run(tiny_model_dir, tmp_path) -> Path:
+    """A run as its recipes and evaluations leave it: base/ and sft/ with all that lies beside a model, and results/."""
+    folder = tmp_path / "run"
+    versions = {"python": "3.11.7", "torch": "2.9.0"}
+    shutil.copytree(tiny_model_dir, folder / "base")
+    record = {"settings": {"tokens": "/home/somebody/tokens"}, "given": {"learning_rate": 0.004}, "versions": versions}
+    write_json(folder / "base" / "settings.json", {"recipe": "pretrain.py", **record})
+    sft = shutil.copytree(tiny_model_dir, folder / "sft")
+    settings = {"model_name_or_path": str(folder / "base"), "conversations": [DATA], "heldout": ["data/heldout.json"]}
+    record = {"settings": settings, "given": {**settings, "learning_rate": 0.01}, "local": [str(folder / "base")]}
+    write_json(sft / "settings.json", {"recipe": "sft.py", **record, "versions": versions})
+    (sft / "checkpoint-3").mkdir()
+    for name in (
+        "checkpoint-3/model.safetensors",
+        "quarantine.jsonl",
+        "training.log",
+        "completions.jsonl",
+        "optimizer.pt",
+    ):
+        (sft / name).write_text(f"{DATA} {TOKEN}")
+    results = folder / "results"
+    write_json(results / "pretrain.json", {"stage": "pretrain", "tokens": 1_000, "metrics": {"bits_per_byte": 1.5}})
+    metrics = {"loss_first": 5.0, "eval_loss": 0.25, "eos_rate": 0.875}
+    write_json(results / "sft.json", {"stage": "sft", "seconds": 61.2, "conversations": 719, "metrics": metrics})
+    interval = {"value": 0.75, "low": 0.7, "high": 0.8, "n": 400}
+    answers = {"model": str(sft), "data": ["data/heldout.json"], "metrics": {"exact_match": interval, "chrf": 50.0}}
+    write_json(results / "answers_sft_heldout.json", {"stage": "answers_sft_heldout", **answers})
+    write_json(results / "answers_ppo.json", {"stage": "answers_ppo", **answers, "model": "run/ppo"})
+    bits = {"domain": {"before": 2.0, "after": 1.5}, "general": {"before": 1.6, "after": 1.608}}
+    adaptation = {"bits_per_byte": bits, "exact_match": {"domain": {"before": 0.0, "after": 0.625}}}
+    write_json(folder / "results.json", {"adaptation": adaptation})
+    return folder
+
+
+@pytest.fixture
+def push(command):
+    """push(model, …) is what the command leaves: (exit code, stdout, stderr)."""
+
+    def call(model, *options, repo_id="me/x", kind="model"):
+        code, out, err = command(push_to_hub, f"--{kind}", model, "--repo_id", repo_id, *options)
+        assert TOKEN not in out + err and "Traceback" not in err
+        return code, out, err
+
+    return call
+
+
+def one_line(done: tuple, *messages: str) -> None:
+    code, _, err = done
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 1 and len(lines) == 1 and err.endswith(f"{lines[0]}\n"), err
+    assert all(message in lines[0] for message in messages), lines[0]
+
+
+GOES = {
+    "README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+    "tokenizer_config.json", "chat_template.jinja",
+}  # fmt: skip
+
+
+# What goes
+
+
+def test_a_dry_run_shows_card_and_files_and_sends_nothing(run, push, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    code, out, _ = push(run / "sft", "--dry_run")  # offline, without a token
+    assert code == 0 and before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    lines = dict(line.split(" bytes  ")[::-1] for line in out.splitlines() if " bytes  " in line)
+    assert lines.keys() == GOES
+    for name in GOES - {"README.md", "tokenizer_config.json"}:
+        assert lines[name].strip() == f"{(run / 'sft' / name).stat().st_size:,}"
+    assert (
+        "not pushed: checkpoint-3, completions.jsonl, optimizer.pt, quarantine.jsonl, settings.json, training.log"
+        in out
+    )
+    assert str(tmp_path) not in out and "secret_project" not in out and "None" not in out
+    assert out.endswith("nothing was sent; it would go to me/x, private\n")
+
+
+def test_what_the_card_says(run, push, hub):
+    assert push(run / "sft", "--license", "mit", "--data_license", "talk.json=cc-by-4.0")[0] == 0
+    card = ModelCard(hub.files["me/x"]["README.md"].decode())
+    assert card.content == (run / "sft" / "README.md").read_text()
+    assert card.data.license == "mit" and card.data.base_model is None and card.data.library_name == "transformers"
+    found = {(each.metric_name, each.dataset_name): each.metric_value for each in card.data.eval_results}
+    assert found == {
+        ("loss, sft", "heldout.json"): 0.25,
+        ("eos rate, sft", "heldout.json"): 0.875,
+        ("exact match, answers_sft_heldout (95 % interval 0.7 to 0.8, n = 400)", "heldout.json"): 0.75,
+        ("chrf, answers_sft_heldout", "heldout.json"): 50.0,
+        ("bits per byte, adaptation", "domain"): 1.5,
+        ("bits per byte, adaptation", "general"): 1.608,
+        ("exact match, adaptation", "domain"): 0.625,
+    }
+    for line in (
+        "| pretrain | random weights | tokens | 1,000 tokens | not given | – |",
+        "| sft | base | talk.json | 719 conversations | cc-by-4.0 | 61 |",
+        "| exact match | 0.75 | 0.7 to 0.8 | 400 | heldout.json | answers_sft_heldout |",
+        "| pretrain | bits per byte | 1.5 | – | – | its training data | pretrain |",
+        "| bits per byte | domain | 2 | 1.5 | – | -25.0% |",
+        "| bits per byte | general | 1.6 | 1.608 | – | +0.5% |",
+        "| exact match | domain | 0 | 0.625 | – | +62.5 points |",
+        "- It is worse than before on general: bits per byte 1.6 → 1.608.",
+        "- 12.5 % of the answers that were measured by sft did not end by themselves.",
+        "- Nobody stated the licence of its data: tokens.",
+        'generate = pipeline("text-generation", model="me/x")',
+        "conversations:\n- talk.json\nheldout:\n- heldout.json\nlearning_rate: 0.01",
+        "With python 3.11.7, torch 2.9.0.",
+    ):
+        assert f"{line}\n" in card.text, card.text
+    assert "secret_project" not in card.content and str(run) not in card.content
+
+
+def test_what_is_pushed_is_private_tagged_and_where_it_was_told(run, push, hub):
+    code, out, _ = push(run / "sft", "--revision", "dev", "--tag", "v1", "best")
+    assert code == 0 and out == f"pushed to {hub.address}/me/x/commit/{'0' * 40}\n"
+    (pushed,) = hub.commits
+    assert pushed[0] == "me/x@dev" and hub.private == {"me/x": True} and pushed[1].keys() == GOES
+    assert hub.tags == [("me/x", "v1", "0" * 40), ("me/x", "best", "0" * 40)]
+    for name, content in pushed[1].items():
+        assert str(run).encode() not in content and TOKEN.encode() not in content, name
+    assert pushed[1]["model.safetensors"] == (run / "sft" / "model.safetensors").read_bytes()
+    # the base goes too: the assistant then names it
+    assert push(run / "base", "--public", repo_id="me/base")[0] == 0 and hub.private["me/base"] is False
+    assert push(run / "sft", "--create_pr")[1] == f"pushed to {hub.address}/me/x/discussions/1\n"
+    ((name, files),) = hub.pulls
+    assert name == "me/x" and hub.files["me/x"] == {} and files.keys() == GOES
+    assert ModelCard(files["README.md"].decode()).data.base_model == "me/base"
+    # an adapter that an earlier push left would be applied to the merged model
+    hub.files["me/x"] = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"", "notes.txt": b""}
+    assert push(run / "sft")[0] == 0 and hub.files["me/x"].keys() == {*GOES, "notes.txt"}
+
+
+def test_an_adapter_names_a_base_on_the_hub_or_none(run, push, hub, tmp_path):
+    base = AutoModelForCausalLM.from_pretrained(run / "base")
+    torch.manual_seed(0)
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=2, init_lora_weights=False))
+    folder = tmp_path / "run" / "adapter"
+    model.save_pretrained(folder)
+    assert str(run / "base") in (folder / "adapter_config.json").read_text()
+    assert push(folder)[0] == 0
+    files = hub.files["me/x"]
+    card = ModelCard(files["README.md"].decode())
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] is None
+    assert card.data.base_model is None and "is not on the Hub under a name known here: load that one" in card.text
+    assert card.data.library_name == "peft" and str(run).encode() not in b"".join(files.values())
+    # as the card says it is used
+    there = tmp_path / "there"
+    there.mkdir()
+    for name, content in files.items():
+        (there / name).write_bytes(content)
+    again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(run / "base"), there)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        assert torch.equal(model.eval()(ids).logits, again.eval()(ids).logits)
+    # its base was pushed, or the user says which it is, or it came from the Hub
+    assert push(run / "base", repo_id="me/base")[0] == push(folder)[0] == 0
+    assert json.loads(hub.files["me/x"]["adapter_config.json"])["base_model_name_or_path"] == "me/base"
+    card = ModelCard(hub.files["me/x"]["README.md"].decode())
+    assert card.data.base_model == "me/base" and card.data.base_model_relation == "adapter"
+    assert "base_model_name_or_path: " not in push(folder, "--dry_run", "--base_model", "Qwen/Qwen3-0.6B")[1]
+    config = json.loads((folder / "adapter_config.json").read_text())
+    write_json(folder / "adapter_config.json", {**config, "base_model_name_or_path": "Qwen/Qwen3-0.6B"})
+    assert push(folder)[0] == 0
+    assert json.loads(hub.files["me/x"]["adapter_config.json"])["base_model_name_or_path"] == "Qwen/Qwen3-0.6B"
+
+
+def test_a_card_of_the_users_own_is_pushed_as_it_is(run, push, hub):
+    own = "---\nlicense: mit\n---\nMine.\n"
+    (run / "sft" / "README.md").write_text(own)
+    code, out, _ = push(run / "sft")
+    assert code == 0 and "README.md is your own: it is pushed as it is\n" in out
+    assert hub.files["me/x"]["README.md"] == (run / "sft" / "README.md").read_bytes() == own.encode()
+
+
+# What can go wrong
+
+
+def test_a_push_that_cannot_be_is_one_line_and_sends_nothing(run, push, hub, monkeypatch):
+    one_line(push(run / "none"), "no such file or folder")
+    one_line(push(run / "sft", repo_id="a b"), "--repo_id a b: ")
+    one_line(push(run / "sft", "--create_pr", "--tag", "v1"), "--tag: a pull request goes to main")
+    one_line(push(run / "sft", "--data_license", "mit"), "--data_license mit: expected the data and its licence")
+    (run / "sft" / "unfinished.json").write_text("{}")
+    one_line(push(run / "sft"), "its training has not finished")
+    (run / "sft" / "unfinished.json").unlink()
+    assert hub.log == []
+    hub.token = "another"
+    one_line(push(run / "sft"), "me/x: 401, the Hub does not know the token: log in by `hf auth login`")
+    hub.token, hub.refuse = TOKEN, "/auth-check/"
+    one_line(push(run / "sft"), "me/x: 403, the token may not write there")
+    hub.refuse, hub.private["me/x"] = None, False
+    one_line(push(run / "sft"), "me/x: is there and public, and a push is private unless told otherwise: --public")
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nowhere")
+    one_line(push(run / "sft"), "me/x: no token found: log in by `hf auth login`, or set HF_TOKEN")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", "http://127.0.0.1:1")
+    one_line(push(run / "sft"), "cannot be reached")
+    assert not hub.commits and not hub.large and not (run / "sft" / "README.md").exists()
+
+
+def test_a_push_that_breaks_off_says_what_arrived_and_is_repeated_by_the_same_command(run, push, hub, monkeypatch):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for part in ("/large/", "/commit/"):  # the weights, all the rest
+        hub.refuse = part
+        one_line(
+            push(run / "sft", "--tag", "v1"),
+            "403, the token may not write there",
+            "you may not",
+            "no file arrived: they come in one commit",
+        )
+    hub.refuse = None
+    send = huggingface_hub.create_commit
+
+    def killed(*arguments, **options):
+        signal.raise_signal(signal.SIGINT)
+        send(*arguments, **options)
+
+    monkeypatch.setattr(huggingface_hub, "create_commit", killed)
+    one_line(push(run / "sft"), "me/x: interrupted; no file arrived")
+    monkeypatch.setattr(huggingface_hub, "create_commit", send)
+    assert hub.files == {"me/x": {}} and not (run / "sft" / "pushed.json").exists()
+    assert before.items() <= {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}.items()
+    hub.refuse = "/tag/"
+    one_line(push(run / "sft", "--tag", "v1"), "403", f"7 files arrived in {'0' * 40}, untagged")
+    hub.refuse, hub.lose = None, "/commit/"
+    one_line(push(run / "sft"), "cannot be reached", "but all files arrived")
+    hub.lose = None
+    assert push(run / "sft", "--tag", "v1")[0] == 0 and hub.tags == [("me/x", "v1", "0" * 40)]
+    assert hub.files["me/x"].keys() == GOES
+
+
+# Data
+
+
+def test_checked_data_goes_with_what_was_counted_and_without_what_was_quarantined(push, hub, command, tmp_path):
+    good = [
+        {"messages": [{"role": "user", "content": f"{each}?"}, {"role": "assistant", "content": "yes"}]}
+        for each in "ab"
+    ]
+    write_jsonl(tmp_path / "talk.jsonl", [*good, {"messages": "SECRET"}])
+    assert command(check, tmp_path / "talk.jsonl", "--output", tmp_path / "checked")[0] == 0
+    assert push(tmp_path / "checked", "--license", "cc-by-4.0", repo_id="me/talk", kind="dataset")[0] == 0
+    assert (
+        any(line.startswith("POST /api/datasets/me/talk/commit/main") for line in hub.log) and hub.private["me/talk"]
+    )
+    files = hub.files["me/talk"]
+    assert files.keys() == {"README.md", "conversations.jsonl"}
+    kept = (tmp_path / "checked" / "conversations.jsonl").read_text()
+    assert files["conversations.jsonl"].decode() == kept.replace(f"{tmp_path}/", "") != kept
+    card = DatasetCard(files["README.md"].decode())
+    assert card.data.license == "cc-by-4.0" and card.data.size_categories == "n<1K"
+    assert card.data.configs == [{"config_name": "conversations", "data_files": "conversations.jsonl"}]
+    assert "3 rows in, 2 out, 1 quarantined (they are not here), 0 repaired." in card.text
+    assert "| conversations.jsonl | 2 |" in card.text and "From talk.jsonl." in card.text
+    for content in files.values():
+        assert b"SECRET" not in content and str(tmp_path).encode() not in content
+
+
+def test_a_cleaned_corpus_goes_without_the_paths_of_this_machine(push, hub, command, tmp_path):
+    words = "many words about nothing that anybody would want to read twice in the same text of ours "
+    write_jsonl(tmp_path / "web.jsonl", [{"text": words}, {"text": words}, {"text": "what was said of it then"}])
+    done = command(
+        clean_corpus, "--corpus", tmp_path / "web.jsonl", "--quality", "none", "--output_dir", tmp_path / "clean",
+        "--num_workers", 1,
+    )  # fmt: skip
+    assert done[0] == 0 and str(tmp_path) in (tmp_path / "clean" / "documents.jsonl").read_text()
+    code, out, _ = push(tmp_path / "clean", "--dry_run", repo_id="me/web", kind="dataset")
+    assert code == 0 and "not pushed: report.json, report.txt\n" in out and hub.log == [] and str(tmp_path) not in out
+    assert push(tmp_path / "clean", repo_id="me/web", kind="dataset")[0] == 0
+    files = hub.files["me/web"]
+    rows = [json.loads(line) for line in files["documents.jsonl"].splitlines()]
+    assert [row["source"] for row in rows] == ["web.jsonl"] * 2 and rows[0]["text"] == words
+    card = files["README.md"].decode()
+    assert f"| exact duplicate | −1 | −{len(words)} |" in card and "| out | 2 |" in card and str(tmp_path) not in card
+    (tmp_path / "clean" / "README.md").write_text("Mine.\n")
+    assert push(tmp_path / "clean", repo_id="me/web", kind="dataset")[0] == 0
+    assert hub.files["me/web"]["README.md"] == b"Mine.\n"
+    # one file, and none
+    assert push(tmp_path / "web.jsonl", repo_id="me/one", kind="dataset")[0] == 0
+    assert hub.files["me/one"].keys() == {"README.md", "web.jsonl"}
+    one_line(push(tmp_path / "clean" / "report.txt", repo_id="me/none", kind="dataset"), "found no data to push")
+    assert "me/none" not in hub.files
