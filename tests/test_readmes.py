@@ -191,6 +191,21 @@ def test_own_files_start_as_the_readme_says(quickstart):
     assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr  # hold out, tokenizer, tokens, base, assistant
 
 
+def test_own_documents_are_read_and_asked_about_as_the_readme_says(quickstart):
+    (quickstart / "my_documents").mkdir()
+    for thing in ("queue", "stack", "heap"):
+        text = f"Q: What is a {thing}?\nA: It is the {thing} that stands in document {thing}.\n"
+        (quickstart / "my_documents" / f"{thing}.md").write_text(text)
+    own = ("python -m data_prep.read_documents my_documents", "python -m data_prep.ask_documents")
+    read, ask = [command for command in commands(ENGLISH) if command.startswith(own)]
+    done = run(f"{read}\n{ask}", quickstart)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((quickstart / "runs/mine/conversations.json").read_text())
+    assert {row["conversations"][1]["value"] for row in rows} < {
+        f"It is the {thing} that stands in document {thing}." for thing in ("queue", "stack", "heap")
+    }  # one document is held out
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=short)
 def test_every_command_names_what_exists(document):
     """Targets, modules, recipes, configs, files, extras and options are there; what they do is tested elsewhere."""
@@ -228,7 +243,8 @@ def test_every_command_names_what_exists(document):
 def test_every_setting_named_in_a_readme_is_one_of_a_recipe(document):
     """`key: value` anywhere, and every word of the remedies that is written as code."""
     known = set.union(*map(options_of_recipe, STAGES))
-    known |= options_of_module("data_prep.start") | options_of_module("recipes.push_to_hub")
+    for module in ("data_prep.start", "data_prep.ask_documents", "eval.adaptation", "recipes.push_to_hub"):
+        known |= options_of_module(module)
     named = {code.split(":")[0] for code in inline(document) if re.fullmatch(r"\w+: \S+", code)}
     rows = re.findall(r"^\|[^|]*\|[^|]*\|([^|]*)\|$", document.read_text(encoding="utf-8"), flags=re.M)
     named |= {code for row in rows for code in re.findall(r"`(\w+)`", row)}
