@@ -25,6 +25,23 @@ def tables_in(text: str, path: str | Path) -> tuple[str, str, str]:
     return before, tables, after
 
 
+def shortened(result: dict) -> dict:
+    """A result as it is published: without `LEFT_OUT`, of the gate within a training the verdict alone, and numbers with
+    seven digits."""
+    kept = {key: value for key, value in result.items() if key not in LEFT_OUT}
+    if gate := kept.get("reward_gate"):
+        kept["reward_gate"] = {"verdict": gate["verdict"]}
+    return rounded(kept)
+
+
+def rounded(value):
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return float(f"{value:.7g}") if isinstance(value, float) else value
+
+
 def publish(folder: Path, facts: dict, example: tuple[dict, dict[str, str]] | None, asked: Path) -> list[str]:
     """Write the run's metrics into `folder`, their tables into its RESULTS.md, the chart of its stages and the picture of
     one question. Returns the names of what was written.
@@ -39,10 +56,7 @@ def publish(folder: Path, facts: dict, example: tuple[dict, dict[str, str]] | No
     path = folder / "RESULTS.md"
     text = path.read_text(encoding="utf-8") if path.exists() else f"# Results\n\n{BEGIN}\n{END}\n"
     before, _, after = tables_in(text, path)
-    stages = {
-        name: {key: value for key, value in result.items() if key not in LEFT_OUT}
-        for name, result in facts["stages"].items()
-    }
+    stages = {name: shortened(result) for name, result in facts["stages"].items()}
     published = {**facts, "stages": stages}
     write_json(folder / "results.json", published)
     with atomic_write(path) as file:
