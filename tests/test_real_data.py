@@ -7,80 +7,21 @@ project, by json, hashlib (for what is held out) and tokenizers.
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy
 import pytest
-from helpers.data import BELLE, DATA, fetched, needs_data
+import torch
+from helpers.checkout import Checkout
+from helpers.data import BELLE, DATA, needs_data
+from helpers.models import save, tiny_config
+from transformers import GPT2LMHeadModel
 
-ROOT = Path(__file__).parents[1]
+from data_prep.common.files import write_jsonl
+
 TINY = "--n_layer 1 --n_head 2 --n_embd 32"
 
 pytestmark = needs_data
-
-
-def head_commands(config: str) -> tuple[str, str]:
-    """(the command in line one of a YAML, the commands in its head comment that come before it)."""
-    lines = (ROOT / "recipes" / "configs" / config).read_text(encoding="utf-8").splitlines()
-    before = [line.removeprefix("#     ") for line in lines if line.startswith("#     ")]
-    return lines[0].removeprefix("# "), "\n".join(before)
-
-
-class Checkout:
-    """A root to run the commands in, without leaving anything in the real one: its code is a link."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        for name in ("recipes", "data_prep"):
-            (root / name).symlink_to(ROOT / name)
-
-    def run(self, command: str) -> str:
-        """What `command` prints; a test failure where it exits with another code than 0."""
-        environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "HF_HUB_OFFLINE": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-        }
-        done = subprocess.run(
-            ["bash", "-e", "-c", command], cwd=self.root, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"$ {command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-        return done.stdout
-
-    def fetch(self, curl: re.Match) -> str:
-        """Put a file where a curl command would put it; what is left of the command is nothing."""
-        path = self.root / curl[1]
-        path.parent.mkdir(exist_ok=True)
-        path.symlink_to(fetched(curl[1]))
-        return ""
-
-    def prepare(self, config: str) -> str:
-        """Run the commands that a YAML says come before it."""
-        commands, files = re.subn(
-            r"curl .* --create-dirs -o (\S+) \\\n +https://.*\n", self.fetch, head_commands(config)[1]
-        )
-        assert files and "curl" not in commands
-        return self.run(commands)
-
-    def stage(self, config: str, options: str = "") -> str:
-        """Run the command in line one of a YAML, with options; one process, without the launcher."""
-        command = head_commands(config)[0].replace(
-            "accelerate launch --quiet --config_file accelerate_configs/single_process.yaml ", "python "
-        )
-        return self.run(f"{command} {options}")
-
-    def json(self, path: str) -> dict:
-        return json.loads((self.root / path).read_text(encoding="utf-8"))
-
-    def tokenizer(self, path: str):
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(self.root / path)
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +137,86 @@ def test_a_mixture_of_c4_and_wikipedia_has_the_shares_asked_for(checkout):
         assert re.search(
             rf"^{name} +{asked} +{share:.2f}% +{tokens[name]:,} +{count} +{passes:.2f}$", printed, re.MULTILINE
         )
+
+
+@pytest.mark.slow
+def test_chinese_documents_are_learned_asked_about_and_served(checkout):
+    """The road of recipes/adapt.sh: real questions and answers as documents, real answers to other questions as general text."""
+    root, runs = checkout.root, "runs/zh"
+    (root / "zh").mkdir()
+    asked: dict[str, str] = {}
+    for row in json.loads(BELLE.read_text(encoding="utf-8")):
+        question, answer = (turn["value"].strip() for turn in row["conversations"][:2])
+        if 8 <= len(question) <= 60 and 30 <= len(answer) <= 150 and "\n" not in question + answer:
+            asked[question] = answer
+    for number, (question, answer) in enumerate(asked.items()):
+        (root / "zh" / f"{number}.md").write_text(f"问：{question}\n答：{answer}\n", encoding="utf-8")
+    assert len(asked) == 276
+    pairs = [json.loads(line) for line in (DATA / "dpo_zh_500.jsonl").open(encoding="utf-8")]
+    texts = [{"text": pair["chosen"]} for pair in pairs]
+    (root / runs).mkdir(parents=True)
+    write_jsonl(root / runs / "replay.jsonl", texts[:400])
+    write_jsonl(root / runs / "general.jsonl", texts[400:])
+
+    checkout.run(f"python -m data_prep.read_documents zh --rows document --fraction 0.2 --output_dir {runs}/data")
+    documents = f"{runs}/data/documents.jsonl"
+    checkout.run(
+        f"python -m data_prep.ask_documents {documents} --output {runs}/conversations.json "
+        f"--reworded {runs}/reworded.json --wordings_per_question 2"
+    )
+    conversations, reworded = checkout.json(f"{runs}/conversations.json"), checkout.json(f"{runs}/reworded.json")
+    rows = [json.loads(line) for line in (root / documents).open(encoding="utf-8")]
+    for row in (*conversations, *reworded):
+        question, answer = (turn["value"] for turn in row["conversations"])
+        source = row["source"]
+        assert rows[source["row"] - 1]["text"][source["start"] : source["end"]] == answer
+        assert question.strip() and asked.get(question, answer) == answer
+    assert 0 < len(reworded) <= len(conversations)
+    checkout.run(
+        f"python -m data_prep.train_tokenizer --corpus {documents} {runs}/replay.jsonl --vocab_size 1024 "
+        f"--output_dir {runs}/tokenizer"
+    )
+    tokenizer = checkout.tokenizer(f"{runs}/tokenizer")
+    torch.manual_seed(0)
+    save(GPT2LMHeadModel(tiny_config(tokenizer, n_positions=256)), tokenizer, root / runs / "model")
+    mixture = {
+        "tokenizer": f"{runs}/model",
+        "sources": {
+            "domain": {"files": [documents], "weight": 0.7},
+            "replay": {"files": [f"{runs}/replay.jsonl"], "weight": 0.3},
+        },
+        "total_tokens": 60_000,
+        "output_dir": f"{runs}/tokens",
+    }
+    (root / "mix.yaml").write_text(json.dumps(mixture))  # JSON is YAML
+    checkout.run("python -m data_prep.mix_corpus --config mix.yaml")
+    steps = "--learning_rate 0.01 --warmup_steps 2 --logging_steps 10 --report_to none --per_device_train_batch_size 4"
+    heldout = f"domain={runs}/data/documents_heldout.jsonl general={runs}/general.jsonl"
+    checkout.run(
+        f"python recipes/continue_pretraining.py --model_name_or_path {runs}/model --tokens {runs}/tokens --max_length 256 "
+        f"--document_attention true --heldout {runs}/data/documents_heldout.jsonl --heldout_general {runs}/general.jsonl "
+        f"--max_steps 40 --eval_steps 20 --output_dir {runs}/base {steps}"
+    )
+    checkout.run(
+        f"python recipes/sft.py --model_name_or_path {runs}/base --conversations {runs}/conversations.json "
+        f"--heldout {runs}/reworded.json --assistant_only_loss true --max_length 256 --max_steps 20 --max_new_tokens 8 "
+        f"--activation_checkpointing false --output_dir {runs}/sft {steps}"
+    )
+    printed = checkout.run(
+        f"python -m eval.adaptation --before {runs}/model --after {runs}/sft --before_base {runs}/model "
+        f"--after_base {runs}/base --documents {heldout} --conversations domain={runs}/reworded.json --limit 20 "
+        f"--max_new_tokens 16 --trained_on {documents} {runs}/replay.jsonl {runs}/conversations.json "
+        f"--max_seen 0.02 --output_dir {runs}"
+    )
+    assert "general: 2 of 100 held-out documents were seen in training" in printed  # two answers are given twice
+    assert "domain: 0 of 20 held-out questions were seen in training" in printed
+    found = checkout.json(f"{runs}/results.json")["adaptation"]
+    for source in ("domain", "general"):
+        bits = found["bits_per_byte"][source]
+        assert bits["after"] < bits["before"] - 0.1
+    assert found["exact_match"]["domain"].keys() == {"before", "after"}
+    checkout.run(
+        f"python -m eval.serving --model {runs}/sft --conversations {runs}/reworded.json --limit 3 --max_new_tokens 16 "
+        f"--results_dir {runs}/results"
+    )
+    assert (root / runs / "results" / "serving_sft.json").exists()
