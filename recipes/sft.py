@@ -35,6 +35,7 @@ from data_prep.tokens.chat_encoder import end_of_turn
 from data_prep.tokens.sft_dataset import load_tokenized, messages_of
 from recipes.trainers import quiet
 from recipes.trainers.arguments import model_kwargs, parse_arguments
+from recipes.trainers.chat_vector import add_chat_vector
 from recipes.trainers.curves import logged, rows_seen, save_curves
 from recipes.trainers.folders import check_eos_token
 from recipes.trainers.muon import MuonWithAdamW
@@ -80,6 +81,12 @@ class ScriptArguments:
     )
     merge_adapter: bool = field(
         default=True, metadata={"help": "Save LoRA merged into the model; false: the adapter alone."}
+    )
+    chat_vector: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "An assistant and the base model it is from: their difference is added to the model before training."
+        },
     )
     max_new_tokens: int = field(
         default=64, metadata={"help": "Longest answer, in tokens, when the EOS rate is measured."}
@@ -153,6 +160,8 @@ def main() -> None:
     # Model
     weights = {**model_kwargs(model_args), "revision": revision, "trust_remote_code": False}
     model = AutoModelForCausalLM.from_pretrained(name, **weights)
+    if script.chat_vector:
+        add_chat_vector(model, script.chat_vector, model_args)
 
     # Trainer
     set_seed(args.seed)  # LoRA's matrices are initialised at random
