@@ -38,7 +38,6 @@ from recipes.trainers.curves import logged, save_curves, show_change
 from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.ppo.alarms import PPOAlarms
 from recipes.trainers.ppo.config import PPOConfig
-from recipes.trainers.ppo.policy_and_value import PolicyAndValue
 from recipes.trainers.resuming import open_run, train
 from recipes.trainers.reward_gate import gate_reward
 from recipes.trainers.saving import finish, merge_adapter, ready_to_serve, save_model
@@ -171,11 +170,6 @@ def main() -> None:
     # Trainer
     from recipes.trainers.ppo.trainer import PPOTrainer  # slow to import
 
-    optimizer = None
-    if script.muon_lr and not model_args.use_peft:
-        optimizer = MuonWithAdamW(
-            PolicyAndValue(policy, value_model), script.muon_lr, args.learning_rate, args.weight_decay
-        )
     eval_funcs = [load_function(function) for function in script.eval_funcs or ()]
     measure = f"eval_{eval_funcs[0].__name__}" if eval_funcs else None
     trainer = PPOTrainer(
@@ -188,11 +182,12 @@ def main() -> None:
         train_dataset=dataset,
         eval_dataset=heldout,
         callbacks=[PPOAlarms(args.kl_budget, script.stop_on or [], measure, args.response_length)],
-        optimizers=(optimizer, None),
         reward_funcs=[load_function(function) for function in script.reward_funcs or ()],
         eval_funcs=eval_funcs,
         reward_processing_class=reward_tokenizer,
     )
+    if script.muon_lr and not model_args.use_peft:  # set afterwards: the Trainer refuses it as an argument under FSDP
+        trainer.optimizer = MuonWithAdamW(trainer.model, script.muon_lr, args.learning_rate, args.weight_decay)
 
     # Train
     gate = gate_reward(script, trainer, run, reward_model, reward_tokenizer, heldout, args.response_length)

@@ -135,18 +135,16 @@ def main() -> None:
         tokens_per_step=tokens_per_step,
         rate=matrix_rate(torch.bfloat16 if args.bf16 else torch.float32) * args.world_size,
     )
-    optimizer = None
-    if script.muon_lr:
-        optimizer = MuonWithAdamW(model, script.muon_lr, args.learning_rate, args.weight_decay)
     trainer = transformers.Trainer(
         model,
         args,
         train_dataset=dataset,
         data_collator=default_data_collator,  # the tokenizer's adds an attention mask, which lets documents attend again
         processing_class=tokenizer,
-        optimizers=(optimizer, None),
         callbacks=[monitor],
     )
+    if script.muon_lr:  # set afterwards: the Trainer refuses it as an argument under FSDP
+        trainer.optimizer = MuonWithAdamW(trainer.model, script.muon_lr, args.learning_rate, args.weight_decay)
 
     # Train
     seconds = train(trainer, run)

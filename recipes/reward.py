@@ -111,9 +111,6 @@ def main() -> None:
     # Trainer
     from recipes.trainers.reward_trainer import RankingRewardTrainer  # slow to import
 
-    optimizer = None
-    if script.muon_lr and not model_args.use_peft:
-        optimizer = MuonWithAdamW(model, script.muon_lr, args.learning_rate, args.weight_decay)
     trainer = RankingRewardTrainer(
         model,
         args,
@@ -123,8 +120,9 @@ def main() -> None:
         peft_config=score_peft_config(model_args),
         margin_scale=script.margin_scale,
         shared_prompt=script.shared_prompt,
-        optimizers=(optimizer, None),
     )
+    if script.muon_lr and not model_args.use_peft:  # set afterwards: the Trainer refuses it as an argument under FSDP
+        trainer.optimizer = MuonWithAdamW(trainer.model, script.muon_lr, args.learning_rate, args.weight_decay)
 
     # Train
     seconds = train(trainer, run)

@@ -156,9 +156,6 @@ def main() -> None:
 
     # Trainer
     set_seed(args.seed)  # LoRA's matrices are initialised at random
-    optimizer = None
-    if script.muon_lr and not model_args.use_peft:
-        optimizer = MuonWithAdamW(model, script.muon_lr, args.learning_rate, args.weight_decay)
     quiet.packed_apart(args.packing_strategy if args.packing else None, model.config._attn_implementation)
     columns = ["messages", "input_ids", "labels"]  # tokens and labels are there: TRL has nothing to encode or truncate
     trainer = trl.SFTTrainer(
@@ -168,8 +165,9 @@ def main() -> None:
         eval_dataset=heldout.select_columns(columns) if heldout else None,
         processing_class=tokenizer,
         peft_config=trl.get_peft_config(model_args),
-        optimizers=(optimizer, None),
     )
+    if script.muon_lr and not model_args.use_peft:  # set afterwards: the Trainer refuses it as an argument under FSDP
+        trainer.optimizer = MuonWithAdamW(trainer.model, script.muon_lr, args.learning_rate, args.weight_decay)
 
     # Train
     seconds = train(trainer, run)
