@@ -124,7 +124,7 @@ def test_resuming_is_told_by_true_and_false_too(sft):
         ({"report_to": "tensorboard"}, "report_to: tensorboard is not installed: pip install -e '.[tensorboard]'"),
         ({"report_to": "tensorbord"}, "report_to: found tensorbord, expected one of "),
         ({"use_liger_kernel": True}, "use_liger_kernel: liger-kernel is not installed: pip install liger-kernel"),
-        ({"deepspeed": "zero2.json"}, "deepspeed: DeepSpeed is not installed: pip install deepspeed"),
+        ({"deepspeed": "zero2.json"}, "deepspeed: DeepSpeed is not installed: pip install -e '.[deepspeed]'"),
         ({"optim": "galore_adamw"}, "optim: galore_adamw needs galore_torch, which is not installed: pip install gal"),
         ({"conversations": None}, "missing: --conversations"),
         ({"model_name_or_path": None}, "model_name_or_path: expected a folder or a model of the Hub"),
