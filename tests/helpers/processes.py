@@ -16,6 +16,7 @@ from helpers.recipes import (
     ROOT,
     Done,
     processes,
+    run_as_script,
     succeeded,
     words,
 )
@@ -41,6 +42,27 @@ def run(launcher: list[str], recipe: str, **settings) -> Done:
     line = [*launcher, *words(recipe, settings)]
     done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
     return succeeded(Done(done.returncode, done.stdout, done.stderr))
+
+
+def together(recipe: str, **settings) -> Done:
+    """Run a recipe in two processes, without the launcher and the imports; what the first left."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    with tempfile.TemporaryDirectory() as folder:
+        both = []
+        for rank in ("0", "1"):
+            environment = {**ENVIRONMENT, **place, "RANK": rank, "LOCAL_RANK": rank}
+            arguments = (words(recipe, settings), f"{folder}/{rank}", environment)
+            both.append(processes().Process(target=run_as_script, args=arguments))
+        for process in both:
+            process.start()
+        for process in both:
+            process.join(120)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        logs = [[Path(f"{folder}/{rank}.{name}").read_text() for name in ("out", "err")] for rank in (0, 1)]
+        done = [Done(process.exitcode, *log) for process, log in zip(both, logs, strict=True)]
+        return next((each for each in done if each.code), done[0])
 
 
 def in_group(function: Callable, arguments: tuple, rank: int, port: int, folder: str) -> None:
