@@ -1,12 +1,24 @@
 """Every recipe by two processes: they train what one trains on as many rows an update, in the same order."""
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from helpers.models import POSITIONS, write_shards
 from helpers.processes import together
-from helpers.recipes import EXACT, again, conversation, differing, ranking, ready_to_end, refused, results, succeeded
+from helpers.recipes import (
+    ENVIRONMENT,
+    EXACT,
+    again,
+    conversation,
+    differing,
+    ranking,
+    ready_to_end,
+    refused,
+    results,
+    succeeded,
+)
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import write_json, write_jsonl
@@ -179,3 +191,18 @@ def test_a_global_batch_that_does_not_divide_is_one_line(data, tmp_path):
     done = together("sft", **data["sft"], **{**RUN, "global_batch_size": 5}, output_dir=tmp_path / "out")
     refused(done, "global_batch_size: 5 rows do not divide into 2 × 2")
     assert not Path(tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed: pip install -e '.[deepspeed]'")
+@pytest.mark.parametrize("recipe", ["sft", "reward"])
+def test_two_processes_of_zero2_train_what_one_process_trains(recipe, data, tmp_path, monkeypatch):
+    given = {**data[recipe], **RUN, "num_train_epochs": 1, "learning_rate": 0.001}
+    succeeded(again(recipe, **given, output_dir=tmp_path / "alone"))
+    place = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2", "DS_ACCELERATOR": "cpu"}
+    for name, value in place.items():
+        monkeypatch.setitem(ENVIRONMENT, name, value)
+    succeeded(together(recipe, **given, output_dir=tmp_path / "two"))
+    two, alone = (dict(results(tmp_path / name, recipe)["curves"]["loss"]) for name in ("two", "alone"))
+    assert len(two) == 4 and two == pytest.approx(alone, abs=1e-3)
+    assert alone[1] - alone[4] > 0.01  # else standing still would do

@@ -184,6 +184,11 @@ def _check_packages(values: dict) -> None:
             raise InputError(f"report_to: {tracker} is not installed: pip install {TRACKERS[tracker]}")
     if values.get("use_liger_kernel") and importlib.util.find_spec("liger_kernel") is None:
         raise InputError("use_liger_kernel: liger-kernel is not installed: pip install liger-kernel")
+    if values.get("use_vllm") and importlib.util.find_spec("vllm") is None:
+        raise InputError(
+            "use_vllm: vLLM is not installed: pip install vllm, if there is one for this torch; without it the recipe samples "
+            "by generate"
+        )
     if (
         under_deepspeed(values.get("deepspeed"))
         and "sft_model_path" not in values  # PPO refuses it, installed or not
