@@ -190,6 +190,13 @@ def test_heads_share_the_width(n_embd, n_head, fine, tmp_path):
             check_values(values)
 
 
+def test_sampling_by_vllm_without_vllm_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    values = {"use_vllm": True, "max_steps": 1, "output_dir": str(tmp_path), "report_to": "none", "optim": "sgd"}
+    with pytest.raises(InputError, match="use_vllm: vLLM is not installed: pip install vllm"):
+        check_values(values)
+
+
 # What is imported until then
 
 
