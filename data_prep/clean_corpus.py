@@ -18,10 +18,9 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
@@ -40,13 +39,12 @@ from data_prep.common.files import (
 from data_prep.common.numbers import check_at_least
 from data_prep.common.parallel import WorkerLost, cores, in_order
 from data_prep.common.text import counted
-from data_prep.corpus.decontamination import EvaluationTexts
-from data_prep.corpus.languages import language, method
+from data_prep.corpus.languages import method
 from data_prep.corpus.near_duplicates import near_duplicates
-from data_prep.corpus.quality import Reason, quality_reason
+from data_prep.corpus.quality import Reason
+from data_prep.corpus.rules import Rules, add_options, document_filter, files_and_rules
 from data_prep.readers.documents import documents, reading_counts, stamps
-from data_prep.rows.bad_rows import ON_BAD, BadRows
-from data_prep.rows.read import data_files
+from data_prep.rows.bad_rows import BadRows
 
 BATCH_CHARACTERS = 1 << 18  # sent to a worker at once
 EXAMPLES, SHOWN = 5, 300  # examples of each filter, and how many characters of each
@@ -79,40 +77,6 @@ class Filtered:
             name: {"documents": count, "bytes": self.bytes[name], "examples": self.examples[name]}
             for name, count in self.documents.most_common()
         }
-
-
-class Rules(NamedTuple):
-    """The settings of the filters that look at one document by itself."""
-
-    quality: str
-    min_words: int
-    max_words: int
-    languages: tuple[str, ...]
-    evaluation: tuple[str, ...]  # files
-
-
-@cache
-def evaluation_texts(files: tuple[str, ...]) -> EvaluationTexts:
-    return EvaluationTexts(files)
-
-
-@cache  # once in each process
-def document_filter(rules: Rules) -> Callable[[str], Reason | None]:
-    """The filters that look at one document by itself, as one function of its text."""
-    evaluation = evaluation_texts(rules.evaluation) if rules.evaluation else None
-    by_gopher = rules.quality == "gopher"
-
-    def reason(text: str) -> Reason | None:
-        spoken = language(text) if by_gopher or rules.languages else ""
-        if by_gopher and (found := quality_reason(text, spoken, rules.min_words, rules.max_words)):
-            return found
-        if rules.languages and spoken not in rules.languages:
-            return Reason("language", f"{spoken}, wanted: {', '.join(rules.languages)}")
-        if evaluation and (run := evaluation.shared_run(text)):
-            return Reason("evaluation text", f"shares: {run}")
-        return None
-
-    return reason
 
 
 def reasons(rules: Rules, rows: list[dict]) -> list[Reason | None]:
@@ -223,50 +187,14 @@ def examples_text(report: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", nargs="+", required=True, help="files, folders, globs or hf:// names")
-    parser.add_argument("--text_column", default="text", help="column with the text (default: text)")
-    parser.add_argument("--on_bad", choices=ON_BAD, default="error", help="bad rows (default: error)")
-    parser.add_argument(
-        "--quality",
-        choices=("gopher", "none"),
-        default="gopher",
-        help="quality rules (default: gopher, of MassiveText)",
-    )
-    parser.add_argument("--min_words", type=int, default=50, help="shortest document, for gopher (default: 50)")
-    parser.add_argument(
-        "--max_words", type=int, default=100_000, help="longest document, for gopher (default: 100000)"
-    )
-    parser.add_argument("--languages", nargs="+", metavar="CODE", help="languages to keep: en, zh, … (default: all)")
-    parser.add_argument(
-        "--evaluation", nargs="+", metavar="FILE", help="remove documents that share a run of words with these files"
-    )
-    parser.add_argument(
-        "--threshold", type=float, default=0.8, help="similarity of near-duplicates (default: 0.8; 1: only exact ones)"
-    )
+    add_options(parser)
     parser.add_argument("--output_dir", type=Path, required=True, help="the folder to write")
     parser.add_argument("--num_workers", type=int, default=cores(), help="number of processes (default: all cores)")
     arguments = parser.parse_args()
-    check_at_least(1, arguments, "min_words", "max_words", "num_workers")
+    check_at_least(1, arguments, "num_workers")
     output = vacant(arguments.output_dir)
-    if not 0 < arguments.threshold <= 1:
-        raise InputError(f"--threshold {arguments.threshold}: expected more than 0 and at most 1")
-    if arguments.num_workers < 1:
-        raise InputError(f"--num_workers {arguments.num_workers}: expected at least 1")
-    if arguments.languages and "script" in method():
-        raise InputError(f"--languages: languages are detected by {method()}")
-    files = data_files(arguments.corpus, plain_text=True)
-    evaluation = data_files(arguments.evaluation, plain_text=True) if arguments.evaluation else []
-    rules = Rules(
-        arguments.quality,
-        arguments.min_words,
-        arguments.max_words,
-        tuple(arguments.languages or ()),
-        tuple(evaluation),
-    )
-    document_filter(rules)  # raises what is wrong with the rules before any work
-    if evaluation:
-        texts = evaluation_texts(rules.evaluation)
-        print(f"{counted(texts.texts, 'evaluation text')}, {texts.short:,} of them too short to look for")
+    files, rules = files_and_rules(arguments)
+    evaluation = list(rules.evaluation)
 
     settings = {key: value for key, value in vars(arguments).items() if key not in ("output_dir", "num_workers")}
     settings |= {"language_by": method()}

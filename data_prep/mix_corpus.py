@@ -7,9 +7,10 @@ An example is the mixture that LLaMA was trained on (arXiv:2302.13971, table 1):
 4.5 %, Wikipedia 4.5 %, books 4.5 %, arXiv 2.5 %, StackExchange 2 %. These are shares of the *tokens*, whatever the sizes
 of the sources: a small good source is read several times, a large one in part. `max_epochs` limits how often a source is
 read. Then it stops, and the others share the rest. Four epochs are nearly as good as new text (Muennighoff 2023,
-arXiv:2305.16264).
+arXiv:2305.16264). recipes/configs/llama_mixture/mix.yaml is that mixture over open data sets.
 
-`--dry_run` only prints the plan. Otherwise each source is tokenized once, and the mixture is written from its ids:
+`--dry_run` only prints the plan: tokens, passes and disk. What a source of the Hub holds is not known before it is read:
+`tokens` says about how many, for the plan alone. Otherwise each source is tokenized once, and the mixture is written from its ids:
 documents in an order given by the seed, each followed by the end-of-text token. data_prep/tokens/shards.py describes the
 output. It is a second copy of the ids, not an index over the sources' shards, so that training reads each block as one
 slice and needs no other file. The sources' shards, which take as much disk again, are deleted at the end.
@@ -31,7 +32,7 @@ from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import existing, unfinished, vacant
 from data_prep.common.yaml_file import read_yaml
 from data_prep.corpus.mixture import Source, mix
-from data_prep.corpus.mixture_plan import Estimate, estimate, plan_table, realised_table
+from data_prep.corpus.mixture_plan import Estimate, disk_line, estimate, plan_table, realised_table
 from data_prep.rows.bad_rows import ON_BAD
 from data_prep.rows.read import HUB, data_files, is_glob
 from data_prep.tokens.corpus_tokens import CorpusTokenizer, load_tokenizer, tokenize_source
@@ -41,7 +42,7 @@ HUB_MODEL = re.compile(r"\w[\w.-]*/[\w.-]+")
 KEYS = {"tokenizer", "sources", "total_tokens", "passes", "shuffle_buffer", "seed", "output_dir", "on_bad"}
 KEYS |= {"num_workers", "shard_tokens"}
 MIXTURE = ".mixture"  # beside the folders of the sources until it is complete
-SOURCE_KEYS = {"files", "weight", "max_epochs", "text_column"}
+SOURCE_KEYS = {"files", "weight", "max_epochs", "text_column", "tokens"}
 
 
 def read_config(path: str | Path) -> dict:
@@ -66,9 +67,9 @@ def read_config(path: str | Path) -> dict:
             raise InputError(f"{path}: the source name {name!r}: expected a word")
         if not isinstance(source, dict) or set(source) - SOURCE_KEYS or not isinstance(source.get("files"), list):
             found = sorted(source) if isinstance(source, dict) else source
-            expected = "a list under 'files' and optionally 'weight', 'max_epochs', 'text_column'"
+            expected = "a list under 'files' and optionally 'weight', 'max_epochs', 'text_column', 'tokens'"
             raise InputError(f"{path}: source {name}: expected {expected}, found {found}")
-        for key in ("weight", "max_epochs"):
+        for key in ("weight", "max_epochs", "tokens"):
             check_positive(path, f"source {name}: the {key}", source.get(key, 1))
         check_text(path, f"source {name}: text_column", source.get("text_column", "text"))
         for file in source["files"]:
@@ -108,10 +109,14 @@ def check_text(path: str | Path, name: str, value) -> None:
 def plan(config: dict, files: dict[str, list[str]], tokenizer: CorpusTokenizer) -> dict[str, Estimate]:
     """Estimate the sources and print the plan; returns {source: estimate}."""
     found = {
-        name: estimate(files[name], source.get("text_column", "text"), tokenizer)
+        name: Estimate(None, source["tokens"])
+        if "tokens" in source
+        else estimate(files[name], source.get("text_column", "text"), tokenizer)
         for name, source in config["sources"].items()
     }
     print(plan_table(config, files, found))
+    bytes_a_token = int(token_dtype(tokenizer.vocab_size)[-1])  # "<u2" or "<u4"
+    print(disk_line(config, found, bytes_a_token, shutil.disk_usage(existing_parent(config["output_dir"])).free))
     return found
 
 
@@ -177,11 +182,15 @@ def write_mixture(folder: Path, sources: list[Source], total_tokens: int, config
     return write_index(folder, writer.shards, dtype, tokenizer.vocab_size, tokenizer.hash, **more)
 
 
+def existing_parent(output: str | Path) -> Path:
+    """The folder above `output` that is there already: what tells the free disk."""
+    return next(path for path in Path(output).absolute().parents if path.exists())
+
+
 def check_room(output: Path, total_tokens: float, tokenizer) -> None:
     """Raise InputError for a mixture that the disk cannot hold."""
-    folder = next(path for path in output.absolute().parents if path.exists())
     bytes_a_token = int(token_dtype(tokenizer.vocab_size)[-1])  # "<u2" or "<u4"
-    needed, free = total_tokens * bytes_a_token, shutil.disk_usage(folder).free
+    needed, free = total_tokens * bytes_a_token, shutil.disk_usage(existing_parent(output)).free
     if needed > free:
         raise InputError(
             f"{output}: a mixture of {total_tokens:,} tokens takes {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are "

@@ -74,6 +74,13 @@ class ScriptArguments:
             "help": "The same for text that is not of the domain, to measure forgetting on; default: none (it is needed)."
         },
     )
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rows of an update over all processes: sets gradient_accumulation_steps; default: what "
+            "per_device_train_batch_size, gradient_accumulation_steps and the number of processes give."
+        },
+    )
     results_dir: str | None = field(default=None, metadata={"help": "Folder for the metrics; default: output_dir."})
     muon_lr: float | None = field(
         default=None, metadata={"help": "Muon's learning rate; unset, or with LoRA: optim is used."}
@@ -137,9 +144,6 @@ def main() -> None:
     # Trainer
     set_seed(args.seed)  # LoRA's matrices are initialised at random
     model = add_adapter(model, model_args, args, script.merge_adapter)
-    optimizer = None
-    if script.muon_lr and not model_args.use_peft:
-        optimizer = MuonWithAdamW(model, script.muon_lr, args.learning_rate, args.weight_decay)
     tokens_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size * script.max_length
     monitor.tokens_per_step, rows = tokens_per_step, args.per_device_eval_batch_size
     for source, files in heldout.items():
@@ -150,9 +154,10 @@ def main() -> None:
         train_dataset=dataset,
         data_collator=default_data_collator,  # the tokenizer's adds an attention mask, which lets documents attend again
         processing_class=tokenizer,
-        optimizers=(optimizer, None),
         callbacks=[monitor],
     )
+    if script.muon_lr and not model_args.use_peft:  # set afterwards: the Trainer refuses it as an argument under FSDP
+        trainer.optimizer = MuonWithAdamW(trainer.model, script.muon_lr, args.learning_rate, args.weight_decay)
 
     # Train
     seconds = train(trainer, run)

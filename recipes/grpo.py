@@ -112,6 +112,13 @@ class ScriptArguments:
     max_seconds: float | None = field(
         default=None, metadata={"help": "Stop training after so many seconds; default: run to the end."}
     )
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rows of an update over all processes: sets gradient_accumulation_steps; default: what "
+            "per_device_train_batch_size, gradient_accumulation_steps and the number of processes give."
+        },
+    )
     results_dir: str | None = field(default=None, metadata={"help": "Folder for the metrics; default: output_dir."})
     merge_adapter: bool = field(
         default=True, metadata={"help": "Save LoRA merged into the model; false: the adapter alone."}

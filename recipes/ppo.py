@@ -38,7 +38,6 @@ from recipes.trainers.curves import logged, save_curves, show_change
 from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.ppo.alarms import PPOAlarms
 from recipes.trainers.ppo.config import PPOConfig
-from recipes.trainers.ppo.policy_and_value import PolicyAndValue
 from recipes.trainers.resuming import open_run, train
 from recipes.trainers.reward_gate import gate_reward
 from recipes.trainers.saving import finish, merge_adapter, ready_to_serve, save_model
@@ -106,6 +105,13 @@ class ScriptArguments:
     max_seconds: float | None = field(
         default=None, metadata={"help": "Stop training after so many seconds; default: run to the end."}
     )
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rows of an update over all processes: sets gradient_accumulation_steps; default: what "
+            "per_device_train_batch_size, gradient_accumulation_steps and the number of processes give."
+        },
+    )
     results_dir: str | None = field(default=None, metadata={"help": "Folder for the metrics; default: output_dir."})
     muon_lr: float | None = field(
         default=None, metadata={"help": "Muon's learning rate; unset, or with LoRA: optim is used."}
@@ -171,11 +177,6 @@ def main() -> None:
     # Trainer
     from recipes.trainers.ppo.trainer import PPOTrainer  # slow to import
 
-    optimizer = None
-    if script.muon_lr and not model_args.use_peft:
-        optimizer = MuonWithAdamW(
-            PolicyAndValue(policy, value_model), script.muon_lr, args.learning_rate, args.weight_decay
-        )
     eval_funcs = [load_function(function) for function in script.eval_funcs or ()]
     measure = f"eval_{eval_funcs[0].__name__}" if eval_funcs else None
     trainer = PPOTrainer(
@@ -188,11 +189,12 @@ def main() -> None:
         train_dataset=dataset,
         eval_dataset=heldout,
         callbacks=[PPOAlarms(args.kl_budget, script.stop_on or [], measure, args.response_length)],
-        optimizers=(optimizer, None),
         reward_funcs=[load_function(function) for function in script.reward_funcs or ()],
         eval_funcs=eval_funcs,
         reward_processing_class=reward_tokenizer,
     )
+    if script.muon_lr and not model_args.use_peft:  # set afterwards: the Trainer refuses it as an argument under FSDP
+        trainer.optimizer = MuonWithAdamW(trainer.model, script.muon_lr, args.learning_rate, args.weight_decay)
 
     # Train
     gate = gate_reward(script, trainer, run, reward_model, reward_tokenizer, heldout, args.response_length)

@@ -63,6 +63,13 @@ class ScriptArguments:
         default=None,
         metadata={"help": "Data to evaluate on, which training does not see; default: none (pretraining needs some)."},
     )
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rows of an update over all processes: sets gradient_accumulation_steps; default: what "
+            "per_device_train_batch_size, gradient_accumulation_steps and the number of processes give."
+        },
+    )
     results_dir: str | None = field(default=None, metadata={"help": "Folder for the metrics; default: output_dir."})
     muon_lr: float | None = field(
         default=None, metadata={"help": "Muon's learning rate; unset, or with LoRA: optim is used."}
@@ -135,18 +142,16 @@ def main() -> None:
         tokens_per_step=tokens_per_step,
         rate=matrix_rate(torch.bfloat16 if args.bf16 else torch.float32) * args.world_size,
     )
-    optimizer = None
-    if script.muon_lr:
-        optimizer = MuonWithAdamW(model, script.muon_lr, args.learning_rate, args.weight_decay)
     trainer = transformers.Trainer(
         model,
         args,
         train_dataset=dataset,
         data_collator=default_data_collator,  # the tokenizer's adds an attention mask, which lets documents attend again
         processing_class=tokenizer,
-        optimizers=(optimizer, None),
         callbacks=[monitor],
     )
+    if script.muon_lr:  # set afterwards: the Trainer refuses it as an argument under FSDP
+        trainer.optimizer = MuonWithAdamW(trainer.model, script.muon_lr, args.learning_rate, args.weight_decay)
 
     # Train
     seconds = train(trainer, run)

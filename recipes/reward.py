@@ -71,6 +71,13 @@ class ScriptArguments:
     shared_prompt: bool = field(
         default=False, metadata={"help": "Compute a prompt once for all its answers; needs sdpa or eager attention."}
     )
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rows of an update over all processes: sets gradient_accumulation_steps; default: what "
+            "per_device_train_batch_size, gradient_accumulation_steps and the number of processes give."
+        },
+    )
     results_dir: str | None = field(default=None, metadata={"help": "Folder for the metrics; default: output_dir."})
     muon_lr: float | None = field(
         default=None, metadata={"help": "Muon's learning rate; unset, or with LoRA: optim is used."}
@@ -111,9 +118,6 @@ def main() -> None:
     # Trainer
     from recipes.trainers.reward_trainer import RankingRewardTrainer  # slow to import
 
-    optimizer = None
-    if script.muon_lr and not model_args.use_peft:
-        optimizer = MuonWithAdamW(model, script.muon_lr, args.learning_rate, args.weight_decay)
     trainer = RankingRewardTrainer(
         model,
         args,
@@ -123,8 +127,9 @@ def main() -> None:
         peft_config=score_peft_config(model_args),
         margin_scale=script.margin_scale,
         shared_prompt=script.shared_prompt,
-        optimizers=(optimizer, None),
     )
+    if script.muon_lr and not model_args.use_peft:  # set afterwards: the Trainer refuses it as an argument under FSDP
+        trainer.optimizer = MuonWithAdamW(trainer.model, script.muon_lr, args.learning_rate, args.weight_decay)
 
     # Train
     seconds = train(trainer, run)

@@ -75,6 +75,13 @@ class ScriptArguments:
             "help": "<think> blocks and reasoning_content: keep, drop, or mask (in the tokens, not in the loss)."
         },
     )
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rows of an update over all processes: sets gradient_accumulation_steps; default: what "
+            "per_device_train_batch_size, gradient_accumulation_steps and the number of processes give."
+        },
+    )
     results_dir: str | None = field(default=None, metadata={"help": "Folder for the metrics; default: output_dir."})
     muon_lr: float | None = field(
         default=None, metadata={"help": "Muon's learning rate; unset, or with LoRA: optim is used."}
@@ -165,9 +172,6 @@ def main() -> None:
 
     # Trainer
     set_seed(args.seed)  # LoRA's matrices are initialised at random
-    optimizer = None
-    if script.muon_lr and not model_args.use_peft:
-        optimizer = MuonWithAdamW(model, script.muon_lr, args.learning_rate, args.weight_decay)
     quiet.packed_apart(args.packing_strategy if args.packing else None, model.config._attn_implementation)
     columns = ["messages", "input_ids", "labels"]  # tokens and labels are there: TRL has nothing to encode or truncate
     trainer = trl.SFTTrainer(
@@ -177,8 +181,9 @@ def main() -> None:
         eval_dataset=heldout.select_columns(columns) if heldout else None,
         processing_class=tokenizer,
         peft_config=trl.get_peft_config(model_args),
-        optimizers=(optimizer, None),
     )
+    if script.muon_lr and not model_args.use_peft:  # set afterwards: the Trainer refuses it as an argument under FSDP
+        trainer.optimizer = MuonWithAdamW(trainer.model, script.muon_lr, args.learning_rate, args.weight_decay)
 
     # Train
     seconds = train(trainer, run)

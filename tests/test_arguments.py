@@ -342,7 +342,8 @@ def test_an_option_is_the_same_word_for_word_in_every_recipe_that_has_it():
     shared = {name: of for name, of in own.items() if len(of) > 1}
     assert {"heldout", "on_bad", "columns", "results_dir", "muon_lr", "max_seconds", "merge_adapter", "prompts", "rankings",
             "reward_funcs", "reward_model_path", "missing_eos_penalty", "max_prompt_length", "long_prompts",
-            "max_prompts", "stop_on", "eval_funcs", "reward_gate", "tokens", "document_attention"} == set(shared)  # fmt: skip
+            "max_prompts", "stop_on", "eval_funcs", "reward_gate", "tokens", "document_attention",
+            "global_batch_size"} == set(shared)  # fmt: skip
     for name, of in shared.items():
         assert len(set(map(repr, of.values()))) == 1, (name, of)
     for recipe in CHAT_RECIPES:

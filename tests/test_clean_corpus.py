@@ -15,7 +15,7 @@ from data_prep import clean_corpus
 from data_prep.common.batches import batched_by_length
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_json, write_jsonl
-from data_prep.corpus import near_duplicates
+from data_prep.corpus import near_duplicates, rules
 from data_prep.corpus.decontamination import EvaluationTexts
 from data_prep.corpus.quality import quality_reason, repeated_characters
 from data_prep.corpus.text_units import units
@@ -177,7 +177,7 @@ def test_what_each_filter_removed_is_counted_and_shown(tmp_path, monkeypatch, ca
     command = ["clean_corpus", "--corpus", tmp_path / "a.jsonl", "--evaluation", tmp_path / "eval.jsonl"]
     command += ["--output_dir", tmp_path / "clean"]
     monkeypatch.setattr(sys, "argv", list(map(str, command)))
-    monkeypatch.setattr(clean_corpus, "language", lambda text: "de")
+    monkeypatch.setattr(rules, "language", lambda text: "de")
     clean_corpus.main()
 
     rows = [json.loads(line) for line in (tmp_path / "clean" / "documents.jsonl").read_text().splitlines()]
@@ -221,7 +221,7 @@ def test_exact_duplicates_alone_at_a_threshold_of_one(tmp_path, monkeypatch):
 )
 def test_what_cannot_be_done_is_said_before_any_work(tmp_path, monkeypatch, capsys, more, message):
     write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}])
-    monkeypatch.setattr(clean_corpus, "method", lambda: "script only: pip install -e '.[data]' detects languages")
+    monkeypatch.setattr(rules, "method", lambda: "script only: pip install -e '.[data]' detects languages")
     monkeypatch.setattr(sys, "argv", f"clean_corpus --corpus {tmp_path} --output_dir {tmp_path}/clean {more}".split())
     with pytest.raises(SystemExit, match="1"):
         run_main(clean_corpus.main)

@@ -352,6 +352,7 @@ CALCULATIONS = {
     "gpt2_small/pretrain.yaml": 17,
     "gpt2_small/reward.yaml": 6,
     "gpt2_small/sft.yaml": 6,
+    "llama_mixture/mix.yaml": 2,
     "quickstart/dpo.yaml": 0,
     "quickstart/grpo.yaml": 1,
     "quickstart/kto.yaml": 0,

@@ -124,7 +124,7 @@ def test_resuming_is_told_by_true_and_false_too(sft):
         ({"report_to": "tensorboard"}, "report_to: tensorboard is not installed: pip install -e '.[tensorboard]'"),
         ({"report_to": "tensorbord"}, "report_to: found tensorbord, expected one of "),
         ({"use_liger_kernel": True}, "use_liger_kernel: liger-kernel is not installed: pip install liger-kernel"),
-        ({"deepspeed": "zero2.json"}, "deepspeed: DeepSpeed is not installed: pip install deepspeed"),
+        ({"deepspeed": "zero2.json"}, "deepspeed: DeepSpeed is not installed: pip install -e '.[deepspeed]'"),
         ({"optim": "galore_adamw"}, "optim: galore_adamw needs galore_torch, which is not installed: pip install gal"),
         ({"conversations": None}, "missing: --conversations"),
         ({"model_name_or_path": None}, "model_name_or_path: expected a folder or a model of the Hub"),
@@ -188,6 +188,13 @@ def test_heads_share_the_width(n_embd, n_head, fine, tmp_path):
     else:
         with pytest.raises(InputError, match="n_embd: found 12, expected a multiple of n_head, 5"):
             check_values(values)
+
+
+def test_sampling_by_vllm_without_vllm_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    values = {"use_vllm": True, "max_steps": 1, "output_dir": str(tmp_path), "report_to": "none", "optim": "sgd"}
+    with pytest.raises(InputError, match="use_vllm: vLLM is not installed: pip install vllm"):
+        check_values(values)
 
 
 # What is imported until then

@@ -148,7 +148,13 @@ REQUIRED = {
 def test_muon_under_deepspeed_is_refused(recipe, monkeypatch, tmp_path):
     monkeypatch.setitem(ENVIRONMENT, "ACCELERATE_USE_DEEPSPEED", "true")
     done = again(recipe, **{"muon_lr": 0.01, "output_dir": tmp_path / "out", **EXACT, **REQUIRED[recipe]})
-    refused(done, "error: muon_lr: DeepSpeed would ignore it, and train by optim; leave it out, or launch with")
+    refused(done, "error: muon_lr: DeepSpeed would ignore it, and train by optim; leave it out: AdamW then trains all")
+
+
+def test_muon_under_the_first_fsdp_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setitem(ENVIRONMENT, "ACCELERATE_USE_FSDP", "true")
+    done = again("sft", **{"muon_lr": 0.01, "output_dir": tmp_path / "out", **EXACT, **REQUIRED["sft"]})
+    refused(done, "error: muon_lr: the first FSDP flattens the matrices that Muon needs; launch with")
 
 
 def test_ppo_under_deepspeed_is_refused(monkeypatch, tmp_path):

@@ -98,6 +98,16 @@ def plan_table(config: dict, files: dict[str, list[str]], estimates: dict[str, E
     return "\n".join(lines)
 
 
+def disk_line(config: dict, estimates: dict[str, Estimate], bytes_a_token: int, free: int) -> str:
+    """The disk that the mixture takes, and the ids of its sources until it is complete, of which none is read further
+    than the mixture is long."""
+    tokens = [found.tokens or math.nan for found in estimates.values()]
+    total = config.get("total_tokens") or config["passes"] * sum(tokens)
+    mixture, sources = total * bytes_a_token, sum(min(total, count) for count in tokens) * bytes_a_token
+    shown = ["?" if math.isnan(size) else f"~{size / 1e9:,.1f} GB" for size in (mixture, sources)]
+    return f"disk: {shown[0]} for the mixture, and {shown[1]} for its sources until it is complete; {free / 1e9:,.1f} GB are free"
+
+
 def about(number: float | None) -> str:
     """An estimated number as text; "?" if it is unknown."""
     return "?" if number is None or math.isnan(number) else f"~{number:,.0f}"

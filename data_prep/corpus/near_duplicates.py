@@ -159,15 +159,23 @@ def near_duplicates(
     batches = batched_by_length(texts(), BATCH_CHARACTERS)
     # Both grow in place: arrays concatenated at the end would be in memory twice.
     digests, keys = bytearray(), bytearray()
-    for _, found_keys in in_order(partial(_keys, threshold), batches, num_workers):
+    for _, found_keys in in_order(partial(text_keys, threshold), batches, num_workers):
         for grown, values in zip((digests, keys), found_keys, strict=True):
             grown += values.tobytes()
     if not digests:
         return {}
-    duplicates = _identical(np.frombuffer(digests, np.uint64))
+    keys_of = np.frombuffer(keys, np.uint64).reshape(len(digests) // 8, -1)
+    return duplicates_of(np.frombuffer(digests, np.uint64), keys_of, texts, threshold)
+
+
+def duplicates_of(
+    digests: np.ndarray, keys: np.ndarray, texts: Callable[[], Iterable[str]], threshold: float
+) -> dict[int, Duplicate]:
+    """`near_duplicates` of texts whose digests (texts,) and band keys (texts, bands) `text_keys` has found; the texts are
+    read once, if any bands agree."""
+    duplicates = _identical(digests)
     if threshold < 1:
-        keys_of = np.frombuffer(keys, np.uint64).reshape(len(digests) // 8, -1)
-        shared = _shared_keys(keys_of, duplicates)
+        shared = _shared_keys(keys, duplicates)
         found = _alike(texts, shared, threshold) if shared else {}
         for position, duplicate in duplicates.items():  # copies of a near-duplicate are near-duplicates too
             if duplicate.original in found:
@@ -176,7 +184,7 @@ def near_duplicates(
     return duplicates
 
 
-def _keys(threshold: float, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def text_keys(threshold: float, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """The digests of texts, (texts,) uint64, and their band keys (no bands if only identical texts count)."""
     digests = np.array([_digest(text) for text in texts], np.uint64)
     return digests, band_keys(signatures(texts), threshold) if threshold < 1 else np.empty((len(texts), 0), np.uint64)

@@ -21,6 +21,7 @@ from data_prep.common.machine import bf16_is_fast
 from data_prep.common.parallel import cores
 from data_prep.common.yaml_file import read_yaml
 from recipes.trainers import quiet
+from recipes.trainers.batch import keep_global_batch
 from recipes.trainers.folders import check_folders
 from recipes.trainers.schedule import check_schedule
 from recipes.trainers.under_deepspeed import check_muon
@@ -133,6 +134,7 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
     values = {name: typed(name, value, hints[name]) if name in given else value for name, value in vars(read).items()}
     check_values({**values, **dict.fromkeys(refused or {})})
     check_folders(values)
+    rows = keep_global_batch(values, given)
     try:
         with warnings.catch_warnings():
             if "gradient_checkpointing" not in given:  # TRL's own default is what is deprecated
@@ -152,6 +154,8 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
     _use_every_core()
     if int(os.environ.get("RANK", 0)) > 0:  # of several processes the first speaks
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if rows:
+        print(rows)
     return parsed
 
 

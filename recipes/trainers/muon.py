@@ -4,17 +4,26 @@ Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) replaces a matrix
 matrix, so that every direction moves equally far. `torch.optim.Muon` does it in bf16 whatever the machine, which is 100
 times slower than fp32 on a processor without bf16 instructions, one matrix at a time, and knows nothing of the
 AdamW that embeddings, norms and biases need beside it: hence this one.
+
+Several processes share the work: each orthogonalizes some of the matrices, and one all-gather gives all of them to all
+(Liu 2025, arXiv:2502.16982, section 2.3, whose parts are slices of ZeRO-1). Momenta are whole on every process, or, under
+FSDP2, in parts like the weights.
 """
 
 import math
 from collections import defaultdict
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from data_prep.common.machine import bf16_is_fast
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan 2024: the steepest quintic at zero that still converges
+
+
+def computed_in() -> torch.dtype:
+    """The precision of the iterations."""
+    return torch.bfloat16 if bf16_is_fast() else torch.float32
 
 
 @torch.no_grad()
@@ -28,7 +37,7 @@ def orthogonalize(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
     Returns a stack of the same shape and dtype.
     """
     a, b, c = COEFFICIENTS
-    x = matrices.to(torch.bfloat16 if bf16_is_fast() else torch.float32)
+    x = matrices.to(computed_in())
     wide = x.size(1) <= x.size(2)
     x = x if wide else x.mT
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # the iteration needs singular values of at most 1
@@ -36,6 +45,62 @@ def orthogonalize(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x if wide else x.mT).to(matrices.dtype)
+
+
+def shares(costs: list[int], processes: int) -> list[int]:
+    """Which process does each piece of work, so that all have about the same to do: the dearest first, to the idlest."""
+    owners, loads = [0] * len(costs), [0] * processes
+    for piece in sorted(range(len(costs)), key=lambda piece: -costs[piece]):
+        owners[piece] = loads.index(min(loads))
+        loads[owners[piece]] += costs[piece]
+    return owners
+
+
+def orthogonalize_together(pieces: list[torch.Tensor]) -> list[torch.Tensor]:
+    """`orthogonalize` of matrices of any shapes that all processes hold, each of which does its share of them."""
+    processes, rank = (
+        (distributed.get_world_size(), distributed.get_rank()) if distributed.is_initialized() else (1, 0)
+    )
+    owners = shares([piece.numel() * min(piece.shape) for piece in pieces], processes)
+    by_shape = defaultdict(list)  # matrices of one shape are orthogonalized in one batch, lying or standing
+    for number, piece in enumerate(pieces):
+        if owners[number] == rank:
+            by_shape[tuple(sorted(piece.shape))].append(number)
+    found = {}
+    for numbers in by_shape.values():
+        flip = [pieces[number].size(0) > pieces[number].size(1) for number in numbers]
+        lying = [pieces[number].mT if flips else pieces[number] for number, flips in zip(numbers, flip, strict=True)]
+        for number, flips, direction in zip(numbers, flip, orthogonalize(torch.stack(lying)), strict=True):
+            found[number] = direction.mT if flips else direction
+    if processes == 1:
+        return [found[number] for number in range(len(pieces))]
+    sizes = [0] * processes
+    for piece, owner in zip(pieces, owners, strict=True):
+        sizes[owner] += piece.numel()
+    # Sent as precise as they were computed.
+    sent = torch.zeros(max(sizes), dtype=computed_in(), device=pieces[0].device)
+    if found:
+        sent[: sizes[rank]] = torch.cat([found[number].flatten() for number in sorted(found)])
+    gathered = torch.empty(processes * max(sizes), dtype=sent.dtype, device=sent.device)
+    distributed.all_gather_into_tensor(gathered, sent)
+    places, directions = [owner * max(sizes) for owner in range(processes)], []
+    for piece, owner in zip(pieces, owners, strict=True):
+        direction = gathered[places[owner] : places[owner] + piece.numel()]
+        directions.append(direction.view(piece.shape).to(piece.dtype))
+        places[owner] += piece.numel()
+    return directions
+
+
+def is_sharded(tensor: torch.Tensor) -> bool:
+    """Whether this is a DTensor, of which each process holds a part; asked without the class, which is slow to import."""
+    return hasattr(tensor, "full_tensor")
+
+
+def part_of(whole: torch.Tensor, sharded: torch.Tensor) -> torch.Tensor:
+    """What each process holds of a tensor that all have whole, cut as `sharded` is; nothing is sent."""
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(whole, sharded.device_mesh, sharded.placements, src_data_rank=None)
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -64,6 +129,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
         in_tables = {id(weight) for module in embeddings for weight in module.parameters()}
         matrices, tables, vectors = [], [], []
+        self.parts = []  # how many matrices lie side by side in each
         for name, weight in model.named_parameters():
             if not weight.requires_grad:
                 continue
@@ -74,7 +140,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
             else:
                 matrices.append(weight)
                 # GPT-2 keeps query, key and value in one matrix; they are three, and are orthogonalized as three.
-                weight.muon_parts = 3 if "c_attn" in name else 1
+                self.parts.append(3 if "c_attn" in name else 1)
         adamw = {"muon": False, "lr": lr, "betas": betas, "eps": eps}
         groups = [
             {"params": matrices, "muon": True, "lr": muon_lr, "momentum": momentum, "weight_decay": weight_decay},
@@ -94,26 +160,32 @@ class MuonWithAdamW(torch.optim.Optimizer):
         return loss
 
     def _step_muon(self, group: dict) -> None:
-        by_shape = defaultdict(list)  # matrices of one shape are orthogonalized in one batch
-        for weight in group["params"]:
+        updates = []  # (weight, how many matrices it holds, their momentum after Nesterov)
+        for weight, parts in zip(group["params"], self.parts, strict=True):
             if weight.grad is None:
                 continue
             state = self.state[weight]
             if not state:
                 state["momentum"] = torch.zeros_like(weight)
             state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-            update = weight.grad.lerp(state["momentum"], group["momentum"])  # Nesterov
+            updates.append((weight, parts, weight.grad.lerp(state["momentum"], group["momentum"])))
             weight.mul_(1 - group["lr"] * group["weight_decay"])
-            for part, piece in zip(
-                weight.chunk(weight.muon_parts, dim=-1), update.chunk(weight.muon_parts, dim=-1), strict=True
-            ):
-                flip = piece.size(0) > piece.size(1)
-                by_shape[tuple(sorted(piece.shape))].append((part, piece.mT if flip else piece, flip))
-        for shape, entries in by_shape.items():
-            scale = group["lr"] * 0.2 * math.sqrt(max(shape))
-            directions = orthogonalize(torch.stack([piece for _, piece, _ in entries]))
-            for (part, _, flip), direction in zip(entries, directions, strict=True):
-                part.add_(direction.mT if flip else direction, alpha=-scale)
+        at_once = len(updates)
+        if any(is_sharded(weight) for weight, *_ in updates):
+            # Whole matrices, one for each process at a time, of one shape where possible: all at once have no room.
+            at_once = distributed.get_world_size()
+            updates.sort(key=lambda update: update[0].shape)
+        for start in range(0, len(updates), at_once):
+            some = updates[start : start + at_once]
+            whole = [update.full_tensor() if is_sharded(update) else update for *_, update in some]
+            pieces = [matrix.chunk(parts, dim=-1) for (_, parts, _), matrix in zip(some, whole, strict=True)]
+            directions = iter(orthogonalize_together([piece for of_weight in pieces for piece in of_weight]))
+            for (weight, parts, _), of_weight in zip(some, pieces, strict=True):
+                found = [next(directions) for _ in range(parts)]
+                direction = torch.cat(found, dim=-1) if parts > 1 else found[0]
+                if is_sharded(weight):
+                    direction = part_of(direction, weight)
+                weight.add_(direction, alpha=-group["lr"] * 0.2 * math.sqrt(max(of_weight[0].shape)))
 
     def _step_adamw(self, group: dict) -> None:
         beta1, beta2 = group["betas"]

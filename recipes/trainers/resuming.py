@@ -26,6 +26,7 @@ from transformers.trainer_callback import ExportableState
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import UNFINISHED, read_json, write_json
+from recipes.trainers.batch import order_by_seed_and_step
 from recipes.trainers.best_model import BestModel
 from recipes.trainers.push.hub import prepare_push
 from recipes.trainers.push.record import record_of
@@ -226,6 +227,7 @@ def train(trainer: Trainer, run: Run, max_seconds: float | None = None) -> float
             print(f"{folder}: {len(older)} checkpoints of an earlier run removed")
         recipe = Path(sys.argv[0]).name
         write_json(folder / UNFINISHED, {"recipe": recipe, "settings": run.settings, **run.record})
+    order_by_seed_and_step(trainer)
     run_epoch, clock = trainer._run_epoch, Clock(max_seconds)
 
     def run_epoch_unless_done(**kwargs) -> None:

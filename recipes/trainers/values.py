@@ -17,6 +17,7 @@ AT_LEAST = {
         "per_device_train_batch_size",
         "per_device_eval_batch_size",
         "gradient_accumulation_steps",
+        "global_batch_size",
         "max_length",
         "max_new_tokens",
         "max_prompt_length",
@@ -183,12 +184,17 @@ def _check_packages(values: dict) -> None:
             raise InputError(f"report_to: {tracker} is not installed: pip install {TRACKERS[tracker]}")
     if values.get("use_liger_kernel") and importlib.util.find_spec("liger_kernel") is None:
         raise InputError("use_liger_kernel: liger-kernel is not installed: pip install liger-kernel")
+    if values.get("use_vllm") and importlib.util.find_spec("vllm") is None:
+        raise InputError(
+            "use_vllm: vLLM is not installed: pip install vllm, if there is one for this torch; without it the recipe samples "
+            "by generate"
+        )
     if (
         under_deepspeed(values.get("deepspeed"))
         and "sft_model_path" not in values  # PPO refuses it, installed or not
         and importlib.util.find_spec("deepspeed") is None
     ):
-        raise InputError("deepspeed: DeepSpeed is not installed: pip install deepspeed")
+        raise InputError("deepspeed: DeepSpeed is not installed: pip install -e '.[deepspeed]'")
     for prefixes, (module, pip) in OPTIMIZERS.items():
         if str(values.get("optim")).startswith(prefixes) and importlib.util.find_spec(module) is None:
             raise InputError(f"optim: {values['optim']} needs {module}, which is not installed: pip install {pip}")

@@ -1,14 +1,22 @@
 """Running a recipe by several processes."""
 
+import os
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+import torch
+from torch import distributed
 
 from helpers.recipes import (
     ENVIRONMENT,
     ROOT,
     Done,
+    processes,
+    run_as_script,
     succeeded,
     words,
 )
@@ -34,3 +42,52 @@ def run(launcher: list[str], recipe: str, **settings) -> Done:
     line = [*launcher, *words(recipe, settings)]
     done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
     return succeeded(Done(done.returncode, done.stdout, done.stderr))
+
+
+def together(recipe: str, **settings) -> Done:
+    """Run a recipe in two processes, without the launcher and the imports; what the first left."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    with tempfile.TemporaryDirectory() as folder:
+        both = []
+        for rank in ("0", "1"):
+            environment = {**ENVIRONMENT, **place, "RANK": rank, "LOCAL_RANK": rank}
+            arguments = (words(recipe, settings), f"{folder}/{rank}", environment)
+            both.append(processes().Process(target=run_as_script, args=arguments))
+        for process in both:
+            process.start()
+        for process in both:
+            process.join(120)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        logs = [[Path(f"{folder}/{rank}.{name}").read_text() for name in ("out", "err")] for rank in (0, 1)]
+        done = [Done(process.exitcode, *log) for process, log in zip(both, logs, strict=True)]
+        return next((each for each in done if each.code), done[0])
+
+
+def in_group(function: Callable, arguments: tuple, rank: int, port: int, folder: str) -> None:
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ.update(place)
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
+    assert distributed.get_world_size() == 2
+    torch.save(function(*arguments), f"{folder}/{rank}.pt")
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def by_two(function: Callable, *arguments) -> list:
+    """What `function` of a test module returns in each of two processes, which are one gloo group."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        both = [
+            processes().Process(target=in_group, args=(function, arguments, rank, port, folder)) for rank in (0, 1)
+        ]
+        for process in both:
+            process.start()
+        for process in both:
+            process.join(120)
+            if process.is_alive():
+                process.kill()
+        assert [process.exitcode for process in both] == [0, 0]
+        return [torch.load(f"{folder}/{rank}.pt") for rank in (0, 1)]

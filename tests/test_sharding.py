@@ -1,0 +1,41 @@
+"""What each of eight processes would hold of the 7B model under FSDP2 and ZeRO-3, without a GPU and without the memory."""
+
+import pytest
+import torch
+from torch import distributed
+from torch.distributed.fsdp import fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+PARAMETERS = 7_615_616_512  # of recipes/configs/qwen2.5_7b_lora
+
+
+@pytest.fixture
+def first_of_eight():
+    """A process group that talks to nobody."""
+    distributed.init_process_group("fake", rank=0, world_size=8, store=FakeStore())
+    yield
+    distributed.destroy_process_group()
+
+
+def test_an_eighth_of_the_7b_model_is_on_each_of_eight_processes(first_of_eight):
+    with torch.device("meta"):
+        model = Qwen2ForCausalLM(
+            Qwen2Config(
+                vocab_size=152_064, hidden_size=3584, intermediate_size=18_944, num_hidden_layers=28,
+                num_attention_heads=28, num_key_value_heads=4, tie_word_embeddings=False,
+            )
+        )  # fmt: skip
+    assert model.num_parameters() == PARAMETERS
+    mesh = distributed.init_device_mesh("cpu", (8,))
+    for block in model.model.layers:  # as fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP does
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    held = sum(weight.to_local().numel() for weight in model.parameters())
+    # Every first dimension is a multiple of eight, so that nothing is padded; ZeRO-3 cuts the same weights flat, into as much.
+    assert held == PARAMETERS // 8 == 951_952_064
+    assert held == sum(-(-weight.numel() // 8) for weight in model.parameters())
+    # Weight, gradient and AdamW's two moments in fp32: 15.2 GB of 121.8 GB; and one block whole while it computes.
+    assert (round(held * 16 / 1e9, 1), round(PARAMETERS * 16 / 1e9, 1)) == (15.2, 121.8)
+    block = sum(weight.numel() for weight in model.model.layers[0].parameters())
+    assert block == 233_057_792 and all(weight.is_meta for weight in model.parameters())
