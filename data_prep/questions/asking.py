@@ -53,8 +53,12 @@ def ask_checkpoint(
     temperature: float,
     batch_size: int,
     seed: int,
+    shorter: str = "a smaller --span",
 ) -> None:
     """Ask a model in a folder or on the Hub what the journal has no reply to.
+
+    Args:
+        shorter: what to use where a prompt does not fit the context, in words.
 
     Raises InputError for a model that cannot be asked, and for a prompt that does not fit its context.
     """
@@ -70,7 +74,7 @@ def ask_checkpoint(
     if (longest := max(lengths)) > room:
         raise InputError(
             f"{name}: the longest prompt has {longest:,} tokens, but its context has room for {room:,} beside "
-            f"--max_new_tokens {max_new_tokens:,}: use a smaller --span, or a model with a longer context"
+            f"--max_new_tokens {max_new_tokens:,}: use {shorter}, or a model with a longer context"
         )
     # In parts that do not depend on what is there already, so that a resumed run gives the same replies.
     for part in batched(tqdm(range(len(prompts)), "asking", disable=None), batch_size):
