@@ -1,7 +1,7 @@
 """Questions that a model writes: by a server's stand-in and a checkpoint, what is taken, quarantined, resumed and paid for."""
 
-import json
 import contextlib
+import json
 import socket
 
 import pytest

@@ -105,14 +105,14 @@ def test_a_judge_that_knows_has_no_bias_and_its_agreement_with_people_is_told(ju
     assert code == 0, err
     assert metrics["position_bias"] == metrics["changed"] == same(0.0, 3) and metrics["ties"] == 0
     (agreed,) = metrics["agreement"]
-    assert agreed["with"] == f"people (the rankings in {rankings})" and agreed["people"] and agreed["pairs"] == 5
+    assert agreed["with"] == "people (the rankings in people.jsonl)" and agreed["people"] and agreed["pairs"] == 5
     # Right on the prompts one and two, wrong on the third. Of 5 pairs 4 agree, of which chance gives half: (0.8 − 0.5) / 0.5.
     assert agreed["accuracy"] == bootstrap_interval([1, 1, 0])
     assert agreed["kappa"]["value"] == pytest.approx(0.6) and agreed["kendall_tau"] == bootstrap_interval([1, 1, -1])
     assert metrics["cost"] == {"requests": 10, "prompt_tokens": 100, "completion_tokens": 30, "price": 2.5}
     assert "30 completion tokens, 2.5000 at the prices given\n" in out
     assert (
-        f"x: agreement with people (the rankings in {rankings}): 66.7% [0.0%, 100.0%] of decided pairs, kappa 0.6"
+        "x: agreement with people (the rankings in people.jsonl): 66.7% [0.0%, 100.0%] of decided pairs, kappa 0.6"
         in out
     )
 
@@ -132,7 +132,7 @@ def test_babble_is_counted_and_nothing_is_guessed(judged, tmp_path):
 def test_a_server_that_fails_half_way_is_asked_for_the_rest_alone(judged, tmp_path):
     code, _, err, metrics, server = judged([*["Verdict: tie"] * 4, (500, {}, "{}")])
     assert code == 1 and "HTTP 500" in err and "Traceback" not in err and metrics is None
-    assert len(server.asked) == 5 and len([*tmp_path.glob(".judge_x.*.journal")]) == 1
+    assert 5 <= len(server.asked) <= 6 and len([*tmp_path.glob(".judge_x.*.journal")]) == 1
     code, out, err, metrics, server = judged("Verdict: tie")  # elsewhere: another port
     assert code == 0, err
     assert len(server.asked) == 6 and "4 of 10 replies of an earlier run; resuming after them" in out
@@ -200,7 +200,7 @@ def test_rankings_by_a_judge(command, rankings, judge_at, tmp_path):
     found = [*read_jsonl(output)]
     assert [row["ranks"] for row in found] == [[0, 1], [2, 1, 0], [0, 1]]
     assert found[1]["scores"] == [0.0, 0.5, 1.0] and found[0]["ranked_by"] == words
-    assert f"the judge: agreement with people (the rankings in {rankings}): 66.7% [" in out
+    assert "the judge: agreement with people (the rankings in people.jsonl): 66.7% [" in out
     assert out.endswith(
         f"ranked the answers to 3 of 4 prompts by {words}: 5 pairs; left out: 1 without a verdict; the rankings are in {output}\n"
     )
