@@ -28,7 +28,7 @@ from data_prep.gate.answers import read_answers
 from data_prep.gate.measures import best_of_n, verdicts
 from data_prep.gate.trained_on import trained_prompts
 from data_prep.gate.verdict import points
-from data_prep.judging.agreement import judged_with_agreement
+from data_prep.judging.agreement import NOT_MEASURED, agreement_line, judged_with_agreement
 from data_prep.judging.judges import NAMES, Judge, load_judge
 from data_prep.judging.language_model import ranks_of_outcomes
 from data_prep.readers.preferences import prompt_key
@@ -126,10 +126,13 @@ def main() -> None:
         raise InputError(f"{', '.join(arguments.rankings)}: no prompt has a verdict on every answer")
     rows, values, worth = ([each[index] for index in whole] for each in (rows, values, worth))
     found = best_of_n(rows, values, worth)
+    people = agreement_line(agreed) if judge else agreement_of_recorded(rows)
+    gained = f"best of {found[-1]['n']} by it gains {points(found[-1]['gain'], digits=3)} ({words})"
     if arguments.results_dir:
         about = {"seconds": time.perf_counter() - start, "reward": arguments.reward, "judge": words}
         about |= {"data": arguments.rankings, "prompts": len(rows), "agreement": agreed or "not measured"}
         about |= {"judge_told": judge.told()} if judge and judge.language_model else {}
+        about |= {"verdict": {"line": f"{reward.words}: {gained}; {people}"}}
         write_results(arguments.results_dir, f"best_of_n_{name}", about | {"metrics": {"best_of_n": found}})
         from eval.judging.picture import best_of_n_picture  # slow to import
 
@@ -145,7 +148,7 @@ def main() -> None:
         say(name, judge, agreed)
         judge.close()
     else:
-        print(f"{name}: agreement with people: " + agreement_of_recorded(rows))
+        print(f"{name}: {people}")
     reward.close()
 
 
@@ -155,7 +158,7 @@ WORDS = {"random": "random", "reward": "the reward's pick", "rater": "the verdic
 def agreement_of_recorded(rows: list[dict]) -> str:
     """How far a verdict that the rankings hold is that of people."""
     people = all(row["columns"].get("ranked_by") == "a person" for row in rows)
-    return "the verdict is that of people" if people else "not measured"
+    return "the verdict is that of people" if people else NOT_MEASURED
 
 
 if __name__ == "__main__":

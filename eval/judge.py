@@ -89,10 +89,19 @@ def main() -> None:
     values = [value for row in outcomes for value in row.values()]
     counts = {"pairs": len(values), "ties": values.count(0.5), "without_verdict": values.count(None)}
     told = judge.told()
+    said = [
+        told_line(told)
+        if told
+        else f"{counted(counts['pairs'], 'pair')}, {counts['ties']:,} of them ties, {counts['without_verdict']:,} without a "
+        "verdict; it does not see an order",
+        *map(agreement_line, agreements or [None]),
+    ]
     if arguments.results_dir:
         about = {"seconds": time.perf_counter() - start, "judge": judge.words, "data": data, "prompts": len(rows)}
         about |= {"agreement_with_people": any(each["people"] and each["pairs"] for each in agreements)}
         metrics = {**counts, **(told or {}), "agreement": agreements}
+        about |= {"verdict": {"line": "; ".join(said)}}
+        metrics.pop("cost_line", None)  # in words, as part of the line
         if judge.language_model:
             path = Path(arguments.results_dir, f"judge_{name}_replies.jsonl")
             write_jsonl(path, judge.language_model.records())
@@ -100,15 +109,8 @@ def main() -> None:
         write_results(arguments.results_dir, f"judge_{name}", about | {"metrics": metrics})
     judge.close()
     print(f"{name}: the judge is {judge.words}")
-    if told:
-        print(f"{name}: {told_line(told)}")
-    else:
-        print(
-            f"{name}: {counted(counts['pairs'], 'pair')}, {counts['ties']:,} of them ties, "
-            f"{counts['without_verdict']:,} without a verdict; it does not see an order"
-        )
-    for each in agreements or [None]:
-        print(f"{name}: {agreement_line(each)}")
+    for line in said:
+        print(f"{name}: {line}")
 
 
 if __name__ == "__main__":
