@@ -30,7 +30,7 @@ from data_prep.gate.trained_on import trained_prompts
 from data_prep.gate.verdict import points
 from data_prep.judging.agreement import NOT_MEASURED, agreement_line, judged_with_agreement
 from data_prep.judging.judges import NAMES, Judge, load_judge
-from data_prep.judging.language_model import ranks_of_outcomes
+from data_prep.judging.language_model import ranks_of_outcomes, told_line
 from data_prep.readers.preferences import prompt_key
 from eval.common.options import add_judge, add_result_options, add_row_options, load_judges, quarantine_file
 from eval.judging.outcomes import say
@@ -144,8 +144,10 @@ def main() -> None:
         print(f"  n = {row['n']:<2} {values}; it gains {points(row['gain'], digits=3)}")
     if found[-1]["n"] < 16:
         print(f"n ends at {found[-1]['n']}: fewer than half of the prompts have more samples")
+    if told := reward.told():
+        print(f"{name}: the reward: {told_line(told)}")
     if judge:
-        say(name, judge, agreed)
+        say(f"{name}: the judge", judge, agreed)
         judge.close()
     else:
         print(f"{name}: {people}")

@@ -1,6 +1,7 @@
 """Ask a model about every span, and keep each reply in a journal: a stopped run loses and pays nothing twice."""
 
 import hashlib
+import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from tqdm.auto import tqdm
@@ -26,14 +27,26 @@ def ask_server(server: Server, prompts: list[list[dict]], journal: Journal, conc
     Raises the first error; the replies that have come by then are in the journal.
     """
     missing = [number for number in range(len(prompts)) if number not in journal.rankings]
-    pool, failure = ThreadPoolExecutor(concurrency), None
+    pool, failure, stopped = ThreadPoolExecutor(concurrency), None, threading.Event()
+
+    def reply(number: int) -> dict | None:
+        if stopped.is_set():  # at once: this thread may be a few requests on before the one below hears of the failure
+            return None
+        try:
+            return server.reply(prompts[number])
+        except BaseException:
+            stopped.set()
+            raise
+
     try:
-        asked = {pool.submit(server.reply, prompts[number]): number for number in missing}
+        asked = {pool.submit(reply, number): number for number in missing}
         bar = tqdm(as_completed(asked), "asking", len(prompts), initial=len(prompts) - len(missing), disable=None)
         for done in bar:
             if done.cancelled():
                 continue
             if done.exception() is None:
+                if done.result() is None:  # not asked
+                    continue
                 journal.add([{"row": asked[done], **done.result()}])
             elif failure is None:
                 failure = done.exception()

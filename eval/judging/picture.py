@@ -1,8 +1,10 @@
 """Best of n as a picture."""
 
 import math
+import textwrap
 
 from data_prep.common.plots import BLUE, GREEN, GREY, as_png, canvas
+from data_prep.common.text import printable
 
 
 def farthest(n: int) -> float:
@@ -17,7 +19,7 @@ def best_of_n_picture(rows: list[dict], worth: str) -> bytes:
         rows: of `data_prep.gate.measures.best_of_n`.
         worth: what is drawn, in words.
     """
-    figure, (panel,) = canvas(7.2, 4.2, left=0.11, right=0.97, top=0.9, bottom=0.2)
+    figure, (panel,) = canvas(7.2, 4.2, left=0.11, right=0.97, top=0.87, bottom=0.2)
     places = [row["n"] for row in rows]
     for name, color, label in (
         ("rater", GREEN, "the verdict's own pick: all there is to gain"),
@@ -32,6 +34,7 @@ def best_of_n_picture(rows: list[dict], worth: str) -> bytes:
     panel.set_xticks(places, [f"{n}\n{farthest(n):.2f}" for n in places])
     panel.minorticks_off()
     panel.set_xlabel("n, and the most nats that best of n is away from the policy")
-    panel.set_title(worth if len(worth) <= 90 else f"{worth[:89]}…", fontsize=10, color=GREY, parse_math=False)
+    title = textwrap.shorten(printable(worth), 180, placeholder=" …")
+    panel.set_title(textwrap.fill(title, 90), fontsize=10, color=GREY, parse_math=False)
     panel.legend(frameon=False, fontsize=9, labelcolor=GREY)
     return as_png(figure, transparent=False)
