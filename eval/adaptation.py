@@ -36,15 +36,15 @@ from data_prep.common.numbers import check_at_least
 from data_prep.common.page import render
 from data_prep.common.plots import uri_of
 from data_prep.common.provenance import commit, machine
-from data_prep.models.reward_functions import load_function
 from data_prep.readers.documents import documents, reading_counts
 from data_prep.readers.prompts import read_prompts
 from data_prep.rows.bad_rows import BadRows
 from eval.before_after.seen import seen_in_training
 from eval.before_after.verdict import DOMAIN, measures_of, verdict
 from eval.common.functions import add_eval_funcs, check_functions, in_words, load_functions, show_difference
-from eval.common.options import add_row_options, quarantine_file
+from eval.common.options import add_judge, add_row_options, load_judges, quarantine_file
 from eval.common.sources import named_lists, named_values
+from eval.judging.outcomes import row_to_judge, say
 from eval.tasks.files import write_tasks
 from eval.tasks.harness import check_installed, compare_models, task_names
 from eval.tasks.harness import show as show_stderr
@@ -101,12 +101,7 @@ def read_arguments() -> argparse.Namespace:
         default=0.05,
         help="largest fall of its exact match, as a share of the questions (default: 0.05)",
     )
-    parser.add_argument(
-        "--judge",
-        metavar="NAME",
-        help="the function that decides who wins, path/to/file.py:name or package.module.name, such as "
-        "data_prep.rewards.rubric (default: agreement with the reference)",
-    )
+    add_judge(parser)
     add_eval_funcs(parser)
     parser.add_argument(
         "--tasks",
@@ -215,7 +210,7 @@ def main() -> None:
     readers |= {AFTER: arguments.after_base or arguments.after}
     readers |= {ASSISTANT: arguments.after} if arguments.after_base else {}
     asked_models = {BEFORE: arguments.before, **stages, AFTER: arguments.after}
-    judge = load_function(arguments.judge) if arguments.judge else None
+    judge, other = load_judges(arguments, arguments.output_dir / ".judge")
     functions = load_functions(arguments.eval_funcs)
     check_writable("--output_dir", arguments.output_dir)
     results_file = arguments.output_dir / "results.json"
@@ -229,7 +224,8 @@ def main() -> None:
         check_installed()
     texts, questions = read_evaluations(arguments)
     for rows in questions.values():
-        check_functions([*functions.values(), *([judge] if judge else [])], rows)
+        check_functions([*functions.values()], rows)
+        judge.check(row_to_judge(rows[0]))
     seen = check_seen(arguments, texts, questions)
 
     # Slow to import: after the input has been checked.
@@ -267,7 +263,9 @@ def main() -> None:
     compared = {
         source: compare_bits(own, [len(text.encode()) for text in plain[source]]) for source, own in bits.items()
     }
-    asked = {source: compare_answers(questions[source], own, judge, functions) for source, own in answers.items()}
+    asked = {
+        source: compare_answers(questions[source], own, judge, functions, other) for source, own in answers.items()
+    }
     lm_eval = {}
     if arguments.tasks:
         folder = arguments.output_dir / "lm_eval_tasks"
@@ -282,7 +280,7 @@ def main() -> None:
         "without_template": mute,
         "documents": compared, "questions": asked, "seen": seen, "lm_eval": lm_eval,
         "data": {name: getattr(arguments, name) for name in ("documents", "conversations", "trained_on")},
-        "settings": {"window": length, "judge": arguments.judge or "agreement with the reference"} | {
+        "settings": {"window": length, "judge": "agreement with the reference" if arguments.judge == "reference" else arguments.judge} | {
             name: getattr(arguments, name)
             for name in ("forgetting_budget", "exact_match_budget", "max_seen", "limit", "max_new_tokens", "seed")
         },
@@ -308,6 +306,9 @@ def main() -> None:
     write_json(results_file, {**others, "adaptation": adaptation})
     with atomic_write(arguments.output_dir / "adaptation.html") as file:
         file.write(html)
+    for source, own in asked.items():
+        say(f"{source}: the judge", judge, own["agreement"])
+    judge.close()
     for reason in found["reasons"]:
         print(reason)
     for name in mute:

@@ -10,7 +10,9 @@
 
 The judge is a proxy for a human judge: agreement with the reference answer. An exact match beats any other answer;
 otherwise the higher sentence chrF wins; two matches, or scores less than 5 points apart, tie. With `--judge` it is a
-function in the form of data_prep/rewards.py: the higher value wins, equal ones tie. Every answer of the model is compared
+function in the form of data_prep/rewards.py or a reward model (the higher value wins, equal ones tie), or a language model
+by a rubric (see eval/judge.py), asked about each pair in both orders: a reply without a verdict is counted and not guessed.
+How far the judge agrees with people is measured on their rankings (`--agreement_with`), or said not to be. Every answer of the model is compared
 with every answer of its opponent (win 1, tie 0.5, loss 0) and averaged per prompt; the 95 % bootstrap interval is over
 prompts. Also measured: the KL divergence from the opponent on the model's sampled answers (if both share a tokenizer),
 the share of answers that end, and their length; with `--eval_funcs` the mean of each function on both sides, and the
@@ -35,7 +37,6 @@ from data_prep.common.files import write_results
 from data_prep.common.intervals import bootstrap_interval, show_interval, show_nats
 from data_prep.common.numbers import check_at_least
 from data_prep.common.text import printable
-from data_prep.models.reward_functions import load_function
 from eval.common.functions import (
     add_eval_funcs,
     check_functions,
@@ -44,7 +45,14 @@ from eval.common.functions import (
     show_difference,
     show_measure,
 )
-from eval.common.options import CONVERSATIONS, add_result_options, add_row_options, quarantine_file
+from eval.common.options import (
+    CONVERSATIONS,
+    add_judge,
+    add_result_options,
+    add_row_options,
+    load_judges,
+    quarantine_file,
+)
 
 
 def read_arguments() -> argparse.Namespace:
@@ -55,12 +63,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--conversations", nargs="+", required=True, help=CONVERSATIONS)
     add_row_options(parser)
     add_result_options(parser, "<model>_vs_<opponent>")
-    parser.add_argument(
-        "--judge",
-        metavar="NAME",
-        help="the function that judges, path/to/file.py:name or package.module.name, such as data_prep.rewards.rubric: "
-        "a stand-in for a human judge (default: agreement with the reference, see above)",
-    )
+    add_judge(parser)
     add_eval_funcs(parser)
     parser.add_argument("--limit", type=int, help="number of prompts, sampled at random (default: all)")
     parser.add_argument(
@@ -91,23 +94,25 @@ def read_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = read_arguments()
-    judge_function = load_function(arguments.judge) if arguments.judge else None
     functions = load_functions(arguments.eval_funcs)
     label = arguments.name or f"{Path(arguments.model).name}_vs_{Path(arguments.opponent).name}"
     quarantine = quarantine_file(arguments.on_bad, arguments.results_dir, label)
+    kept = Path(arguments.results_dir, f".win_rate_{label}") if arguments.results_dir else None
+    judge, other = load_judges(arguments, kept)
 
     # Slow to import
     from data_prep.models.loading import check_chat, load_checkpoint
     from data_prep.readers.prompts import read_prompts
     from eval.judging.kl import kl_divergence, same_ids
-    from eval.judging.outcomes import JUDGE, JUDGE_FUNCTION, agreement, compare, means, measure_both
+    from eval.judging.outcomes import compare, exact_matches, means, measure_both, row_to_judge, say
     from eval.judging.sampling import check_room, sample_both
     from eval.metrics import load_metric
 
     rows = read_prompts(
         arguments.conversations, arguments.limit, arguments.seed, arguments.on_bad, quarantine, arguments.columns
     )
-    check_functions([*functions.values(), *([judge_function] if judge_function else [])], rows)
+    check_functions([*functions.values()], rows)
+    judge.check(row_to_judge(rows[0]))
     prompts = [row["prompt"] for row in rows]
     start = time.perf_counter()
     players = [(name, *load_checkpoint(name)) for name in (arguments.model, arguments.opponent)]
@@ -130,16 +135,15 @@ def main() -> None:
         arguments.best_of or 1,
     )
     texts = [[[answer["text"] for answer in group] for group in answers] for answers in both]
-    agreed = [agreement(rows, side) for side in texts]
-    outcomes = compare(judge_function, rows, texts, agreed)
+    matched = [exact_matches(rows, side) for side in texts]
+    outcomes, agreed = compare(judge, rows, texts, other)
 
     # Figures
     flat = [value for group in outcomes for value in group]
     rate = load_metric("win_rate").compute(wins=means(outcomes))["win_rate"]
-    exact, opponent_exact = (
-        bootstrap_interval(means([[match for match, _ in group] for group in side])) for side in agreed
-    )
+    exact, opponent_exact = (bootstrap_interval(means(side)) for side in matched)
     metrics = {"win_rate": rate, "wins": flat.count(1.0), "ties": flat.count(0.5), "losses": flat.count(0.0)}
+    metrics |= {"without_verdict": flat.count(None)} if None in flat else {}
     metrics |= {"exact_match": exact, "opponent_exact_match": opponent_exact}
     for whose, answers in zip(("", "opponent_"), both, strict=True):
         every = [answer for group in answers for answer in group]
@@ -153,7 +157,6 @@ def main() -> None:
     seconds = time.perf_counter() - start
 
     # Save
-    judge = JUDGE_FUNCTION.format(arguments.judge) if arguments.judge else JUDGE
     if arguments.results_dir:
         settings = {key: getattr(arguments, key) for key in ("temperature", "max_new_tokens", "seed")}
         if reward:
@@ -162,7 +165,9 @@ def main() -> None:
             "model": arguments.model,
             "opponent": arguments.opponent,
             "data": arguments.conversations,
-            "judge": judge,
+            "judge": judge.words,
+            "agreement": agreed or "not measured",
+            **({"judge_told": judge.told()} if judge.language_model else {}),
         }
         examples = [
             {**row, "answer": own[0], "opponent_answer": other[0], "outcome": group[0]}
@@ -175,9 +180,13 @@ def main() -> None:
     picked = f"; its answers are the best of {arguments.best_of} by {arguments.reward_model}" if reward else ""
     print(
         f"{label}: wins {show_interval(rate)} on {len(rows):,} prompts ({metrics['wins']:,} wins, {metrics['ties']:,} ties, "
-        f"{metrics['losses']:,} losses); exact match of its answers {show_interval(exact)} against "
-        f"{show_interval(opponent_exact)}{distance}{picked}. The judge is {judge}"
+        f"{metrics['losses']:,} losses"
+        + (f", {metrics['without_verdict']:,} without a verdict" if None in flat else "")
+        + f"); exact match of its answers {show_interval(exact)} against "
+        f"{show_interval(opponent_exact)}{distance}{picked}. The judge is {judge.words}"
     )
+    say(f"{label}: the judge", judge, agreed)
+    judge.close()
     for name, found in metrics.get("eval_funcs", {}).items():
         own, other = (show_measure(name, found[side]) for side in ("model", "opponent"))
         difference = show_difference(name, found["difference"])

@@ -19,13 +19,13 @@ from transformers import GPT2LMHeadModel
 from data_prep.common.files import write_json, write_jsonl, write_results
 from data_prep.common.intervals import bootstrap_interval, show_interval, show_nats
 from data_prep.common.plots import sheet, wrapped
+from data_prep.judging.judges import outcome_by_reference
 from data_prep.models import loading
 from data_prep.models.bits_per_byte import heldout_batches
 from data_prep.models.generation import generate_answers
 from data_prep.models.scoring import sequence_logprobs
 from data_prep.train_tokenizer import train_tokenizer
 from eval import answers, chat, metrics, perplexity, report, reward_accuracy, win_rate
-from eval.judging.outcomes import outcome
 from eval.metrics import load_metric
 from eval.reporting.example import caption, example_question, mark
 from eval.reporting.pictures import answers_picture
@@ -115,7 +115,7 @@ def test_win_rate_metric():
     ],
 )
 def test_judge(first, second, expected):
-    assert outcome(*first, *second) == expected
+    assert outcome_by_reference(*first, *second) == expected
 
 
 # Perplexity

@@ -66,6 +66,12 @@ def load_reward_model(name: str, **load):
     return _load(AutoModelForSequenceClassification, name, **load)
 
 
+def is_reward_model(name: str) -> bool:
+    """Whether a folder or Hub id is a sequence classifier; InputError where it is no finished model. No weight is read."""
+    _check_folder(name, "recipes/reward.py or recipes/sft.py")
+    return "ForSequenceClassification" in " ".join(_config(name).architectures or [])
+
+
 def load_tokenizer(name: str | Path, revision: str = "main"):
     """The tokenizer in a folder or on the Hub. Raises InputError where there is none that can be loaded."""
     from transformers import AutoTokenizer

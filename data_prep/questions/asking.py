@@ -1,6 +1,7 @@
 """Ask a model about every span, and keep each reply in a journal: a stopped run loses and pays nothing twice."""
 
 import hashlib
+import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from tqdm.auto import tqdm
@@ -26,14 +27,26 @@ def ask_server(server: Server, prompts: list[list[dict]], journal: Journal, conc
     Raises the first error; the replies that have come by then are in the journal.
     """
     missing = [number for number in range(len(prompts)) if number not in journal.rankings]
-    pool, failure = ThreadPoolExecutor(concurrency), None
+    pool, failure, stopped = ThreadPoolExecutor(concurrency), None, threading.Event()
+
+    def reply(number: int) -> dict | None:
+        if stopped.is_set():  # at once: this thread may be a few requests on before the one below hears of the failure
+            return None
+        try:
+            return server.reply(prompts[number])
+        except BaseException:
+            stopped.set()
+            raise
+
     try:
-        asked = {pool.submit(server.reply, prompts[number]): number for number in missing}
+        asked = {pool.submit(reply, number): number for number in missing}
         bar = tqdm(as_completed(asked), "asking", len(prompts), initial=len(prompts) - len(missing), disable=None)
         for done in bar:
             if done.cancelled():
                 continue
             if done.exception() is None:
+                if done.result() is None:  # not asked
+                    continue
                 journal.add([{"row": asked[done], **done.result()}])
             elif failure is None:
                 failure = done.exception()
@@ -53,8 +66,12 @@ def ask_checkpoint(
     temperature: float,
     batch_size: int,
     seed: int,
+    shorter: str = "a smaller --span",
 ) -> None:
     """Ask a model in a folder or on the Hub what the journal has no reply to.
+
+    Args:
+        shorter: what to use where a prompt does not fit the context, in words.
 
     Raises InputError for a model that cannot be asked, and for a prompt that does not fit its context.
     """
@@ -70,7 +87,7 @@ def ask_checkpoint(
     if (longest := max(lengths)) > room:
         raise InputError(
             f"{name}: the longest prompt has {longest:,} tokens, but its context has room for {room:,} beside "
-            f"--max_new_tokens {max_new_tokens:,}: use a smaller --span, or a model with a longer context"
+            f"--max_new_tokens {max_new_tokens:,}: use {shorter}, or a model with a longer context"
         )
     # In parts that do not depend on what is there already, so that a resumed run gives the same replies.
     for part in batched(tqdm(range(len(prompts)), "asking", disable=None), batch_size):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import check_writable
+from data_prep.judging.judges import NAMES, Judge, load_judge
 from data_prep.rows.bad_rows import ON_BAD
 
 CONVERSATIONS = (
@@ -44,3 +45,31 @@ def quarantine_file(on_bad: str, results_dir: str | None, name: str) -> Path | N
     if on_bad == "quarantine" and not results_dir:
         raise InputError("--on_bad quarantine: give --results_dir, where bad rows go to quarantine_<name>.jsonl")
     return Path(results_dir, f"quarantine_{name}.jsonl") if results_dir else None
+
+
+def add_judge(parser: argparse.ArgumentParser, default: str = "reference, agreement with the reference") -> None:
+    """`--judge`, `--rubric` and `--agreement_with`; `default` is that of `--judge`, its first word, and what it is."""
+    parser.add_argument(
+        "--judge",
+        metavar="NAME",
+        default=default.split(",")[0],
+        help=f"who judges: {NAMES} (default: {default})",
+    )
+    parser.add_argument("--rubric", help="with a language model: the YAML of what it is told (default: its own)")
+    parser.add_argument(
+        "--agreement_with",
+        metavar="NAME",
+        help="whom the judge's agreement is measured with: a file of rankings, best of people, which it is asked about too, "
+        "or another judge on the same answers (default: none, and the agreement is not measured)",
+    )
+
+
+def load_judges(arguments: argparse.Namespace, journal: Path | None) -> tuple[Judge, Judge | None]:
+    """(the judge, whom its agreement is measured with or None) of `add_judge`. Raises `InputError` for what is neither."""
+    judge = load_judge(arguments.judge, arguments.rubric, journal)
+    other = load_judge(arguments.agreement_with) if arguments.agreement_with else None
+    if other and other.language_model:
+        raise InputError(
+            "--agreement_with: found a language model; expected rankings, a function, a reward model or reference"
+        )
+    return judge, other

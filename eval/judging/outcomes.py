@@ -1,69 +1,80 @@
-"""Who wins: two answers to one prompt compared by agreement with the reference, or by a function."""
+"""Who wins: the answers of two models to the same prompts, compared by a judge."""
 
-from collections.abc import Callable
-
+from data_prep.common.errors import InputError
 from data_prep.common.intervals import bootstrap_interval
+from data_prep.judging.agreement import agreement_line, judged_with_agreement
+from data_prep.judging.judges import Judge
+from data_prep.judging.language_model import told_line
 from eval.common.functions import measure
 from eval.metrics import load_metric
-
-TIE_WIDTH = 5.0  # chrF points
-JUDGE = (
-    "a proxy for a human judge: agreement with the reference answer (an exact match beats any other answer, "
-    f"then the higher sentence chrF; two matches, or scores less than {TIE_WIDTH:g} points apart, tie)"
-)
-JUDGE_FUNCTION = "a stand-in for a human judge: the function {} (the higher value wins, equal ones tie)"
 
 Texts = list[list[str]]  # the answers of one model: one list per prompt
 
 
-def outcome(matches: bool, score: float, other_matches: bool, other_score: float) -> float:
-    """1 if the first answer wins, 0.5 for a tie, 0 if it loses. Scores are chrF, 0 to 100."""
-    if matches or other_matches:
-        return 0.5 + (matches - other_matches) / 2
-    if abs(score - other_score) < TIE_WIDTH:
-        return 0.5
-    return float(score > other_score)
-
-
-def outcome_by_value(value: float, other_value: float) -> float:
-    """1 if the first answer wins, 0.5 for a tie, 0 if it loses, by the values that a function gives them."""
-    return 0.5 + ((value > other_value) - (value < other_value)) / 2
-
-
-def agreement(rows: list[dict], texts: Texts) -> list[list[tuple[bool, float]]]:
-    """(exact match, sentence chrF) with its row's reference of every answer: one list per prompt."""
+def exact_matches(rows: list[dict], texts: Texts) -> list[list[bool]]:
+    """Whether each answer is its row's reference, whitespace aside: one list per prompt."""
     pairs = {
         "predictions": [text for group in texts for text in group],
         "references": [row["reference"] for row, group in zip(rows, texts, strict=True) for _ in group],
     }
-    matches = load_metric("exact_match").compute(**pairs)["matches"]
-    scores = load_metric("chrf").compute(**pairs)["sentence_chrf"]
-    left = iter(zip(matches, scores, strict=True))
+    left = iter(load_metric("exact_match").compute(**pairs)["matches"])
     return [[next(left) for _ in group] for group in texts]
 
 
+def row_to_judge(row: dict) -> dict:
+    """What a judge gets of a row beside its answers."""
+    return {key: row[key] for key in ("prompt", "id", "reference")}
+
+
 def compare(
-    function: Callable | None, rows: list[dict], texts: list[Texts], agreed: list[list[list[tuple]]]
-) -> list[list[float]]:
-    """The outcome of every answer of the model against every one of its opponent: one list per prompt.
+    judge: Judge, rows: list[dict], texts: list[Texts], other: Judge | None = None
+) -> tuple[list[list[float | None]], dict | None]:
+    """(the outcome of every answer of the model against every one of its opponent, one list per prompt; the judge's
+    agreement with `other`, see `judged_with_agreement`).
+
+    1 for a win, 0.5 for a tie, as of equal texts, 0 for a loss, None without a verdict. Raises `InputError` if there is no
+    verdict at all.
 
     Args:
-        function: the judge; None: agreement with the reference.
         texts: the answers of both.
-        agreed: the `agreement` of both.
     """
-    if function:
-        values = [measure(function, rows, side) for side in texts]
-        return [
-            [outcome_by_value(mine, other) for mine in own for other in others]
-            for own, others in zip(*values, strict=True)
-        ]
-    return [[outcome(*mine, *other) for mine in own for other in others] for own, others in zip(*agreed, strict=True)]
+    asked, pairs, places = [], [], []
+    for row, own, others in zip(rows, *texts, strict=True):
+        place = {text: number for number, text in enumerate(dict.fromkeys([*own, *others]))}
+        asked.append({**row_to_judge(row), "completions": [*place]})
+        both = {tuple(sorted((place[one], place[its]))) for one in own for its in others if one != its}
+        pairs.append(sorted(both))
+        places.append(place)
+    found, agreed = judged_with_agreement(judge, asked, pairs, other)
+
+    def outcome(outcomes: dict, one: int, its: int) -> float | None:
+        if one == its:
+            return 0.5
+        value = outcomes[min(one, its), max(one, its)]
+        return value if value is None or one < its else 1 - value
+
+    compared = [
+        [outcome(outcomes, place[one], place[its]) for one in own for its in others]
+        for outcomes, place, own, others in zip(found, places, *texts, strict=True)
+    ]
+    if all(value is None for group in compared for value in group):
+        told = judge.told()
+        why = told_line(told) if told else "none of these answers is ranked in it"
+        raise InputError(f"the judge, {judge.words}, has no verdict on any of the answers: {why}")
+    return compared, agreed
 
 
-def means(values: list[list[float]]) -> list[float]:
-    """One mean per prompt of the values of its answers."""
-    return [sum(group) / len(group) for group in values]
+def say(label: str, judge: Judge, agreed: dict | None) -> None:
+    """Print what a judge that is a language model told of itself, and how far a judge agrees with people or others."""
+    if told := judge.told():
+        print(f"{label}: {told_line(told)}")
+    print(f"{label}: {agreement_line(agreed)}")
+
+
+def means(values: list[list]) -> list[float]:
+    """One mean per prompt of the values of its answers; None is no value, and a prompt without any is left out."""
+    kept = [[value for value in group if value is not None] for group in values]
+    return [sum(group) / len(group) for group in kept if group]
 
 
 def measure_both(functions: dict, rows: list[dict], texts: list[Texts]) -> dict[str, dict]:
