@@ -24,7 +24,15 @@ def answers_of_models(
     found = []
     for number, (name, (model, tokenizer)) in enumerate(zip(models, loaded, strict=True)):
         answers = generate_answers(
-            model, tokenizer, prompts, max_new_tokens, temperature, num_return_sequences, batch_size, seed + number, name
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens,
+            temperature,
+            num_return_sequences,
+            batch_size,
+            seed + number,
+            name,
         )
         found.append([[answer["text"] for answer in group] for group in answers])
     return found

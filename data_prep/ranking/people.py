@@ -8,10 +8,10 @@ from collections.abc import Callable
 from data_prep.common.errors import InputError
 from data_prep.common.text import counted, printable
 from data_prep.ranking.agreement import rater_agreement
+from data_prep.ranking.completions import KEPT
 from data_prep.ranking.journal import Journal
 
 BY = "a person"  # stored in rankings, as the terminal does: it stays as it is
-KEPT = ("id", "prompt", "completions", "counts", "models", "drawn")
 LONGEST_NAME, LONGEST_TEXT = 60, 100_000
 
 
@@ -41,7 +41,7 @@ class People:
         self.rows, self.journal, self.seed, self._changed = rows, journal, seed, changed
         self.todo = [index for index, row in enumerate(rows) if len(set(row["completions"])) > 1]
         twice = random.Random(seed).sample(self.todo, round(overlap * len(self.todo)))
-        self._raters_wanted = {index: 1 for index in self.todo} | {index: 2 for index in twice}
+        self._raters_wanted = dict.fromkeys(self.todo, 1) | dict.fromkeys(twice, 2)
         self._in_hand: dict[str, int] = {}
         self._lock = threading.RLock()
         raters: defaultdict[int, set[str]] = defaultdict(set)
@@ -69,7 +69,9 @@ class People:
             for index in self.todo
             if rater not in self._judged_by[index] and self._ranked(index) < self._raters_wanted[index]
         ]
-        free = (index for index in open_rows if self._ranked(index) + held_by_others[index] < self._raters_wanted[index])
+        free = (
+            index for index in open_rows if self._ranked(index) + held_by_others[index] < self._raters_wanted[index]
+        )
         return next(free, open_rows[0] if open_rows else None)
 
     def task(self, rater: str) -> dict:
@@ -100,7 +102,7 @@ class People:
         """
         with self._lock:
             rater = rater_name(rater)
-            if row not in self._raters_wanted:
+            if type(row) is not int or row not in self._raters_wanted or not isinstance(judgement, dict):
                 raise ValueError(f"there is no prompt {row!r} to rank")
             if rater not in self._judged_by[row]:
                 said = self._said(row, rater, judgement)
@@ -122,7 +124,9 @@ class People:
             placed = dict(zip(order, map(steps.index, ranks), strict=True))
             said = {"ranks": [placed[place] for place in range(len(order))]}
         else:
-            raise ValueError(f"found the ranks {ranks!r}; expected a number for each of {counted(len(order), 'answer')}")
+            raise ValueError(
+                f"found the ranks {ranks!r}; expected a number for each of {counted(len(order), 'answer')}"
+            )
         for name in ("note", "better_answer"):
             text = judgement.get(name) or ""
             if not isinstance(text, str) or len(text) > LONGEST_TEXT:
@@ -195,7 +199,9 @@ class People:
         for (index, rater), ranking in sorted(self.journal.rankings.items(), key=lambda item: item[0][0]):
             if "better_answer" in ranking:
                 prompt = self.rows[index]["prompt"]
-                turns = [{"from": speaker.get(turn["role"], turn["role"]), "value": turn["content"]} for turn in prompt]
+                turns = [
+                    {"from": speaker.get(turn["role"], turn["role"]), "value": turn["content"]} for turn in prompt
+                ]
                 turns.append({"from": "gpt", "value": ranking["better_answer"]})
                 row = {"id": str(self.rows[index].get("id", index + 1)), "conversations": turns}
                 rows.append({**row, "written_by": rater, "written_at": ranking["ranked_at"]})
@@ -216,12 +222,16 @@ class People:
         )
         people = len({ranking["rater"] for ranking in all_of})
         line = f"{counted(len(all_of), 'judgement')} by {people:,} {'person' if people == 1 else 'people'}"
-        return ": ".join([line, ", ".join(f"{number:,} {kind}" for number, kind in kinds if number)]).removesuffix(": ")
+        return ": ".join([line, ", ".join(f"{number:,} {kind}" for number, kind in kinds if number)]).removesuffix(
+            ": "
+        )
 
 
 def rater_name(name: str) -> str:
     """The name without blanks around it; ValueError if it is empty, too long, or holds what cannot be written."""
     name = name.strip() if isinstance(name, str) else ""
     if not 0 < len(name) <= LONGEST_NAME or len(name.splitlines()) > 1 or printable(name) != name:
-        raise ValueError(f"expected a name of 1 to {LONGEST_NAME} characters, in one line and without control characters")
+        raise ValueError(
+            f"expected a name of 1 to {LONGEST_NAME} characters, in one line and without control characters"
+        )
     return name
