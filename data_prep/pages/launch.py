@@ -35,7 +35,9 @@ POLICY = (
 # `.text` is what people and models wrote: each line in its own direction, nothing wider than the page.
 STYLE = """
 .text { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; text-align: start; }
-.quiet { color: var(--body-text-color-subdued); }
+.quiet { color: var(--neutral-600); }
+.dark .quiet { color: var(--neutral-400); }
+.gradio-container main { width: 100%; }
 .gradio-container { max-width: 76rem !important; margin: 0 auto !important; }
 .gradio-container * { min-width: 0; }
 :focus-visible { outline: 2px solid var(--color-accent) !important; outline-offset: 2px; }
