@@ -30,8 +30,9 @@ LONGEST_MESSAGE = 100_000  # characters
 
 LAYOUT = """
 #ask { position: sticky; bottom: 0; z-index: 10; background: var(--body-background-fill); padding: .5rem 0; gap: .5rem; }
-#ask button { flex: 1 1 auto; min-width: 5.5rem; }
-#ask .row, #buttons, #saves { flex-wrap: wrap; gap: .5rem; }
+#ask button, #saves button { flex: 1 1 auto; min-width: 4rem; padding: .45rem .6rem; }
+#buttons, #saves { flex-wrap: wrap; gap: .5rem; }
+@media (max-width: 640px) { #message .info { display: none; } }
 #status { min-height: 1.4em; font-size: .85rem; }
 #conversation { gap: 0; }
 h1 { font-size: 1.4rem; margin: 0; }

@@ -16,7 +16,6 @@ STYLE = """
 .answer h3 { margin: 0 0 .4rem; font-size: .95rem; overflow-wrap: anywhere; }
 .answer h3 .quiet { font-weight: 400; margin-inline-start: .4rem; }
 .answer .text { line-height: 1.5; min-height: 1.5em; }
-.answer .message-given { color: var(--body-text-color-subdued); }
 .answer .facts { margin: .5rem 0 0; font-size: .8rem; display: flex; flex-wrap: wrap; gap: .15rem .8rem; }
 .answer .reward { font-weight: 600; color: var(--body-text-color); }
 .answer .error { color: var(--error-text-color, #b91c1c); }
@@ -58,11 +57,12 @@ def _answer_html(words, name: str, message: str, answer: dict, best: bool) -> st
             f'<section class="answer">{head}{text_html(words.failed.format(error=answer["error"]), "error")}</section>'
         )
     done = answer["state"] == "done"
+    said = "" if answer["text"] or not done else f'<span class="quiet">{_escaped(words.empty)}</span>'
     if answer["mode"] == "base":  # one text: the message, and what the model makes of it
-        given = f'<span class="message-given">{_escaped(message)}</span>'
-        text = f'<div class="text" dir="auto">{given}{_escaped(answer["text"])}</div>'
+        said = f'<span class="quiet">{_escaped(message)}</span>{_escaped(answer["text"])}{said}'
     else:
-        text = text_html(answer["text"]) if answer["text"] or not done else text_html(words.empty, "quiet")
+        said = _escaped(answer["text"]) + said
+    text = f'<div class="text" dir="auto">{said}</div>'
     facts = []
     if answer["reward"] is not None:
         reward = words.reward.format(score=f"{answer['reward']:.2f}") + (f" · {words.best}" if best else "")

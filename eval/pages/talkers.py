@@ -127,6 +127,8 @@ class Checkpoint:
         if self.tokenizer.chat_template is not None:
             check_template(self.tokenizer, name)
         self.kind = "chat" if is_chat_model(self.model, self.tokenizer) else "base"
+        # The first call is slow, whatever it is: libraries are imported, memory is laid out.
+        self.answer([], "?", Options(0.0, 1), threading.Event(), lambda text: None)
 
     def answer(
         self,
