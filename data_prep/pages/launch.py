@@ -35,7 +35,11 @@ POLICY = (
 # `.text` is what people and models wrote: each line in its own direction, nothing wider than the page.
 STYLE = """
 .text { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; text-align: start; }
-.quiet { color: var(--body-text-color-subdued); }
+.quiet { color: var(--neutral-600); }
+.dark .quiet { color: var(--neutral-400); }
+.gradio-container { --block-info-text-color: var(--neutral-500); }
+.dark .gradio-container { --block-info-text-color: var(--neutral-400); }
+gradio-app, .gradio-container, .gradio-container .main, .gradio-container .wrap, main { width: 100%; }
 .gradio-container { max-width: 76rem !important; margin: 0 auto !important; }
 .gradio-container * { min-width: 0; }
 :focus-visible { outline: 2px solid var(--color-accent) !important; outline-offset: 2px; }
@@ -167,6 +171,7 @@ def page(title: str):
 def start(blocks, arguments, css: str = "", js: str | None = None) -> str:
     """Serve `blocks` from a thread of its own; returns the address. `blocks.close()` ends it."""
     import gradio
+    import matplotlib.pyplot  # noqa: F401  Gradio imports it at the first click, which would wait two seconds
     from starlette.middleware import Middleware
 
     local = is_loopback(arguments.host)
