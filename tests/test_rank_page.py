@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -35,6 +36,7 @@ HOSTILE = [
     '<iframe srcdoc="<script>parent.taken=1</script>">', "</textarea><script>taken=2</script>",
     '" onmouseover="taken=3" x="', "' onfocus='taken=4' autofocus x='", "`-(taken=5)-`", "${window.taken=6}",
     "{{ 78901 * 7 }} {{constructor.constructor('taken=7')()}}", "[x](javascript:taken=8) **bold** $\\href{javascript:1}{x}$",
+    "<object data=javascript:taken=11>",
     "<!--><img src=x onerror=taken=9>-->", "<math><mtext><style><img src=x onerror=taken=10>", "\u202egnp.exe \u2067a",
     "\x00\x1b[2J\x07", "مرحبا بالعالم، هذا نص طويل من اليمين إلى اليسار 12", "W" * 2000,
 ]  # fmt: skip
@@ -197,6 +199,14 @@ def test_a_judgement_that_is_sent_twice_is_kept_once(tmp_path):
             people = People(rows, journal, overlap=0, seed=1)
             people.judge("Ada", 0, {"ranks": [0, 1, 2]})
             assert people.state("Ada")["mine"] == 1 and people.task("Ada")["task"]["row"] == 1
+
+
+def test_after_a_restart_a_page_goes_on_with_what_it_showed(tmp_path):
+    with contextlib.closing(Journal(tmp_path / "j", {}, durable=False, per_rater=True)) as journal:
+        people = People([{**row, "prompt": []} for row in rows_of(4)], journal, overlap=0, seed=1)
+        assert people.task("Ben", had=1)["task"]["row"] == 1
+        people.judge("Ada", 2, {"ranks": [0, 1, 2]})
+        assert people.task("Ada", had=2)["task"]["row"] == 0  # judged already: the next
 
 
 def test_two_processes_on_one_journal_and_a_file_of_others_are_refused(completions, tmp_path, monkeypatch):
@@ -437,45 +447,52 @@ def test_of_100_judgements_in_two_browsers_none_is_lost_by_a_kill(tmp_path):
     pytest.importorskip("gradio", reason="gradio is not installed")
     write_jsonl(tmp_path / "completions.jsonl", rows_of(100, answers=4))
     output, log = tmp_path / "rankings.jsonl", tmp_path / "log"
-    words = options_of(completions=tmp_path / "completions.jsonl", output=output, overlap=0, port=7931)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = options_of(completions=tmp_path / "completions.jsonl", output=output, overlap=0, port=port)
+    servers = []
 
-    def serve():
+    def serve() -> None:
         with log.open("w") as file:
-            process = subprocess.Popen([sys.executable, "-m", "data_prep.rank_page", *words], stdout=file, stderr=file)
+            command = [sys.executable, "-m", "data_prep.rank_page", *words]
+            servers.append(subprocess.Popen(command, stdout=file, stderr=file))
         until = time.monotonic() + 120
         while "the page:" not in log.read_text():
-            assert process.poll() is None and time.monotonic() < until, log.read_text()
+            assert servers[-1].poll() is None and time.monotonic() < until, log.read_text()
             time.sleep(0.2)
-        return process
 
-    address, killed = "http://127.0.0.1:7931/", False
-    server = serve()
-    acknowledged: dict[str, int] = {}
-    with browser() as own:
-        pages = {name: own.new_context().new_page() for name in ("Ada", "Ben")}
-        for name, page in pages.items():
-            page.goto(address)
-            enter(page, name)
+    def judge(pages: dict) -> None:
         for turn in range(50):
             for name, page in pages.items():
                 for key in "3124":
                     page.keyboard.press(key)
                 if turn == 20 and name == "Ben":  # a judgement in hand as the server dies
-                    server.send_signal(signal.SIGKILL)
-                    server.wait()
+                    servers[-1].kill()
+                    servers[-1].wait()
                     page.keyboard.press("Enter")
                     page.locator(".problem:visible").wait_for()
-                    server, killed = serve(), True
+                    serve()
                     for each in pages.values():
                         each.reload()
                         each.locator(".rank .answer").first.wait_for()
                 page.keyboard.press("Enter")
-                acknowledged[name] = turn + 1
                 wait_for_judged(page, turn + 1)
-    server.terminate()
-    server.wait()
+
+    try:
+        serve()
+        with browser() as own:
+            pages = {name: own.new_context().new_page() for name in ("Ada", "Ben")}
+            for name, page in pages.items():
+                page.goto(f"http://127.0.0.1:{port}/")
+                enter(page, name)
+            judge(pages)
+    finally:
+        for server in servers:
+            server.terminate()
+            server.wait()
     rows = list(read_jsonl(output))
-    assert killed and acknowledged == {"Ada": 50, "Ben": 50}
+    assert len(servers) == 2 and [server.returncode for server in servers] == [-signal.SIGKILL, 128 + signal.SIGTERM]
     assert sorted(row["id"] for row in rows) == sorted(f"q{n}" for n in range(100))
-    assert [sum(row["rater"] == name for row in rows) for name in pages] == [50, 50]
+    assert [sum(row["rater"] == name for row in rows) for name in ("Ada", "Ben")] == [50, 50]
     assert all(sorted(row["ranks"]) == [0, 1, 2, 3] for row in rows)

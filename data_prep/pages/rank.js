@@ -52,6 +52,12 @@ function keepDraft() {
   sessionStorage.setItem(DRAFT, JSON.stringify(draft));
 }
 
+// What this person had on the page before it was loaded again, or {}.
+function keptDraft() {
+  const draft = JSON.parse(sessionStorage.getItem(DRAFT) || "{}");
+  return draft.rater === rater ? draft : {};
+}
+
 function showState(said) {
   one(".start").hidden = true;
   one(".progress").textContent = fill(WORDS.progress, said);
@@ -81,15 +87,12 @@ function show(said, before) {
   places = Array(number).fill(null);
   type("note", "");
   type("better", "");
-  let draft = null;
-  try {
-    draft = JSON.parse(sessionStorage.getItem(DRAFT));
-  } catch (error) {}
+  const draft = keptDraft();
   if (before) {
     if (before.ranks) places = before.ranks;
     type("note", before.note);
     type("better", before.better_answer);
-  } else if (draft && draft.rater === rater && draft.row === task.row && draft.places.length === number) {
+  } else if (draft.row === task.row && draft.places.length === number) {
     places = draft.places;
     type("note", draft.note);
     type("better", draft.better);
@@ -303,7 +306,7 @@ function begin() {
   form.onsubmit = async (event) => {
     event.preventDefault();
     rater = input.value.trim();
-    const said = await ask("ranking_task", {});
+    const said = await ask("ranking_task", { row: keptDraft().row });
     if (!said) return;
     localStorage.setItem(NAME, rater);
     sessionStorage.setItem(NAME, rater);
@@ -313,5 +316,5 @@ function begin() {
 }
 // A page that is loaded again, in the same tab, goes on where it was.
 rater = sessionStorage.getItem(NAME) || "";
-if (rater) ask("ranking_task", {}).then((said) => (said ? show(said) : begin()));
+if (rater) ask("ranking_task", { row: keptDraft().row }).then((said) => (said ? show(said) : begin()));
 else begin();

@@ -86,15 +86,15 @@ def ranking_page(people: People, language: str, title: str, changed_words: dict 
         except ValueError as error:
             return {"error": str(error)}
 
-    def shown(rater: str) -> dict:
-        found = people.task(rater)
+    def shown(rater: str, had: int | None = None) -> dict:
+        found = people.task(rater, had)
         if task := found["task"]:
             turns = [{key: printable(turn[key]) for key in ("role", "content")} for turn in task["prompt"]]
             found["task"] = {**task, "prompt": turns, "answers": [printable(text) for text in task["answers"]]}
         return found
 
     def ranking_task(asked: dict) -> dict:
-        return answered(lambda: shown(asked.get("rater")))
+        return answered(lambda: shown(asked.get("rater"), asked.get("row")))
 
     def ranking_judge(asked: dict) -> dict:
         def judge():

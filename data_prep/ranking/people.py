@@ -60,7 +60,7 @@ class People:
         number = len(self.rows[index]["completions"])
         return random.Random(f"{self.seed} {index} {rater}").sample(range(number), number)
 
-    def _next(self, rater: str) -> int | None:
+    def _next(self, rater: str, had: int | None) -> int | None:
         if (held := self._in_hand.get(rater)) is not None:
             return held
         held_by_others = Counter(self._in_hand.values())
@@ -74,14 +74,16 @@ class People:
         )
         return next(free, open_rows[0] if open_rows else None)
 
-    def task(self, rater: str) -> dict:
+    def task(self, rater: str, had: int | None = None) -> dict:
         """What a page shows this person: the prompt in hand, or the next one, and how far everybody is.
+
+        `had` is the row that the page showed before the server was started again: who had it in hand is not in the journal.
 
         {"task": {"row", "prompt": messages, "answers": texts in the order shown}, or None if nothing is left, and what
         `state` says}. Raises ValueError for a name that cannot be used.
         """
         with self._lock:
-            index = self._next(rater := rater_name(rater))
+            index = self._next(rater := rater_name(rater), had)
             if index is None:
                 return {"task": None, **self.state(rater)}
             self._in_hand[rater] = index
