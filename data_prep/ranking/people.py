@@ -69,6 +69,8 @@ class People:
             for index in self.todo
             if rater not in self._judged_by[index] and self._ranked(index) < self._raters_wanted[index]
         ]
+        if had in open_rows:
+            return had
         free = (
             index for index in open_rows if self._ranked(index) + held_by_others[index] < self._raters_wanted[index]
         )
