@@ -4,11 +4,12 @@
     python -m eval.speed shakespeare
     python -m eval.speed ppo --run runs/quickstart
     python -m eval.speed data
+    python -m eval.speed training --run runs/quickstart
 
 `matrix` prints the rate of a 1024³ matrix product, by which speeds compare between machines. `shakespeare` times
 nanoGPT's small model to nanoGPT's loss (eval/benchmarks/shakespeare.py). `ppo` times TRL 1.12's own PPO trainer and
 ours (recipes/trainers/ppo/benchmark.py, which has its options). `data` measures data preparation
-(eval/benchmarks/data.py). Run them on a quiet machine: no test looks at their times.
+(eval/benchmarks/data.py), `training` pretraining, SFT and reward training (eval/benchmarks/training.py). Run them on a quiet machine: no test looks at their times.
 """
 
 import argparse
@@ -18,20 +19,20 @@ import sys
 from data_prep.common.errors import run_main
 from data_prep.common.files import write_results
 from data_prep.common.machine import matrix_rates
-from eval.benchmarks import data, shakespeare
+from eval.benchmarks import data, shakespeare, training
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     matrix = commands.add_parser("matrix", help="GFLOP/s of a matrix product")
-    matrix.set_defaults(run=lambda arguments: {"metrics": matrix_rates()})
-    for name, module in (("shakespeare", shakespeare), ("data", data)):
+    matrix.set_defaults(measure=lambda arguments: {"metrics": matrix_rates()})
+    for name, module in (("shakespeare", shakespeare), ("data", data), ("training", training)):
         command = commands.add_parser(
             name, help=module.run.__doc__, description=module.__doc__, formatter_class=parser.formatter_class
         )
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        command.set_defaults(measure=module.run)
     for command in set(commands.choices.values()):
         command.add_argument(
             "--results_dir", help="folder for speed_<command>.json; default: results are only printed"
@@ -43,7 +44,7 @@ def main() -> None:
         sys.exit(subprocess.run([sys.executable, "-m", "recipes.trainers.ppo.benchmark", *others]).returncode)
     if others:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
-    results = arguments.run(arguments)
+    results = arguments.measure(arguments)
     if arguments.results_dir:
         write_results(arguments.results_dir, f"speed_{arguments.command}", results)
 
