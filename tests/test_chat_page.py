@@ -295,7 +295,8 @@ def test_an_answer_grows_by_tokens_and_says_how_it_ended(talker, zero_model_dir)
 def test_stopping_keeps_what_is_written(talker):
     stop, model = threading.Event(), Checkpoint(str(talker("yes")))
     said = model.answer([], "hi", Options(0.0, 8), stop, lambda text: stop.set())
-    assert (said.text, said.tokens, said.ended) == ("ye", 2, False)  # a token is told after it was asked whether to stop
+    # The library asks whether to stop before it tells of the token.
+    assert (said.text, said.tokens, said.ended) == ("ye", 2, False)
 
 
 def test_one_model_that_fails_does_not_take_the_others_along():
