@@ -67,15 +67,10 @@ def options_of(**options) -> list[str]:
 
 def run(monkeypatch, module, while_served, **options) -> None:
     """The command; `while_served(people)` is done instead of serving the page."""
-    real = module.ranking_page
-    held = []
-    monkeypatch.setattr(module, "ranking_page", lambda people, *rest: held.append(people) or real(people, *rest))
-    monkeypatch.setattr(module, "serve", lambda *_: while_served(held[-1]))
+    monkeypatch.setattr(module, "ranking_page", lambda people, *_: people)
+    monkeypatch.setattr(module, "serve", lambda people, *_: while_served(people))
     monkeypatch.setattr(sys, "argv", [module.__name__, *options_of(**options)])
-    try:
-        module.main()
-    finally:
-        monkeypatch.setattr(module, "ranking_page", real)
+    module.main()
 
 
 @pytest.fixture
