@@ -1,6 +1,8 @@
 # make quickstart   install, then the whole chain on the documentation inside your own Python; FRESH=1 starts over
 # make compare      after it: DPO, RLOO and GRPO at PPO's wall time, two more seeds of the chain, in one table
 # make adapt        the quickstart's model adapted to a domain: what it gains, what it forgets, whether it serves as trained
+# make chat         chat in the browser with the quickstart's base, SFT and PPO models side by side, scored by its reward model
+# make rank         people rank the answers that the quickstart sampled, in the browser
 # make test         the tests
 # make lint         ruff, as continuous integration runs it
 # make install      the install alone
@@ -23,7 +25,7 @@ PIP_INSTALL := $(if $(UV),uv pip install --python "$(BIN)/python","$(BIN)/python
 FROM_INDEX := $(if $(INDEX),--index-url "$(INDEX)")
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart compare adapt test lint install
+.PHONY: help quickstart compare adapt chat rank test lint install
 
 help:
 	@sed -n -e '/^#/!q' -e 's/^# \{0,1\}//p' Makefile
@@ -37,6 +39,14 @@ compare: install
 adapt: $(VENV)/adapt
 	$(RUN) bash recipes/adapt.sh
 
+chat: $(VENV)/pages
+	$(RUN) python -m eval.chat_page --model $(addprefix runs/quickstart/,base sft ppo) \
+	    --reward_model runs/quickstart/reward --save_to runs/quickstart/chats.jsonl
+
+rank: $(VENV)/pages
+	$(RUN) python -m data_prep.rank_page --completions runs/quickstart/data/completions.jsonl \
+	    --output runs/quickstart/data/rankings_by_people.jsonl
+
 test: $(VENV)/test
 	$(RUN) HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
@@ -45,7 +55,7 @@ lint: $(VENV)/test
 
 install: $(VENV)/installed
 
-# These three files are touched when an install has ended well: until then it is repeated, afterwards it is not, and needs
+# These files are touched when an install has ended well: until then it is repeated, afterwards it is not, and needs
 # no network.
 $(VENV)/installed: requirements.txt pyproject.toml
 	@"$(BIN)/python" -m pip --version >/dev/null 2>&1 || { $(MAKE_VENV); }
@@ -56,6 +66,10 @@ $(VENV)/installed: requirements.txt pyproject.toml
 # NumPy's documentation is read from .html too, and the model is asked through a server.
 $(VENV)/adapt: $(VENV)/installed
 	$(PIP_INSTALL) $(FROM_INDEX) -e '.[documents,serving]'
+	@touch $@
+
+$(VENV)/pages: $(VENV)/installed
+	$(PIP_INSTALL) $(FROM_INDEX) -e '.[pages]'
 	@touch $@
 
 $(VENV)/test: $(VENV)/installed

@@ -42,14 +42,13 @@ from data_prep.common.text import counted
 from data_prep.judging.agreement import agreement_line, judged_with_agreement
 from data_prep.judging.judges import Judge, load_judge
 from data_prep.judging.language_model import ranks_of_outcomes, told_line
-from data_prep.ranking.completions import read_completions
+from data_prep.ranking.completions import KEPT, read_completions
 from data_prep.ranking.journal import Journal
 from data_prep.ranking.raters import Rater, by_chrf, by_exact_match, by_function, by_reward_model
 from data_prep.ranking.terminal import rank_in_terminal
 from data_prep.readers.ranks import pairs
 
 PROXY = "a stand-in for a human rater: agreement with the reference"  # stored in rankings: it stays as it is
-KEPT = ("id", "prompt", "completions", "counts", "drawn")
 ANSWERS_AT_ONCE = 128  # ranked in one call, and written to the journal together
 
 

@@ -15,6 +15,7 @@ import sys
 
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.text import counted, printable
+from eval.pages.talkers import fitting, generation_settings, is_chat_model
 
 HELP = """\
 /reset   forget the conversation
@@ -22,37 +23,11 @@ HELP = """\
 /exit    leave, as Ctrl-D and Ctrl-C do; in an answer Ctrl-C stops the answer alone"""
 
 
-def is_chat_model(model, tokenizer) -> bool:
-    """Whether the template ends an assistant's turn with a token at which the model stops."""
-    from data_prep.models.generation import end_of_turn_ids
-
-    if tokenizer.chat_template is None:
-        return False
-    turns = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hello."}]
-    written = tokenizer.apply_chat_template(turns, tokenize=False).rstrip()
-    ids = [token for token in end_of_turn_ids(model, tokenizer) if token is not None]
-    return written.endswith(tuple(tokenizer.convert_ids_to_tokens(ids)))
-
-
-def fitting(tokenizer, history: list[dict], most: int) -> tuple[list[dict], list[int], str]:
-    """(`history` without the oldest turns that do not fit, its ids, at most `most`, a note on what was left out).
-
-    A question is dropped together with its answer; a system turn is kept. A last question that is too long is truncated
-    on the left.
-    """
-    from data_prep.tokens.chat_encoder import encode_prompts
-
-    first = 1 if history[0]["role"] == "system" else 0
-    dropped = 0
-    while True:
-        (ids,) = encode_prompts(tokenizer, [history])
-        if len(ids) <= most or len(history) <= first + 1:
-            break
-        history = history[:first] + history[first + 2 :]
-        dropped += 1
-    notes = [f"no longer fits and is forgotten: the oldest {counted(dropped, 'exchange')}"] if dropped else []
-    notes += [f"the first {len(ids) - most} tokens do not fit and are truncated"] if len(ids) > most else []
-    return history, ids[-most:], "; ".join(notes)
+def note_of(forgotten: int, truncated: int) -> str:
+    """What of a conversation the model is not given, in words."""
+    notes = [f"no longer fits and is forgotten: the oldest {counted(forgotten, 'exchange')}"] if forgotten else []
+    notes += [f"the first {truncated} tokens do not fit and are truncated"] if truncated else []
+    return "; ".join(notes)
 
 
 def is_text(line: str) -> bool:
@@ -77,10 +52,9 @@ def main() -> None:
         raise InputError(f"--system: {arguments.system!r} is not {sys.getfilesystemencoding()}")
 
     import torch  # slow to import
-    from transformers import GenerationConfig, TextStreamer
+    from transformers import TextStreamer
 
     from data_prep.models.batched_generate import given_settings_alone
-    from data_prep.models.generation import end_of_turn_ids
     from data_prep.models.loading import check_template, load_checkpoint
     from data_prep.tokens.chat_encoder import encode_text
 
@@ -100,18 +74,7 @@ def main() -> None:
     if not arguments.raw and tokenizer.chat_template is not None:
         check_template(tokenizer, arguments.model)
     chat = not arguments.raw and is_chat_model(model, tokenizer)
-    end = [token for token in end_of_turn_ids(model, tokenizer) if token is not None]
-    pad = tokenizer.pad_token_id
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        use_cache=True,
-        do_sample=arguments.temperature > 0,
-        temperature=arguments.temperature or None,
-        top_k=0 if arguments.temperature > 0 else None,
-        eos_token_id=end,
-        pad_token_id=end[0] if pad is None else pad,
-        suppress_tokens=[pad] if pad is not None and pad not in end else None,
-    )
+    settings = generation_settings(model, tokenizer, arguments.temperature, max_new_tokens)
     torch.manual_seed(arguments.seed)
     beginning = [{"role": "system", "content": arguments.system}] if arguments.system else []
     history = list(beginning)
@@ -140,14 +103,12 @@ def main() -> None:
         elif question.strip():
             if chat:
                 asked = [*history, {"role": "user", "content": question}]
-                history, ids, note = fitting(tokenizer, asked, longest)
+                history, ids, forgotten, truncated = fitting(tokenizer, asked, longest)
             else:
                 ids = encode_text(tokenizer, question)
-                note = (
-                    f"the first {len(ids) - longest} tokens do not fit and are truncated" if len(ids) > longest else ""
-                )
+                forgotten, truncated = 0, max(0, len(ids) - longest)
                 ids = ids[-longest:]
-            if note:
+            if note := note_of(forgotten, truncated):
                 print(f"({note})")
             sys.stdout.write("model> " if chat else printable(question))
             streamer = PrintableStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)

@@ -183,6 +183,15 @@ def test_to_adapt_a_model_its_extras_are_installed_once(clone, index):
     assert clone.make("adapt")[0] == []
 
 
+def test_for_the_pages_gradio_is_installed_once(clone, index):
+    calls, _ = clone.make("chat", f"TORCH_INDEX={index}")
+    chat, folder = "venv-python -m eval.chat_page --model", "runs/quickstart"
+    models = f"{folder}/base {folder}/sft {folder}/ppo --reward_model {folder}/reward"
+    page = f"{chat} {models} --save_to {folder}/chats.jsonl"
+    assert calls[-2:] == ["venv-python -m pip install -e .[pages]", page]
+    assert clone.make("chat")[0] == [page]
+
+
 @pytest.mark.parametrize("broken", [TORCH, "-r requirements.txt"])
 def test_a_failed_install_is_repeated(clone, index, broken):
     clone.make("quickstart", f"TORCH_INDEX={index}", code=2, BROKEN=broken)

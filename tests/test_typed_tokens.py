@@ -19,7 +19,7 @@ from data_prep.common.files import write_json
 from data_prep.models.scoring import encode_answers, score_answers
 from data_prep.tokens.chat_encoder import ChatEncoder, encode_prompts
 from data_prep.train_tokenizer import CHAT_TEMPLATE, END_OF_TEXT, END_OF_TURN, PAD, SPECIAL_TOKENS
-from eval.chat import fitting
+from eval.pages.talkers import fitting
 from recipes.dpo import as_pairs
 from recipes.trainers.ppo.prepare import with_prompt_ids
 from recipes.trainers.rloo_grpo import reward_at_last_token, reward_of_text
@@ -108,7 +108,7 @@ def test_prompts_of_ppo():
 
 def test_what_is_typed_in_a_chat():
     tokenizer = trained()
-    _, ids, _ = fitting(tokenizer, asks(TYPED), 100)
+    _, ids, *_ = fitting(tokenizer, asks(TYPED), 100)
     assert [ids] == encode_prompts(tokenizer, [asks(TYPED)])
     assert tokenizer.decode(ids) == f"<|user|>{TYPED}<|end|><|assistant|>"
     assert [token for token in ids if token in tokenizer.all_special_ids] == tokenizer.convert_tokens_to_ids(

@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from data_prep.common.errors import InputError
@@ -42,13 +43,7 @@ class Server(NamedTuple):
         `requests` counts every try; the tokens are those that the server reports, None if it reports none. Raises
         InputError if the server refuses, does not speak the protocol, or cannot be reached in `retries` further tries.
         """
-        body = {
-            "model": self.model,
-            "messages": messages,
-            "temperature": self.temperature,
-            "max_tokens": self.max_new_tokens,
-            "seed": self.seed,
-        }
+        body = self._body(messages)
         for tried in range(self.retries + 1):
             try:
                 return {**self._once(body), "requests": tried + 1}
@@ -65,11 +60,69 @@ class Server(NamedTuple):
             "with the replies that have come"
         )
 
-    def _once(self, body: dict) -> dict:
-        address = f"{self.url.rstrip('/')}/chat/completions"
+    def stream(self, messages: list[dict]) -> Iterator[tuple[str, str | None]]:
+        """The server's reply to a conversation as it comes, (piece of text, why it ended or None), asked for once.
+
+        Raises InputError as `reply` does. Closing the iterator closes the connection.
+        """
+        try:
+            with self._send("chat/completions", {**self._body(messages), "stream": True}) as response:
+                while line := response.readline(LARGEST):
+                    if line.startswith(b"data:") and line[5:].strip() not in (b"", b"[DONE]"):
+                        yield self._piece(line[5:])
+        except urllib.error.HTTPError as error:
+            raise InputError(f"{self.url}: {self._refusal(error)}") from None
+        except (OSError, http.client.HTTPException) as error:
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
+            raise InputError(f"{self.url}: no reply ({self._safe(reason)})") from None
+
+    def models(self) -> list[str]:
+        """The names of the models that the server lists. Raises InputError if it lists none, or does not answer."""
+        try:
+            with self._send("models") as response:
+                names = [model["id"] for model in json.loads(response.read(LARGEST))["data"]]
+            if names and all(isinstance(name, str) for name in names):
+                return names
+            found = "none"
+        except urllib.error.HTTPError as error:
+            found = self._refusal(error)
+        except (OSError, http.client.HTTPException) as error:
+            found = self._safe(str(getattr(error, "reason", error)) or type(error).__name__)
+        except (ValueError, LookupError, TypeError):
+            found = "no list of models"
+        raise InputError(f"{self.url}: asked for its models, found {found}; expected a server with OpenAI's interface")
+
+    def _body(self, messages: list[dict]) -> dict:
+        return {
+            "model": self.model,
+            "messages": messages,
+            "temperature": self.temperature,
+            "max_tokens": self.max_new_tokens,
+            "seed": self.seed,
+        }
+
+    def _send(self, what: str, body: dict | None = None) -> http.client.HTTPResponse:
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
-        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
-        with _opener(self.url).open(request, timeout=self.timeout) as response:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url.rstrip('/')}/{what}", data, headers)
+        return _opener(self.url).open(request, timeout=self.timeout)
+
+    def _piece(self, content: bytes) -> tuple[str, str | None]:
+        try:
+            value = json.loads(content)
+            if not value.get("choices"):  # the last piece may hold the usage alone
+                return "", None
+            choice = value["choices"][0]
+            text = (choice.get("delta") or {}).get("content") or ""
+            return text.encode("utf-8", "replace").decode(), choice.get("finish_reason")
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            found = shorten(content[:200].decode("utf-8", "replace"))
+            raise InputError(
+                f"{self.url}: found the piece {self._safe(found)}; expected choices[0].delta.content"
+            ) from None
+
+    def _once(self, body: dict) -> dict:
+        with self._send("chat/completions", body) as response:
             content = response.read(LARGEST)
         try:
             value = json.loads(content)

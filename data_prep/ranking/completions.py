@@ -1,7 +1,9 @@
-"""Answers that are to be ranked, as data_prep.sample_completions writes them."""
+"""The rows that are ranked: completions of data_prep.sample_completions, read and checked."""
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import read_jsonl
+
+KEPT = ("id", "prompt", "completions", "counts", "models", "drawn")  # of a row, in its ranking
 
 
 def read_completions(path: str, by_reference: bool) -> list[dict]:

@@ -19,10 +19,13 @@ class Journal:
     the next run drops. One process at a time writes the file; `.NAME.lock` beside it is its lock, and one left behind by
     a killed process locks nothing.
 
-    Attributes: `rankings`, {row: ranking} in the order in which they were made; `path`.
+    Attributes: `rankings`, {row: ranking} in the order in which they were made, {(row, rater): ranking} with
+    `per_rater`; `path`.
     """
 
-    def __init__(self, path: Path, settings: dict, durable: bool, stamp: str = "ranked_at") -> None:
+    def __init__(
+        self, path: Path, settings: dict, durable: bool, stamp: str = "ranked_at", per_rater: bool = False
+    ) -> None:
         """Open or create the journal at `path`.
 
         Args:
@@ -30,9 +33,10 @@ class Journal:
             durable: wait for the disk after every ranking, so that not even a power cut loses one. It costs
                 milliseconds each: for rankings that cost a person's time.
             stamp: the field with the time of a ranking.
+            per_rater: several people rank, and one row may have a ranking by each; all have a "rater".
         """
-        self.path, self.durable, self.stamp = path, durable, stamp
-        self.rankings: dict[int, dict] = {}
+        self.path, self.durable, self.stamp, self.per_rater = path, durable, stamp, per_rater
+        self.rankings: dict[int | tuple[int, str], dict] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(path.with_name(f".{path.name}.lock"))
         try:
@@ -63,9 +67,9 @@ class Journal:
                 if number == 1:
                     before = record["settings"]
                 elif record.pop("undone", False):
-                    self.rankings.pop(record["row"], None)
+                    self.rankings.pop(self._key(record), None)
                 else:
-                    self.rankings[record["row"]] = record
+                    self.rankings[self._key(record)] = record
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise InputError(
                     f"{self.path}: line {number} is no line of a journal: {line[:60]!r}. Delete this line, or delete the "
@@ -77,6 +81,9 @@ class Journal:
                     f"{self.path}: was started with {name} {before.get(name)!r}, now it is {settings.get(name)!r}. Use "
                     "the former, give another --output, or delete the journal to start over"
                 )
+
+    def _key(self, ranking: dict) -> int | tuple[int, str]:
+        return (ranking["row"], ranking["rater"]) if self.per_rater else ranking["row"]
 
     def _write(self, records: list[dict]) -> None:
         # In one call: after a kill the file holds a prefix of these lines.
@@ -90,15 +97,16 @@ class Journal:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         rankings = [{**ranking, self.stamp: now} for ranking in rankings]
         self._write(rankings)
-        self.rankings |= {ranking["row"]: ranking for ranking in rankings}
+        self.rankings |= {self._key(ranking): ranking for ranking in rankings}
 
-    def undo(self) -> int | None:
-        """Take back the last ranking; returns its row, or None if there is none."""
-        if not self.rankings:
+    def undo(self, rater: str | None = None) -> dict | None:
+        """Take back the last ranking, with `rater` the last of that person; returns it, or None if there is none."""
+        own = (key for key, ranking in reversed(self.rankings.items()) if rater in (None, ranking.get("rater")))
+        if (key := next(own, None)) is None:
             return None
-        row, _ = self.rankings.popitem()
-        self._write([{"row": row, "undone": True}])
-        return row
+        ranking = self.rankings[key]
+        self._write([{**{name: ranking[name] for name in ("row", "rater") if name in ranking}, "undone": True}])
+        return self.rankings.pop(key)
 
     def close(self) -> None:
         """Unlock the journal, which stays."""
