@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from data_prep.common.files import read_json
+from eval.common.functions import WORDS
 from eval.reporting.pictures import picture, score_against_kl
-from eval.reporting.run_folder import completions
+from eval.reporting.run_folder import completions, verdicts
 from eval.reporting.stages import METHODS, STAGES, VARIANTS, method_of, trainings
 from eval.reporting.tables import Known, number
 from eval.reporting.words import say
@@ -12,7 +13,7 @@ from eval.reporting.words import say
 FIRST = 4  # curves shown at once; the others are folded
 # {curve: how it is read}: the second line under a picture.
 READ_AS = {
-    "loss": "Lower is better: the share of surprise that is left.",
+    "loss": "Lower is better: how surprised the model is by the right answer.",
     "held-out bits per byte": "Lower is better; it is measured on text that training never saw. Random bytes cost 8.",
     "tokens per second": "How fast the training ran; a dip is another program on the same machine.",
     "accuracy of the next token": "Higher is better: how often the likeliest next token is the right one.",
@@ -23,12 +24,16 @@ READ_AS = {
     "length": "Tokens of an answer. A jump is a warning: longer answers may score more without being better.",
     "eos_rate": "The share of answers that end by themselves. It should stay near 100%.",
     "entropy": "How open the choice of words still is. A fall to 0 means that all answers become the same.",
+    "repetition": "How often the model says the same words again within an answer. It should stay near 0.",
+    "rlhf_reward": "The score less what leaving SFT costs: the sum that PPO maximises.",
 }
+QUALITY = "How good the answers are by this measure, on questions that training does not see."
 
 
 def reading(name: str) -> str:
     """How a curve is read, or "" where the report does not know it."""
-    return say(READ_AS.get(name) or READ_AS.get(name.removeprefix("held-out ").lower(), ""))
+    plain = name.removeprefix("held-out ")
+    return say(READ_AS.get(name) or READ_AS.get(plain.lower()) or (QUALITY if plain in WORDS else ""))
 
 
 def went(points: list, name: str) -> str:
@@ -73,13 +78,16 @@ def stage_sections(run: Path, results: dict) -> list[dict]:
     return sections
 
 
-def gates(results: dict) -> list[dict]:
-    """[{"where", "word", "reason", "next", "line", "picture of"}] of every gate and diagnosis of a run, in words."""
-    found = []
+def gates(run: Path, results: dict) -> list[dict]:
+    """[{"where", "kind", "word", "line", "picture", "metrics"}] of every gate and diagnosis of a run (see `verdicts`)."""
+    found, beside = [], {each["name"]: each for each in verdicts(run, results)}
     for name, result in results.items():
         own = result.get("verdict")
         if isinstance(own, dict) and own.get("line"):
-            found.append({"where": name, "kind": "diagnosis" if name == "diagnosis" else "gate", **own})
+            kind = "diagnosis" if name == "diagnosis" else "gate"
+            found.append(
+                {"where": name, "kind": kind, **own, **{key: beside[name][key] for key in ("picture", "metrics")}}
+            )
         before = (result.get("reward_gate") or {}) if isinstance(result.get("reward_gate"), dict) else {}
         if isinstance(verdict := before.get("verdict"), dict) and verdict.get("line"):
             found.append({"where": name, "kind": "before", "about": before.get("about", ""), **verdict})
@@ -92,14 +100,17 @@ def alarms(results: dict) -> list[dict]:
 
 
 def made_with(run: Path) -> list[dict]:
-    """[{"name", "command", "versions", "given"}] of every model of a run, from the settings that its recipe has left."""
+    """[{"name", "recipe", "settings", "given": those that were not left to their default, "versions"}] of every model of a run, from the settings that its recipe has left."""
     found = []
     for path in sorted(run.glob("*/settings.json"), key=lambda path: path.stat().st_mtime):
         settings = read_json(path)
         if isinstance(settings, dict) and settings.get("recipe"):
             given = settings.get("given") or {}
             versions = settings.get("versions") or {}
-            found.append(
-                {"name": path.parent.name, "recipe": settings["recipe"], "given": given, "versions": versions}
-            )
+            about = {
+                "name": path.parent.name,
+                "recipe": settings["recipe"],
+                "settings": settings.get("settings") or given,
+            }
+            found.append({**about, "given": given, "versions": versions})
     return found

@@ -136,7 +136,7 @@ def shown_difference(found: dict, share: bool) -> str:
 
 def compared(runs: tuple[Path, Path], results: tuple[dict, dict]) -> tuple[list[dict], list[tuple[str, str]]]:
     """([{"name", "rows": [(metric, A, B, B − A, "apart", "same" or "")]}], [(result, why it is not compared)])."""
-    settings = [{each["recipe"].removesuffix(".py"): each["given"] for each in made_with(run)} for run in runs]
+    settings = [{each["recipe"].removesuffix(".py"): each["settings"] for each in made_with(run)} for run in runs]
     tables, refused = [], []
     for name in results[0]:
         if name not in results[1]:
@@ -167,11 +167,12 @@ def compared(runs: tuple[Path, Path], results: tuple[dict, dict]) -> tuple[list[
 
 def different_settings(runs: tuple[Path, Path]) -> list[tuple[str, str, str, str]]:
     """[(model, setting, in A, in B)] of what was given to the recipes, paths of the two runs aside."""
-    given = [{each["name"]: each["given"] for each in made_with(run)} for run in runs]
+    made = [{each["name"]: each for each in made_with(run)} for run in runs]
     rows = []
-    for name in [name for name in given[0] if name in given[1]]:
-        for key in dict.fromkeys([*given[0][name], *given[1][name]]):
-            values = [each[name].get(key) for each in given]
+    for name in [name for name in made[0] if name in made[1]]:
+        both = [each[name] for each in made]
+        for key in dict.fromkeys([*both[0]["given"], *both[1]["given"]]):
+            values = [each["settings"].get(key) for each in both]
             if values[0] != values[1]:
                 rows.append((name, key, *("–" if value is None else str(value) for value in values)))
     return rows
@@ -249,6 +250,10 @@ def side_by_side(a: Path, b: Path, arguments, template: Path) -> str:
     path = b / f"report_{a.resolve().name}_{b.resolve().name}.html"
     with atomic_write(path) as file:
         file.write(html)
+    alone = [name for name, reason in refused if not all(name in each for each in results)]
     for name, reason in refused:
-        print(f"not compared: {name}: {reason}")
+        if name not in alone:
+            print(f"not compared: {name}: {reason}")
+    if alone:
+        print(f"not compared, as one run alone has them: {', '.join(alone)}")
     return f"{path}: {len(tables)} results compared, {len(refused)} not"
