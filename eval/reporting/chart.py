@@ -4,7 +4,7 @@ from data_prep.common.intervals import show_interval
 from data_prep.common.plots import BLUE, GREEN, GREY, INK, as_small_png, canvas, wrapped
 from data_prep.common.text import printable
 from eval.common.functions import WORDS, in_words
-from eval.reporting.words import label, say
+from eval.reporting.words import label, say, spoken
 
 STAGES = {"base": "Base model", "sft": "SFT", "ppo": "PPO"}
 FACTS = ("asked_fact", "all_facts")  # of data_prep/rewards.py
@@ -101,7 +101,7 @@ def chart(results: dict) -> dict | None:
     caption = " ".join([*caption, say("Black lines: 95 % intervals over prompts.")])
     return {
         "picture": as_small_png(_draw(panels, None)),
-        "png": as_small_png(_draw(panels, caption)),
+        "png": as_small_png(_draw(panels, caption)) if spoken() == "en" else None,  # what is published is English
         "caption": caption,
         "words": " ".join(words),
     }

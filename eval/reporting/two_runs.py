@@ -125,25 +125,25 @@ def shown(value: dict | float, share: bool) -> str:
 
 
 def shown_difference(found: dict, share: bool) -> str:
-    scale, form, unit = (
-        (100, "+z.1f", say(" points")) if share else (1, "+z.3g" if found["low"] is None else "+z.2f", "")
-    )
+    scale, form, unit = (100, "+z.1f", say(" points")) if share else (1, "+z.2f", "")
     if found["low"] is None:
-        return format(scale * found["value"], form) + unit
+        value = found["value"]
+        sign = "+" if value > 0 else "−" if value < 0 else ""
+        return format(100 * value, "+z.1f") + unit if share else sign + number(abs(value))
     value, low, high = (format(scale * found[key], form) for key in ("value", "low", "high"))
     return f"{value} [{low}, {high}]{unit}"
 
 
 def compared(runs: tuple[Path, Path], results: tuple[dict, dict]) -> tuple[list[dict], list[tuple[str, str]]]:
     """([{"name", "rows": [(metric, A, B, B − A, "apart", "same" or "")]}], [(result, why it is not compared)])."""
-    settings = [{each["recipe"].removesuffix(".py"): each["settings"] for each in made_with(run)} for run in runs]
+    settings = [{each["name"]: each["settings"] for each in made_with(run)} for run in runs]
     tables, refused = [], []
     for name in results[0]:
         if name not in results[1]:
             refused.append((name, say("{run} has none", run=runs[1])))
             continue
         both = tuple(each[name] for each in results)
-        given = tuple(each.get(name, {}) for each in settings)
+        given = tuple(each.get("base" if name == "pretrain" else name, {}) for each in settings)
         if reason := why_not(runs, both, given):
             refused.append((name, reason))
             continue
