@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers.recipes import EXACT, again, succeeded
+from helpers.recipes import ENVIRONMENT, EXACT, command, succeeded
 
 from data_prep.common.files import write_json
 from recipes.trainers.trackers import where_to_look
@@ -44,7 +44,7 @@ def stages(tmp_path, tiny_model_dir, tiny_reward_dir) -> dict[str, dict]:
     ranked = [{"prompt": f"{letter}?", "chosen": "yes", "rejected": "no"} for letter in "abcdefgh"]
     write_json(tmp_path / "ranked.json", ranked)
     short = {**EXACT, "max_steps": 1, "per_device_train_batch_size": 2, "logging_steps": 1}
-    data = {"prompts": tmp_path / "asked.json", "response_length": 4, "total_episodes": 4, "reward_gate": "none"}
+    data = {"prompts": tmp_path / "asked.json", "response_length": 4, "total_episodes": 4, "reward_gate": "off"}
     batch = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "num_mini_batches": 1}
     models = {"sft_model_path": tiny_model_dir, "reward_model_path": tiny_reward_dir}
     start = {"model_name_or_path": tiny_model_dir, "max_length": 64}
@@ -61,8 +61,8 @@ def stages(tmp_path, tiny_model_dir, tiny_reward_dir) -> dict[str, dict]:
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
 def test_a_stage_writes_its_curves(stages, stage, tracker, tmp_path, monkeypatch):
     pytest.importorskip(tracker, reason=f"needs the extra {tracker}")
-    monkeypatch.setitem(again.__globals__["ENVIRONMENT"], "TRACKIO_DIR", str(tmp_path / "trackio"))
-    done = succeeded(again(stage, **{**stages[stage], "report_to": tracker, "output_dir": tmp_path / "out"}))
+    monkeypatch.setitem(ENVIRONMENT, "TRACKIO_DIR", str(tmp_path / "trackio"))  # read when trackio is imported
+    done = succeeded(command(stage, **{**stages[stage], "report_to": tracker, "output_dir": tmp_path / "out"}))
     if tracker == "tensorboard":
         written = [path for path in Path(tmp_path / "out").rglob("events.out.tfevents.*") if path.stat().st_size > 200]
         assert written and f"curves: tensorboard --logdir {tmp_path / 'out'}" in done.out

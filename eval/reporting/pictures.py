@@ -7,11 +7,13 @@ from data_prep.common.plots import (
     INK,
     RED,
     SOFT,
+    as_png,
     as_small_png,
     as_uri,
     canvas,
     set_height,
     sheet,
+    uri_of,
     wrapped,
 )
 from data_prep.common.text import printable
@@ -35,7 +37,7 @@ def picture(points: list, label: str) -> str:
     panel.set_xlabel(drawn("step"))
     if label.endswith(SHARES):
         panel.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    return as_uri(figure)
+    return uri_of(as_png(figure, dpi=100))  # shown small, and there are many
 
 
 def score_against_kl(curves: dict, alarms: list[dict] = ()) -> dict | None:
