@@ -1,23 +1,32 @@
-"""One page on a whole run: every metric and curve, and the answers of every model to the same questions.
+"""One page on a whole run: what each stage took and brought, its curves, and the answers of every model to the same questions.
 
     python -m eval.report --run runs/quickstart
+    python -m eval.report --run runs/quickstart --language zh
+    python -m eval.report runs/quickstart runs/mine
 
 Reads `results/*.json` of the run, its data and model folders, `base/samples.jsonl` and `ppo/completions.jsonl`; asks the
 models (`--models`, folders of the run) the same held-out questions. Writes into the run's folder `results.json` (all
 metrics, the machine and the commit), `results.md` (the main metrics as tables) and `report.html`, a page that loads no
-other file. What is missing is called "not run".
+other file. What is missing is called "not run". Answers and scores are kept in `results/report/`, so that no model is asked
+twice.
 
-The page opens with a chart, base → SFT → PPO: the judge's win rate against SFT (`win_rate_ppo_vs_sft.json`,
-`win_rate_ppo_vs_sft_greedy.json`, and the same of base vs SFT or SFT vs base), and how many greedy answers give the fact
-that was asked for, and all facts (`answers_base_heldout.json`, …_sft_…, …_ppo_…, with `--eval_funcs`). Below it stands one
-held-out question, answered by every model: the first, in file order, that the last model answers with all facts of the
-reference while the one before it gives the asked fact alone. Where references are of one line, it is the first that the
-last model answers with exactly the reference while the others give other answers, no two of them equal.
+The page opens with one held-out question, answered by every model, and by the base model behind a made-up dialogue: the
+first, in file order, that the last model answers with all facts of the reference while the one before it gives the asked
+fact alone. Where references are of one line, it is the first that the last model answers with exactly the reference while
+the others give other answers, no two of them equal. Below it stands a chart, base → SFT → PPO: the judge's win rate against
+SFT (`win_rate_ppo_vs_sft.json`, `win_rate_ppo_vs_sft_greedy.json`, and the same of base vs SFT or SFT vs base), and how many
+greedy answers give the fact that was asked for, and all facts (`answers_base_heldout.json`, …_sft_…, …_ppo_…, with
+`--eval_funcs`). Where several judges have compared the same two models, `judge` in `win_rate_*.json`, they stand side by
+side.
 
 PPO, DPO, RLOO and GRPO are compared by `results/<name>.json`, `win_rate_<name>_vs_sft.json` and
 `answers_<name>_heldout.json`, which recipes/compare.sh makes; <name> is the method, with `_seed<number>` for a further
 seed. So are PPO with the rater itself as reward (`ppo_rater`), on right or wrong only (`ppo_right_or_wrong`) and beyond
 its KL budget (`ppo_over_budget`); of best of 8 there is `win_rate_best_of_8_vs_sft.json` alone.
+
+Two folders are laid side by side: metrics with their difference and its interval, settings that differ, curves. A result is
+compared only where both runs measured on the same prompts; what is not is named with the reason. Writes
+`report_<A>_<B>.html` into the second.
 
 `--publish FOLDER` also writes `results.json` without curves and examples, the tables in `RESULTS.md` (between two
 comments; the text around them is kept), the chart as `stages.png` and the question as `answers.png`.
@@ -27,7 +36,7 @@ import argparse
 import random
 from pathlib import Path
 
-from data_prep.common.errors import run_main
+from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import atomic_write, existing, read_json, write_json
 from data_prep.common.intervals import show_interval, show_nats
 from data_prep.common.numbers import check_at_least
@@ -36,15 +45,20 @@ from data_prep.common.plots import uri_of
 from data_prep.common.provenance import commit, machine
 from data_prep.readers.prompts import read_prompts
 from eval.common.functions import in_words, show_measure
+from eval.reporting import doctor
+from eval.reporting.asking import ASKED_FIRST, ask, ask_prompted, find_example
+from eval.reporting.chain import chain, disk
 from eval.reporting.chart import chart
-from eval.reporting.example import caption, example_question, mark
-from eval.reporting.pictures import picture, score_against_kl
+from eval.reporting.example import caption, mark
+from eval.reporting.masking import mask_example
+from eval.reporting.pictures import TITLES
 from eval.reporting.publishing import publish, tables_in
-from eval.reporting.run_folder import completions, data_files, model_folders, samples, times, verdicts
-from eval.reporting.stages import METHODS, STAGES, VARIANTS, method_of, trainings
+from eval.reporting.rankings import ranking_example, rankings_file, score_histograms, score_rankings
+from eval.reporting.run_folder import data_files, model_folders, samples, times, verdicts
+from eval.reporting.sections import alarms, gates, made_with, stage_sections
+from eval.reporting.stages import STAGES
 from eval.reporting.tables import (
     MODELS,
-    Known,
     answers_table,
     both_sides,
     comparison,
@@ -54,74 +68,93 @@ from eval.reporting.tables import (
     markdown,
     measures,
     number,
+    of_different_judges,
     tiles,
     verdict,
     without_all_facts,
 )
+from eval.reporting.two_runs import side_by_side
+from eval.reporting.words import LANGUAGES, say, speaking
 
-ASKED_FIRST = 32  # questions, among which the one is looked for that shows what the stages brought
 EVALUATIONS = ("answers_", "win_rate_", "reward_accuracy_", "perplexity_")
+PAGES = Path(__file__).parent / "reporting" / "pages"
+CONTENTS = {"answers": "Answers", "wins": "Who is preferred", "chain": "The chain", "pretrain": "Pretraining",
+            "sft": "Supervised fine-tuning", "reward": "Reward model", "ppo": "PPO", "methods-compared": "Methods compared",
+            "doctor": "Data", "cost": "Cost", "made": "Made with"}  # fmt: skip
 
 
-def ask(run: Path, names: list[str], questions: list[dict], max_new_tokens: int) -> dict[str, list[str]]:
-    """{model: its greedy answers}; a model without a folder is left out."""
-    from data_prep.models.generation import generate_answers
-    from data_prep.models.loading import check_chat, load_checkpoint
+def opening(run: Path, example: tuple | None, questions: list, answers: dict, max_new_tokens: int) -> tuple:
+    """({"prompt", "reference", "answers": [(title, text)]} that a page opens with, what the prompted base model says).
 
-    answers = {}
-    for name in names:
-        if questions and (run / name / "config.json").exists():
-            model, tokenizer = load_checkpoint(str(run / name))
-            check_chat(str(run / name), model, tokenizer, max_new_tokens)
-            given = generate_answers(model, tokenizer, [row["prompt"] for row in questions], max_new_tokens, desc=name)
-            answers[name] = [answer["text"] for (answer,) in given]
-    return answers
-
-
-def find_example(run: Path, names: list[str], questions: list[dict], max_new_tokens: int) -> tuple | None:
-    """What `example_question` finds among the questions, in their order, a few at a time."""
-    start, size = 0, ASKED_FIRST
-    while part := questions[start : start + size]:
-        if found := example_question(part, ask(run, names, part, max_new_tokens)):
-            question, answers = found
-            return {**question, "number": start + question["number"]}, answers
-        start, size = start + size, 2 * size  # most often the first few do; each time, the models are loaded
-    return None
+    Without an example it is the first of the questions.
+    """
+    if example is None and not (questions and answers):
+        return None, None
+    question, given = example or (questions[0], {name: texts[0] for name, texts in answers.items()})
+    prompted = ask_prompted(run, question, run / "data" / "conversations.json", max_new_tokens)
+    rows = []
+    for name, text in given.items():
+        rows.append((TITLES.get(name, name), text))
+        if name == "base" and prompted:
+            rows.append((say("Base, prompted"), prompted["text"]))
+    return {**question, "answers": rows}, prompted
 
 
-def stage_sections(run: Path, results: dict) -> list[dict]:
-    """What the page shows of each stage of the chain, every other method, and every other training with a curve."""
-    named = trainings(results)
-    others = [name for name, result in results.items() if result.get("curves") and name not in {*STAGES, *named}]
-    sections = []
-    for name in dict.fromkeys([*STAGES, *named, *others]):
-        method = method_of(name) if name in named else name
-        title, command, did, figure = {**STAGES, **METHODS}.get(method, (name, "", "", ""))
-        section = {"name": name, "method": method, "title": named.get(name, title), "command": command}
-        section["result"] = results.get(name)
-        if result := section["result"]:
-            metrics, curves = result.get("metrics", {}), result.get("curves", {})
-            bits = curves.get("held-out bits per byte") or [(0, None)]
-            values = {**result, **metrics, "bits_per_byte_first": bits[0][1]}
-            known = Known({key: number(value, key) for key, value in values.items()})
-            section |= {"did": did.format_map(known), "figure": figure.format_map(known)}
-            section["seconds"] = f"{result['seconds']:,.0f} s" if "seconds" in result else "–"
-            section["metrics"] = {key.replace("_", " "): number(value, key) for key, value in metrics.items()}
-            if method in ("ppo", "ppo_over_budget"):
-                section["against_kl"] = score_against_kl(curves, result.get("alarms", ()))
-            if method == "ppo" or method in VARIANTS:
-                section["completions"] = completions(run / name)
-            together = (section.get("against_kl") or {}).get("curves", ())
-            section["pictures"] = {
-                label: picture(points, label) for label, points in curves.items() if points and label not in together
-            }
-        sections.append(section)
-    return sections
+def page_of(
+    run: Path, results: dict, facts: dict, questions: list, example: tuple | None, asked: Path, arguments
+) -> str:
+    """The page on a run, in the language of `arguments`."""
+    models = arguments.models
+    columns, table = answers_table(results, models)
+    # Where all facts were counted of all answers, a table of the exact match would say the same again.
+    exact = not table or any(name.startswith("answers_") for name in without_all_facts(results))
+    held_out = results.get("reward", {}).get("metrics", {}).get("accuracy")
+    accuracies = [(say("at the end of training"), held_out, {})] if held_out else []
+    accuracies += evaluations(results, "reward_accuracy_", "accuracy")
+    rates, methods = evaluations(results, "win_rate_", "win_rate"), comparison(results)
+    answers = ask(run, models, questions, arguments.max_new_tokens)
+    shown, prompted = opening(run, example, questions, answers, arguments.max_new_tokens)
+    mixture, seconds = run / "data" / "tokens" / "index.json", times(run, results)
+    sections, drawn = stage_sections(run, results), chart(results)
+    mask = mask_example(run / "sft", run / "data" / "conversations.json")
+    ranked = rankings_file(run)
+    ranking = ranking_example(ranked) if ranked else None
+    scores = score_rankings(run, ranked, ranking) if ranked else None
+    others = {
+        name: result
+        for name, result in results.items()
+        if name not in {section["name"] for section in sections} and not name.startswith(EVALUATIONS)
+    }
+    temperatures = dict.fromkeys(row["temperature"] for row in methods if row["temperature"] is not None)
+    at = say(" at temperature {t}", t=say(" and ").join(map(number, temperatures))) if temperatures else ""
+    page = {
+        **facts, "run": run, "language": arguments.language, "_": say, "sections": sections, "data": data_files(run),
+        "contents": [(name, say(title)) for name, title in CONTENTS.items()], "shown": shown, "prompted": prompted,
+        "mixture": read_json(mixture) if mixture.exists() else None, "samples": samples(run), "questions": questions,
+        "answers": answers, "models": models, "asked": asked, "columns": columns, "table": table, "exact": exact,
+        "accuracies": accuracies, "rates": rates, "seconds": seconds, "disk": disk(run), "temperature": at,
+        "tiles": tiles(results, columns, table, models, accuracies, rates), "mask": mask, "ranking": ranking,
+        "scores": scores, "histogram": score_histograms(scores) if scores and "chosen" in scores else None,
+        "heldout_rankings": ranked is not None and "heldout" in ranked.name, "gates": gates(run, results),
+        "alarms": alarms(results), "chain": chain(run, results, dict(seconds), mask), "made": made_with(run),
+        "perplexities": [result for name, result in results.items() if name.startswith("perplexity_")],
+        "others": [each for each in verdicts(run, others) if not each["line"]], "chart": drawn and {**drawn, "picture": uri_of(drawn["picture"])}, "mark": mark,
+        "example_caption": caption(*example, results, asked) if example else "",
+        "measured": [(name, *answers_table(results, models, name)) for name in measures(results)],
+        "judges": judges(rates), "several_judges": of_different_judges(rates), "both_sides": both_sides(rates),
+        "in_words": in_words, "show_measure": show_measure, "method_columns": comparison_columns(methods),
+        "methods": methods, "verdict": verdict(methods), "sft": results.get("answers_sft_heldout"),
+        "tallies": doctor.tallies(run), "quarantines": doctor.quarantines(run), "doctor_command": doctor.command(run),
+        "folders": model_folders(run), "show_interval": show_interval, "show_nats": show_nats, "number": number,
+    }  # fmt: skip
+    return render(PAGES / "report.html", page)
 
 
-def main() -> None:
+def read_arguments() -> argparse.Namespace:
+    """The options; `InputError` for values that do not go together."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="folder with results/, data/ and the models")
+    parser.add_argument("runs", nargs="*", type=Path, help="two folders of runs, to lay them side by side, or one")
+    parser.add_argument("--run", type=Path, help="folder with results/, data/ and the models")
     parser.add_argument(
         "--models",
         nargs="*",
@@ -136,6 +169,7 @@ def main() -> None:
     )
     parser.add_argument("--max_new_tokens", type=int, default=48, help="longest answer in tokens (default: 48)")
     parser.add_argument("--seed", type=int, default=42, help="seed for --limit (default: 42)")
+    parser.add_argument("--language", choices=LANGUAGES, default="en", help="language of the page (default: en)")
     parser.add_argument(
         "--publish",
         type=Path,
@@ -143,12 +177,27 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     check_at_least(1, arguments, "limit", "max_new_tokens")
-    run = existing(arguments.run, "recipes/quickstart.sh")
+    arguments.runs = [*arguments.runs, *([arguments.run] if arguments.run else [])]
+    if len(arguments.runs) not in (1, 2):
+        raise InputError(f"expected the folder of one run, or of two to compare; found {len(arguments.runs)}")
+    for folder in arguments.runs:
+        existing(folder, "recipes/quickstart.sh")
+    if len(arguments.runs) == 2 and arguments.publish:
+        raise InputError("--publish: it publishes one run; give one folder")
     if arguments.prompts:
         existing(arguments.prompts)
     if arguments.publish and (path := arguments.publish / "RESULTS.md").exists():
         tables_in(path.read_text(encoding="utf-8"), path)  # before the models are asked, which takes long
+    return arguments
 
+
+def main() -> None:
+    arguments = read_arguments()
+    if len(arguments.runs) == 2:
+        with speaking(arguments.language):
+            print(side_by_side(*arguments.runs, arguments, PAGES / "two_runs.html"))
+        return
+    (run,) = arguments.runs
     results = {path.stem: read_json(path) for path in sorted(run.glob("results/*.json"))}
     asked = Path(arguments.prompts or run / "data" / "conversations_heldout.json")
     every = read_prompts(asked, None, 0) if asked.exists() else []
@@ -156,49 +205,25 @@ def main() -> None:
     if arguments.limit < len(every):
         print(f"{arguments.limit:,} of {len(every):,} prompts are used (--limit)")
         questions = random.Random(arguments.seed).sample(every, arguments.limit)
-    columns, table = answers_table(results, arguments.models)
-    # Where all facts were counted of all answers, a table of the exact match would say the same again.
-    exact = not table or any(name.startswith("answers_") for name in without_all_facts(results))
-    held_out = results.get("reward", {}).get("metrics", {}).get("accuracy")
-    accuracies = [("at the end of training", held_out, {})] if held_out else []
-    accuracies += evaluations(results, "reward_accuracy_", "accuracy")
-    rates = evaluations(results, "win_rate_", "win_rate")
-    mixture = run / "data" / "tokens" / "index.json"
     # A page looks for its example among the first questions, a published one among all.
     looked_at = every if arguments.publish else every[:ASKED_FIRST]
     example = find_example(run, arguments.models, looked_at, arguments.max_new_tokens)
-    opening = chart(results)
-    sections, methods = stage_sections(run, results), comparison(results)
     without_curves = {
         name: {key: value for key, value in result.items() if key != "curves"} for name, result in results.items()
     }
     facts = {"stages": without_curves, "machine": machine()} | ({"commit": found} if (found := commit()) else {})
     before = read_json(run / "results.json") if (run / "results.json").exists() else {}
     facts |= {key: before[key] for key in ("adaptation",) if key in before}  # written by eval.adaptation
-    page = {
-        **facts, "run": run, "sections": sections, "data": data_files(run),
-        "mixture": read_json(mixture) if mixture.exists() else None, "samples": samples(run), "questions": questions,
-        "answers": ask(run, arguments.models, questions, arguments.max_new_tokens), "models": arguments.models,
-        "asked": asked, "columns": columns, "table": table, "exact": exact, "accuracies": accuracies, "rates": rates,
-        "seconds": times(run, results), "tiles": tiles(results, columns, table, arguments.models, accuracies, rates),
-        "perplexities": [result for name, result in results.items() if name.startswith("perplexity_")],
-        "others": verdicts(run, {name: result for name, result in results.items()
-                   if name not in {section["name"] for section in sections} and not name.startswith(EVALUATIONS)}),
-        "chart": opening and {**opening, "picture": uri_of(opening["picture"])}, "example": example, "mark": mark,
-        "example_caption": caption(*example, results, asked) if example else None,
-        "measured": [(name, *answers_table(results, arguments.models, name)) for name in measures(results)],
-        "judges": judges(rates), "both_sides": both_sides(rates), "in_words": in_words, "show_measure": show_measure,
-        "method_columns": comparison_columns(methods), "methods": methods, "verdict": verdict(methods), "sft": results.get("answers_sft_heldout"),
-        "folders": model_folders(run), "show_interval": show_interval, "show_nats": show_nats, "number": number,
-    }  # fmt: skip
-    html = render(Path(__file__).parent / "reporting" / "template.html", page)
+    with speaking(arguments.language):
+        html = page_of(run, results, facts, questions, example, asked, arguments)
     write_json(run / "results.json", facts)
     with atomic_write(run / "results.md") as file:
         file.write(markdown(facts))
     with atomic_write(run / "report.html") as file:
         file.write(html)
     if arguments.publish:
-        written = publish(arguments.publish, facts, example, asked)
+        shown, _ = opening(run, example, [], {}, arguments.max_new_tokens)
+        written = publish(arguments.publish, facts, example, asked, shown)
         print(f"{arguments.publish}: {', '.join(written)}")
         if not example:
             print(

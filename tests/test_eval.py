@@ -583,7 +583,7 @@ def test_methods_compared(command, tmp_path):
         "runs. RLOO's win rate is higher than PPO's: 70.0% against 64.0% (mean of 2 seeds); their intervals overlap."
     )
     assert caption.replace("'", "&#39;") in table
-    assert "sampled at temperature 1,\n" in page and "(SFT: 50.0% [40.0%, 90.0%])" in page
+    assert "sampled at temperature 1, against" in page and "(SFT: 50.0% [40.0%, 90.0%])" in page
     assert "<strong>65%</strong><span>ppo vs sft; a tie counts half</span>" in page  # not DPO's, which sorts before it
     written = (tmp_path / "results.md").read_text()
     assert "| win rate, sampled answers: ppo seed2 vs sft | 63.0% [45.0%, 75.0%] |" in written

@@ -13,7 +13,7 @@ import pytest
 
 from data_prep import check
 from data_prep.common.errors import run_main
-from data_prep.common.files import write_jsonl, write_results
+from data_prep.common.files import write_json, write_jsonl, write_results
 from data_prep.common.page import as_text
 from eval import report
 
@@ -29,7 +29,30 @@ HOSTILE = {
     "\u200fa": "\u2068\u200fa\u2069",
     "مرحبا 12": "\u2068مرحبا 12\u2069",
     "W" * 200: None,
+    # What has run scripts in pages that escape half of it: the attribute, the style, the script and the address.
+    "<svg onload=window.taken=1>": None,
+    "<svg><animate onbegin=alert(1) attributeName=x dur=1s>": None,
+    "<details open ontoggle=window.taken=2>": None,
+    "<body onload=alert(2)>": None,
+    "<iframe srcdoc='<script>parent.taken=3<\\script>'>": None,
+    "<math><mtext><img src=x onerror=alert(3)>": None,
+    "<input autofocus onfocus=window.taken=4>": None,
+    "<video><source onerror=alert(4)>": None,
+    "<a href=javascript:alert(5)>click<\\a>": None,
+    "<meta http-equiv=refresh content='0;javascript:alert(6)'>": None,
+    "<object data=javascript:alert(7)>": None,
+    "<style>*{background:url(x)}<\\style>": None,
+    "<!-- --><script>window.taken=5<\\script>": None,
+    "]]><script>window.taken=6<\\script>": None,
+    "' autofocus onfocus=window.taken=7 x='": None,
+    "`onmouseover=window.taken=8`": None,
+    "&lt;script&gt;window.taken=9&lt;\\script&gt;": None,
+    "javascript:window.taken=10": None,
+    "{{ ''.__class__.__mro__ }}": None,
+    "{% for x in [1] %}{{ x }}{% endfor %}": None,
+    "$\\alpha^{2}$ \\frac{1}{2} $": None,
 }
+assert len(HOSTILE) == 30
 
 
 def shown(text: str) -> str:
@@ -58,6 +81,21 @@ def command(module, *arguments) -> None:
         run_main(module.main)
 
 
+def ranked(texts) -> list[dict]:
+    """Rankings of hostile answers to hostile questions by hostile raters."""
+    return [
+        {
+            "id": text,
+            "prompt": text,
+            "completions": [text, "a", "b"],
+            "ranks": [0, 1, 2],
+            "ranked_by": text,
+            "note": text,
+        }
+        for text in texts
+    ]
+
+
 @pytest.fixture(scope="module")
 def the_report(talker, tmp_path_factory) -> str:
     """Hostile texts as questions, references, answers, metrics, models, groups, data files, alarms, samples and labels."""
@@ -82,6 +120,27 @@ def the_report(talker, tmp_path_factory) -> str:
     metrics = {"bits_per_byte": 1.0, **{text: text for text in HOSTILE}}
     write_results(run / "results", "pretrain", {"metrics": metrics, "curves": {text: [[0, 1.0]] for text in HOSTILE}})
     write_results(run / "results", "sft", {"metrics": metrics, "alarms": alarms, "curves": {}})
+    verdict = {"word": "fit", "line": " ".join(HOSTILE), "reason": "<b>", "next": "<i>"}
+    write_results(run / "results", "reward_gate_x", {"verdict": verdict, "metrics": {text: text for text in HOSTILE}})
+    write_results(run / "results", "ppo", {"metrics": metrics, "reward_gate": {"verdict": verdict, "about": "<u>"}})
+    write_jsonl(run / "data" / "rankings_heldout.jsonl", ranked(HOSTILE))
+    spoken = [
+        {"conversations": [{"from": "human", "value": text}, {"from": "gpt", "value": text}]} for text in HOSTILE
+    ]
+    (run / "data" / "conversations.json").write_text(json.dumps(spoken))
+    (run / "sft").symlink_to(talker("no"))
+    found = [{"kind": text, "rows": 1, "treatment": text} for text in HOSTILE]
+    checked = {"rows": {"in": "<b>", "out": 1}, "findings": found, "files": [{"file": text} for text in HOSTILE]}
+    write_json(run / "data" / "report" / "check.json", checked)
+    (run / "made").mkdir()
+    given = {text: [text] for text in HOSTILE}
+    settings = {
+        "recipe": "<script>.py",
+        "settings": given,
+        "given": given,
+        "versions": {text: text for text in HOSTILE},
+    }
+    write_json(run / "made" / "settings.json", settings)
     write_jsonl(run / "base" / "samples.jsonl", sampled)
     write_jsonl(run / "data" / "conversations_heldout.json", asked)
     write_jsonl(run / "asked.jsonl", asked)
@@ -120,7 +179,7 @@ def test_a_page_has_no_tag_attribute_or_character_from_the_data(document):
     assert not {"script", "iframe", "object", "embed", "link", "base"} & set(page.tags)
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     assert all(
-        value.startswith("data:image/png;base64,") for name, value in page.attributes if name in ("src", "href")
+        value.startswith(("data:image/png;base64,", "#")) for name, value in page.attributes if name in ("src", "href")
     )
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066\u2067]", html.unescape(document))
     assert "552307" not in "".join(text for text in page.texts if "7" in text)
@@ -129,6 +188,34 @@ def test_a_page_has_no_tag_attribute_or_character_from_the_data(document):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_right_to_left_text_is_set_apart_and_all_else_stays(text):
     assert as_text(text) == shown(text)
+
+
+def test_nothing_of_it_runs_in_a_browser(document, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra test")
+    if not BROWSER:
+        pytest.skip("there is no Chromium or Chrome on the PATH")
+    path, ran = tmp_path / "page.html", []
+    path.write_text(document, encoding="utf-8")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
+        page.on(
+            "request", lambda request: ran.append(request.url) if not request.url.startswith(("file:", "data:")) else 0
+        )
+        page.goto(path.as_uri())
+        title = page.title()
+        page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        for key in ("Tab", "Tab", "Enter"):
+            page.keyboard.press(key)
+        page.mouse.move(200, 400)
+        assert page.evaluate("window.taken") is None and page.title() == title and ran == []
+        assert (
+            page.evaluate("document.querySelectorAll('script, iframe, object, embed, base, meta[http-equiv]').length")
+            == 0
+        )
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        browser.close()
 
 
 @pytest.mark.parametrize("width", [1000, 380])

@@ -120,7 +120,7 @@ def test_resuming_is_told_by_true_and_false_too(sft):
         ({"adam_beta2": 1}, "adam_beta2: expected less than 1, found 1.0"),
         ({"eval_strategy": "stepz"}, "eval_strategy: invalid choice: 'stepz' (choose from"),
         ({"optim": "adam"}, "optim: invalid choice: 'adam' (choose from"),
-        ({"report_to": "trackio"}, "report_to: trackio is not installed: pip install trackio"),
+        ({"report_to": "trackio"}, "report_to: trackio is not installed: pip install -e '.[trackio]'"),
         ({"report_to": "tensorboard"}, "report_to: tensorboard is not installed: pip install -e '.[tensorboard]'"),
         ({"report_to": "tensorbord"}, "report_to: found tensorbord, expected one of "),
         ({"use_liger_kernel": True}, "use_liger_kernel: liger-kernel is not installed: pip install liger-kernel"),

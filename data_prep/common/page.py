@@ -19,8 +19,9 @@ def as_text(value) -> str:
 
 
 def render(template: Path, values: dict) -> str:
-    """The page that the Jinja template in a file makes of `values`; all of them are escaped."""
+    """The page that the Jinja template in a file makes of `values`; all of them are escaped. It can include its neighbours."""
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=as_text)
-    return environment.from_string(template.read_text(encoding="utf-8")).render(values)
+    neighbours = jinja2.FileSystemLoader(template.parent)
+    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "finalize": as_text}
+    return jinja2.Environment(loader=neighbours, **options).get_template(template.name).render(values)

@@ -4,6 +4,7 @@ from data_prep.common.intervals import show_interval
 from data_prep.common.plots import BLUE, GREEN, GREY, INK, as_small_png, canvas, wrapped
 from data_prep.common.text import printable
 from eval.common.functions import WORDS, in_words
+from eval.reporting.words import label, say, spoken
 
 STAGES = {"base": "Base model", "sft": "SFT", "ppo": "PPO"}
 FACTS = ("asked_fact", "all_facts")  # of data_prep/rewards.py
@@ -64,7 +65,9 @@ def prompts_in_words(series: dict[str, dict[str, dict]]) -> str:
     """On how many prompts the intervals {series: {stage: interval}} are: "400 prompts" or "100 to 400 prompts"."""
     numbers = [interval["n"] for each in series.values() for interval in each.values()]
     few, many = min(numbers), max(numbers)
-    return f"{few:,} prompts" if few == many else f"{few:,} to {many:,} prompts"
+    if few == many:
+        return say("{n} prompts", n=f"{few:,}")
+    return say("{few} to {many} prompts", few=f"{few:,}", many=f"{many:,}")
 
 
 def chart(results: dict) -> dict | None:
@@ -81,22 +84,24 @@ def chart(results: dict) -> dict | None:
         panels.append(("Win rate against SFT", {f"{kind} answers": each for kind, each in rates.items()}, 0.5))
         for stage in ("base", "ppo"):
             told = [f"{show_interval(each[stage])} ({kind})" for kind, each in rates.items() if stage in each]
-            words += [f"Win rate against SFT, {STAGES[stage]}: {', '.join(told)}."] if told else []
-        caption += [
-            f"Win rate: share of comparisons with SFT's answers that are won, on {prompts_in_words(rates)}; a tie counts half.",
-            f"The judge is {judge}.",
-            *([f"Left out, as another judged: {', '.join(left_out)}."] if left_out else []),
-        ]
+            if told:
+                words.append(
+                    say("Win rate against SFT, {model}: {rates}.", model=STAGES[stage], rates=", ".join(told))
+                )
+        share = "Win rate: share of comparisons with SFT's answers that are won, on {prompts}; a tie counts half."
+        caption += [say(share, prompts=prompts_in_words(rates)), say("The judge is {judge}.", judge=judge)]
+        if left_out:
+            caption.append(say("Left out, as another judged: {names}.", names=", ".join(left_out)))
     if facts:
         panels.append(("Right answers, greedy", {in_words(name): each for name, each in facts.items()}, None))
         for name, each in facts.items():
             told = ", ".join(f"{STAGES[stage]} {show_interval(interval)}" for stage, interval in each.items())
-            words.append(f"{in_words(name).capitalize()}, greedy: {told}.")
-        caption.append(f"Right answers: share of greedy answers to {prompts_in_words(facts)}.")
-    caption = " ".join([*caption, "Black lines: 95 % intervals over prompts."])
+            words.append(say("{measure}, greedy: {rates}.", measure=say(in_words(name)).capitalize(), rates=told))
+        caption.append(say("Right answers: share of greedy answers to {prompts}.", prompts=prompts_in_words(facts)))
+    caption = " ".join([*caption, say("Black lines: 95 % intervals over prompts.")])
     return {
         "picture": as_small_png(_draw(panels, None)),
-        "png": as_small_png(_draw(panels, caption)),
+        "png": as_small_png(_draw(panels, caption)) if spoken() == "en" else None,  # what is published is English
         "caption": caption,
         "words": " ".join(words),
     }
@@ -122,7 +127,7 @@ def _draw(panels: list[tuple], caption: str | None):
                 y,
                 WIDTH - 0.03,
                 color=COLORS[name],
-                label=name,
+                label=label(name),
                 zorder=2,
             )
             for place, interval in zip(x, each.values(), strict=True):
@@ -131,16 +136,16 @@ def _draw(panels: list[tuple], caption: str | None):
             panel.axhline(of_sft, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
             panel.bar([places["sft"]], [of_sft], len(series) * WIDTH - 0.03, color=SLATE, zorder=2)
             where = {"ha": "center", "va": "bottom", "fontsize": 11, "color": GREY}
-            panel.text(places["sft"], of_sft + 0.015, f"{of_sft:.0%}\nby definition", **where)
+            panel.text(places["sft"], of_sft + 0.015, f"{of_sft:.0%}\n{label('by definition')}", **where)
         middle, room = (len(places) - 1) / 2, len(STAGES) / 2 * (3 - len(axes))  # bars of one width, however many
         panel.set_xlim(middle - room, middle + room)
         panel.set_ylim(0, 1.09)
         panel.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
-        panel.set_xticks([*places.values()], [STAGES[stage] for stage in places], color=INK, fontsize=13)
+        panel.set_xticks([*places.values()], [label(STAGES[stage]) for stage in places], color=INK, fontsize=13)
         panel.tick_params(axis="x", length=0)
         panel.tick_params(axis="y", labelsize=11)
         panel.grid(axis="x", visible=False)
-        panel.set_title(title, loc="left", color=INK, fontsize=14, weight="bold", pad=30)
+        panel.set_title(label(title), loc="left", color=INK, fontsize=14, weight="bold", pad=30)
         panel.legend(
             loc="lower left", bbox_to_anchor=(-0.015, 0.985), ncols=2, frameon=False, fontsize=12, labelcolor=INK,
             handlelength=1, handleheight=0.9, handletextpad=0.5, columnspacing=1.4, borderaxespad=0.2,

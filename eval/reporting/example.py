@@ -5,6 +5,7 @@ from pathlib import Path
 from data_prep.common.agreement import exact_match
 from data_prep.rewards import all_facts, asked_fact
 from eval.reporting.pictures import TITLES
+from eval.reporting.words import say
 
 RIGHT, PARTLY, WRONG = "right", "partly", "wrong"
 
@@ -58,17 +59,21 @@ def example_question(questions: list[dict], answers: dict[str, list[str]]) -> tu
 def caption(question: dict, answers: dict[str, str], stages: dict, asked: Path) -> str:
     """The rule by which the question was chosen, and how often each model is right on all questions."""
     *others, last = (TITLES.get(name, name) for name in answers)
-    text = (
-        f"How it was chosen: the first question of {asked.name} (number {question['number']:,}) that {last} answers "
-    )
+    chosen = "How it was chosen: the first question of {file} (number {number}) that {last} answers "
+    values = {"file": asked.name, "number": f"{question['number']:,}", "last": last, "before": others[-1]}
     if len(_facts(question["reference"])) > 1:
         measure, words = "all_facts", "the share with all facts right"
-        text += f"with all facts of the reference while {others[-1]} gives the asked fact alone. "
+        chosen += "with all facts of the reference while {before} gives the asked fact alone."
     else:
         measure, words = "exact_match", "exact match"
-        text += f"with exactly the reference; {' and '.join(others)} "
-        text += "give other answers, no two of them equal. " if len(others) > 1 else "gives another answer. "
-    text += "It shows what changes, not how often"
+        chosen += "with exactly the reference; "
+        chosen += (
+            "{before} gives another answer."
+            if len(others) == 1
+            else "{others} give other answers, no two of them equal."
+        )
+        values["others"] = f" {say('and')} ".join(others)
+    text = say(chosen, **values)
     shares = {}
     for result in stages.values():
         metrics = result.get("metrics", {})
@@ -76,7 +81,11 @@ def caption(question: dict, answers: dict[str, str], stages: dict, asked: Path) 
         if share and "opponent" not in result and [Path(path).name for path in result.get("data", [])] == [asked.name]:
             shares[Path(result["model"]).name] = share["value"]
     told = ", ".join(f"{TITLES.get(name, name)} {shares[name]:.1%}" for name in answers if name in shares)
-    return text + (f": {words} on held-out questions is {told}" if told else "") + "."
+    if not told:
+        return text + " " + say("It shows what changes, not how often.")
+    often = say("It shows what changes, not how often: {measure} on held-out questions is {rates}.",
+                measure=say(words), rates=told)  # fmt: skip
+    return f"{text} {often}"
 
 
 def _facts(reference: str) -> list[str]:

@@ -7,16 +7,20 @@ from data_prep.common.plots import (
     INK,
     RED,
     SOFT,
+    as_png,
     as_small_png,
     as_uri,
     canvas,
     set_height,
     sheet,
+    uri_of,
     wrapped,
 )
 from data_prep.common.text import printable
 from eval.common.functions import in_words
 from eval.reporting.tables import SHARES, number
+from eval.reporting.words import label as drawn
+from eval.reporting.words import say
 
 # What PPO evaluates besides score and KL; anything else it evaluates measures the quality of answers (eval_funcs).
 AGREEMENT = ("exact_match", "chrf")  # with the reference; any other measure is called a rating
@@ -30,10 +34,10 @@ def picture(points: list, label: str) -> str:
     figure, (panel,) = canvas(4.4, 2.6, left=0.14, right=0.98, top=0.96, bottom=0.2)
     marker = "o" if len(points) < 15 else None
     panel.plot(*zip(*points, strict=True), color=BLUE, linewidth=1.8, marker=marker, markersize=4)
-    panel.set_xlabel("step")
+    panel.set_xlabel(drawn("step"))
     if label.endswith(SHARES):
         panel.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    return as_uri(figure)
+    return uri_of(as_png(figure, dpi=100))  # shown small, and there are many
 
 
 def score_against_kl(curves: dict, alarms: list[dict] = ()) -> dict | None:
@@ -53,15 +57,17 @@ def score_against_kl(curves: dict, alarms: list[dict] = ()) -> dict | None:
     figure, (panel,) = canvas(6.6, 3.3, left=0.1, right=0.9, top=0.95, bottom=0.17)
     path = [kl[step] for step in steps]
     panel.plot(path, [score[step] for step in steps], color=BLUE, linewidth=1.8, marker="o", markersize=4)
-    panel.set_xlabel("KL from the fine-tuned model, nats per answer")
-    panel.set_ylabel("reward model's score (dots)", color=BLUE)
+    panel.set_xlabel(drawn("KL from the fine-tuned model, nats per answer"))
+    panel.set_ylabel(drawn("reward model's score (dots)"), color=BLUE)
     panel.margins(y=0.15)
     for step, side, height in ((first, "left", -14), (last, "right", 7)):
         where = {"xytext": (0, height), "textcoords": "offset points", "ha": side}
-        panel.annotate(f"update {step}", (kl[step], score[step]), color=GREY, **where)
-    words = (
-        f"From update {first} to {last} the KL went from {number(kl[first])} to {number(kl[last])} nats per answer and "
-        f"the reward model's score from {number(score[first])} to {number(score[last])}."
+        panel.annotate(drawn("update {n}", n=step), (kl[step], score[step]), color=GREY, **where)
+    words = say(
+        "From update {first} to {last} the KL went from {kl_first} to {kl_last} nats per answer and the reward model's "
+        "score from {score_first} to {score_last}.",
+        **{"first": first, "last": last, "kl_first": number(kl[first]), "kl_last": number(kl[last])},
+        **{"score_first": number(score[first]), "score_last": number(score[last])},
     )
     if measure:
         right = panel.twinx()
@@ -70,7 +76,7 @@ def score_against_kl(curves: dict, alarms: list[dict] = ()) -> dict | None:
         right.spines[["top", "left", "bottom"]].set_visible(False)
         right.spines["right"].set_color(GREY)
         right.tick_params(colors=GREY, labelsize=9)
-        right.set_ylabel(f"{in_words(measure)} (squares)", color=GREEN)
+        right.set_ylabel(drawn("{measure} (squares)", measure=drawn(in_words(measure))), color=GREEN)
         right.margins(y=0.15)
         if measure.endswith(SHARES):
             right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -79,14 +85,17 @@ def score_against_kl(curves: dict, alarms: list[dict] = ()) -> dict | None:
         what, whole = (
             ("agreement", "Agreement with the reference") if measure in AGREEMENT else ("rating", "The rating")
         )
-        words += (
-            f" {whole} ({in_words(measure)} of sampled answers, a proxy for a human "
-            f"judge) went from {values[first]} to {values[last]}; it was highest at update {best}, {values[best]}."
+        words += " " + say(
+            "{whole} ({measure} of sampled answers, a proxy for a human judge) went from {first} to {last}; it was highest "
+            "at update {best}, {most}.",
+            **{"whole": say(whole), "measure": say(in_words(measure)), "first": values[first], "last": values[last]},
+            **{"best": best, "most": values[best]},
         )
         if measured[last] < measured[best] and score[last] > score[best]:
-            words += (
-                f" Since then the score has risen and the {what} has fallen, as in over-optimization. "
-                "The alarms say whether this is more than chance."
+            words += " " + say(
+                "Since then the score has risen and the {what} has fallen, as in over-optimization. The alarms say whether "
+                "this is more than chance.",
+                what=say(what),
             )
     by_name = {alarm["alarm"]: alarm for alarm in reversed(alarms)}  # the first of each
     if hit := next((by_name[name] for name in PATH_ALARMS if name in by_name), None):
@@ -97,7 +106,8 @@ def score_against_kl(curves: dict, alarms: list[dict] = ()) -> dict | None:
         )  # so that the name, above, stays in the picture
         where = {"xytext": (0, 2), "textcoords": "offset points", "ha": side, "va": "bottom", "fontsize": 9}
         panel.annotate(f"alarm {hit['alarm']}", (place, 1), xycoords=panel.get_xaxis_transform(), color=RED, **where)
-        words += f" The alarm {hit['alarm']} was raised at update {hit['step']}, at {number(place)} nats per answer."
+        said = "The alarm {alarm} was raised at update {step}, at {kl} nats per answer."
+        words += " " + say(said, alarm=hit["alarm"], step=hit["step"], kl=number(place))
     shown = ["score", "KL", *([measure] if measure else [])]
     return {"picture": as_uri(figure), "words": words, "curves": [start + name for name in shown]}
 

@@ -42,7 +42,9 @@ def rounded(value):
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
-def publish(folder: Path, facts: dict, example: tuple[dict, dict[str, str]] | None, asked: Path) -> list[str]:
+def publish(
+    folder: Path, facts: dict, example: tuple[dict, dict[str, str]] | None, asked: Path, shown: dict | None
+) -> list[str]:
     """Write the run's metrics into `folder`, their tables into its RESULTS.md, the chart of its stages and the picture of
     one question. Returns the names of what was written.
 
@@ -50,6 +52,7 @@ def publish(folder: Path, facts: dict, example: tuple[dict, dict[str, str]] | No
         facts: {"stages", "machine", "commit"} as in the run's results.json.
         example: what `example_question` found.
         asked: the file that the question is from.
+        shown: {"answers": [(title, text)]} as the page opens with it.
 
     A picture that there is nothing for is not drawn, and an older one is removed.
     """
@@ -65,8 +68,9 @@ def publish(folder: Path, facts: dict, example: tuple[dict, dict[str, str]] | No
     if example:
         question, answers = example
         told = f"{caption(question, answers, stages, asked)} All metrics: RESULTS.md."
-        marks = {name: mark(text, question["reference"]) for name, text in answers.items()}
-        pictures["answers.png"] = answers_picture(question, answers, marks, told)
+        drawn = dict(shown["answers"]) if shown else answers
+        marks = {name: mark(text, question["reference"]) for name, text in drawn.items()}
+        pictures["answers.png"] = answers_picture(question, drawn, marks, told)
     for name, picture in pictures.items():
         if picture is None:
             (folder / name).unlink(missing_ok=True)

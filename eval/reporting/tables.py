@@ -7,6 +7,7 @@ from data_prep.common.intervals import show_interval, show_nats
 from eval.common.functions import WORDS, in_words, show_difference, show_measure
 from eval.reporting.chart import is_greedy
 from eval.reporting.stages import BEST_OF, BEST_OF_TITLE, METHODS, VARIANTS, method_of, trainings
+from eval.reporting.words import say
 
 MODELS = ["base", "sft", "ppo"]  # the folders of the chain
 EQUAL_TIMES = 1.15  # training times count as equal if the longest is less than this many times the shortest
@@ -144,8 +145,29 @@ def judges(rates: list[tuple[str, dict, dict]]) -> str:
     for name, _, result in rates:
         found.setdefault(result.get("judge", "not named"), []).append(name)
     if len(found) == 1:
-        return f"The judge is {[*found][0]}."
-    return " ".join(f"The judge of {', '.join(names)} is {judge}." for judge, names in found.items())
+        return say("The judge is {judge}.", judge=[*found][0])
+    return " ".join(
+        say("The judge of {names} is {judge}.", names=", ".join(names), judge=judge) for judge, names in found.items()
+    )
+
+
+def of_different_judges(rates: list[tuple[str, dict, dict]]) -> list[tuple[str, list[tuple[str, dict]]]]:
+    """[(who against whom, [(the judge, its win rate)])] of the comparisons that more than one judge has made."""
+    found: dict[tuple, dict[str, dict]] = {}
+    for _, rate, result in rates:
+        if result.get("model") and result.get("opponent"):
+            models = tuple(Path(result[side]).name for side in ("model", "opponent"))
+            judge = result.get("judge", say("not named"))
+            found.setdefault((*models, is_greedy(result)), {}).setdefault(judge, rate)
+    return [
+        (
+            say("{model} against {opponent}, {kind} answers", model=model, opponent=opponent,
+                kind=say("greedy" if greedy else "sampled")),
+            [(f"{judge} ({rate['n']:,})" if "n" in rate else judge, rate) for judge, rate in by_judge.items()],
+        )
+        for (model, opponent, greedy), by_judge in found.items()
+        if len(by_judge) > 1
+    ]  # fmt: skip
 
 
 def both_sides(rates: list[tuple[str, dict, dict]]) -> list[tuple]:
@@ -172,12 +194,11 @@ def verdict(rows: list[dict]) -> list[str]:
     if len(timed) > 1 and all(row["seconds"] for row in timed):
         first, *_, last = sorted(timed, key=lambda row: row["seconds"])
         if last["seconds"] < EQUAL_TIMES * first["seconds"]:
-            sentences.append(f"Trained at equal wall time: {first['seconds']:,.0f} to {last['seconds']:,.0f} s.")
+            said = "Trained at equal wall time: {least} to {most} s."
         else:
-            sentences.append(
-                f"Not trained equally long: {first['title']} for {first['seconds']:,.0f} s, {last['title']} for "
-                f"{last['seconds']:,.0f} s."
-            )
+            said = "Not trained equally long: {first} for {least} s, {last} for {most} s."
+        least, most = (f"{row['seconds']:,.0f}" for row in (first, last))
+        sentences.append(say(said, least=least, most=most, first=first["title"], last=last["title"]))
     rates: dict[str, list[dict]] = {}
     for row in rows:
         if row["win_rate"] and method_of(row["name"]) not in VARIANTS:
@@ -185,34 +206,43 @@ def verdict(rows: list[dict]) -> list[str]:
     if "ppo" not in rates:
         return sentences
     means = {method: sum(rate["value"] for rate in found) / len(found) for method, found in rates.items()}
-    seeds = {method: f" (mean of {len(found)} seeds)" if len(found) > 1 else "" for method, found in rates.items()}
+    seeds = {
+        method: say(" (mean of {n} seeds)", n=len(found)) if len(found) > 1 else "" for method, found in rates.items()
+    }
     above = sum(rate["low"] > 0.5 for rate in rates["ppo"])
-    sentences.append(f"PPO's win rate is above 50% with its whole interval in {above} of {len(rates['ppo'])} runs.")
+    said = "PPO's win rate is above 50% with its whole interval in {above} of {runs} runs."
+    sentences.append(say(said, above=above, runs=len(rates["ppo"])))
     better = [method for method in means if means[method] > means["ppo"]]
     for method in better:
         apart = all(rate["low"] > other["high"] for rate in rates[method] for other in rates["ppo"])
         title = "Best of 8" if method == BEST_OF else METHODS[method][0]
-        sentences.append(
-            f"{title}'s win rate is higher than PPO's: {means[method]:.1%}{seeds[method]} against "
-            f"{means['ppo']:.1%}{seeds['ppo']}; their intervals {'do not overlap' if apart else 'overlap'}."
-        )
+        said = "{method}'s win rate is higher than PPO's: {rate} against {ppo}; their intervals "
+        said += "do not overlap." if apart else "overlap."
+        rate, ppo = (f"{means[each]:.1%}{seeds[each]}" for each in (method, "ppo"))
+        sentences.append(say(said, method=title, rate=rate, ppo=ppo))
     if len(means) > 1 and not better:
-        sentences.append(f"No other method's win rate is higher than PPO's, {means['ppo']:.1%}{seeds['ppo']}.")
+        said = "No other method's win rate is higher than PPO's, {ppo}."
+        sentences.append(say(said, ppo=f"{means['ppo']:.1%}{seeds['ppo']}"))
     return sentences + share_of_rater(rows)
 
 
 def share_of_rater(rows: list[dict]) -> list[str]:
     """The sentence on how much of the points that the rater itself as reward brings PPO gets; none if they are unknown."""
-    most = next((row["points"]["value"] for row in rows if row["name"] == "ppo_rater" and row["points"]), 0)
+    most_points = next((row["points"]["value"] for row in rows if row["name"] == "ppo_rater" and row["points"]), 0)
     gains = [row["points"]["value"] for row in rows if method_of(row["name"]) == "ppo" and row["points"]]
-    if most <= 0 or not gains:
+    if most_points <= 0 or not gains:
         return []
-    shares = [gain / most for gain in gains]
-    several = f" (mean of {len(shares)} seeds, {min(shares):.0%} to {max(shares):.0%})" if len(shares) > 1 else ""
-    return [
-        f"With the rater itself as reward PPO gains {most:.2f} of the rater's points an answer over SFT, sampled; with the "
-        f"reward model it gains {sum(shares) / len(shares):.0%} of that{several}."
-    ]
+    shares = [gain / most_points for gain in gains]
+    several = ""
+    if len(shares) > 1:
+        least, most = f"{min(shares):.0%}", f"{max(shares):.0%}"
+        several = say(" (mean of {n} seeds, {least} to {most})", n=len(shares), least=least, most=most)
+    said = (
+        "With the rater itself as reward PPO gains {points} of the rater's points an answer over SFT, sampled; with the "
+        "reward model it gains {share} of that{several}."
+    )
+    share = f"{sum(shares) / len(shares):.0%}"
+    return [say(said, points=f"{most_points:.2f}", share=share, several=several)]
 
 
 def tiles(

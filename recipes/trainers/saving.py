@@ -20,6 +20,7 @@ from data_prep.models.merging import BOUND, logit_difference, probe_logits, why_
 from recipes.trainers.adapter import are_tied, tie
 from recipes.trainers.push.model_files import push_trained, write_card
 from recipes.trainers.resuming import full_disk_as_one_line
+from recipes.trainers.trackers import where_to_look
 
 if TYPE_CHECKING:  # slow to import, and so is peft below
     from peft import PeftModel
@@ -156,7 +157,8 @@ def check_reload(folder: Path, model: PreTrainedModel | PeftModel, sharded: bool
 
 
 def finish(trainer: Trainer) -> None:
-    """Mark the model in `output_dir` as finished, results and all, with a model card; push it if told so.
+    """Mark the model in `output_dir` as finished, results and all, with a model card; push it if told so, and
+    say where the curves are that `report_to` asked for.
 
     The settings stay, for the record.
     """
@@ -167,6 +169,8 @@ def finish(trainer: Trainer) -> None:
             push_trained(trainer)
         else:
             write_card(folder, folder.absolute().name)
+        for line in where_to_look(trainer.args):
+            print(line)
 
 
 def merge_unless_it_answers_otherwise(trainer: Trainer, model: PeftModel) -> PreTrainedModel | PeftModel:

@@ -63,8 +63,8 @@ AT_LEAST = {
 ABOVE_0 = ("num_train_epochs", "muon_lr", "temperature", "adam_epsilon", "cliprange", "cliprange_value", "kl_budget")
 BELOW_1 = ("adam_beta1", "adam_beta2", "lora_dropout")
 # Packages that no requirement installs: {tracker: what to give to pip}, {names begin with: (module, what to give to pip)}.
-TRACKERS = {"tensorboard": "-e '.[tensorboard]'"} | {
-    name: name for name in ("wandb", "trackio", "mlflow", "comet_ml", "clearml", "swanlab", "neptune")
+TRACKERS = {"tensorboard": "-e '.[tensorboard]'", "trackio": "-e '.[trackio]'"} | {
+    name: name for name in ("wandb", "mlflow", "comet_ml", "clearml", "swanlab", "neptune")
 }
 OPTIMIZERS = {
     ("adamw_bnb", "adamw_8bit", "ademamix", "lion_", "paged_", "rmsprop_bnb"): (
