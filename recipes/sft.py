@@ -172,7 +172,7 @@ def main() -> None:
     )
 
     # Train
-    seconds = train(trainer, run)
+    seconds = train(trainer, run, rows=dataset)
 
     # Evaluate
     evaluated = trainer.evaluate() if heldout else {}

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -216,14 +217,46 @@ def test_other_settings_are_told_apart_from_a_run_that_goes_on(pushed, settings,
         "or give another --output_dir"
     )
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-1", "checkpoint-2", UNFINISHED]
+    given["seed"] = 42
     done = succeeded(again("sft", **given, output_dir=folder, resume_from_checkpoint="last"))
-    assert "resuming with another setting, as told: learning_rate 0.01 → 0.02\n" in done.out
+    said = (
+        "resuming with another setting, as told: learning_rate 0.01 → 0.02: without effect, the checkpoint's is kept\n"
+    )
+    assert said in done.out and differing(first, folder) == set()
     # anew: as if nothing had been there
     folder = as_killed(first, tmp_path / "anew", 2)
     given = {**settings["sft"], "max_steps": 1}
     done = succeeded(again("sft", **given, output_dir=folder, resume_from_checkpoint="false"))
     assert f"{folder}: 2 checkpoints of an earlier run removed\n" in done.out
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-1"]
+
+
+def test_other_data_models_versions_and_processes_are_told_apart_too(pushed, settings, tmp_path):
+    folder, data = as_killed(pushed("sft")[0], tmp_path / "run", 1), settings["sft"]["conversations"]
+    marker, content = json.loads((folder / UNFINISHED).read_text()), data.read_bytes()
+    model = f"model_name_or_path: {settings['sft']['model_name_or_path']}"
+    assert {f"{model}/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")} < {*marker["inputs"]}
+    marker["inputs"][f"{model}/tokenizer.json"] = "7 bytes, 0"
+    del marker["inputs"][f"{model}/config.json"]
+    marker["versions"]["trl"], marker["processes"] = "1.11.0", 2
+    write_json(folder / UNFINISHED, marker)
+    try:
+        data.write_bytes(content.replace(b'"yes"', b'"yea"', 1))  # as long as it was
+        refused(again("sft", **settings["sft"], output_dir=folder), f"other files ({model}/config.json is new; ")
+        marker["inputs"][f"{model}/config.json"] = pushed_input(pushed, f"{model}/config.json")
+        write_json(folder / UNFINISHED, marker)
+        text = refused(again("sft", **settings["sft"], output_dir=folder))
+    finally:
+        data.write_bytes(content)
+    changed = f"{model}/tokenizer.json has changed"
+    assert text.startswith(
+        f"error: {folder}: holds checkpoints of a run with other files (conversations: {data} has changed; {changed}), "
+        f"other versions (trl 1.11.0 → {metadata.version('trl')}), other processes (processes 2 → 1): resume it all the same"
+    )
+
+
+def pushed_input(pushed, name: str) -> str:
+    return json.loads((pushed("sft")[0] / "settings.json").read_text())["inputs"][name]
 
 
 def test_checkpoints_of_nobody_knows_what_are_not_resumed_by_themselves(pushed, settings, tmp_path):
