@@ -16,35 +16,30 @@ import pytest
 import torch
 import yaml
 from helpers.hub import local_hub
-from helpers.models import POSITIONS, save, tiny_config, write_shards
 from helpers.recipes import (
     ENVIRONMENT,
-    EXACT,
-    LORA,
+    RECIPES,
     ROOT,
     Done,
     again,
-    conversation,
     differing,
-    ranking,
     refused,
     succeeded,
 )
+from helpers.stages import short_runs
 from huggingface_hub import ModelCard
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    GPT2LMHeadModel,
     Trainer,
     TrainingArguments,
 )
 
 from data_prep.common.errors import InputError
-from data_prep.common.files import UNFINISHED, write_json, write_jsonl
+from data_prep.common.files import UNFINISHED, write_json
 from data_prep.models.loading import load_checkpoint, load_reward_model
 from recipes.trainers import resuming, saving
 
-RECIPES = ("pretrain", "continue_pretraining", "sft", "reward", "dpo", "kto", "ppo", "rloo", "grpo")
 TOKEN = "hf_secret_of_the_user"
 
 
@@ -57,52 +52,9 @@ def hub():
 @pytest.fixture(scope="module")
 def settings(tiny_tokenizer, tiny_model_dir, tiny_reward_dir, ready_to_end_dir, tmp_path_factory) -> dict[str, dict]:
     """Three steps of each recipe, by LoRA where there is a model to start from, and a checkpoint after each."""
-    folder = tmp_path_factory.mktemp("data")
-    ids = tiny_tokenizer("abcd<|endoftext|>" * 6 * POSITIONS)["input_ids"]
-    write_shards(folder / "tokens", ids, tiny_tokenizer.name_or_path)
-    write_jsonl(folder / "documents.jsonl", [{"text": "what is held out"}])
-    write_jsonl(folder / "general.jsonl", [{"text": "and what is not of the domain"}])
-    torch.manual_seed(0)
-    write_json(folder / "talk.json", [conversation(letter, letter, "yes") for letter in "abcdefghijkl"])
-    write_jsonl(folder / "rankings.jsonl", [ranking(letter, {"no": 1, "yes": 0}) for letter in "abcdefghijkl"])
-    steps = {"per_device_train_batch_size": 4, "logging_steps": 1, "save_steps": 1, "learning_rate": 0.01, **EXACT}
-    short = {**steps, "max_steps": 3}
-    lora = {**short, **LORA, "lora_r": 4}
-    shape = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": POSITIONS}
-    text = {
-        "tokenizer": tiny_tokenizer.name_or_path,
-        "tokens": folder / "tokens",
-        "heldout": folder / "documents.jsonl",
-    }
-    draws = {"prompts": folder / "talk.json", "response_length": 4, "reward_model_path": tiny_reward_dir}
-    groups = {**draws, "num_generations": 4, "max_completion_length": 4}
-    del groups["response_length"]
-    assistant, ready = {"model_name_or_path": tiny_model_dir}, {"model_name_or_path": ready_to_end_dir}
-    return {
-        "pretrain": {**short, **shape, **text, "eval_steps": 3},
-        "continue_pretraining": {
-            **lora,
-            "model_name_or_path": save(GPT2LMHeadModel(tiny_config(tiny_tokenizer)), tiny_tokenizer, folder / "base"),
-            "tokens": folder / "tokens",
-            "heldout": folder / "documents.jsonl",
-            "heldout_general": folder / "general.jsonl",
-            "max_length": POSITIONS,
-            "eval_steps": 2,
-        },
-        "sft": {
-            **lora,
-            **assistant,
-            "conversations": folder / "talk.json",
-            "max_length": POSITIONS,
-            "max_new_tokens": 4,
-        },
-        "reward": {**lora, **assistant, "rankings": folder / "rankings.jsonl", "max_length": POSITIONS},
-        "dpo": {**lora, **assistant, "rankings": folder / "rankings.jsonl", "max_length": POSITIONS},
-        "kto": {**lora, **assistant, "rankings": folder / "rankings.jsonl", "max_length": POSITIONS},
-        "ppo": {**steps, **LORA, "lora_r": 4, **draws, "sft_model_path": ready_to_end_dir, "total_episodes": 12},
-        "rloo": {**lora, **ready, **groups},
-        "grpo": {**lora, **ready, **groups},
-    }
+    return short_runs(
+        tmp_path_factory.mktemp("data"), tiny_tokenizer, tiny_model_dir, tiny_reward_dir, ready_to_end_dir
+    )
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # slow to import
 
 # The last file written into a checkpoint: {name of every other: bytes}.
 FILES = "checkpoint_files.json"
+WEIGHTS_ALONE = "holds weights alone (save_only_model), from which training cannot go on"
 PARTIAL = "partial-checkpoint-"
 # Full, beyond the user's quota, or beyond what one file may be (`ulimit -f`).
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -115,7 +116,8 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
     for folder in sorted(folders, key=lambda each: int(each.name[11:]), reverse=True):
         if (flaw := flaw_of(folder)) is None:
             return str(folder)
-        print(f"{folder}: a run was killed while writing it ({flaw}); skipped")
+        why = flaw if flaw == WEIGHTS_ALONE else f"a run was killed while writing it ({flaw})"
+        print(f"{folder}: {why}; skipped")
     return None
 
 
@@ -138,6 +140,8 @@ def flaw_of(checkpoint: Path) -> str | None:
             return f"no {name}"
         if (checkpoint / name).stat().st_size != size:
             return f"{name} is cut short"
+    if not any(checkpoint.glob("rng_state*.pth")):
+        return WEIGHTS_ALONE
     for path in checkpoint.rglob("*.safetensors"):
         try:
             with safe_open(path, framework="pt"):

@@ -14,6 +14,7 @@ import sys
 from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -156,12 +157,14 @@ class LossWatch(TrainerCallback, ExportableState):
         return "; ".join([*texts, *([", ".join(more)] if more else []), *left])
 
     def name(self, row: int) -> str:
-        """Where a row comes from: "row 3 of talk.json", or its number in the training set."""
+        """Where a row comes from: "row 3 of talk.json (id b7)", or its number in the training set."""
         for rows in (self.rows, self.trainer.train_dataset):
             same = rows is not None and len(rows) == len(self.trainer.train_dataset)  # not packed, none left out
             if same and {"source", "row"} <= set(getattr(rows, "column_names", ())):
                 found = rows[row]
-                return f"row {found['row']} of {found['source']}"
+                own = found.get("id")
+                told = own not in (None, f"{Path(found['source']).name}:{found['row']}")  # a row without one gets that
+                return f"row {found['row']} of {found['source']}" + (f" (id {printable(str(own))})" if told else "")
         return f"row {row}"
 
     def text(self, row: int) -> str:

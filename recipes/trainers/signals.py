@@ -51,6 +51,7 @@ class StopOnSignal(TrainerCallback):
             self.leaving = int(told.item())
         if self.leaving:
             control.should_save = control.should_log = True  # logged: a resumed run has no losses of before
+            args.save_only_model = False  # else nothing could go on from it
 
     def on_save(self, args, state, control, **kwargs):
         if self.leaving:
