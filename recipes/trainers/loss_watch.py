@@ -1,6 +1,6 @@
 """A loss that is not finite ends the run before it reaches the weights; a spike is logged. Both with their rows.
 
-    loss spike at update 412: 9.31, the 411 before it 2.10 ± 0.12; its rows: 17 "What does str.upper do?…"; 40 "…"
+    loss spike at update 412: 9.31, the 411 before it 2.10 ± 0.12; its rows in train_dataset: row 17 'What does str.upper do?'; …
 
 A spike is a loss seven standard deviations above the mean of the thousand updates before it, as in OLMo 2 (Walsh 2025,
 arXiv:2501.00656, section 3). PPO, RLOO and GRPO draw their own rows, skip an update whose rewards are not finite, and
@@ -121,7 +121,7 @@ class LossWatch(TrainerCallback, ExportableState):
                 state.log_history.append({"step": state.global_step, "loss_spike": value, "rows": rows})
                 message = (
                     f"loss spike at update {state.global_step}: {value:.3g}, the {len(self.losses)} before it {mean:.3g} ± "
-                    f"{spread:.2g}; its rows: {self.shown(rows)}"
+                    f"{spread:.2g}; its rows in train_dataset: {self.shown(rows)}"
                 )
                 tqdm.write(message, file=sys.stderr)  # a process beside the first has no stdout
         self.losses.append(value)
@@ -144,7 +144,7 @@ class LossWatch(TrainerCallback, ExportableState):
         raise InputError(
             f"the {what} of update {step + 1} is {value}: stopped before it changes the weights; "
             f"{f'{kept} is kept' if kept else 'there is no checkpoint yet'}; look at its rows, or set learning_rate lower or "
-            f"warmup_steps higher; rows of the {'batch' if last else 'update'}: {self.shown(rows)}"
+            f"warmup_steps higher; rows of the {'batch' if last else 'update'} in train_dataset: {self.shown(rows)}"
         )
 
     def shown(self, rows: list[int]) -> str:
@@ -159,7 +159,8 @@ class LossWatch(TrainerCallback, ExportableState):
     def name(self, row: int) -> str:
         """Where a row comes from: "row 3 of talk.json (id b7)", or its number in the training set."""
         for rows in (self.rows, self.trainer.train_dataset):
-            same = rows is not None and len(rows) == len(self.trainer.train_dataset)  # not packed, none left out
+            same = rows is not None and len(rows) == len(self.trainer.train_dataset)  # none left out
+            same &= not getattr(self.trainer.args, "packing", False)  # which changes their order
             if same and {"source", "row"} <= set(getattr(rows, "column_names", ())):
                 found = rows[row]
                 own = found.get("id")

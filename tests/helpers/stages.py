@@ -36,7 +36,7 @@ def short_runs(
     draws = {"prompts": folder / "talk.json", "response_length": 4, "reward_model_path": reward_model}
     groups = {**draws, "num_generations": 4, "max_completion_length": 4}
     del groups["response_length"]
-    assistant, ready = {"model_name_or_path": model}, {"model_name_or_path": ready}
+    assistant, sampled = {"model_name_or_path": model}, {"model_name_or_path": ready}
     return {
         "pretrain": {**short, **shape, **text, "eval_steps": updates},
         "continue_pretraining": {
@@ -59,6 +59,6 @@ def short_runs(
         "dpo": {**lora, **assistant, "rankings": folder / "rankings.jsonl", "max_length": POSITIONS},
         "kto": {**lora, **assistant, "rankings": folder / "rankings.jsonl", "max_length": POSITIONS},
         "ppo": {**steps, **LORA, "lora_r": 4, **draws, "sft_model_path": ready, "total_episodes": 4 * updates},
-        "rloo": {**lora, **ready, **groups},
-        "grpo": {**lora, **ready, **groups},
+        "rloo": {**lora, **sampled, **groups},
+        "grpo": {**lora, **sampled, **groups},
     }
