@@ -7,6 +7,7 @@ evenly over it. Not by its time, which a copy to another machine changes. What i
 import hashlib
 from pathlib import Path
 
+from data_prep.common.files import regular_file
 from recipes.trainers.push.record import MODELS
 
 DATA = ("conversations", "rankings", "prompts", "tokens", "heldout", "heldout_general")
@@ -42,8 +43,11 @@ def files_of(path: Path, of_a_model: bool) -> list[Path]:
 
 
 def fingerprint(path: Path, most: int) -> str:
-    """The size of a file and a hash of it, or of blocks of `most` bytes together that are spread evenly over it."""
-    size, digest = path.stat().st_size, hashlib.blake2b(digest_size=16)
+    """The size of a file and a hash of it, or of blocks of `most` bytes together that are spread evenly over it.
+
+    Raises InputError for a file that may not be read.
+    """
+    size, digest = regular_file(path).stat().st_size, hashlib.blake2b(digest_size=16)
     number = max(2, most // BLOCK)
     starts = (
         range(0, size, BLOCK) if size <= most else [each * (size - BLOCK) // (number - 1) for each in range(number)]
