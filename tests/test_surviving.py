@@ -10,12 +10,15 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
 from helpers.models import tiny_config
+from helpers.recipes import ENVIRONMENT, ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
@@ -167,6 +170,15 @@ def test_the_best_checkpoint_is_named_where_it_lies_and_old_ones_go(trainer, tmp
     state = json.loads((tmp_path / "run" / "checkpoint-6" / "trainer_state.json").read_text())
     assert state["best_model_checkpoint"] == f"{tmp_path}/run/checkpoint-6"
     assert steps_of(tmp_path / "run") == ["checkpoint-6"]
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_of_whole_commands():
+    line = [sys.executable, "tests/survive.py", "--kills", "3", "--stages", "pretrain", "ppo"]
+    done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    told = [line for line in done.stdout.splitlines() if re.match(r"\w+: \d+ kills", line)]
+    assert done.returncode == 0 and len(told) == 2, done.stdout + done.stderr[-2000:]
+    assert all(re.search(r"; \d+ ends, all byte for byte the run that nobody killed", line) for line in told)
 
 
 # A full disk
