@@ -124,6 +124,10 @@ class Stage:
 def survive(stage: Stage, kills: int, number: int, draw: random.Random) -> bool:
     """Kill a stage so many times, and print what came of it."""
     stage.clear()
+    if stage.settings is not None:  # the process that others are forked from imports the libraries first
+        first = processes().Process(target=os.getpid)
+        first.start()
+        first.join()
     begun = time.perf_counter()
     stage.start()
     if stage.wait(None) != 0:

@@ -102,7 +102,8 @@ def open_run(*arguments) -> Run:
     marker = Path(checkpoint).parent / UNFINISHED
     changed = differences(read_json(marker), record) if marker.exists() else None
     if asked is None and changed != {}:
-        kinds = [f"other {kind} ({'; '.join(each)})" for kind, each in (changed or {}).items()]
+        more = {kind: [f"and {len(each) - 4} more"] if len(each) > 4 else [] for kind, each in (changed or {}).items()}
+        kinds = [f"other {kind} ({'; '.join([*each[:4], *more[kind]])})" for kind, each in (changed or {}).items()]
         what = f"with {', '.join(kinds)}" if kinds else "whose settings are not known"
         raise InputError(
             f"{folder}: holds checkpoints of a run {what}: resume it all the same by --resume_from_checkpoint last, "
