@@ -135,9 +135,10 @@ def survive(stage: Stage, kills: int, number: int, draw: random.Random) -> bool:
         return False
     length, expected = time.perf_counter() - begun, stage.result()
     stage.clear()
-    moments, ends, failures = Counter(), 0, []
-    while (sum(moments.values()) < kills or stage.result() != expected) and not failures:
+    moments, ends, failures, ended = Counter(), 0, [], False
+    while (sum(moments.values()) < kills or not ended) and not failures:
         stage.start()
+        ended = False
         last = sum(moments.values()) >= kills
         code = stage.wait(None if last else draw.uniform(0, length))
         if code is None:
@@ -154,7 +155,7 @@ def survive(stage: Stage, kills: int, number: int, draw: random.Random) -> bool:
         elif (found := stage.result()) != expected:
             failures.append(f"differs: {sorted(name for name in expected if found.get(name) != expected[name])}")
         else:
-            ends += 1
+            ends, ended = ends + 1, True
             if not last:
                 stage.clear()
     told = ", ".join(f"{count} {moment}" for moment, count in sorted(moments.items()))
