@@ -58,7 +58,7 @@ REFUSED = dict.fromkeys(
         "greater_is_better",
     ),
     MEASURED,
-) | {"restore_callback_states_from_checkpoint": "a resumed run always knows its alarms"}
+)
 
 
 @dataclass

@@ -186,7 +186,7 @@ def main() -> None:
         trainer.optimizer = MuonWithAdamW(trainer.model, script.muon_lr, args.learning_rate, args.weight_decay)
 
     # Train
-    seconds = train(trainer, run)
+    seconds = train(trainer, run, rows=dataset)
 
     # Evaluate
     evaluated = trainer.evaluate() if heldout else {}

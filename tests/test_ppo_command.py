@@ -456,7 +456,8 @@ def test_the_newest_whole_checkpoint_is_the_last_by_number(tmp_path, capsys):
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-11", "partial-checkpoint-12", "checkpoint-2"):
         (tmp_path / name).mkdir()
         if name != "checkpoint-11":
-            (tmp_path / name / "trainer_state.json").write_text("{}")
+            (tmp_path / name / "trainer_state.json").write_text('{"global_step": 9}')
+            (tmp_path / name / "rng_state.pth").touch()
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
     printed = capsys.readouterr().out.splitlines()
     assert sorted(line.split(":")[0] for line in printed) == [

@@ -9,41 +9,37 @@ import os
 import re
 import shutil
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from helpers.hub import local_hub
-from helpers.models import POSITIONS, save, tiny_config, write_shards
 from helpers.recipes import (
     ENVIRONMENT,
-    EXACT,
-    LORA,
+    RECIPES,
     ROOT,
     Done,
     again,
-    conversation,
     differing,
-    ranking,
     refused,
     succeeded,
 )
+from helpers.stages import short_runs
 from huggingface_hub import ModelCard
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    GPT2LMHeadModel,
     Trainer,
     TrainingArguments,
 )
 
 from data_prep.common.errors import InputError
-from data_prep.common.files import UNFINISHED, write_json, write_jsonl
+from data_prep.common.files import UNFINISHED, write_json
 from data_prep.models.loading import load_checkpoint, load_reward_model
 from recipes.trainers import resuming, saving
 
-RECIPES = ("pretrain", "continue_pretraining", "sft", "reward", "dpo", "kto", "ppo", "rloo", "grpo")
 TOKEN = "hf_secret_of_the_user"
 
 
@@ -56,52 +52,9 @@ def hub():
 @pytest.fixture(scope="module")
 def settings(tiny_tokenizer, tiny_model_dir, tiny_reward_dir, ready_to_end_dir, tmp_path_factory) -> dict[str, dict]:
     """Three steps of each recipe, by LoRA where there is a model to start from, and a checkpoint after each."""
-    folder = tmp_path_factory.mktemp("data")
-    ids = tiny_tokenizer("abcd<|endoftext|>" * 6 * POSITIONS)["input_ids"]
-    write_shards(folder / "tokens", ids, tiny_tokenizer.name_or_path)
-    write_jsonl(folder / "documents.jsonl", [{"text": "what is held out"}])
-    write_jsonl(folder / "general.jsonl", [{"text": "and what is not of the domain"}])
-    torch.manual_seed(0)
-    write_json(folder / "talk.json", [conversation(letter, letter, "yes") for letter in "abcdefghijkl"])
-    write_jsonl(folder / "rankings.jsonl", [ranking(letter, {"no": 1, "yes": 0}) for letter in "abcdefghijkl"])
-    steps = {"per_device_train_batch_size": 4, "logging_steps": 1, "save_steps": 1, "learning_rate": 0.01, **EXACT}
-    short = {**steps, "max_steps": 3}
-    lora = {**short, **LORA, "lora_r": 4}
-    shape = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": POSITIONS}
-    text = {
-        "tokenizer": tiny_tokenizer.name_or_path,
-        "tokens": folder / "tokens",
-        "heldout": folder / "documents.jsonl",
-    }
-    draws = {"prompts": folder / "talk.json", "response_length": 4, "reward_model_path": tiny_reward_dir}
-    groups = {**draws, "num_generations": 4, "max_completion_length": 4}
-    del groups["response_length"]
-    assistant, ready = {"model_name_or_path": tiny_model_dir}, {"model_name_or_path": ready_to_end_dir}
-    return {
-        "pretrain": {**short, **shape, **text, "eval_steps": 3},
-        "continue_pretraining": {
-            **lora,
-            "model_name_or_path": save(GPT2LMHeadModel(tiny_config(tiny_tokenizer)), tiny_tokenizer, folder / "base"),
-            "tokens": folder / "tokens",
-            "heldout": folder / "documents.jsonl",
-            "heldout_general": folder / "general.jsonl",
-            "max_length": POSITIONS,
-            "eval_steps": 2,
-        },
-        "sft": {
-            **lora,
-            **assistant,
-            "conversations": folder / "talk.json",
-            "max_length": POSITIONS,
-            "max_new_tokens": 4,
-        },
-        "reward": {**lora, **assistant, "rankings": folder / "rankings.jsonl", "max_length": POSITIONS},
-        "dpo": {**lora, **assistant, "rankings": folder / "rankings.jsonl", "max_length": POSITIONS},
-        "kto": {**lora, **assistant, "rankings": folder / "rankings.jsonl", "max_length": POSITIONS},
-        "ppo": {**steps, **LORA, "lora_r": 4, **draws, "sft_model_path": ready_to_end_dir, "total_episodes": 12},
-        "rloo": {**lora, **ready, **groups},
-        "grpo": {**lora, **ready, **groups},
-    }
+    return short_runs(
+        tmp_path_factory.mktemp("data"), tiny_tokenizer, tiny_model_dir, tiny_reward_dir, ready_to_end_dir
+    )
 
 
 @pytest.fixture(scope="module")
@@ -216,14 +169,46 @@ def test_other_settings_are_told_apart_from_a_run_that_goes_on(pushed, settings,
         "or give another --output_dir"
     )
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-1", "checkpoint-2", UNFINISHED]
+    given["seed"] = 42
     done = succeeded(again("sft", **given, output_dir=folder, resume_from_checkpoint="last"))
-    assert "resuming with another setting, as told: learning_rate 0.01 → 0.02\n" in done.out
+    said = (
+        "resuming with another setting, as told: learning_rate 0.01 → 0.02: without effect, the checkpoint's is kept\n"
+    )
+    assert said in done.out and differing(first, folder) == set()
     # anew: as if nothing had been there
     folder = as_killed(first, tmp_path / "anew", 2)
     given = {**settings["sft"], "max_steps": 1}
     done = succeeded(again("sft", **given, output_dir=folder, resume_from_checkpoint="false"))
     assert f"{folder}: 2 checkpoints of an earlier run removed\n" in done.out
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-1"]
+
+
+def test_other_data_models_versions_and_processes_are_told_apart_too(pushed, settings, tmp_path):
+    folder, data = as_killed(pushed("sft")[0], tmp_path / "run", 1), settings["sft"]["conversations"]
+    marker, content = json.loads((folder / UNFINISHED).read_text()), data.read_bytes()
+    model = f"model_name_or_path: {settings['sft']['model_name_or_path']}"
+    assert {f"{model}/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")} < {*marker["inputs"]}
+    marker["inputs"][f"{model}/tokenizer.json"] = "7 bytes, 0"
+    del marker["inputs"][f"{model}/config.json"]
+    marker["versions"]["trl"], marker["processes"] = "1.11.0", 2
+    write_json(folder / UNFINISHED, marker)
+    try:
+        data.write_bytes(content.replace(b'"yes"', b'"yea"', 1))  # as long as it was
+        refused(again("sft", **settings["sft"], output_dir=folder), f"other files ({model}/config.json is new; ")
+        marker["inputs"][f"{model}/config.json"] = pushed_input(pushed, f"{model}/config.json")
+        write_json(folder / UNFINISHED, marker)
+        text = refused(again("sft", **settings["sft"], output_dir=folder))
+    finally:
+        data.write_bytes(content)
+    changed = f"{model}/tokenizer.json has changed"
+    assert text.startswith(
+        f"error: {folder}: holds checkpoints of a run with other files (conversations: {data} has changed; {changed}), "
+        f"other versions (trl 1.11.0 → {metadata.version('trl')}), other processes (processes 2 → 1): resume it all the same"
+    )
+
+
+def pushed_input(pushed, name: str) -> str:
+    return json.loads((pushed("sft")[0] / "settings.json").read_text())["inputs"][name]
 
 
 def test_checkpoints_of_nobody_knows_what_are_not_resumed_by_themselves(pushed, settings, tmp_path):

@@ -34,6 +34,7 @@ REFUSED = {
     ),
     "trust_remote_code": "a recipe never runs code that comes with a model",
     "model_init_kwargs": "see dtype, attn_implementation, model_revision and load_in_4bit",
+    "restore_callback_states_from_checkpoint": "a resumed run always knows its alarms and losses of before",
     "use_transformers_paged": "see use_transformers_continuous_batching",
 }
 # Muon comes with an AdamW of its own, and trains PPO's policy and value model alike.

@@ -6,21 +6,17 @@ what loads models refuses such a folder, and the same command goes on from the l
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
 import json
+import os
 import shutil
 import sys
 import time
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from accelerate.utils import broadcast
-from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
@@ -28,11 +24,15 @@ from data_prep.common.errors import InputError
 from data_prep.common.files import UNFINISHED, read_json, write_json
 from recipes.trainers.batch import order_by_seed_and_step
 from recipes.trainers.best_model import BestModel
+from recipes.trainers.checkpoints import PARTIAL, flaw_of, full_disk_as_one_line, last_checkpoint, write_whole
+from recipes.trainers.inputs import changed_inputs, inputs_of
 from recipes.trainers.push.hub import prepare_push
-from recipes.trainers.push.record import record_of
+from recipes.trainers.push.record import VERSIONS, record_of
 from recipes.trainers.schedule import CheckSchedule
+from recipes.trainers.signals import StopOnSignal
 
 if TYPE_CHECKING:  # slow to import
+    from datasets import Dataset
     from transformers import Trainer
 
 # Settings that say where and how a run works, and nothing about what comes out of it.
@@ -53,18 +53,23 @@ WITHOUT_EFFECT = {
     "save_total_limit",
     "reward_gate",
 }
+# Settings that a resumed run cannot change: the checkpoint holds them, in its optimizer or in its weights.
+HELD = {
+    *("learning_rate", "muon_lr", "value_learning_rate", "weight_decay", "kl_coef", "normalize_rewards"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "value_model_path"),
+}
 # What `--resume_from_checkpoint` takes besides a folder.
 LAST, ANEW = ("last", "true", "yes", "1"), ("false", "no", "0")
 
 
 class Run(NamedTuple):
-    """A run that may begin: the checkpoint it goes on from, or None, its settings, and whether older ones are removed.
+    """A run that may begin: the checkpoint it goes on from, or None, and whether older ones are removed.
 
-    `record` is what only the model card asks for (`record_of`).
+    `record` is what `unfinished.json` keeps: its settings, what it reads (`inputs_of`), the number of processes, and what
+    the model card asks for (`record_of`).
     """
 
     checkpoint: str | None
-    settings: dict
     anew: bool
     record: dict
 
@@ -72,40 +77,50 @@ class Run(NamedTuple):
 def open_run(*arguments) -> Run:
     """Whether a run with these arguments begins in its `output_dir` or goes on there. Nothing is written.
 
-    By itself it goes on from the last whole checkpoint of a run with the same settings. `--resume_from_checkpoint last`
-    goes on with other settings too, and says which; `false` starts anew, and a path names the checkpoint.
+    By itself it goes on from the last whole checkpoint of a run with the same settings, data, models, library versions
+    and number of processes. `--resume_from_checkpoint last` goes on with others too, and says which; `false` starts anew,
+    and a path names the checkpoint.
 
     Args:
         arguments: what `parse_arguments` returned; one of them is a `TrainingArguments`.
 
-    Raises InputError for a folder with a finished model, for checkpoints of a run with other settings, and for a
-    checkpoint that is not there or not whole.
+    Raises InputError for a folder with a finished model, for checkpoints of another run, and for a checkpoint that is not
+    there or not whole.
     """
     args = next(each for each in arguments if isinstance(each, TrainingArguments))
     prepare_push(args)
     folder, asked, settings = Path(args.output_dir), args.resume_from_checkpoint, settings_of(arguments)
-    record = record_of(arguments, WITHOUT_EFFECT)
     if is_finished(folder):
         raise InputError(f"{folder}: holds a finished model; remove it or give another --output_dir")
+    record = {"settings": settings, "inputs": inputs_of(settings), "processes": int(os.environ.get("WORLD_SIZE", 1))}
+    record |= record_of(arguments, WITHOUT_EFFECT)
     if str(asked).lower() in ANEW:
-        return Run(None, settings, True, record)
+        return Run(None, True, record)
     check_resume(asked)
     checkpoint = last_checkpoint(folder) if asked is None or str(asked).lower() in LAST else str(asked)
     if checkpoint is None:
-        return Run(None, settings, False, record)
+        return Run(None, False, record)
     marker = Path(checkpoint).parent / UNFINISHED
-    before = read_json(marker)["settings"] if marker.exists() else None
-    changed = [] if before is None else changes(before, settings)
-    if asked is None and (changed or before is None):
-        what = f"with other settings ({'; '.join(changed[:4])})" if changed else "whose settings are not known"
+    changed = differences(read_json(marker), record) if marker.exists() else None
+    if asked is None and changed != {}:
+        more = {kind: [f"and {len(each) - 4} more"] if len(each) > 4 else [] for kind, each in (changed or {}).items()}
+        kinds = [f"other {kind} ({'; '.join([*each[:4], *more[kind]])})" for kind, each in (changed or {}).items()]
+        what = f"with {', '.join(kinds)}" if kinds else "whose settings are not known"
         raise InputError(
             f"{folder}: holds checkpoints of a run {what}: resume it all the same by --resume_from_checkpoint last, "
             "start anew by --resume_from_checkpoint false, or give another --output_dir"
         )
-    for change in changed:
-        print(f"resuming with another setting, as told: {change}")
+    for kind, each in (changed or {}).items():
+        for change in each:
+            kept = ": without effect, the checkpoint's is kept" if change.split()[0] in held(settings) else ""
+            print(f"resuming with another {SINGULAR[kind]}, as told: {change}{kept}")
     print(f"resuming from {checkpoint}; --resume_from_checkpoint false would start anew")
-    return Run(checkpoint, settings, False, record)
+    return Run(checkpoint, False, record)
+
+
+def held(settings: dict) -> set[str]:
+    """The settings that stay as they were in the checkpoint whatever is given; LoRA's weights are not the whole model."""
+    return HELD if settings.get("use_peft") else HELD | {"model_name_or_path"}
 
 
 def settings_of(arguments: tuple) -> dict:
@@ -123,26 +138,31 @@ def changes(before: dict, now: dict) -> list[str]:
     return [f"{name} {before.get(name)} → {now.get(name)}" for name in names]
 
 
+SINGULAR = {"settings": "setting", "files": "file", "versions": "version", "processes": "number of processes"}
+
+
+def differences(before: dict, now: dict) -> dict[str, list[str]]:
+    """What a run that goes on would do otherwise, {"settings": [change, …], "files", "versions", "processes"}.
+
+    Of what a run of an earlier version of this repository did not record, nothing is said.
+    """
+    settings = changes(before["settings"], now["settings"])
+    found = {"settings": settings}
+    told = {change.split()[0] for change in settings}
+    found["files"] = changed_inputs(before["inputs"], now["inputs"], told) if "inputs" in before else []
+    versions = [{name: each.get("versions", {}).get(name) for name in VERSIONS} for each in (before, now)]
+    found["versions"] = changes(*versions) if "versions" in before else []
+    found["processes"] = changes(
+        {"processes": before.get("processes", now["processes"])}, {"processes": now["processes"]}
+    )
+    return {kind: each for kind, each in found.items() if each}
+
+
 def is_finished(folder: Path) -> bool:
     """Whether a folder holds a model, or the adapter of one, that no run is still working on."""
     if (folder / UNFINISHED).exists():
         return False
     return any((folder / f"{kind}config.json").exists() for kind in ("", "adapter_"))
-
-
-def last_checkpoint(output_dir: str | Path) -> str | None:
-    """The newest whole checkpoint in `output_dir`, or None.
-
-    The Trainer does not write checkpoints atomically: one that a kill cut short is skipped, with a line that says so.
-    """
-    folders = [each for each in Path(output_dir).glob("checkpoint-*") if each.name[11:].isdigit()]
-    for folder in Path(output_dir).glob("partial-checkpoint-*"):
-        print(f"{folder}: a run was killed while writing it; skipped")
-    for folder in sorted(folders, key=lambda each: int(each.name[11:]), reverse=True):
-        if (flaw := flaw_of(folder)) is None:
-            return str(folder)
-        print(f"{folder}: a run was killed while writing it ({flaw}); skipped")
-    return None
 
 
 def check_resume(asked: str | None) -> None:
@@ -151,26 +171,6 @@ def check_resume(asked: str | None) -> None:
         raise InputError(
             f"resume_from_checkpoint: {asked}: {flaw}; expected last, false, or the folder of a checkpoint"
         )
-
-
-def flaw_of(checkpoint: Path) -> str | None:
-    """Why a checkpoint cannot be resumed from, or None: each of its files is looked at, none is read whole."""
-    if not checkpoint.is_dir():
-        return "no such folder"
-    if not (checkpoint / "trainer_state.json").exists():  # the last file that the Trainer writes
-        return "no trainer_state.json"
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except ValueError:
-        return "trainer_state.json is cut short"
-    for path in checkpoint.rglob("*.safetensors"):
-        try:
-            with safe_open(path, framework="pt"):
-                pass
-        except SafetensorError:
-            return f"{path.relative_to(checkpoint)} is cut short"
-    cut = next((path.name for path in checkpoint.glob("*.pt") if not zipfile.is_zipfile(path)), None)
-    return f"{cut} is cut short" if cut else None
 
 
 class Clock(TrainerCallback, ExportableState):
@@ -207,17 +207,20 @@ class Clock(TrainerCallback, ExportableState):
             control.should_training_stop |= bool(broadcast(over).item())
 
 
-def train(trainer: Trainer, run: Run, max_seconds: float | None = None) -> float:
+def train(trainer: Trainer, run: Run, max_seconds: float | None = None, rows: Dataset | None = None) -> float:
     """Train, from the checkpoint of `run` if it has one, and return the seconds that all of the training took.
 
     From a checkpoint of the last step no step is trained: transformers 5.23 would train one more.
 
     Args:
         max_seconds: end training after so many; see `Clock`.
+        rows: what the rows of the training set were read from; see `LossWatch`.
 
-    Which model is kept is said at the end; see `BestModel`.
+    Which model is kept is said at the end; see `BestModel`. Checkpoints are written whole or not at all (`write_whole`).
+    A signal saves one and ends the process (`StopOnSignal`).
 
-    Raises InputError if the disk is full, and for settings that the run is too short for (`check_schedule`).
+    Raises InputError if the disk is full, for a loss that is not finite (`LossWatch`), and for settings that the run is
+    too short for (`check_schedule`).
     """
     folder = Path(trainer.args.output_dir)
     if trainer.is_world_process_zero():
@@ -225,35 +228,28 @@ def train(trainer: Trainer, run: Run, max_seconds: float | None = None) -> float
             for each in older:
                 shutil.rmtree(each)
             print(f"{folder}: {len(older)} checkpoints of an earlier run removed")
-        recipe = Path(sys.argv[0]).name
-        write_json(folder / UNFINISHED, {"recipe": recipe, "settings": run.settings, **run.record})
+        for each in folder.glob(f"{PARTIAL}*"):  # of a run that was killed while it wrote one
+            shutil.rmtree(each)
+        write_json(folder / UNFINISHED, {"recipe": Path(sys.argv[0]).name, **run.record})
     order_by_seed_and_step(trainer)
-    run_epoch, clock = trainer._run_epoch, Clock(max_seconds)
+    run_epoch, clock, signals, watch = trainer._run_epoch, Clock(max_seconds), StopOnSignal(), None
+    if not hasattr(trainer, "reward_funcs"):  # PPO, RLOO and GRPO have alarms, and draw what they train on
+        from recipes.trainers.loss_watch import LossWatch  # imports datasets
+
+        watch = LossWatch(trainer, rows)
+        trainer.add_callback(watch)
 
     def run_epoch_unless_done(**kwargs) -> None:
         in_time = max_seconds is None or not clock.before or clock.before < max_seconds
+        if watch is not None:
+            watch.begin_pass(kwargs["train_dataloader"], kwargs["epoch"] * kwargs["num_update_steps_per_epoch"])
         if trainer.state.global_step < trainer.state.max_steps and in_time:
             run_epoch(**kwargs)
 
     trainer._run_epoch = run_epoch_unless_done
-    for callback in (clock, CheckSchedule(), BestModel()):
+    for callback in (clock, CheckSchedule(), BestModel(), signals):
         trainer.add_callback(callback)
-    with full_disk_as_one_line(folder):
+    write_whole(trainer)
+    with full_disk_as_one_line(folder), signals.listening():
         trainer.train(resume_from_checkpoint=run.checkpoint)
     return clock.spent
-
-
-@contextlib.contextmanager
-def full_disk_as_one_line(folder: Path) -> Iterator[None]:
-    """Turn an error on a full disk into an InputError that says what is whole: PyTorch's own is "unexpected pos"."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        if not full and shutil.disk_usage(folder).free >= 1 << 20:
-            raise
-        kept = last_checkpoint(folder)
-        raise InputError(
-            f"{folder}: the disk is full; {f'{kept} is whole' if kept else 'no checkpoint is whole'}: "
-            "make room and run the same command again"
-        ) from None

@@ -18,8 +18,8 @@ from transformers import AutoConfig, GenerationConfig
 from data_prep.common.files import UNFINISHED, readable
 from data_prep.models.merging import BOUND, logit_difference, probe_logits, why_merging_differs
 from recipes.trainers.adapter import are_tied, tie
+from recipes.trainers.checkpoints import full_disk_as_one_line
 from recipes.trainers.push.model_files import push_trained, write_card
-from recipes.trainers.resuming import full_disk_as_one_line
 from recipes.trainers.trackers import where_to_look
 
 if TYPE_CHECKING:  # slow to import, and so is peft below

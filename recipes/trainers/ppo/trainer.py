@@ -9,8 +9,6 @@ longest answer, L tokens of the longest conversation (see `Rollout`).
 """
 
 import math
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,8 +17,6 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
-from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import rotate_checkpoints
 from trl.trainer.utils import disable_dropout_in_model
 
 from data_prep.common.errors import InputError
@@ -457,33 +453,11 @@ class PPOTrainer(Trainer):
         self.processing_class.save_pretrained(output_dir)
 
     def _save_checkpoint(self, model, trial) -> None:
-        """A checkpoint under another name, moved to its own when it is whole."""
-        self.store_flos()
-        state, args = self.state, self.args
-        final = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        partial = Path(args.output_dir) / f"partial-checkpoint-{state.global_step}"
-        if args.should_save:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        self.save_model(str(partial), _internal_call=True)
-        if not args.save_only_model:
-            self._save_optimizer_and_scheduler(str(partial))
-            self._save_rng_state(str(partial))
-        self.accelerator.wait_for_everyone()  # each process has written its random states
-        if state.best_global_step == state.global_step:
-            state.best_model_checkpoint = str(final)
-        if args.should_save:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
             kept = {"kl_coef": self.kl_coef, "reward_moments": self.reward_moments, "metrics": self._metrics}
-            write_json(partial / "ppo_state.json", kept)
-            for callback in [*self.callback_handler.callbacks, self.control]:
-                if isinstance(callback, ExportableState):
-                    state.stateful_callbacks[type(callback).__name__] = callback.state()
-            state.save_to_json(str(partial / "trainer_state.json"))
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(partial, final)
-            rotate_checkpoints(args.output_dir, args.save_total_limit, state.best_model_checkpoint, use_mtime=True)
-        self.accelerator.wait_for_everyone()
+            folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+            write_json(folder / "ppo_state.json", kept)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         self._load_weights(Path(resume_from_checkpoint))
