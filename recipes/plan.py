@@ -30,7 +30,11 @@ from recipes.planning.settings import files_of, makers
 def recipe_arguments(stage: str) -> tuple[tuple[type, ...], dict[str, str]]:
     """(the dataclasses that a recipe hands to `parse_arguments`, the fields it refuses), read off the recipe."""
     module = importlib.import_module(f"recipes.{stage}")
-    calls = [node for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    calls = [
+        node
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
     call = next(node for node in calls if getattr(node.func, "id", "") == "parse_arguments")
     kinds = tuple(functools.reduce(getattr, ast.unparse(each).split("."), module) for each in call.args)
     return kinds, module.REFUSED
@@ -43,11 +47,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num_gpus", type=int, default=1, help="default: 1")
     parser.add_argument("--sharding", choices=SHARDINGS, default="ddp", help="how several GPUs share; default: ddp")
     parser.add_argument(
-        "--utilisation", type=float, default=0.4, help="fraction of the GPU's bf16 rate that training reaches; default: 0.4"
+        "--utilisation",
+        type=float,
+        default=0.4,
+        help="fraction of the GPU's bf16 rate that training reaches; default: 0.4",
     )
     parser.add_argument("--price_per_hour", type=float, help="price of one GPU for an hour; default: no price")
     parser.add_argument("--rows", type=int, help="rows of the training data where it is not here; default: not known")
-    parser.add_argument("--measure", action="store_true", help="run two steps of each stage here, and correct the estimate")
+    parser.add_argument(
+        "--measure", action="store_true", help="run two steps of each stage here, and correct the estimate"
+    )
     parser.add_argument("--like", choices=sorted(LIKE), help="check a published training instead of a config")
     given = parser.parse_args()
     if bool(given.configs) == bool(given.like):
@@ -72,7 +81,10 @@ def main() -> None:
     from recipes.planning.architecture import Sources
     from recipes.planning.report import mix_lines, plan_lines, summary
     from recipes.planning.run_plan import plan_of, reader
+    from recipes.trainers import quiet
 
+    quiet.renamed_in_transformers()
+    quiet.four_bit_kernels()
     read = reader(recipe_arguments)
     sources = Sources(makers(files), read)
     print(

@@ -60,7 +60,9 @@ class Counts(NamedTuple):
     """A model in numbers. All but the last nine are parameters."""
 
     parameters: int  # of the model, an adapter aside; weights that are used twice count once
-    multiplied: int  # N: without tables that are only looked up in (positions; an input table that is not the head too)
+    multiplied: (
+        int  # N: without tables that are only looked up in (positions; an input table that is not the head too)
+    )
     linear: int  # in the linear layers of the blocks
     matrices: int  # what Muon trains if everything is trained
     trainable: int
@@ -110,7 +112,12 @@ _COUNTED: dict[tuple, Counts] = {}
 def count(config, head: str = "language", model_args: trl.ModelConfig | None = None, trained: bool = True) -> Counts:
     """The numbers of a model; `model_args` says whether LoRA trains it. The same model serves many stages: kept."""
     lora = trained and model_args is not None and model_args.use_peft
-    key = (config.to_json_string(use_diff=False), head, trained, lora and repr(sorted(vars(model_args).items(), key=str)))
+    key = (
+        config.to_json_string(use_diff=False),
+        head,
+        trained,
+        lora and repr(sorted(vars(model_args).items(), key=str)),
+    )
     if key not in _COUNTED:
         _COUNTED[key] = _count(config, head, model_args if lora else None, trained)
     return _COUNTED[key]
@@ -180,9 +187,13 @@ def gpt2(path: Path, values: dict) -> tuple[object, str]:
     elif size := vocabulary_in_commands(tokenizer, path.parent):
         origin = f"vocabulary as in the command that makes {tokenizer}"
     else:
-        size, origin = ASSUMED_VOCABULARY, f"{tokenizer} is not there: a vocabulary of {ASSUMED_VOCABULARY:,} is ASSUMED"
+        size, origin = (
+            ASSUMED_VOCABULARY,
+            f"{tokenizer} is not there: a vocabulary of {ASSUMED_VOCABULARY:,} is ASSUMED",
+        )
     shape = {name: values[name] for name in ("n_layer", "n_head", "n_embd", "n_positions", "activation_function")}
-    return GPT2Config(vocab_size=size, **shape), origin
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id"))  # the tokenizer's; no shape depends on them
+    return GPT2Config(vocab_size=size, **shape, **ends), origin
 
 
 def config_of(name: str, sources: Sources, seen: tuple[str, ...] = ()) -> tuple[object, str]:
@@ -193,7 +204,9 @@ def config_of(name: str, sources: Sources, seen: tuple[str, ...] = ()) -> tuple[
     if name in seen:
         raise InputError(f"{name}: found YAMLs that each start from what the other makes: {' → '.join((*seen, name))}")
     if Path(name).exists():
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False) if _is_reward(name) else load_config(name, "")
+        config = (
+            AutoConfig.from_pretrained(name, trust_remote_code=False) if _is_reward(name) else load_config(name, "")
+        )
         return config, f"of {name}"
     if name in sources.made:
         path = sources.made[name]

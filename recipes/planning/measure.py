@@ -63,7 +63,9 @@ def short_run(plan: Plan, folder: Path) -> dict:
     settings = {name: value for name, value in given.items() if name not in LEFT_OUT}
     if "tokens" in plan.values:  # these recipes need it
         settings["heldout"] = given["heldout"]
-    key = {"sft": "conversations", "reward": "rankings", "dpo": "rankings", "kto": "rankings"}.get(plan.stage, "prompts")
+    key = {"sft": "conversations", "reward": "rankings", "dpo": "rankings", "kto": "rankings"}.get(
+        plan.stage, "prompts"
+    )
     a_step = rows_of_a_step(plan)
     if key in given and not plan.values.get("packing"):
         settings[key] = longest_rows(given[key], STEPS * a_step, folder / "longest.jsonl")

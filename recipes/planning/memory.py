@@ -8,7 +8,7 @@ from recipes.planning.architecture import Counts
 from recipes.planning.work import ROLLOUTS, Work, answer_length, checkpoints
 
 CHUNK = 256  # tokens of which TRL's chunked_nll holds logits at once
-LOGITS = 12  # bytes an entry: fp32 logits, their log-softmax and their gradient
+LOGITS = 12  # bytes an entry: fp32 logits, their log-softmax and its gradient; bf16 adds 4, of the first and the last
 SHARDINGS = ("ddp", "zero2", "fsdp2")
 
 
@@ -49,12 +49,14 @@ def layer_bytes(model: Counts, wide: int, stream: int, length: int, eager: bool)
         wide: bytes of a number in a product. stream: of one in the residual stream.
     """
     h, q, kv, f = model.hidden, model.attention, model.keys, model.inner
-    if model.gated:  # RMS norm in fp32: its input, what its weight is multiplied with unless that is frozen, its output
+    # Layer norm: its input and its output. RMS norm, in fp32: what its weight is multiplied with, unless that is frozen, too.
+    norms = 2 * h * (stream + wide)
+    if model.gated:
         norms = 2 * h * (4 + (0 if model.adapter else stream) + wide)
-    else:  # layer norm: its input and its output
-        norms = 2 * h * (stream + wide)
-    attention = wide * (3 * q + 2 * kv)  # queries, keys, values, what comes out, and that in the order of the projection
-    mlp = wide * f * (4 if model.gated else 2)  # gate, up, activation and their product; without a gate two of them
+    # Queries, keys, values, what comes out, and that in the order of the projection.
+    attention = wide * (3 * q + 2 * kv)
+    # Gate, up, activation and their product; without a gate what goes into the activation, and what comes out.
+    mlp = wide * f * (4 if model.gated else 2)
     return norms + attention + mlp + (2 * wide * model.heads * length if eager else 0)
 
 
@@ -79,7 +81,9 @@ def memory_of(
     """
     trained = {name: models[name] for name in ("policy", "value") if name in models}
     weights = {name: weight_bytes(each, values, quantized=name != "reward") for name, each in models.items() if each}
-    gradients = sum(each.trainable * (4 if each.adapter else bytes_of(values.get("dtype"))) for each in trained.values())
+    gradients = sum(
+        each.trainable * (4 if each.adapter else bytes_of(values.get("dtype"))) for each in trained.values()
+    )
     states = sum(optimizer_bytes(each, values) for each in trained.values())
     if gpus > 1 and sharding == "ddp":
         gradients *= 2  # DDP's buckets
@@ -91,10 +95,12 @@ def memory_of(
     copies = 0.0
     if half and bytes_of(values.get("dtype")) == 4:  # what autocast casts is kept for the backward pass
         # A head that is not chunked away is among it: a language model's, not a reward model's.
-        copies = sum(2 * (each.linear + _head(each, stage, name)) for name, each in trained.items() if not each.adapter)
+        copies = sum(
+            2 * (each.linear + _head(each, stage, name)) for name, each in trained.items() if not each.adapter
+        )
     tokens = work.rows * work.length
     activations = sum(activation_bytes(each, values, tokens, work.length) for each in trained.values())
-    vocabulary, entry = models["policy"].vocabulary, LOGITS + (2 if half else 0)
+    vocabulary, entry = models["policy"].vocabulary, LOGITS + (4 if half else 0)
     cache = sampled = 0.0
     if stage == "reward":
         logits = 0.0
@@ -105,7 +111,10 @@ def memory_of(
         logits = float(work.rows * answer * vocabulary * entry)
         at_once = values.get("local_rollout_forward_batch_size") or work.rows
         sampled = float(at_once * answer * vocabulary * entry)
-        policy, rollout = models["policy"], values["per_device_train_batch_size"] * values["gradient_accumulation_steps"]
+        policy, rollout = (
+            models["policy"],
+            values["per_device_train_batch_size"] * values["gradient_accumulation_steps"],
+        )
         cache = 2 * policy.layers * policy.keys * (2 if half else 4) * work.length * rollout / gpus
     else:
         logits = tokens * vocabulary * entry

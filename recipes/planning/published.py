@@ -111,7 +111,9 @@ def like(name: str) -> list[str]:
         f"  utilisation  {short / capacity:.1%} implied ({flops / capacity:.1%} with attention)",
     ]
     if each.price:
-        lines.append(f"  price        {each.price:,.0f} USD / {hours:,.0f} GPU hours = {each.price / hours:.2f} USD each")
+        lines.append(
+            f"  price        {each.price:,.0f} USD / {hours:,.0f} GPU hours = {each.price / hours:.2f} USD each"
+        )
     found = {
         "patterson": short / (each.gpus * 24.6e12 * 86_400),
         "at_380": each.tokens / (each.gpus * 380 * 86_400),

@@ -11,12 +11,14 @@ from recipes.planning.run_plan import CHINCHILLA, Plan, changes, fits
 
 
 def gigabytes(size: float) -> str:
+    if size < 0.1e9:
+        return f"{size / 1e6:,.1f} MB"
     return f"{size / 1e9:,.2f} GB" if size < 10e9 else f"{size / 1e9:,.1f} GB"
 
 
 def duration(seconds: float) -> str:
     if seconds < 600:
-        return f"{seconds:,.0f} s"
+        return f"{seconds:,.3g} s"
     return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
@@ -26,9 +28,13 @@ def mix_lines(path: Path, values: dict) -> list[str]:
     lines = [f"{path}: mix, {len(sources)} sources for {values.get('output_dir')}"]
     total = values.get("total_tokens")
     if total:
-        lines.append(f"  tokens       {total:,}, {gigabytes(2 * total)} on disk, twice that for a vocabulary above 65,536")
+        lines.append(
+            f"  tokens       {total:,}, {gigabytes(2 * total)} on disk, twice that for a vocabulary above 65,536"
+        )
     else:
-        lines.append(f"  tokens       {values.get('passes')} × the corpus; python -m data_prep.mix_corpus --dry_run counts it")
+        lines.append(
+            f"  tokens       {values.get('passes')} × the corpus; python -m data_prep.mix_corpus --dry_run counts it"
+        )
     return lines
 
 
@@ -54,7 +60,11 @@ def plan_lines(plan: Plan, sources: Sources, given: argparse.Namespace) -> list[
             width = math.sqrt(6 * policy.parameters * total / (6 * CHINCHILLA))
             lines.append(f"               the same 6·N·D would be best spent on {width:,.3g} parameters")
     flops = plan.total(work.flops)
-    again = f" and {plan.total(work.recomputed) or work.recomputed:.3g} to recompute activations" if work.recomputed else ""
+    again = (
+        f" and {plan.total(work.recomputed) or work.recomputed:.3g} to recompute activations"
+        if work.recomputed
+        else ""
+    )
     lines.append(
         f"  FLOPs        {flops or work.flops:.3g}{'' if flops else ' a step'}: {work.flops / work.tokens:,.0f} a token{again}"
     )

@@ -79,7 +79,9 @@ def plan_of(
         made = sources.read(sources.made[values["tokens"]])[1].get("total_tokens")
     data = data_of(stage, values, tokenizer_of(name, sources), made)
     work = work_of(stage, values, models, data, rows)
-    return Plan(path, stage, values, models, origin, data, work, *memory_of(stage, values, models, work, gpus, sharding))
+    return Plan(
+        path, stage, values, models, origin, data, work, *memory_of(stage, values, models, work, gpus, sharding)
+    )
 
 
 def fits(peak: float, memory: float) -> bool:

@@ -44,7 +44,9 @@ class Clock(TrainerCallback):
         self.ends.append(time.perf_counter())
         if len(self.ends) == STEPS:
             seconds = (self.ends[-1] - self.ends[0]) / (STEPS - 1)
-            Path(os.environ[RESULT]).write_text(json.dumps({"seconds": seconds, "peak": peak_memory(), "start": self.before}))
+            Path(os.environ[RESULT]).write_text(
+                json.dumps({"seconds": seconds, "peak": peak_memory(), "start": self.before})
+            )
             sys.stdout.flush()
             os._exit(0)  # what the recipe does at its end is not measured
 

@@ -63,7 +63,9 @@ def work_of(stage: str, values: dict, models: dict[str, Counts], data: Data | No
         mean, longest = min(data.mean, length), int(min(data.lengths.max(), length))
         answers = data.answers if stage == "reward" else answers
     elif not packed:
-        notes.append(f"the lengths of the rows are not known here: all are taken as {length:,} tokens, the most there may be")
+        notes.append(
+            f"the lengths of the rows are not known here: all are taken as {length:,} tokens, the most there may be"
+        )
     known = data.rows if data else rows_given
     if "tokens" in values:
         known = data and data.rows // length
@@ -76,7 +78,10 @@ def work_of(stage: str, values: dict, models: dict[str, Counts], data: Data | No
         known = round(known * data.answers)
     steps = values["max_steps"] if values["max_steps"] > 0 else None
     if steps is None and known:
-        steps = max(1, math.ceil(known / a_step * values["num_train_epochs"]))
+        in_a_pass = math.ceil(
+            math.ceil(known / at_once) / values["gradient_accumulation_steps"]
+        )  # as the Trainer counts
+        steps = max(1, math.ceil(in_a_pass * values["num_train_epochs"]))
     sequences = a_step * answers
     tokens = sequences * mean
     flops = tokens * policy.training(mean)
@@ -142,5 +147,14 @@ def _rollouts(stage: str, values: dict, models: dict, data: Data | None, rows_gi
     read = answer * share * policy.parameters * (2 if values["bf16"] else 4)
     how = f"{_steps(steps)} × {a_step:,} answers × ({prompt:,.1f} of the prompt + {answer:,})"
     return Work(
-        values["per_device_train_batch_size"], longest + answer, mean, tokens, flops, again_flops, read, steps, how, notes
+        values["per_device_train_batch_size"],
+        longest + answer,
+        mean,
+        tokens,
+        flops,
+        again_flops,
+        read,
+        steps,
+        how,
+        notes,
     )
