@@ -4,6 +4,14 @@ r"""What a run will need, before anything runs: parameters, tokens, FLOPs, memor
     python -m recipes.plan recipes/configs/quickstart/pretrain.yaml --measure
     python -m recipes.plan --like gpt3-175b
 
+What the first says of pretraining:
+
+    model        124,475,904 parameters (N = 123,689,472)
+    tokens       19,073 steps × 16 × 32 rows × 1,024 = 9,999,745,024
+    Chinchilla   20 × 124,475,904 = 2,489,518,080 tokens (Hoffmann 2022); this run has 80.3 a parameter
+    FLOPs        8.55e+18: 855,383,040 a token
+    time         45 min; price 15.02
+
 Reads the YAMLs of the recipes, of one stage, several or all in a folder. Models need not be there: one that another YAML
 makes is followed back to its pretraining, and built without memory to be counted. Rows are counted where the data is
 there; --rows says how many there will be. FLOPs are 6N + 12·L·d·T a token (PaLM, arXiv:2204.02311, appendix B; N without

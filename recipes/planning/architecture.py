@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from data_prep.common.errors import InputError
 from data_prep.models.loading import load_config, load_tokenizer
 from recipes.planning.settings import vocabulary_in_commands
-from recipes.trainers.arguments import score_peft_config
+from recipes.trainers.arguments import LORA, score_peft_config
 
 ASSUMED_VOCABULARY = 32_768
 
@@ -112,12 +112,8 @@ _COUNTED: dict[tuple, Counts] = {}
 def count(config, head: str = "language", model_args: trl.ModelConfig | None = None, trained: bool = True) -> Counts:
     """The numbers of a model; `model_args` says whether LoRA trains it. The same model serves many stages: kept."""
     lora = trained and model_args is not None and model_args.use_peft
-    key = (
-        config.to_json_string(use_diff=False),
-        head,
-        trained,
-        lora and repr(sorted(vars(model_args).items(), key=str)),
-    )
+    adapter = [getattr(model_args, name) for name in ("use_rslora", "use_dora", *LORA)] if lora else None
+    key = (config.to_json_string(use_diff=False), head, trained, repr(adapter))
     if key not in _COUNTED:
         _COUNTED[key] = _count(config, head, model_args if lora else None, trained)
     return _COUNTED[key]
@@ -147,7 +143,8 @@ def _count(config, head: str, model_args: trl.ModelConfig | None, trained: bool)
         from peft import get_peft_model  # slow to import
 
         peft_config = score_peft_config(model_args) if head == "score" else trl.get_peft_config(model_args)
-        model = get_peft_model(model, peft_config)
+        with torch.device("meta"):
+            model = get_peft_model(model, peft_config)
         adapter = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     attention = text.num_attention_heads * (
         getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
