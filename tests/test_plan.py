@@ -145,7 +145,10 @@ def test_what_does_not_fit_is_said_with_the_key_to_change(all_plans, command):
     assert line(out, "change").startswith("per_device_train_batch_size: 16, gradient_accumulation_steps: 32 → 20.9 GB")
     plans, sources = all_plans
     full = plans["gpt2_small/sft"]
-    assert changes(full, sources, 0.5e9, 1, "ddp") is None
+    assert changes(full, sources, 0.1e9, 1, "ddp") is None
+    # Half a byte a weight, one row, everything computed again: what is left is tables and logits.
+    keys, _ = changes(full, sources, 0.5e9, 1, "ddp")
+    assert keys["load_in_4bit"] and keys["per_device_train_batch_size"] * keys["gradient_accumulation_steps"] == 16 * 8
     # 8 GPUs under FSDP2 share weights, gradients and states; what a device keeps of them is an eighth.
     shared = plan_of(full.path, full.stage, full.values, sources, gpus=8, sharding="fsdp2")
     for part in ("weights", "gradients", "optimizer"):

@@ -1,6 +1,7 @@
 """The models of a run, built without memory (torch's meta device) from their configs alone, and counted."""
 
 import copy
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -143,7 +144,8 @@ def _count(config, head: str, model_args: trl.ModelConfig | None, trained: bool)
         from peft import get_peft_model  # slow to import
 
         peft_config = score_peft_config(model_args) if head == "score" else trl.get_peft_config(model_args)
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that GPT-2's matrices are the other way round
             model = get_peft_model(model, peft_config)
         adapter = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     attention = text.num_attention_heads * (
