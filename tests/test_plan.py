@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.recipes import conversation
 from transformers import AutoModelForCausalLM
 
@@ -155,11 +156,11 @@ def test_what_does_not_fit_is_said_with_the_key_to_change(all_plans, command):
         assert shared.parts[part] == full.parts[part] / 8
 
 
-def test_parameters_equal_those_of_a_folder_and_rows_are_counted(tiny_model_dir, command, tmp_path):
-    built = AutoModelForCausalLM.from_pretrained(tiny_model_dir).num_parameters()
+@pytest.fixture
+def tiny_sft(tiny_model_dir, tmp_path) -> Path:
+    """The YAML of a fine-tuning on ten conversations; a token is a letter."""
     rows = [conversation(str(number), "ab", "cd") for number in range(10)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    config = tmp_path / "sft.yaml"
     lines = [f"model_name_or_path: {tiny_model_dir}", f"conversations: [{tmp_path / 'rows.json'}]"]
     lines += [
         "max_length: 64",
@@ -168,13 +169,34 @@ def test_parameters_equal_those_of_a_folder_and_rows_are_counted(tiny_model_dir,
         "num_train_epochs: 2",
     ]
     lines += ["activation_checkpointing: false", f"output_dir: {tmp_path / 'out'}"]
-    config.write_text("\n".join(lines))
-    code, out, err = command(plan, config)
+    (tmp_path / "sft.yaml").write_text("\n".join(lines))
+    return tmp_path / "sft.yaml"
+
+
+def test_parameters_equal_those_of_a_folder_and_rows_are_counted(tiny_model_dir, tiny_sft, command):
+    built = AutoModelForCausalLM.from_pretrained(tiny_model_dir).num_parameters()
+    code, out, err = command(plan, tiny_sft)
     assert code == 0, err
     assert line(out, "model").startswith(f"{built:,} parameters")
     # Each is <|user|> a b <|end|> <|assistant|> c d <|end|>, 8 tokens; 3 batches a pass, two passes.
     assert line(out, "tokens") == "6 steps × 1 × 4 rows × 8.0 = 192"
-    assert not (tmp_path / "out").exists()
+    assert not (tiny_sft.parent / "out").exists()
+
+
+@pytest.mark.slow
+def test_two_steps_are_measured_and_nothing_is_left(tiny_sft, command, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    code, out, err = command(plan, tiny_sft, "--measure")
+    assert code == 0, err
+    # The process holds torch, transformers and trl: more than 0.1 GB.
+    assert (
+        float(re.search(r"and ([\d.]+) GB at the peak", line(out, "measured"))[1]) > 0.1 or torch.cuda.is_available()
+    )
+    assert line(out, "here").endswith("of training, by what was measured")
+    assert sorted(path.name for path in tiny_sft.parent.iterdir()) == ["rows.json", "sft.yaml"]
+    tiny_sft.write_text(tiny_sft.read_text() + "\neos_token: <|none|>\n")
+    code, _, err = command(plan, tiny_sft, "--measure")
+    assert code == 1 and "ended before its third step" in err and "<|none|>" in err
 
 
 @pytest.mark.parametrize(
