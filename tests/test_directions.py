@@ -14,7 +14,7 @@ PACKAGES = ("recipes", "data_prep", "eval")
 FORBIDDEN = {"recipes": {"eval"}, "data_prep": {"recipes", "eval"}, "eval": {"recipes"}}
 FILES = sorted(path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 SCRIPTS = sorted((ROOT / "recipes").glob("[!_]*.py"))
-RECIPES = [path for path in SCRIPTS if path.stem != "push_to_hub"]  # what trains
+RECIPES = [path for path in SCRIPTS if path.stem not in ("push_to_hub", "plan")]  # what trains
 SECTIONS = ("Tokenizer", "Dataset", "Model", "Trainer", "Train", "Evaluate", "Save")
 
 

@@ -1,0 +1,263 @@
+"""python -m recipes.plan: its numbers are those of the built models, of arithmetic by hand, and of published trainings."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.recipes import conversation
+from transformers import AutoModelForCausalLM
+
+from recipes import plan
+from recipes.planning import architecture
+from recipes.planning.architecture import PUBLISHED, Sources, count
+from recipes.planning.hardware import GPUS
+from recipes.planning.memory import layer_bytes
+from recipes.planning.run_plan import changes, plan_of, reader
+from recipes.planning.settings import files_of, makers
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "recipes" / "configs").rglob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def all_plans():
+    """{folder/stage: its plan} of every YAML on disk, from a folder in which no run has been."""
+    here = os.getcwd()
+    read = reader(plan.recipe_arguments)
+    sources = Sources(makers(CONFIGS), read)
+    plans = {}
+    os.chdir(ROOT / "tests" / "broken")
+    try:
+        for path in CONFIGS:
+            stage, values = read(path)
+            name = f"{path.parent.name}/{path.stem}"
+            plans[name] = values if stage == "mix" else plan_of(path, stage, values, sources, rows=64_000)
+    finally:
+        os.chdir(here)
+    return plans, sources
+
+
+def line(out: str, name: str) -> str:
+    """What stands behind the name at the beginning of a line."""
+    return re.search(rf"^  {name} +(.*)$", out, flags=re.M)[1]
+
+
+def test_every_config_is_planned_without_a_network_and_without_its_data(all_plans):
+    plans, _ = all_plans
+    assert len(plans) == len(CONFIGS)
+    for name, each in plans.items():
+        if not name.endswith("/mix"):
+            assert each.total(each.work.tokens) > 0 and each.peak > 0, name
+            assert each.seconds(GPUS["h100"], 1, 0.4) > 0, name
+
+
+def test_parameters_are_those_worked_out_in_the_heads_of_the_configs(all_plans):
+    plans, _ = all_plans
+    gpt2 = plans["gpt2_small/pretrain"].models["policy"]
+    # 12 blocks of 12 × 768² + 13 × 768, the last layer norm, tables of 50,304 and 1,024 rows.
+    assert gpt2.parameters == 12 * (12 * 768**2 + 13 * 768) + 2 * 768 + (50_304 + 1_024) * 768 == 124_475_904
+    assert gpt2.multiplied == 124_475_904 - 1_024 * 768  # positions are looked up, the other table is the head too
+    assert gpt2.linear == gpt2.matrices == 12 * 12 * 768**2
+    sft = plans["qwen2.5_7b_lora/sft"].models["policy"]
+    assert (sft.parameters, sft.adapter) == (7_615_616_512, 40_370_176)  # the head of that YAML has the sums
+    assert sft.multiplied == 7_615_616_512 - 152_064 * 3_584  # the head is another matrix than the table
+    ppo = plans["qwen2.5_7b_lora/ppo"].models
+    assert list(ppo) == ["policy", "adapter reference", "value", "reward"]
+    assert ppo["reward"].parameters == 7_615_616_512 - 152_064 * 3_584 + 3_584  # a score in place of the head
+    assert ppo["value"].trainable == 40_370_176 + 3_584
+    # Queries 128 × 16 wide beside a stream of 1,024: the width of attention is not that of the model.
+    small = plans["adapt_qwen3_0.6b/dpo"].models["policy"]
+    assert (small.attention, small.keys, small.hidden) == (2048, 1024, 1024)
+
+
+@pytest.mark.parametrize("name", ["gpt2_small", "qwen2.5_7b_lora"])
+def test_a_model_that_another_yaml_makes_is_followed_to_its_origin(all_plans, name):
+    plans, _ = all_plans
+    stages = [plans[f"{name}/{stage}"].models["policy"].positions for stage in ("sft", "reward", "ppo")]
+    assert set(stages) == {1_024 if name == "gpt2_small" else 131_072}
+
+
+def test_tokens_flops_and_price_of_gpt2_small_by_hand(all_plans, command):
+    code, out, err = command(
+        plan, CONFIGS[0].parents[1] / "gpt2_small/pretrain.yaml", "--num_gpus", 8, "--price_per_hour", 2.5
+    )
+    assert code == 0, err
+    assert line(out, "tokens") == "19,073 steps × 16 × 32 rows × 1,024 = 9,999,745,024"
+    # 6 × 123,689,472 + 12 × 12 × 768 × 1,024
+    assert line(out, "FLOPs") == "8.55e+18: 855,383,040 a token"
+    assert 6 * 123_689_472 + 12 * 12 * 768 * 1_024 == 855_383_040
+    # 855,383,040 × 9,999,745,024 / (8 × 0.4 × 989e12) = 2,702.8 s = 45.05 min; / 3,600 × 8 × 2.5 = 15.02
+    assert line(out, "time") == "45 min; price 15.02"
+    assert "20 × 124,475,904 = 2,489,518,080 tokens" in line(out, "Chinchilla")
+    assert line(out, "Chinchilla").endswith("80.3 a parameter")
+
+
+def test_memory_by_part_by_hand(all_plans):
+    plans, _ = all_plans
+    found = plans["gpt2_small/pretrain"]
+    parameters, matrices = 124_475_904, 12 * 12 * 768**2
+    assert found.parts["weights"] == found.parts["gradients"] == 4 * parameters
+    assert found.parts["optimizer"] == 4 * matrices + 8 * (parameters - matrices)  # Muon: one moment, AdamW: two
+    assert found.parts["bf16 copies"] == 2 * (matrices + 50_304 * 768)
+    # A layer and token: two norms keep 4 + 2 bytes, attention 5 × 2, the MLP 2 × 4 × 2 of each unit of the width: 38.
+    policy = found.models["policy"]
+    assert layer_bytes(policy, 2, 4, 1_024, False) == 38 * 768
+    assert found.parts["activations"] == 32 * 1_024 * (12 * 38 * 768 + 10 * 768)
+    assert found.parts["logits"] == 32 * 1_024 * 50_304 * 16
+    assert found.peak == sum(found.parts.values())
+    # PPO: its rollout of 512 answers keeps keys and values of 1,024 tokens, 2 × 12 layers × 768 × 2 bytes each.
+    ppo = plans["gpt2_small/ppo"]
+    assert ppo.parts["KV cache"] == 512 * 1_024 * 2 * 12 * 768 * 2
+    assert ppo.parts["weights of the reference"] == 4 * parameters
+    # LoRA: 16 bytes a trained parameter, among them its own fp32 weights; QLoRA: half a byte and a scale for 64 weights.
+    lora, quantized = plans["qwen2.5_7b_lora/sft"], plans["adapt_qwen3_8b/sft"]
+    assert lora.parts["weights"] == 2 * 7_615_616_512 + 4 * 40_370_176
+    assert lora.parts["gradients"] + lora.parts["optimizer"] == 12 * 40_370_176
+    linear = 36 * (2 * 4_096 * 4_096 + 2 * 4_096 * 1_024 + 3 * 4_096 * 12_288)
+    norms = 36 * (2 * 4_096 + 2 * 128) + 4_096
+    others = 2 * 151_936 * 4_096 + norms
+    assert quantized.parts["weights"] == linear * (0.5 + 4 / 64) + 2 * others + 4 * quantized.models["policy"].adapter
+
+
+def test_flops_of_preferences_and_of_lora_by_hand(all_plans):
+    plans, _ = all_plans
+    dpo = plans["dpo_zh/dpo"]  # 8 pairs, all tokens taken as 512
+    policy = dpo.models["policy"]
+    attention = policy.layers * policy.attention * 512
+    assert dpo.work.flops == 16 * 512 * (
+        6 * policy.multiplied + 12 * attention + 2 * policy.multiplied + 4 * attention
+    )
+    assert dpo.work.steps == 64_000 / 8
+    lora = plans["qwen2.5_7b_lora/sft"]
+    n, adapter, attention = lora.models["policy"].multiplied, 40_370_176, 28 * 3_584 * 2_048
+    assert lora.work.flops == 32 * 2_048 * (4 * n + 6 * adapter + 12 * attention)
+    assert lora.work.recomputed == 32 * 2_048 * (2 * lora.models["policy"].linear + 4 * attention)
+
+
+def test_what_does_not_fit_is_said_with_the_key_to_change(all_plans, command):
+    path = CONFIGS[0].parents[1] / "gpt2_small/pretrain.yaml"
+    code, out, err = command(plan, path, "--gpu", "rtx4090")
+    assert code == 0, err
+    # 1.90 GB, and of activations and logits 11.7 + 26.4 GB, which halve with the rows: 16 rows take 20.9 GB of 0.9 × 24.
+    assert "DOES NOT FIT" in out
+    assert line(out, "change").startswith("per_device_train_batch_size: 16, gradient_accumulation_steps: 32 → 20.9 GB")
+    plans, sources = all_plans
+    full = plans["gpt2_small/sft"]
+    assert changes(full, sources, 0.1e9, 1, "ddp") is None
+    # Half a byte a weight, one row, everything computed again: what is left is tables and logits.
+    keys, _ = changes(full, sources, 0.5e9, 1, "ddp")
+    assert keys["load_in_4bit"] and keys["per_device_train_batch_size"] * keys["gradient_accumulation_steps"] == 16 * 8
+    # 8 GPUs under FSDP2 share weights, gradients and states; what a device keeps of them is an eighth.
+    shared = plan_of(full.path, full.stage, full.values, sources, gpus=8, sharding="fsdp2")
+    for part in ("weights", "gradients", "optimizer"):
+        assert shared.parts[part] == full.parts[part] / 8
+
+
+@pytest.fixture
+def tiny_sft(tiny_model_dir, tmp_path) -> Path:
+    """The YAML of a fine-tuning on ten conversations; a token is a letter."""
+    rows = [conversation(str(number), "ab", "cd") for number in range(10)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    lines = [f"model_name_or_path: {tiny_model_dir}", f"conversations: [{tmp_path / 'rows.json'}]"]
+    lines += [
+        "max_length: 64",
+        "per_device_train_batch_size: 4",
+        "gradient_accumulation_steps: 1",
+        "num_train_epochs: 2",
+    ]
+    lines += ["activation_checkpointing: false", f"output_dir: {tmp_path / 'out'}"]
+    (tmp_path / "sft.yaml").write_text("\n".join(lines))
+    return tmp_path / "sft.yaml"
+
+
+def test_parameters_equal_those_of_a_folder_and_rows_are_counted(tiny_model_dir, tiny_sft, command):
+    built = AutoModelForCausalLM.from_pretrained(tiny_model_dir).num_parameters()
+    code, out, err = command(plan, tiny_sft)
+    assert code == 0, err
+    assert line(out, "model").startswith(f"{built:,} parameters")
+    # Each is <|user|> a b <|end|> <|assistant|> c d <|end|>, 8 tokens; 3 batches a pass, two passes.
+    assert line(out, "tokens") == "6 steps × 1 × 4 rows × 8.0 = 192"
+    assert not (tiny_sft.parent / "out").exists()
+
+
+@pytest.mark.slow
+def test_two_steps_are_measured_and_nothing_is_left(tiny_sft, command, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    code, out, err = command(plan, tiny_sft, "--measure")
+    assert code == 0, err
+    # The process holds torch, transformers and trl: more than 0.1 GB.
+    assert (
+        float(re.search(r"and ([\d.]+) GB at the peak", line(out, "measured"))[1]) > 0.1 or torch.cuda.is_available()
+    )
+    assert line(out, "here").endswith("of training, by what was measured")
+    assert sorted(path.name for path in tiny_sft.parent.iterdir()) == ["rows.json", "sft.yaml"]
+    tiny_sft.write_text(tiny_sft.read_text() + "\neos_token: <|none|>\n")
+    code, _, err = command(plan, tiny_sft, "--measure")
+    assert code == 1 and "ended before its third step" in err and "<|none|>" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("n_layers: 3", "unknown key n_layers"),
+        ("n_layer: many", "n_layer: found 'many'"),
+        ("tokenizer: a\ntokens: b\noutput_dir: c\nn_head: 5", "expected a multiple of n_head, 5"),
+    ],
+)
+def test_a_wrong_config_is_one_line(command, tmp_path, text, message):
+    (tmp_path / "pretrain.yaml").write_text(text)
+    code, out, err = command(plan, tmp_path / "pretrain.yaml")
+    assert code == 1 and message in err and err.count("\n") == 1 and str(tmp_path / "pretrain.yaml") in err
+
+
+def test_gpt3_as_published(command):
+    code, out, _ = command(plan, "--like", "gpt3-175b")
+    assert code == 0
+    # 96 × (12 × 12,288² + 13 × 12,288) + 2 × 12,288 + (50,257 + 2,048) × 12,288
+    assert 96 * (12 * 12_288**2 + 13 * 12_288) + 2 * 12_288 + 52_305 * 12_288 == 174_604_259_328
+    assert "174,604,259,328 parameters, -0.2%" in line(out, "model") and "context 2,048" in line(out, "model")
+    assert "93,750 steps" in line(out, "tokens")  # 300e9 / 3.2e6
+    # 6 × 175e9 × 300e9 = 3.15e23, over 10,000 × 30 × 86,400 × 125e12 = 3.24e24
+    assert line(out, "utilisation").startswith("9.7% implied")
+    assert line(out, "price") == "10,000,000 USD / 7,200,000 GPU hours = 1.39 USD each"
+    # 3.15e23 / (10,000 × 24.6e12 × 86,400) = 14.82
+    assert "30 days do not fit" in out and "14.8 days" in out
+
+
+def test_llama_65b_as_published(command):
+    code, out, _ = command(plan, "--like", "llama2-65b")
+    assert code == 0
+    # 80 × (4 × 8,192² + 3 × 8,192 × 22,016 + 2 × 8,192) + 8,192 + 2 × 32,000 × 8,192
+    assert 80 * (4 * 8_192**2 + 3 * 8_192 * 22_016 + 2 * 8_192) + 8_192 + 64_000 * 8_192 == 65_285_660_672
+    assert "65,285,660,672 parameters, +0.4%" in line(out, "model") and "vocabulary 32,000" in line(out, "model")
+    assert "350,000 steps" in line(out, "tokens")  # 1.4e12 / 4e6
+    # 6 × 65e9 × 1.4e12 = 5.46e23, over 2,048 × 21 × 86,400 × 312e12 = 1.159e24
+    assert line(out, "utilisation").startswith("47.1% implied")
+    assert line(out, "price") == "5,000,000 USD / 1,032,192 GPU hours = 4.84 USD each"
+    # 1.4e12 / (2,048 × 380 × 86,400) = 20.82
+    assert "20.8 days" in out and "Llama 2 has no 65B" in out
+
+
+def test_gpt2_124m_as_published(command):
+    code, out, _ = command(plan, "--like", "gpt2-124m")
+    # 12 × (12 × 768² + 13 × 768) + 2 × 768 + (50,257 + 1,024) × 768; the paper's table says 117M
+    assert code == 0 and "124,439,808 parameters" in line(out, "model") and "117M" in out
+    # 6 × 124e6 × 294.912e9 = 2.194e20, over 8 × 4 × 86,400 × 312e12 = 8.626e20
+    assert line(out, "utilisation").startswith("25.4% implied") and "no price was published" in out
+
+
+def test_the_published_configs_are_those_that_the_recipes_start_from(all_plans):
+    _, sources = all_plans
+    named = re.findall(r"^model_name_or_path: (\w+/\S+)", "\n".join(path.read_text() for path in CONFIGS), flags=re.M)
+    assert {name for name in named if not name.startswith("runs/")} == set(PUBLISHED)
+    config, _ = architecture.config_of("Qwen/Qwen3-8B-Base", sources)
+    assert count(config).parameters == 8_190_735_360  # as in the head of adapt_qwen3_8b
+
+
+def test_a_folder_is_read_in_the_order_of_its_stages():
+    assert [path.stem for path in files_of([str(CONFIGS[0].parents[1] / "gpt2_small")])] == [
+        "mix", "pretrain", "sft", "reward", "ppo"
+    ]  # fmt: skip
