@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from data_prep.common.intervals import bootstrap_interval
+from data_prep.common.intervals import bootstrap_interval, detectable_difference
 from eval.common.functions import measure
 from eval.metrics import load_metric
 
@@ -67,7 +67,8 @@ def means(values: list[list[float]]) -> list[float]:
 
 
 def measure_both(functions: dict, rows: list[dict], texts: list[Texts]) -> dict[str, dict]:
-    """{function: {"model", "opponent", "difference"}}, an interval over prompts each; the difference is paired."""
+    """{function: {"model", "opponent", "difference"}}, an interval over prompts each; the difference is paired, and beside it
+    stands "detectable", the smallest that so many prompts would show."""
     found = {}
     for name, function in functions.items():
         own, other = (means(measure(function, rows, side)) for side in texts)
@@ -76,5 +77,37 @@ def measure_both(functions: dict, rows: list[dict], texts: list[Texts]) -> dict[
             "model": bootstrap_interval(own),
             "opponent": bootstrap_interval(other),
             "difference": bootstrap_interval(differences),
+            "detectable": detectable_difference(differences),
         }
     return found
+
+
+def figures(
+    judge: Callable | None, functions: dict, rows: list[dict], both: list[list[list[dict]]]
+) -> tuple[dict, list[Texts], list[list[float]]]:
+    """(metrics, the texts of both, the outcome of every comparison) of the answers of a model and of its opponent.
+
+    The metrics: "win_rate" with its interval over prompts, "detectable" (the smallest distance of a win rate from 50 % that so
+    many prompts would show), "wins", "ties", "losses", and of both, the opponent's after "opponent_", "exact_match",
+    "eos_rate" and "length"; with functions "eval_funcs", see `measure_both`.
+
+    Args:
+        both: of `generate_answers` of either.
+    """
+    texts = [[[answer["text"] for answer in group] for group in answers] for answers in both]
+    agreed = [agreement(rows, side) for side in texts]
+    outcomes = compare(judge, rows, texts, agreed)
+    flat = [value for group in outcomes for value in group]
+    rate = load_metric("win_rate").compute(wins=means(outcomes))["win_rate"]
+    exact, opponent_exact = (
+        bootstrap_interval(means([[match for match, _ in group] for group in side])) for side in agreed
+    )
+    metrics = {"win_rate": rate, "detectable": detectable_difference(means(outcomes))}
+    metrics |= {"wins": flat.count(1.0), "ties": flat.count(0.5), "losses": flat.count(0.0)}
+    metrics |= {"exact_match": exact, "opponent_exact_match": opponent_exact}
+    for whose, answers in zip(("", "opponent_"), both, strict=True):
+        every = [answer for group in answers for answer in group]
+        metrics[f"{whose}eos_rate"] = sum(answer["stopped"] for answer in every) / len(every)
+        metrics[f"{whose}length"] = sum(answer["tokens"] for answer in every) / len(every)
+    metrics |= {"eval_funcs": measure_both(functions, rows, texts)} if functions else {}
+    return metrics, texts, outcomes
