@@ -11,6 +11,8 @@ from data_prep.common.files import read_json, write_json, write_jsonl
 from data_prep.common.intervals import bootstrap_interval, detectable_difference
 from data_prep.models.generation import generate_answers
 from data_prep.models.loading import load_checkpoint
+from data_prep.models.scoring import score_rankings
+from data_prep.readers.preferences import read_rankings
 from eval import perplexity, reward_accuracy
 from eval import run as run_command
 from eval.harness import measuring
@@ -116,27 +118,28 @@ def test_every_model_is_loaded_once_and_what_is_there_is_kept(
     assert read_json(run / "results" / "answers_ppo_seed1_heldout.json")["metrics"]["exact_match"]["value"] == 0.25
 
 
-def test_no_figure_depends_on_the_batch(
-    command, zero_model_dir, tiny_model_dir, ready_to_end_dir, tiny_reward_dir, tmp_path
-):
-    run = make_run(tmp_path, base=zero_model_dir, sft=tiny_model_dir, ppo=ready_to_end_dir, reward=tiny_reward_dir)
+def test_no_figure_depends_on_the_batch(command, tiny_model_dir, ready_to_end_dir, tiny_reward_dir, tmp_path):
+    run = make_run(tmp_path, sft=tiny_model_dir, ppo=ready_to_end_dir)
     found = []
     for size in (1, 7):
         options = ("--batch_size", size, "--num_return_sequences", 3, "--results_dir", tmp_path / str(size))
-        code, _, err = command(run_command, "--run", run, "--max_new_tokens", 8, *options)
+        code, _, err = command(
+            run_command, "--run", run, "--max_new_tokens", 8, "--only", "answers", "win_rate", *options
+        )
         assert code == 0, err
-        found.append({path.name: read_json(path) for path in (tmp_path / str(size)).glob("*.json")})
-        perplexity_options = ("--documents", run / "data" / "corpus_heldout.jsonl", "--batch_size", size)
-        options = (*perplexity_options, "--name", "x", "--results_dir", tmp_path / str(size))
-        assert command(perplexity, "--model", tiny_model_dir, *options)[0] == 0
-        found[-1]["perplexity_x"] = read_json(tmp_path / str(size) / "perplexity_x.json")
-    assert len(found[0]) == 14
+        options = ("--documents", run / "data" / "corpus_heldout.jsonl", "--batch_size", size, "--name", "x")
+        assert command(perplexity, "--model", tiny_model_dir, *options, "--results_dir", tmp_path / str(size))[0] == 0
+        found.append({path.stem: read_json(path) for path in (tmp_path / str(size)).glob("*.json")})
+    assert len(found[0]) == 2 * 2 + 2 + 1
     for each in (each for results in found for each in results.values()):
         each.pop("seconds")
         each.pop("batch_size", None)
     assert found[0] == found[1]
-    sampled = [row["answer"] for row in found[0]["win_rate_ppo_vs_sft.json"]["examples"]]
+    sampled = [row["answer"] for row in found[0]["win_rate_ppo_vs_sft"]["examples"]]
     assert len(set(sampled)) == len(sampled)  # each prompt has random numbers of its own
+    model, tokenizer = load_checkpoint(str(tiny_reward_dir), reward_model=True)
+    rows, _ = read_rankings(run / "data" / "rankings_heldout.jsonl")
+    assert score_rankings(model, tokenizer, rows, None, 1) == score_rankings(model, tokenizer, rows, None, 7)
 
 
 def test_own_draws_have_the_model_s_probabilities(ready_to_end_dir):

@@ -6,6 +6,7 @@ import math
 
 from data_prep.common.intervals import bootstrap_interval, detectable_difference
 from data_prep.common.numbers import rounded
+from data_prep.common.text import printable
 from data_prep.readers.documents import documents
 
 
@@ -99,6 +100,6 @@ def source_line(source: str, figures: dict) -> str:
     """A source's figures in words."""
     value, low, high = (figures["bits_per_byte"][key] for key in ("value", "low", "high"))
     return (
-        f"{source}: {value:.3f} [{low:.3f}, {high:.3f}] bits per byte on {figures['bytes']:,} bytes; gzip "
+        f"{printable(source)}: {value:.3f} [{low:.3f}, {high:.3f}] bits per byte on {figures['bytes']:,} bytes; gzip "
         f"{figures['gzip']:.3f}, xz {figures['xz']:.3f}"
     )

@@ -7,6 +7,7 @@ import numpy as np
 from data_prep.common.intervals import bootstrap_interval, show_interval
 from data_prep.common.numbers import rounded
 from data_prep.common.plots import BLUE, GREY, as_png, canvas
+from data_prep.common.text import printable
 from data_prep.gate.measures import calibration
 from data_prep.models.scoring import agreement_with_rankings
 from data_prep.readers.ranks import pairs, ranks_of_scores
@@ -109,7 +110,7 @@ def lines(name: str, metrics: dict, prompts: int) -> list[str]:
         f"{margins}; right where the better answer is longer by {lengths}",
     ]
     if "subsets" in metrics:
-        each = ", ".join(f"{subset} {show_interval(own)}" for subset, own in metrics["subsets"].items())
+        each = ", ".join(f"{printable(subset)} {show_interval(own)}" for subset, own in metrics["subsets"].items())
         found.append(f"{name}: by subset: {each}; mean of the subsets {metrics['subsets_mean']:.1%}")
     return found
 
