@@ -17,7 +17,7 @@ The files are those in data/ of the run whose names hold "heldout", as the quick
 checkpoints' settings name. The judge is the first of PPO's eval_funcs, else agreement with the reference. A result that is
 there is kept, and named where it is of other weights than the checkpoint has now; the answers and the bits of every document
 are kept too, in results/per_row, so that what is added later is paired with them. All is seeded, and the figures do not
-depend on the batch size. Writes results/<part>_….json and results/table.md; `python -m eval.report` makes the page.
+depend on the batch size, unless two tokens are as likely up to rounding. Writes results/<part>_….json and results/table.md; `python -m eval.report` makes the page.
 """
 
 import argparse
@@ -93,12 +93,25 @@ def data_of(arguments: argparse.Namespace, checkpoints: list[Checkpoint]) -> tup
         for name, paths in files[kind].items():
             quarantine = folder / f"quarantine_{name}.jsonl"
             if kind == "documents":
-                found[kind][name] = read_sources(paths, "text", "source", BadRows(arguments.on_bad, quarantine))
+                bad_rows = BadRows(arguments.on_bad, quarantine)
+                found[kind][name] = read_sources(paths, "text", "source", bad_rows)
+                changed = {f"repaired: {what}": count for what, count in bad_rows.repaired.items()}
+                tell(name, changed | {"quarantined": bad_rows.quarantined})
             elif kind == "conversations":
                 found[kind][name] = read_prompts(paths, arguments.limit, arguments.seed, arguments.on_bad, quarantine)
             else:
-                found[kind][name], _ = read_rankings(paths, arguments.on_bad, quarantine, None, "subset")
+                rows, counts = read_rankings(paths, arguments.on_bad, quarantine, None, "subset")
+                found[kind][name] = rows
+                tell(
+                    name, {what: count for what, count in counts.items() if what not in ("rows", "rankings", "pairs")}
+                )
     return files, found
+
+
+def tell(name: str, counts: dict[str, int]) -> None:
+    """Print what was repaired, quarantined or left out in reading."""
+    if found := ", ".join(f"{count:,} {what}" for what, count in counts.items() if count):
+        print(f"{name}: {found}")
 
 
 def main() -> None:

@@ -57,7 +57,7 @@ def find_checkpoints(run: Path) -> list[Checkpoint]:
         load_config(str(folder), "recipes/pretrain.py, sft.py or ppo.py")
         tokenizer = load_tokenizer(folder)
         kind, asked = "assistant" if is_assistant(tokenizer) else "base", tokenizer.chat_template is not None
-        opponent = _opponent(folder, settings, folders)
+        opponent = _opponent(folder, kind, settings, folders)
         found.append(Checkpoint(folder.name, str(folder), kind, asked, settings, opponent))
     found.sort(key=lambda each: _place(each.name))
     rewards = {each.name for each in found if each.kind == "reward"}
@@ -82,10 +82,10 @@ def _settings(folder: Path) -> dict:
     return found.get("settings") or {} if isinstance(found, dict) else {}
 
 
-def _opponent(folder: Path, settings: dict, folders: list[Path]) -> str | None:
+def _opponent(folder: Path, kind: str, settings: dict, folders: list[Path]) -> str | None:
     """The folder of the run that a model was trained from; a run that was moved is known by the folder's name.
 
-    Where no settings say so it is sft/ for an assistant and base/ for that one, if they are there.
+    Where no settings say so it is sft/ for an assistant and base/ for that one and for other base models, if they are there.
     """
     others = [each for each in folders if each != folder]
     named = [str(settings[key]) for key in TRAINED_FROM if settings.get(key)]
@@ -93,7 +93,7 @@ def _opponent(folder: Path, settings: dict, folders: list[Path]) -> str | None:
         for same in (os.path.realpath, lambda each: Path(each).name):
             if hit := next((each.name for each in others if same(str(each)) == same(path)), None):
                 return hit
-    guess = "base" if folder.name.startswith(("sft", "adapted")) else "sft"
+    guess = "base" if kind == "base" or folder.name.startswith("sft") else "sft"
     return guess if not named and folder.name != "base" and any(each.name == guess for each in others) else None
 
 

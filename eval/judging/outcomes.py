@@ -30,27 +30,32 @@ def outcome_by_value(value: float, other_value: float) -> float:
     return 0.5 + ((value > other_value) - (value < other_value)) / 2
 
 
-def agreement(rows: list[dict], texts: Texts) -> list[list[tuple[bool, float]]]:
-    """(exact match, sentence chrF) with its row's reference of every answer: one list per prompt."""
-    pairs = {
-        "predictions": [text for group in texts for text in group],
-        "references": [row["reference"] for row, group in zip(rows, texts, strict=True) for _ in group],
-    }
-    matches = load_metric("exact_match").compute(**pairs)["matches"]
-    scores = load_metric("chrf").compute(**pairs)["sentence_chrf"]
-    left = iter(zip(matches, scores, strict=True))
+def exact_matches(rows: list[dict], texts: Texts) -> list[list[bool]]:
+    """Whether every answer is its row's reference, whitespace aside: one list per prompt."""
+    left = iter(load_metric("exact_match").compute(**_beside_references(rows, texts))["matches"])
     return [[next(left) for _ in group] for group in texts]
 
 
-def compare(
-    function: Callable | None, rows: list[dict], texts: list[Texts], agreed: list[list[list[tuple]]]
-) -> list[list[float]]:
+def agreement(rows: list[dict], texts: Texts) -> list[list[tuple[bool, float]]]:
+    """(exact match, sentence chrF) with its row's reference of every answer: one list per prompt."""
+    scores = iter(load_metric("chrf").compute(**_beside_references(rows, texts))["sentence_chrf"])
+    return [[(match, next(scores)) for match in group] for group in exact_matches(rows, texts)]
+
+
+def _beside_references(rows: list[dict], texts: Texts) -> dict:
+    return {
+        "predictions": [text for group in texts for text in group],
+        "references": [row["reference"] for row, group in zip(rows, texts, strict=True) for _ in group],
+    }
+
+
+def compare(function: Callable | None, rows: list[dict], texts: list[Texts], agreed: list) -> list[list[float]]:
     """The outcome of every answer of the model against every one of its opponent: one list per prompt.
 
     Args:
         function: the judge; None: agreement with the reference.
         texts: the answers of both.
-        agreed: the `agreement` of both.
+        agreed: the `agreement` of both; not looked at with a judge.
     """
     if function:
         values = [measure(function, rows, side) for side in texts]
@@ -95,13 +100,12 @@ def figures(
         both: of `generate_answers` of either.
     """
     texts = [[[answer["text"] for answer in group] for group in answers] for answers in both]
-    agreed = [agreement(rows, side) for side in texts]
+    # A judge needs no chrF, which takes long.
+    agreed = [None, None] if judge else [agreement(rows, side) for side in texts]
     outcomes = compare(judge, rows, texts, agreed)
     flat = [value for group in outcomes for value in group]
     rate = load_metric("win_rate").compute(wins=means(outcomes))["win_rate"]
-    exact, opponent_exact = (
-        bootstrap_interval(means([[match for match, _ in group] for group in side])) for side in agreed
-    )
+    exact, opponent_exact = (bootstrap_interval(means(exact_matches(rows, side))) for side in texts)
     metrics = {"win_rate": rate, "detectable": detectable_difference(means(outcomes))}
     metrics |= {"wins": flat.count(1.0), "ties": flat.count(0.5), "losses": flat.count(0.0)}
     metrics |= {"exact_match": exact, "opponent_exact_match": opponent_exact}
