@@ -14,12 +14,12 @@ def check_at_least(least: int, arguments: argparse.Namespace, *names: str) -> No
 
 
 def rounded(value, digits: int = 6):
-    """The floats in a value of JSON with so many decimals.
+    """The floats in a value of JSON with so many digits, and at most so many decimals.
 
     What follows depends on the order of a sum, such as on the batch that a row was in.
     """
     if isinstance(value, float):
-        return round(value, digits)
+        return round(float(f"{value:.{digits}g}"), digits)
     if isinstance(value, dict):
         return {key: rounded(each, digits) for key, each in value.items()}
     return [rounded(each, digits) for each in value] if isinstance(value, list) else value
