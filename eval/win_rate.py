@@ -162,9 +162,8 @@ def main() -> None:
     picked = f"; its answers are the best of {arguments.best_of} by {arguments.reward_model}" if reward else ""
     print(
         f"{label}: wins {show_interval(rate)} on {len(rows):,} prompts ({metrics['wins']:,} wins, {metrics['ties']:,} ties, "
-        f"{metrics['losses']:,} losses); exact match of its answers {show_interval(exact)} against "
-        f"{show_interval(opponent_exact)}{distance}{picked}; {show_detectable('win_rate', metrics['detectable'])} of a win "
-        f"rate. The judge is {judge}"
+        f"{metrics['losses']:,} losses); {show_detectable('win_rate', metrics['detectable'])}; exact match of its answers "
+        f"{show_interval(exact)} against {show_interval(opponent_exact)}{distance}{picked}. The judge is {judge}"
     )
     for name, found in metrics.get("eval_funcs", {}).items():
         own, other = (show_measure(name, found[side]) for side in ("model", "opponent"))

@@ -17,6 +17,7 @@ from eval import perplexity, reward_accuracy
 from eval import run as run_command
 from eval.harness import measuring
 from eval.harness.assistants import form_faults, loops
+from eval.harness.checkpoints import find_checkpoints, role
 from eval.harness.rewards import kendall_tau
 
 QUESTIONS = [("1?", "yes"), ("22?", "no"), ("333?", "yes"), ("and what is right, 4?", "yes")]
@@ -151,23 +152,24 @@ def test_own_draws_have_the_model_s_probabilities(ready_to_end_dir):
     assert len({answer["ids"][0] for answer in drawn}) > 200
 
 
-def test_the_opponent_is_what_a_model_was_trained_from(command, talker, zero_model_dir, tmp_path):
+def test_the_opponent_is_what_a_model_was_trained_from(talker, zero_model_dir, capsys, tmp_path):
     models = {"base": zero_model_dir, "sft": talker("no"), "sft_seed1": talker("no"), "ppo_seed1": talker("yes")}
-    run = make_run(tmp_path, **models, dpo=talker("yes"))
+    run = make_run(tmp_path, **models, dpo=talker("yes"), kto=talker("yes"))
     # The run lay elsewhere when they were trained.
     write_json(run / "ppo_seed1" / "settings.json", {"settings": {"sft_model_path": "runs/old/sft_seed1"}})
-    write_json(run / "dpo" / "settings.json", {"settings": {"model_name_or_path": "runs/old/sft"}})
+    write_json(run / "kto" / "settings.json", {"settings": {"model_name_or_path": "somebody/model-of-the-hub"}})
     write_json(run / "dpo" / "unfinished.json", {})
-    options = ("--run", run, "--max_new_tokens", 8, "--only", "win_rate", "--num_return_sequences", 1, "--limit", 2)
-    code, out, err = command(run_command, *options)
-    assert code == 0, err
-    assert "dpo: its training has not finished; it is left out" in out
-    found = {path.stem: Path(read_json(path)["opponent"]).name for path in (run / "results").glob("*_greedy.json")}
+    found = {each.name: (each.kind, each.opponent) for each in find_checkpoints(run)}
     assert found == {
-        "win_rate_sft_vs_base_greedy": "base",
-        "win_rate_sft_seed1_vs_base_greedy": "base",
-        "win_rate_ppo_seed1_vs_sft_greedy": "sft_seed1",
+        "base": ("base", None),
+        "sft": ("assistant", "base"),
+        "sft_seed1": ("assistant", "base"),
+        "ppo_seed1": ("assistant", "sft_seed1"),
+        "kto": ("assistant", None),
     }
+    assert list(found) == ["base", "sft", "sft_seed1", "ppo_seed1", "kto"]
+    assert "dpo: its training has not finished; it is left out" in capsys.readouterr().out
+    assert role("sft_seed1") == "sft" and role("ppo_rater") == "ppo_rater"
 
 
 def test_a_reward_model_by_hand(command, long_is_good_dir, tmp_path):
