@@ -5,8 +5,10 @@
         --eval_funcs data_prep.rewards.asked_fact data_prep.rewards.all_facts --results_dir runs/quickstart/results
 
 Measures exact match (whitespace aside) with its 95 % bootstrap interval over prompts, chrF, the share of answers that
-end with the end-of-turn token (`eos_rate`), and their mean length in tokens; with `--eval_funcs` also the mean of each
-function, with its interval. `--group_by` splits the metrics by what a regular expression finds in a conversation's id
+end with the end-of-turn token (`eos_rate`), their mean length in tokens, the shares that do not end within the limit, that
+loop (a phrase of two words or more three times in a row) and that have the form of the references (as many lines and
+characters as some reference, an end of a kind that references have, no list, heading or speaker that they do not have);
+with `--eval_funcs` also the mean of each function, with its interval. `--group_by` splits the metrics by what a regular expression finds in a conversation's id
 (its first group, or the whole match). Writes `answers_<name>.json`, with a few examples.
 """
 
@@ -16,31 +18,15 @@ from pathlib import Path
 
 from data_prep.common.errors import run_main
 from data_prep.common.files import write_results
-from data_prep.common.intervals import bootstrap_interval, show_interval
+from data_prep.common.intervals import show_interval
 from data_prep.common.numbers import check_at_least
 from data_prep.common.text import printable
 from eval.common.functions import add_eval_funcs, check_functions, in_words, load_functions, measure, show_measure
-from eval.common.grouped import grouped, pattern_of
+from eval.common.grouped import pattern_of
 from eval.common.options import CONVERSATIONS, add_result_options, add_row_options, quarantine_file
+from eval.common.stamps import stamps
 
 EXAMPLES = 12
-
-
-def metrics_of(rows: list[dict], answers: list[dict], measured: dict[str, list[float]], exact_match, chrf) -> dict:
-    """Exact match with its interval, corpus chrF (0 to 100), share of answers that end, mean length in tokens.
-
-    `measured` holds what each function of --eval_funcs gives the answers: their means are under "eval_funcs".
-    """
-    texts = {"predictions": [answer["text"] for answer in answers], "references": [row["reference"] for row in rows]}
-    metrics = {
-        "exact_match": exact_match.compute(**texts)["exact_match"],
-        "chrf": chrf.compute(**texts)["chrf"],
-        "eos_rate": sum(answer["stopped"] for answer in answers) / len(answers),
-        "length": sum(answer["tokens"] for answer in answers) / len(answers),
-    }
-    if measured:
-        metrics["eval_funcs"] = {name: bootstrap_interval(values) for name, values in measured.items()}
-    return metrics
 
 
 def shown_functions(metrics: dict) -> str:
@@ -71,7 +57,7 @@ def main() -> None:
     from data_prep.models.generation import generate_answers  # slow to import
     from data_prep.models.loading import check_chat, load_checkpoint
     from data_prep.readers.prompts import read_prompts
-    from eval.metrics import load_metric
+    from eval.harness.assistants import measure_answers
 
     name = arguments.name or Path(arguments.model).name
     quarantine = quarantine_file(arguments.on_bad, arguments.results_dir, name)
@@ -85,19 +71,15 @@ def main() -> None:
     prompts = [row["prompt"] for row in rows]
     settings = {"max_new_tokens": arguments.max_new_tokens, "batch_size": arguments.batch_size}
     answers = [answer for (answer,) in generate_answers(model, tokenizer, prompts, **settings)]
-    metrics = load_metric("exact_match"), load_metric("chrf")
     texts = [[answer["text"]] for answer in answers]
     measured = {name: [value for (value,) in measure(function, rows, texts)] for name, function in functions.items()}
-    total = metrics_of(rows, answers, measured, *metrics)
-    groups = {}
-    for group, positions in grouped(rows, pattern).items() if pattern else ():
-        own = {name: [values[i] for i in positions] for name, values in measured.items()}
-        groups[group] = metrics_of([rows[i] for i in positions], [answers[i] for i in positions], own, *metrics)
+    total, groups = measure_answers(rows, answers, measured, pattern)
     if arguments.results_dir:
         about = {"seconds": time.perf_counter() - start, "model": arguments.model, "data": arguments.conversations}
         examples = [{**row, "answer": answer["text"]} for row, answer in zip(rows, answers, strict=True)][:EXAMPLES]
         results = {
             **about,
+            **stamps(arguments.model),
             "prompts": len(rows),
             **settings,
             "metrics": total,
@@ -111,8 +93,8 @@ def main() -> None:
     )
     print(
         f"{name}: exact match {show_interval(total['exact_match'])} on {len(rows):,} prompts"
-        f"{f' ({shown})' if shown else ''}, chrF {total['chrf']:.1f}, "
-        f"EOS rate {total['eos_rate']:.0%}{shown_functions(total)}"
+        f"{f' ({shown})' if shown else ''}, chrF {total['chrf']:.1f}, loops {total['loops']['value']:.1%}, "
+        f"in the references' form {total['in_form']['value']:.1%}, EOS rate {total['eos_rate']:.0%}{shown_functions(total)}"
     )
 
 

@@ -5,11 +5,11 @@
 
 Reads documents or conversations (their text only). A document longer than the model's context is split into windows;
 each window starts without the tokens before it. Bits per byte can be compared between any two models, perplexity per
-token only between models with the same tokenizer. Writes `perplexity_<name>.json`.
+token only between models with the same tokenizer. Beside it stands, for each source (`--source_column`, else the file),
+what gzip -9 and xz -9 need for the same text. Writes `perplexity_<name>.json`.
 """
 
 import argparse
-import math
 import time
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from data_prep.common.files import existing, write_results
 from data_prep.common.numbers import check_at_least
 from data_prep.rows.bad_rows import BadRows
 from eval.common.options import add_on_bad, add_result_options, quarantine_file
+from eval.common.stamps import stamps
+from eval.harness.documents import measure_documents, read_sources, source_line
 
 
 def main() -> None:
@@ -29,6 +31,9 @@ def main() -> None:
         help="documents or conversations, in any format that data_prep reads (see data_prep/README.md)",
     )
     parser.add_argument("--text_column", default="text", help="column with the text of documents (default: text)")
+    parser.add_argument(
+        "--source_column", default="source", help="column with the source of documents (default: source)"
+    )
     add_on_bad(parser)
     add_result_options(parser, "the model's folder")
     parser.add_argument("--batch_size", type=int, default=16, help="sequences scored at once (default: 16)")
@@ -38,11 +43,7 @@ def main() -> None:
     name = arguments.name or Path(arguments.model).name
     bad_rows = BadRows(arguments.on_bad, quarantine_file(arguments.on_bad, arguments.results_dir, name))
 
-    from data_prep.models.bits_per_byte import (  # slow to import
-        bits_per_byte,
-        heldout_batches,
-    )
-    from data_prep.models.loading import load_checkpoint
+    from data_prep.models.loading import load_checkpoint  # slow to import
 
     model, tokenizer = load_checkpoint(arguments.model)
     if tokenizer.bos_token_id is None:
@@ -50,27 +51,25 @@ def main() -> None:
             f"{arguments.model}: its tokenizer has no bos_token, from which a document's first token is predicted"
         )
     start = time.perf_counter()
-    context = model.config.max_position_embeddings
-    options = {"text_column": arguments.text_column, "bad_rows": bad_rows}
-    batches = heldout_batches(arguments.documents, tokenizer, context, arguments.batch_size, **options)
+    found = read_sources(arguments.documents, arguments.text_column, arguments.source_column, bad_rows)
     if bad_rows.quarantined:
         print(f"{arguments.documents}: {bad_rows.counts_line()}")
     if repaired := +bad_rows.repaired:
         print(
             f"{arguments.documents}: repaired: {', '.join(f'{count:,} × {kind}' for kind, count in repaired.items())}"
         )
-    bits, loss = bits_per_byte(model, batches, model.device)
-    size = round(sum(sum(batch["bytes"]) for batch in batches))
-    tokens = int(sum((batch["labels"] != -100).sum() for batch in batches))
-    metrics = {"bits_per_byte": bits, "perplexity_per_token": math.exp(loss), "loss_per_token": loss}
+    measured, _ = measure_documents(model, tokenizer, found, arguments.batch_size)
+    metrics = measured["metrics"]
     if arguments.results_dir:
         about = {"seconds": time.perf_counter() - start, "model": arguments.model, "data": [arguments.documents]}
-        counts = {"tokens": tokens, "bytes": size, "context": context}
-        write_results(arguments.results_dir, f"perplexity_{name}", {**about, **counts, "metrics": metrics})
+        write_results(arguments.results_dir, f"perplexity_{name}", {**about, **stamps(arguments.model), **measured})
     print(
-        f"{arguments.model}: {bits:.3f} bits per byte, perplexity {math.exp(loss):.1f} per token, on {size:,} bytes "
-        f"({tokens:,} tokens) of {arguments.documents}"
+        f"{arguments.model}: {metrics['bits_per_byte']:.3f} bits per byte, perplexity "
+        f"{metrics['perplexity_per_token']:.1f} per token, on {measured['bytes']:,} bytes "
+        f"({measured['tokens']:,} tokens) of {arguments.documents}"
     )
+    for source, figures in measured["sources"].items():
+        print(f"  {source_line(source, figures)}")
 
 
 if __name__ == "__main__":

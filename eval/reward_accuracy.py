@@ -5,7 +5,11 @@
 
 Measures the accuracy over all pairs of unequal rank, with equal weight per prompt and a 95 % bootstrap interval over
 prompts; the mean margin (reward of the better answer minus that of the worse); and the correlation of reward with
-length, which shows whether the model prefers long answers (Singhal 2023, arXiv:2310.03716). Writes `reward_accuracy_<name>.json`.
+length, which shows whether the model prefers long answers (Singhal 2023, arXiv:2310.03716). Also the accuracy by the
+distance of the two rewards, by the difference in length and by the distance of the rater's scores; whether sigmoid(margin)
+comes true (calibration); and Kendall's tau with rankings of several answers. A file with a column `subset`, as those of
+RewardBench (prompt, chosen, rejected, subset), is split by it. Writes `reward_accuracy_<name>.json` and a picture,
+`reward_accuracy_<name>.png`.
 """
 
 import argparse
@@ -13,10 +17,11 @@ import time
 from pathlib import Path
 
 from data_prep.common.errors import run_main
-from data_prep.common.files import write_results
-from data_prep.common.intervals import show_interval
+from data_prep.common.files import atomic_write, write_results
+from data_prep.common.numbers import check_at_least
 from data_prep.readers.preferences import read_rankings
 from eval.common.options import add_result_options, add_row_options, quarantine_file
+from eval.common.stamps import stamps
 
 
 def main() -> None:
@@ -29,32 +34,35 @@ def main() -> None:
         help="files, folders or globs of rankings or pairs, in any format that data_prep reads (see data_prep/README.md)",
     )
     add_row_options(parser)
+    parser.add_argument("--subset_column", default="subset", help="column to split by (default: subset)")
     add_result_options(parser, "the model's folder")
+    parser.add_argument("--batch_size", type=int, default=128, help="answers scored at once (default: 128)")
     arguments = parser.parse_args()
+    check_at_least(1, arguments, "batch_size")
     name = arguments.name or Path(arguments.model).name
     quarantine = quarantine_file(arguments.on_bad, arguments.results_dir, name)
-    rows, counts = read_rankings(arguments.rankings, arguments.on_bad, quarantine, arguments.columns)
+    rows, counts = read_rankings(
+        arguments.rankings, arguments.on_bad, quarantine, arguments.columns, arguments.subset_column
+    )
     changed = {key: count for key, count in counts.items() if key.startswith(("repaired", "quarantined")) and count}
     if changed:
         print("; ".join(f"{key}: {count:,}" for key, count in changed.items()))
 
     from data_prep.models.loading import check_chat, load_checkpoint
-    from data_prep.models.scoring import ranking_agreement  # slow to import: after the input has been checked
+    from data_prep.models.scoring import score_rankings  # slow to import: after the input has been checked
+    from eval.harness.rewards import lines, measure_rankings, picture
 
     model, tokenizer = load_checkpoint(arguments.model, reward_model=True)
     check_chat(arguments.model, model, tokenizer, 1)
     start = time.perf_counter()
-    agreement = ranking_agreement(model, tokenizer, rows)
-    correlation = agreement["length_correlation"]
+    metrics = measure_rankings(*score_rankings(model, tokenizer, rows, batch_size=arguments.batch_size))
     if arguments.results_dir:
         about = {"seconds": time.perf_counter() - start, "model": arguments.model, "data": arguments.rankings}
-        results = {**about, "rankings": len(rows), "counts": counts, "metrics": agreement}
+        results = {**about, **stamps(arguments.model), "rankings": len(rows), "counts": counts, "metrics": metrics}
         write_results(arguments.results_dir, f"reward_accuracy_{name}", results)
-    print(
-        f"{name}: {show_interval(agreement['accuracy'])} of {agreement['pairs']:,} pairs right (from {len(rows):,} prompts), "
-        f"margin {agreement['margin']:.2f}, correlation of reward with length "
-        + ("undefined" if correlation is None else f"{correlation:+.2f}")
-    )
+        with atomic_write(Path(arguments.results_dir, f"reward_accuracy_{name}.png"), "wb") as file:
+            file.write(picture(metrics))
+    print("\n".join(lines(name, metrics, len(rows))))
 
 
 if __name__ == "__main__":

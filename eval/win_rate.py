@@ -34,7 +34,7 @@ from pathlib import Path
 
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
-from data_prep.common.intervals import bootstrap_interval, show_interval, show_nats
+from data_prep.common.intervals import show_interval, show_nats
 from data_prep.common.numbers import check_at_least
 from data_prep.common.text import printable
 from eval.common.functions import (
@@ -42,6 +42,7 @@ from eval.common.functions import (
     check_functions,
     in_words,
     load_functions,
+    show_detectable,
     show_difference,
     show_measure,
 )
@@ -53,6 +54,7 @@ from eval.common.options import (
     load_judges,
     quarantine_file,
 )
+from eval.common.stamps import stamps
 
 
 def read_arguments() -> argparse.Namespace:
@@ -104,9 +106,8 @@ def main() -> None:
     from data_prep.models.loading import check_chat, load_checkpoint
     from data_prep.readers.prompts import read_prompts
     from eval.judging.kl import kl_divergence, same_ids
-    from eval.judging.outcomes import compare, exact_matches, means, measure_both, row_to_judge, say
+    from eval.judging.outcomes import figures, row_to_judge, say
     from eval.judging.sampling import check_room, sample_both
-    from eval.metrics import load_metric
 
     rows = read_prompts(
         arguments.conversations, arguments.limit, arguments.seed, arguments.on_bad, quarantine, arguments.columns
@@ -134,26 +135,12 @@ def main() -> None:
         reward,
         arguments.best_of or 1,
     )
-    texts = [[[answer["text"] for answer in group] for group in answers] for answers in both]
-    matched = [exact_matches(rows, side) for side in texts]
-    outcomes, agreed = compare(judge, rows, texts, other)
-
-    # Figures
-    flat = [value for group in outcomes for value in group]
-    rate = load_metric("win_rate").compute(wins=means(outcomes))["win_rate"]
-    exact, opponent_exact = (bootstrap_interval(means(side)) for side in matched)
-    metrics = {"win_rate": rate, "wins": flat.count(1.0), "ties": flat.count(0.5), "losses": flat.count(0.0)}
-    metrics |= {"without_verdict": flat.count(None)} if None in flat else {}
-    metrics |= {"exact_match": exact, "opponent_exact_match": opponent_exact}
-    for whose, answers in zip(("", "opponent_"), both, strict=True):
-        every = [answer for group in answers for answer in group]
-        metrics[f"{whose}eos_rate"] = sum(answer["stopped"] for answer in every) / len(every)
-        metrics[f"{whose}length"] = sum(answer["tokens"] for answer in every) / len(every)
+    metrics, texts, outcomes, agreed = figures(judge, functions, rows, both, other)
+    rate, exact, opponent_exact = (metrics[key] for key in ("win_rate", "exact_match", "opponent_exact_match"))
     (_, model, tokenizer), (_, opponent, other_tokenizer) = players
     if arguments.temperature > 0 and not reward and same_ids(tokenizer, other_tokenizer):
         kl = kl_divergence(model, opponent, tokenizer, prompts, both[0], **sampling)
         metrics |= {"kl": kl} if kl else {}
-    metrics |= {"eval_funcs": measure_both(functions, rows, texts)} if functions else {}
     seconds = time.perf_counter() - start
 
     # Save
@@ -168,6 +155,7 @@ def main() -> None:
             "judge": judge.words,
             "agreement": agreed or "not measured",
             **({"judge_told": judge.told()} if judge.language_model else {}),
+            **stamps(arguments.model, arguments.opponent),
         }
         examples = [
             {**row, "answer": own[0], "opponent_answer": other[0], "outcome": group[0]}
@@ -181,15 +169,15 @@ def main() -> None:
     print(
         f"{label}: wins {show_interval(rate)} on {len(rows):,} prompts ({metrics['wins']:,} wins, {metrics['ties']:,} ties, "
         f"{metrics['losses']:,} losses"
-        + (f", {metrics['without_verdict']:,} without a verdict" if None in flat else "")
-        + f"); exact match of its answers {show_interval(exact)} against "
-        f"{show_interval(opponent_exact)}{distance}{picked}. The judge is {judge.words}"
+        + (f", {metrics['without_verdict']:,} without a verdict" if "without_verdict" in metrics else "")
+        + f"); {show_detectable('win_rate', metrics['detectable'])}; exact match of its answers "
+        f"{show_interval(exact)} against {show_interval(opponent_exact)}{distance}{picked}. The judge is {judge.words}"
     )
     say(f"{label}: the judge", judge, agreed)
     judge.close()
     for name, found in metrics.get("eval_funcs", {}).items():
         own, other = (show_measure(name, found[side]) for side in ("model", "opponent"))
-        difference = show_difference(name, found["difference"])
+        difference = f"{show_difference(name, found['difference'])}; {show_detectable(name, found['detectable'])}"
         print(f"{label}: {printable(in_words(name))} {own} against {other}: {difference}")
 
 

@@ -26,6 +26,7 @@ from data_prep.models.generation import generate_answers
 from data_prep.models.scoring import sequence_logprobs
 from data_prep.train_tokenizer import train_tokenizer
 from eval import answers, chat, metrics, perplexity, report, reward_accuracy, win_rate
+from eval.common.grouped import grouped
 from eval.metrics import load_metric
 from eval.reporting.example import caption, example_question, mark
 from eval.reporting.pictures import answers_picture
@@ -183,8 +184,8 @@ def test_answers_that_never_stop_and_limit(command, zero_model_dir, questions, t
 
 def test_what_the_expression_does_not_find_is_a_group_of_its_own():
     rows = [{"id": "a/what/1"}, {"id": "42"}]
-    assert answers.grouped(rows, re.compile("/([a-z]+)/")) == {"no match": [1], "what": [0]}
-    assert answers.grouped(rows, re.compile("[0-9]+")) == {"1": [0], "42": [1]}
+    assert grouped(rows, re.compile("/([a-z]+)/")) == {"no match": [1], "what": [0]}
+    assert grouped(rows, re.compile("[0-9]+")) == {"1": [0], "42": [1]}
 
 
 # Bad rows

@@ -1,6 +1,7 @@
 """Bits per byte on held-out documents, which compares models with different tokenizers."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 
@@ -12,20 +13,28 @@ def heldout_batches(paths: str | list[str], tokenizer, length: int, rows: int = 
 
     That is the tokenizer's bos_token; where there is none, as in Qwen's, its eos_token.
 
+    Returns the batches of `window_batches`. `options` are those of `read_documents`.
+    """
+    return window_batches(read_documents(paths, **options), tokenizer, length, rows)
+
+
+def window_batches(texts: Iterable[str], tokenizer, length: int, rows: int) -> list[dict]:
+    """Texts in windows, longest first.
+
     Returns batches of {"input_ids": (rows, longest window), "labels": the same shape, -100 where padded, "bytes":
-    (rows,)}. A window's bytes are its share, in tokens, of the document's bytes. `options` are those of
-    `read_documents`.
+    (rows,), "texts": (rows,)}. A window's bytes are its share, in tokens, of its text's bytes; "texts" are the places of the
+    texts that windows are of.
     """
     windows, begin = [], tokenizer.bos_token_id
     if begin is None:
         begin = tokenizer.eos_token_id
-    for text in read_documents(paths, **options):
+    for place, text in enumerate(texts):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         inputs = [begin, *ids]
         size = len(text.encode("utf-8"))
         for start in range(0, len(ids), length):
             end = min(start + length, len(ids))
-            windows.append((inputs[start:end], ids[start:end], size * (end - start) / len(ids)))
+            windows.append((inputs[start:end], ids[start:end], size * (end - start) / len(ids), place))
     windows.sort(key=lambda window: -len(window[0]))
     batches = []
     for start in range(0, len(windows), rows):
@@ -34,10 +43,28 @@ def heldout_batches(paths: str | list[str], tokenizer, length: int, rows: int = 
         # transformers warn about a missing attention mask, and not every tokenizer has one.
         input_ids = torch.full((len(part), len(part[0][0])), begin)
         labels = torch.full_like(input_ids, -100)
-        for row, (inputs, targets, _) in enumerate(part):
+        for row, (inputs, targets, *_) in enumerate(part):
             input_ids[row, : len(inputs)], labels[row, : len(targets)] = torch.tensor(inputs), torch.tensor(targets)
-        batches.append({"input_ids": input_ids, "labels": labels, "bytes": [window[2] for window in part]})
+        bytes_, places = [window[2] for window in part], [window[3] for window in part]
+        batches.append({"input_ids": input_ids, "labels": labels, "bytes": bytes_, "texts": places})
     return batches
+
+
+@torch.no_grad()
+def text_nats(model, batches: list[dict], number: int) -> list[float]:
+    """The nats that the model needs for each of `number` texts, from their `window_batches`, summed over all tokens.
+
+    In 64 bits from the logits on: in 32, a sum of so many terms would depend on how rows are padded.
+    """
+    model.eval()
+    nats = [0.0] * number
+    for batch in batches:
+        logits, labels = model(input_ids=batch["input_ids"].to(model.device), use_cache=False).logits, batch["labels"]
+        for row, place in enumerate(batch["texts"]):
+            own = labels[row][labels[row] != -100]
+            loss = torch.nn.functional.cross_entropy(logits[row, : len(own)].cpu().double(), own, reduction="sum")
+            nats[place] += loss.item()
+    return nats
 
 
 @torch.no_grad()

@@ -118,14 +118,17 @@ def sequence_logprobs(
 
 
 def ranking_agreement(model, tokenizer, rows: list[dict], max_length: int | None = None) -> dict:
-    """Agreement of a reward model with rankings, `rows` of {"prompt", "completions", "ranks"}.
+    """The `agreement_with_rankings` of a reward model; arguments and errors are those of `score_rankings`."""
+    return agreement_with_rankings(*score_rankings(model, tokenizer, rows, max_length))
+
+
+def score_rankings(
+    model, tokenizer, rows: list[dict], max_length: int | None = None, batch_size: int = 128
+) -> tuple[list[dict], list[list[float]]]:
+    """(the rankings that fit, the reward of each of their completions), `rows` of {"prompt", "completions", "ranks"}.
 
     Rankings with an answer longer than `max_length` tokens (default: the model's context) are left out, and their number
-    is printed. Raises `InputError` if none is left.
-
-    Returns {"accuracy": of all pairs of unequal rank, averaged over prompts, with its interval over prompts, "margin":
-    mean reward of the better minus the worse answer, "length_correlation": Pearson correlation of reward and characters
-    (None if all rewards or all lengths are equal), "pairs": their number}.
+    is printed. Raises `InputError` if none is left. Rewards have five decimals: further ones depend on the batch.
     """
     max_length = max_length or model.config.max_position_embeddings
     encoded = encode_answers(tokenizer, [row["prompt"] for row in rows], [row["completions"] for row in rows])
@@ -134,20 +137,27 @@ def ranking_agreement(model, tokenizer, rows: list[dict], max_length: int | None
         print(f"{left_out:,} of {len(rows):,} rankings hold an answer beyond {max_length} tokens and are left out")
     if not kept:
         raise InputError(f"no ranking fits in {max_length} tokens")
-    rows = kept
-    flat = [(row["prompt"], completion) for row in rows for completion in row["completions"]]
-    scores = iter(score_answers(model, tokenizer, *map(list, zip(*flat, strict=True))))
+    flat = [(row["prompt"], completion) for row in kept for completion in row["completions"]]
+    scores = iter(score_answers(model, tokenizer, *map(list, zip(*flat, strict=True)), batch_size))
+    return kept, [[round(next(scores), 5) for _ in row["completions"]] for row in kept]
+
+
+def agreement_with_rankings(rows: list[dict], scores: list[list[float]]) -> dict:
+    """What rewards make of rankings, from `score_rankings`.
+
+    Returns {"accuracy": of all pairs of unequal rank, averaged over prompts, with its interval over prompts, "margin":
+    mean reward of the better minus the worse answer, "length_correlation": Pearson correlation of reward and characters
+    (None if all rewards or all lengths are equal), "pairs": their number}.
+    """
     rights, margins, number = [], [], 0
-    all_scores = []
-    for row in rows:
-        own = [next(scores) for _ in row["completions"]]
-        all_scores += own
+    for row, own in zip(rows, scores, strict=True):
         differences = [own[better] - own[worse] for better, worse in pairs(row["ranks"])]
         if differences:
             rights.append(float(np.mean([difference > 0 for difference in differences])))
             margins.append(float(np.mean(differences)))
             number += len(differences)
-    lengths = [len(completion) for _, completion in flat]
+    all_scores = [score for own in scores for score in own]
+    lengths = [len(completion) for row in rows for completion in row["completions"]]
     with np.errstate(invalid="ignore"):  # a constant has no correlation: NumPy divides 0 by 0
         correlation = float(np.corrcoef(all_scores, lengths)[0, 1])
     return {

@@ -35,6 +35,7 @@ def read_rankings(
     on_bad: str = "error",
     quarantine: str | Path | None = None,
     columns: dict[str, str] | str | None = None,
+    subset_column: str | None = None,
 ) -> tuple[list[dict], dict[str, int]]:
     """Rows `{"prompt": messages, "completions": [str, …], "ranks": [int, …]}`, and counts. Prints the fields not read.
 
@@ -49,11 +50,12 @@ def read_rankings(
             mark or a trailing comma.
         quarantine: the JSONL file that `on_bad="quarantine"` writes bad rows to.
         columns: {field: column}, or "prompt=question,chosen=good,rejected=bad"; None: the fields have their usual names.
+        subset_column: a column that a ranking is to keep, as "subset", if its row has it.
 
     Raises one `InputError` for all bad rows of all files, and one if no ranking is left.
     """
     bad_rows, tally = BadRows(on_bad, quarantine), Tally()
-    rankings, left_out = _rankings(data_files(paths), bad_rows, columns, tally)
+    rankings, left_out = _rankings(data_files(paths), bad_rows, columns, tally, subset_column)
     for line in tally.lines():
         print(line)
     counts = {"rows": bad_rows.rows_in, "rankings": len(rankings), "pairs": _count_pairs(rankings), **left_out}
@@ -62,7 +64,11 @@ def read_rankings(
 
 
 def _rankings(
-    files: list[str], bad_rows: BadRows, columns: dict[str, str] | str | None, tally: Tally
+    files: list[str],
+    bad_rows: BadRows,
+    columns: dict[str, str] | str | None,
+    tally: Tally,
+    subset_column: str | None = None,
 ) -> tuple[list[dict], dict[str, int]]:
     """The rankings in files, and {reason: rows left out}. Closes `bad_rows`."""
     columns = parse_columns(columns, FIELDS)
@@ -73,7 +79,9 @@ def _rankings(
         preference, found = read_preference(row, columns)
         if not bad_rows.accept(row.with_found(found), (*REPAIRED_BY_READING, *REPAIRABLE)):
             continue
-        tally.fields.update(unread_fields(row.value, columns))
+        tally.fields.update(field for field in unread_fields(row.value, columns) if field != subset_column)
+        if subset_column in row.value and "label" not in preference:
+            preference["subset"] = row.value[subset_column]
         if "label" in preference:
             _add_label(preference, labelled, rankings)
         elif pairs(preference["ranks"]):

@@ -77,3 +77,11 @@ def show_difference(name: str, interval: dict) -> str:
     scale, form, unit = (100, "+z.1f", " percentage points") if name in SHARES else (1, "+z.2f", "")
     value, low, high = (format(scale * interval[key], form) for key in ("value", "low", "high"))
     return f"{value} [{low}, {high}]{unit}"
+
+
+def show_detectable(name: str, value: float | None) -> str:
+    """What `detectable_difference` says of the function `name`: "so many prompts would show 2.1 percentage points"."""
+    if value is None:
+        return "what so many prompts would show is not known: all are alike"
+    shown = f"{100 * value:.1f} percentage points" if name in (*SHARES, "win_rate") else f"{value:.2f}"
+    return f"so many prompts would show {shown}"

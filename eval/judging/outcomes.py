@@ -1,7 +1,7 @@
 """Who wins: the answers of two models to the same prompts, compared by a judge."""
 
 from data_prep.common.errors import InputError
-from data_prep.common.intervals import bootstrap_interval
+from data_prep.common.intervals import bootstrap_interval, detectable_difference
 from data_prep.judging.agreement import agreement_line, judged_with_agreement
 from data_prep.judging.judges import Judge
 from data_prep.judging.language_model import told_line
@@ -78,7 +78,8 @@ def means(values: list[list]) -> list[float]:
 
 
 def measure_both(functions: dict, rows: list[dict], texts: list[Texts]) -> dict[str, dict]:
-    """{function: {"model", "opponent", "difference"}}, an interval over prompts each; the difference is paired."""
+    """{function: {"model", "opponent", "difference"}}, an interval over prompts each; the difference is paired, and beside it
+    stands "detectable", the smallest that so many prompts would show."""
     found = {}
     for name, function in functions.items():
         own, other = (means(measure(function, rows, side)) for side in texts)
@@ -87,5 +88,36 @@ def measure_both(functions: dict, rows: list[dict], texts: list[Texts]) -> dict[
             "model": bootstrap_interval(own),
             "opponent": bootstrap_interval(other),
             "difference": bootstrap_interval(differences),
+            "detectable": detectable_difference(differences),
         }
     return found
+
+
+def figures(
+    judge: Judge, functions: dict, rows: list[dict], both: list[list[list[dict]]], other: Judge | None = None
+) -> tuple[dict, list[Texts], list[list[float | None]], dict | None]:
+    """(metrics, the texts of both, the outcome of every comparison, the judge's agreement with `other`) of the answers of a
+    model and of its opponent.
+
+    The metrics: "win_rate" with its interval over prompts, "detectable" (the smallest distance of a win rate from 50 % that so
+    many prompts would show), "wins", "ties", "losses", "without_verdict" if there are any, and of both, the opponent's after
+    "opponent_", "exact_match", "eos_rate" and "length"; with functions "eval_funcs", see `measure_both`.
+
+    Args:
+        both: of `generate_answers` of either.
+    """
+    texts = [[[answer["text"] for answer in group] for group in answers] for answers in both]
+    outcomes, agreed = compare(judge, rows, texts, other)
+    flat = [value for group in outcomes for value in group]
+    rate = load_metric("win_rate").compute(wins=means(outcomes))["win_rate"]
+    exact, opponent_exact = (bootstrap_interval(means(exact_matches(rows, side))) for side in texts)
+    metrics = {"win_rate": rate, "detectable": detectable_difference(means(outcomes))}
+    metrics |= {"wins": flat.count(1.0), "ties": flat.count(0.5), "losses": flat.count(0.0)}
+    metrics |= {"without_verdict": flat.count(None)} if None in flat else {}
+    metrics |= {"exact_match": exact, "opponent_exact_match": opponent_exact}
+    for whose, answers in zip(("", "opponent_"), both, strict=True):
+        every = [answer for group in answers for answer in group]
+        metrics[f"{whose}eos_rate"] = sum(answer["stopped"] for answer in every) / len(every)
+        metrics[f"{whose}length"] = sum(answer["tokens"] for answer in every) / len(every)
+    metrics |= {"eval_funcs": measure_both(functions, rows, texts)} if functions else {}
+    return metrics, texts, outcomes, agreed
