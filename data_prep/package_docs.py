@@ -33,7 +33,7 @@ from data_prep.common.numbers import check_at_least
 from data_prep.documentation.docstrings import LONGEST_ANSWER, cleaned, first_sentence, is_answer, signature_of
 from data_prep.documentation.questions import WORDINGS, check_no_question_twice, conversation, digest, embellished
 
-DEMONSTRATIONS_PER_QUESTION = {"what": 12, "signature": 6, "module": 3}
+DEMONSTRATIONS_PER_QUESTION = {"what": 20, "signature": 12, "module": 3}
 HELD_OUT = 4  # one group of names in so many, of those that nobody asks about
 SIGNATURE = re.compile(r"[\w.]+(\([^\n]*\))(?: *-> *[^\n]*)?\s*(?:\n\s*|$)")  # what a C docstring begins with
 HEADING = re.compile(r"(?m)^(\w[^\n]*)\n[-=]{3,}$")
