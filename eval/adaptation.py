@@ -12,7 +12,8 @@ documents; exact match, chrF and the judge's win rate against `--before` of gree
 intervals over prompts. The source `domain` is what the model was adapted to; every other, such as `general`, is what it
 shall not forget. `--tasks` runs tasks of lm-eval on every model. `--trained_on` looks for what training has seen of these: above `--max_seen` the evaluation is refused.
 The verdict counts a difference only if its interval excludes 0, over at least 20 documents or prompts. Writes
-`adaptation.html`, a page that loads no other file, and `results.json`: its key `adaptation`, other keys are kept.
+`adaptation.html`, a page that loads no other file, and `results.json`: its key `adaptation`, other keys are kept. `--publish`
+writes the figures and their table into another folder too, such as that of the configs.
 
     python -m eval.adaptation --sweep replay=0,0.1,0.3 --command 'bash recipes/adapt.sh' --output_dir runs/adapt_replay
 
@@ -39,6 +40,7 @@ from data_prep.common.provenance import commit, machine
 from data_prep.readers.documents import documents, reading_counts
 from data_prep.readers.prompts import read_prompts
 from data_prep.rows.bad_rows import BadRows
+from eval.before_after.publishing import publish
 from eval.before_after.seen import seen_in_training
 from eval.before_after.verdict import DOMAIN, measures_of, verdict
 from eval.common.functions import add_eval_funcs, check_functions, in_words, load_functions, show_difference
@@ -121,6 +123,11 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--sweep", metavar="NAME=VALUES", help="run --command once for each value of a setting")
     parser.add_argument("--command", help="the road that --sweep runs, such as 'bash recipes/adapt.sh'")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the page and the figures")
+    parser.add_argument(
+        "--publish",
+        type=Path,
+        help="folder that the figures and their table are written into, results.json and RESULTS.md",
+    )
     arguments = parser.parse_args()
     check_at_least(1, arguments, "max_new_tokens", "batch_size", "limit")
     check_at_least(0, arguments, "max_seen", "forgetting_budget", "exact_match_budget")
@@ -306,6 +313,9 @@ def main() -> None:
     write_json(results_file, {**others, "adaptation": adaptation})
     with atomic_write(arguments.output_dir / "adaptation.html") as file:
         file.write(html)
+    if arguments.publish:
+        written = publish(arguments.publish, adaptation, AFTER)
+        print(f"{' and '.join(written)} are written into {arguments.publish}")
     for source, own in asked.items():
         say(f"{source}: the judge", judge, own["agreement"])
     judge.close()

@@ -80,11 +80,13 @@ def test_a_model_against_itself(command, talker, documents, questions, tmp_path)
 
 
 def test_a_model_that_learned_and_forgot(command, talker, documents, questions, tmp_path):
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published/RESULTS.md").write_text("# Mine\n")
     code, out, err = command(
         adaptation, "--before", talker("no"), "--after", talker("yes"), "--stages", f"between={talker('no')}",
         "--documents", *documents(20, domain="ab", general="cd"), "--conversations",
         *questions(domain="yes", general="no"), "--eval_funcs", "data_prep.rewards.exact_match", "--max_new_tokens", 8,
-        "--output_dir", tmp_path,
+        "--output_dir", tmp_path, "--publish", tmp_path / "published",
     )  # fmt: skip
     assert code == 0, err
     found = figures(tmp_path)
@@ -100,6 +102,12 @@ def test_a_model_that_learned_and_forgot(command, talker, documents, questions, 
     assert found["verdict"]["word"] == "raise replay"
     loss = "worse on general by 100.0 points exact match [100.0, 100.0], beyond the budget of 5 points"
     assert loss in found["verdict"]["line"] and out.splitlines()[-1].endswith(found["verdict"]["line"])
+    published = (tmp_path / "published/RESULTS.md").read_text()
+    assert published.startswith("# Mine\n") and found["verdict"]["line"] in published
+    assert "| exact match, domain | 0.0% | 100.0% | +100.0 points [+100.0, +100.0] | 20 questions |" in published
+    assert "| exact match, general | 100.0% | 0.0% | -100.0 points [-100.0, -100.0] | 20 questions |" in published
+    again = json.loads((tmp_path / "published/results.json").read_text())["adaptation"]
+    assert again["measures"] == found["measures"] and "documents" not in again
     page = (tmp_path / "adaptation.html").read_text()
     assert page.count('<div class="question">') == 8 and "answered right before and wrong after" in page
     assert "src=" in page and 'src="http' not in page and page.count("data:image/png;base64,") == 1

@@ -38,7 +38,9 @@ from data_prep.tokens.shards import ShardWriter, tokenizer_hash, write_index
 from recipes.trainers import arguments
 from recipes.trainers.ppo.config import REFUSED as PPO_REFUSED
 
-RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py") if path.stem not in ("__init__", "push_to_hub"))
+RECIPES = sorted(
+    path.stem for path in (ROOT / "recipes").glob("*.py") if path.stem not in ("__init__", "plan", "push_to_hub")
+)
 # The class whose loop reads the options of each recipe's library.
 TRAINERS = {
     "pretrain": transformers.Trainer,
@@ -70,6 +72,8 @@ def names_read(path: Path) -> frozenset[str]:
             found.add(node.attr)
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "getattr" and is_arguments(node.args[0]):
             found.add(getattr(node.args[1], "value", ""))
+        if path.name == "batch.py" and isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "get":
+            found.add(getattr(node.args[0], "value", ""))  # it changes an option before there are arguments
         if own and isinstance(node, ast.FunctionDef) and node.name == "__post_init__":  # takes old names for new ones
             pairs = (each for each in ast.walk(node) if isinstance(each, ast.Tuple))
             found |= {each.value for pair in pairs for each in pair.elts if isinstance(each, ast.Constant)}

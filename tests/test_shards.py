@@ -245,7 +245,8 @@ def test_the_plan_is_printed_before_and_alone_in_a_dry_run(tmp_path, tokenizer, 
     assert out.splitlines()[1].split() == ["a", "1", "~470", "~500", "75.00%", "~1,000", "2.00"]
     assert out.splitlines()[2].split() == ["b", "1", "~990", "~1,000", "25.00%", "~2,000", "2.00"]
     assert out.splitlines()[3] == "stopping at max_epochs: a; the others share the rest by their weights"
-    assert len(out.splitlines()) == 4 and not list(tmp_path.glob("*tokens*"))
+    assert out.splitlines()[4].startswith("disk: ~0.0 GB for the mixture")
+    assert len(out.splitlines()) == 5 and not list(tmp_path.glob("*tokens*"))
     run(monkeypatch, path)
     assert [source["tokens"] for source in TokenShards(tmp_path / "tokens").index["sources"].values()] == [1000, 2000]
 
