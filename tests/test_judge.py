@@ -71,18 +71,33 @@ def test_win_rate_by_a_function(command, complete, yes, facts, tmp_path, tempera
         "rubric": ([3, -1, 1, 3], [2, -2, 2, 2], [1, 1, -1, 1]),
     }
     sides = ("model", "opponent", "difference")
-    assert metrics["eval_funcs"] == {
-        name: dict(zip(sides, map(bootstrap_interval, each), strict=True)) for name, each in points.items()
+    # 1.959964 + 0.841621 = 2.801585 standard errors: the root of the sum of squares about the mean / (4 - 1), / 4 prompts.
+    detectable = {
+        "asked_fact": None,  # all alike
+        "all_facts": pytest.approx(2.801585 * (1 / 3 / 4) ** 0.5),  # 4 times 1/2 from 1/2: squares of 1
+        "rubric": pytest.approx(2.801585 * (3 / 3 / 4) ** 0.5),  # 3 times 1/2 and once 3/2 from 1/2: squares of 3
     }
+    assert metrics["eval_funcs"] == {
+        name: {**dict(zip(sides, map(bootstrap_interval, each), strict=True)), "detectable": detectable[name]}
+        for name, each in points.items()
+    }
+    # The outcomes are 3 times 1/4 and once 3/4 from 3/4: squares of 3/4.
+    assert metrics["detectable"] == pytest.approx(2.801585 * (3 / 4 / 3 / 4) ** 0.5)
+    assert "; so many prompts would show 70.0 percentage points; exact match of its answers " in out
     assert found["judge"] == (
         "a stand-in for a human judge: the function data_prep.rewards.rubric (the higher value wins, equal ones tie)"
     )
     assert f"The judge is {found['judge']}\n" in out and found["examples"][2]["outcome"] == 0.0
-    assert "x: asked fact right 75.0% [25.0%, 100.0%] against 75.0% [25.0%, 100.0%]: +0.0 [+0.0, +0.0] percen" in out
-    assert (
-        "x: all facts right 50.0% [0.0%, 100.0%] against 0.0% [0.0%, 0.0%]: +50.0 [+0.0, +100.0] percentage p" in out
-    )
-    assert "x: rater's points 1.50 [" in out and " against 1.00 [-1.00, 2.00]: +0.50 [-0.50, +1.00]\n" in out
+    shown = {
+        "asked fact right 75.0% [25.0%, 100.0%] against 75.0% [25.0%, 100.0%]: +0.0 [+0.0, +0.0] percentage points":
+        "what so many prompts would show is not known: all are alike",
+        "all facts right 50.0% [0.0%, 100.0%] against 0.0% [0.0%, 0.0%]: +50.0 [+0.0, +100.0] percentage points":
+        "so many prompts would show 80.9 percentage points",
+    }  # fmt: skip
+    for difference, smallest in shown.items():
+        assert f"x: {difference}; {smallest}\n" in out
+    assert "x: rater's points 1.50 [" in out
+    assert " against 1.00 [-1.00, 2.00]: +0.50 [-0.50, +1.00]; so many prompts would show 1.40\n" in out
 
 
 def test_equal_values_tie(command, complete, yes, facts, tmp_path):
@@ -186,9 +201,11 @@ def test_win_rates_against_sft_are_turned_round_and_of_one_judge(judged):
 def test_the_page_opens_with_the_chart(command, judged):
     code, out, err = command(report, "--run", judged)
     assert code == 0, err
-    page = (judged / "report.html").read_text()
+    page = (judged / "report.html").read_text().replace("&#39;", "'")
     figure = re.search(
-        r'<figure class="chart"><img src="data:image/png;base64,[^"]*" alt="(.*?)"><figcaption>(.*?)</', page
+        r'<h2 id="wins">Who is preferred</h2>\s*<figure class="chart"><img src="data:image/png;base64,[^"]*" alt="(.*?)">'
+        "<figcaption><b>(.*?)</b>(.*?)</figcaption>",
+        page,
     )
     assert figure[1] == (
         "Win rate against SFT, Base model: 7.0% [3.0%, 10.0%] (greedy). Win rate against SFT, PPO: 81.0% [78.0%, 84.0%] "
@@ -196,9 +213,14 @@ def test_the_page_opens_with_the_chart(command, judged):
         "[10.0%, 90.0%], PPO 79.7% [10.0%, 90.0%]. All facts right, greedy: Base model 0.0% [0.0%, 90.0%], SFT 0.3% "
         "[0.0%, 90.0%], PPO 50.0% [0.0%, 90.0%]."
     )
-    assert (
-        f"won, on 9 prompts; a tie counts half. The judge is {RUBRIC}. Left out, as another judged: sft vs base. Right answers"
-        in figure[2]
+    assert figure[2] == (
+        "Left: how often a judge prefers a model's answer to SFT's; above the dashed line the model is preferred. Right: how "
+        "many answers are right."
+    )
+    assert figure[3] == (
+        "Win rate: share of comparisons with SFT's answers that are won, on 9 prompts; a tie counts half. The judge is "
+        f"{RUBRIC}. Left out, as another judged: sft vs base. Right answers: share of greedy answers to 9 prompts. Black "
+        "lines: 95 % intervals over prompts."
     )
     assert page.index('class="chart"') < page.index('class="tiles"') and page.count('src="data:image/png') == 1
 
@@ -240,7 +262,7 @@ def test_functions_in_the_tables(command, judged):
     assert command(report, "--run", judged)[0] == 0
     page = (judged / "report.html").read_text().replace("&#39;", "'")
     written = (judged / "results.md").read_text()
-    shown = re.search("<h2>Answers measured by functions</h2>(.*?)<h2>", page, re.S)[1]
+    shown = re.search('<h2 id="measures">Answers measured by functions</h2>(.*?)<h2', page, re.S)[1]
     # Those of data_prep/rewards.py first, then others by their names.
     assert re.findall("<h3>(.*?)</h3>", shown) == ["Asked fact right", "All facts right", "Rater's points", "Brevity"]
     cells = re.findall(r'<td class="number">(.*?)</td>', shown)
@@ -397,9 +419,9 @@ def test_report_shows_how_right_an_answer_is(command, complete, yes, talker, fac
     example = re.search(r'<div class="question example">(.*?)</div>', page, re.S)[1]
     assert re.findall(r"<d[td].*?</d[td]>", example, re.S) == [
         "<dt>reference</dt>", "<dd>yes\nmod</dd>",
-        "<dt>base</dt>", "<dd>no</dd>",
-        "<dt>sft</dt>", '<dd class="partly">yes ✓ <small>asked fact alone</small></dd>',
-        "<dt>ppo</dt>", '<dd class="right">yes\nmod ✓ <small>all facts right</small></dd>',
+        "<dt>Base</dt>", "<dd>no</dd>",
+        "<dt>SFT</dt>", '<dd class="partly">yes ✓ <small>asked fact alone</small></dd>',
+        "<dt>PPO</dt>", '<dd class="right">yes\nmod ✓ <small>all facts right</small></dd>',
     ]  # fmt: skip
 
 
