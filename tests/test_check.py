@@ -382,6 +382,7 @@ def test_shares():
     assert [share(0, 10), share(1, 3), share(1, 5000), share(3, 3), share(0, 0)] == ["0.0 %", "33.3 %", "< 0.1 %", "100 %", "–"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_leaves_all_or_nothing(tmp_path):
     path = tmp_path / "many.jsonl"
     path.write_text("\n".join(row(user(f"Question {n}? {LONG[: n % 300]}"), assistant(f"{n}")) for n in range(3000)))

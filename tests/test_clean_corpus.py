@@ -292,6 +292,7 @@ def at_work(process: psutil.Process) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bytes_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     documents_of(tmp_path, 3000)
     batches = len(list(batched_by_length(read_documents(tmp_path / "a.jsonl"), clean_corpus.BATCH_CHARACTERS)))

@@ -27,6 +27,7 @@ from data_prep.common.files import write_json, write_jsonl
 COMMON = {"use_cpu": True, "bf16": False, "report_to": "none", "logging_steps": 1, "save_strategy": "no"}
 
 
+@pytest.mark.slow
 def test_pretraining_on_two_processes_by_torchrun(tiny_tokenizer, tmp_path):
     ids = tiny_tokenizer("abcdefgh" * 64)["input_ids"]  # 8 blocks of 64
     write_shards(tmp_path, ids, tiny_tokenizer.name_or_path)
@@ -66,6 +67,7 @@ def test_fine_tuning_on_two_processes_by_torchrun(tiny_model_dir, write_conversa
     assert alone[1] - alone[4] > 0.1  # else standing still would do
 
 
+@pytest.mark.slow
 def test_a_reward_model_on_two_processes_with_shared_prompts(tiny_model_dir, tmp_path):
     ranks = [{"yes": 0, "no": 1, "maybe": 2}, {"no": 1, "yes": 0}]
     write_jsonl(

@@ -209,6 +209,7 @@ def test_no_recipe_imports_what_is_slow_before_its_arguments_are_right():
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
+@pytest.mark.slow
 def test_an_adapter_is_known_as_one_though_peft_is_imported_late():
     program = (
         "import recipes.trainers.arguments\n"

@@ -645,6 +645,7 @@ def test_what_is_saved_is_the_policy_that_was_evaluated(uninterrupted, build_ppo
 # Rewards of any scale
 
 
+@pytest.mark.slow
 def test_normalized_rewards_train_the_same_model_whatever_their_scale(run_settings, reward_file, tmp_path):
     """4 times as much is exact in floating point: not a bit may differ, and without the option every weight does."""
     given = {**run_settings, "total_episodes": 24}
@@ -819,6 +820,7 @@ def test_evaluations_of_two_processes_are_those_of_one(by_two, kind):
         assert values == pytest.approx([value for _, value in expected["curves"][name]], abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", LORA_BY_HAND])
 def test_two_processes_resume_bit_for_bit(by_two, kind, tmp_path):
     settings, _, whole = by_two(kind)

@@ -257,7 +257,7 @@ def test_of_held_out_prompts_as_many_are_used_as_asked(talker, preferences, tmp_
     assert results(tmp_path / "out", "rloo")["metrics"]["eval_score_last"] in (0.5, 1.0)  # of two, one or both
 
 
-@pytest.mark.parametrize("recipe", ["ppo", "rloo", "grpo"])
+@pytest.mark.parametrize("recipe", ["ppo", "rloo", pytest.param("grpo", marks=pytest.mark.slow)])
 def test_an_evaluation_changes_nothing_of_the_training(recipe, tiny_model_dir, tiny_reward_dir, preferences, tmp_path):
     """Sampled answers depend on every random number before them."""
     given = {**settings_of(recipe, tiny_model_dir, preferences), "learning_rate": 0.01}

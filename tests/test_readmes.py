@@ -149,6 +149,7 @@ def quickstart(tmp_path_factory, talker, zero_model_dir, long_is_good_dir) -> Pa
     return root
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_evaluations_run_as_they_stand(quickstart):
     (block,) = blocks(ROOT / "eval" / "README.md")
     # The tiny models have 64 positions, fewer than the default room for an answer.

@@ -56,6 +56,7 @@ def test_shakespeare_in_characters_is_learned(checkout):
     assert figures["bits_per_byte"] < 5
 
 
+@pytest.mark.slow
 def test_chinese_conversations_are_held_out_by_prompt_and_kept_whole(belle, checkout):
     sides = [
         [
@@ -94,6 +95,7 @@ def test_chinese_pretraining_and_sft_run_and_merged_turns_are_counted(belle, che
     assert 0 < results["metrics"]["eval_loss"] < 10
 
 
+@pytest.mark.slow
 def test_chinese_preferences_train_a_reward_model_and_what_is_left_out_is_counted(belle, checkout):
     checkout.prepare("dpo_zh/reward.yaml")
     printed = checkout.stage("dpo_zh/reward.yaml", "--max_steps 3 --warmup_steps 1 --logging_steps 1")

@@ -127,7 +127,12 @@ def test_what_is_pushed_is_the_one_model_that_is_on_disk(recipe, pushed, hub):
 # The same command
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+QUICK = ("pretrain", "sft", "ppo")
+
+
+@pytest.mark.parametrize(
+    "recipe", [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in RECIPES]
+)
 def test_two_runs_give_the_same_bytes_pushed_or_not_killed_or_not(recipe, pushed, settings, tmp_path):
     first, _ = pushed(recipe)
     given = settings[recipe]

@@ -419,7 +419,7 @@ def test_ppo_takes_rankings_as_they_are_and_says_what_it_cannot_check(ppo_settin
     refused(again("ppo", **given, output_dir=tmp_path / "x", reward_gate="maybe"), "reward_gate: ", "stop")
 
 
-@pytest.mark.parametrize("recipe", ["rloo", "grpo"])
+@pytest.mark.parametrize("recipe", ["rloo", pytest.param("grpo", marks=pytest.mark.slow)])
 def test_rloo_and_grpo_ask_too_and_measure_what_judges(recipe, ppo_settings, tmp_path):
     mine = ("prompts", "heldout", "reward_model_path", "eval_funcs", *EXACT)
     given = {key: value for key, value in ppo_settings.items() if key in mine}
