@@ -95,6 +95,15 @@ def test_tokens_flops_and_price_of_gpt2_small_by_hand(all_plans, command):
     assert line(out, "Chinchilla").endswith("80.3 a parameter")
 
 
+@pytest.mark.parametrize(("gpus", "refused"), [(1, False), (16, False), (3, True), (32, True)])
+def test_an_update_has_global_batch_size_rows_on_any_number_of_gpus(gpus, refused, command, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # of whoever asks: the plan is for --num_gpus
+    code, out, err = command(plan, CONFIGS[0].parents[1] / "gpt2_small/pretrain.yaml", "--num_gpus", gpus)
+    assert code == 0, err
+    assert line(out, "tokens") == "19,073 steps × 16 × 32 rows × 1,024 = 9,999,745,024"
+    assert (f"note: global_batch_size: 512 rows do not divide into {gpus} GPUs × 32:" in out) == refused
+
+
 def test_memory_by_part_by_hand(all_plans):
     plans, _ = all_plans
     found = plans["gpt2_small/pretrain"]
@@ -143,8 +152,13 @@ def test_what_does_not_fit_is_said_with_the_key_to_change(all_plans, command):
     assert code == 0, err
     # 1.90 GB, and of activations and logits 11.7 + 26.4 GB, which halve with the rows: 16 rows take 20.9 GB of 0.9 × 24.
     assert "DOES NOT FIT" in out
-    assert line(out, "change").startswith("per_device_train_batch_size: 16, gradient_accumulation_steps: 32 → 20.9 GB")
+    # An update keeps its 512 rows by global_batch_size; gradient_accumulation_steps beside it would be refused.
+    assert line(out, "change") == "per_device_train_batch_size: 16 → 20.9 GB"
     plans, sources = all_plans
+    values = {**plans["gpt2_small/pretrain"].values, "global_batch_size": None, "gradient_accumulation_steps": 16}
+    keys, needed = changes(plan_of(path, "pretrain", values, sources), sources, 24e9, 1, "ddp")
+    assert keys == {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 32}
+    assert round(needed / 1e9, 1) == 20.9
     full = plans["gpt2_small/sft"]
     assert changes(full, sources, 0.1e9, 1, "ddp") is None
     # Half a byte a weight, one row, everything computed again: what is left is tables and logits.
@@ -205,6 +219,7 @@ def test_two_steps_are_measured_and_nothing_is_left(tiny_sft, command, monkeypat
         ("n_layers: 3", "unknown key n_layers"),
         ("n_layer: many", "n_layer: found 'many'"),
         ("tokenizer: a\ntokens: b\noutput_dir: c\nn_head: 5", "expected a multiple of n_head, 5"),
+        ("tokenizer: a\ntokens: b\noutput_dir: c\nglobal_batch_size: 12", "12 rows do not divide into 1 × 8"),
     ],
 )
 def test_a_wrong_config_is_one_line(command, tmp_path, text, message):

@@ -73,7 +73,13 @@ def plan_lines(plan: Plan, sources: Sources, given: argparse.Namespace) -> list[
     lines.append(f"  time         {time_and_price(plan, given)}")
     lines += [f"  note: {note}" for note in work.notes]
     accumulation = plan.values["gradient_accumulation_steps"]
-    if accumulation % given.num_gpus:
+    if accumulation % given.num_gpus and (rows := plan.values.get("global_batch_size")):
+        at_once = plan.values["per_device_train_batch_size"]
+        lines.append(
+            f"  note: global_batch_size: {rows:,} rows do not divide into {given.num_gpus} GPUs × {at_once}: the recipe would "
+            "refuse them"
+        )
+    elif accumulation % given.num_gpus:
         lines.append(
             f"  note: gradient_accumulation_steps: {accumulation:,} is no multiple of {given.num_gpus} GPUs: they cannot share "
             "the batch evenly"

@@ -125,6 +125,8 @@ def changes(plan: Plan, sources: Sources, memory: float, gpus: int, sharding: st
                 changed = {**base, **(batch if power else {})}
                 if fits(needed := peak(changed, shards), memory):
                     shown = {name: value for name, value in changed.items() if plan.values.get(name) != value}
+                    if plan.values.get("global_batch_size"):  # it follows from that
+                        shown.pop("gradient_accumulation_steps", None)
                     return ({"--sharding": "fsdp2"} if shards != sharding else {}) | shown, needed
     return None
 

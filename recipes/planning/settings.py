@@ -8,6 +8,7 @@ from typing import get_type_hints
 from data_prep.common.errors import InputError
 from data_prep.common.yaml_file import read_yaml
 from recipes.trainers.arguments import REFUSED, StrictParser
+from recipes.trainers.batch import keep_global_batch
 from recipes.trainers.values import check_values, typed
 
 ORDER = ("mix", "pretrain", "continue_pretraining", "sft", "reward", "dpo", "kto", "ppo", "rloo", "grpo")
@@ -41,9 +42,12 @@ def _defaults(kinds: tuple[type, ...]) -> tuple[dict, dict]:
 def read_settings(path: Path, kinds: tuple[type, ...], refused: dict[str, str]) -> dict:
     """{option: value} of a YAML with the defaults of its recipe.
 
+    `gradient_accumulation_steps` is that of one process; several share the micro batches.
+
     Nothing that depends on this machine is asked: a plan for eight GPUs is made on a laptop.
 
-    Raises InputError for an unknown key, a value of the wrong type or out of range, and a field the recipe ignores.
+    Raises InputError for an unknown key, a value of the wrong type or out of range, a field the recipe ignores, and
+    rows of an update that are no multiple of those at once.
     """
     given = read_yaml(path)
     given.pop("env", None)
@@ -57,6 +61,7 @@ def read_settings(path: Path, kinds: tuple[type, ...], refused: dict[str, str]) 
         values = {**defaults, **{name: typed(name, value, hints[name]) for name, value in given.items()}}
         values["bf16"] = given.get("bf16", not given.get("fp16", False))  # what a GPU has; recipes ask the machine
         check_values({**values, **dict.fromkeys(refused), "report_to": "none"})
+        keep_global_batch(values, set(given), processes=1)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return values

@@ -13,13 +13,17 @@ if TYPE_CHECKING:  # slow to import
     from transformers import Trainer
 
 
-def keep_global_batch(values: dict, given: set[str]) -> str | None:
+def keep_global_batch(values: dict, given: set[str], processes: int | None = None) -> str | None:
     """Set `gradient_accumulation_steps` in `values` so that an update has `global_batch_size` rows over all processes.
+
+    Args:
+        processes: those of this run where none are given.
 
     Returns what is to be said about the rows of an update, None if one process trains by the options as they stand.
     Raises InputError if they do not divide.
     """
-    processes, rows = int(os.environ.get("WORLD_SIZE", 1)), values.get("global_batch_size")
+    processes = processes or int(os.environ.get("WORLD_SIZE", 1))
+    rows = values.get("global_batch_size")
     each = values["per_device_train_batch_size"]
     if rows is not None:
         if "gradient_accumulation_steps" in given:
