@@ -2,17 +2,17 @@
 
 from typing import NamedTuple
 
-from transformers import GPT2Config, LlamaConfig
-
-from recipes.planning.architecture import count
 from recipes.planning.hardware import GPUS
 
 
 class Published(NamedTuple):
-    """What was published of a training. `parameters` as its name has it; `price` in USD, None if it was not told."""
+    """What was published of a training.
+
+    `config` is as in a config.json, `parameters` as its name has it; `price` in USD, None if it was not told.
+    """
 
     title: str
-    config: object
+    config: dict
     parameters: float
     tokens: float
     batch: float  # tokens of a step
@@ -24,8 +24,9 @@ class Published(NamedTuple):
     remarks: tuple[str, ...]
 
 
-def gpt2(layers: int, width: int, heads: int, context: int) -> GPT2Config:
-    return GPT2Config(n_layer=layers, n_embd=width, n_head=heads, n_positions=context, vocab_size=50_257)
+def gpt2(layers: int, width: int, heads: int, context: int) -> dict:
+    sizes = {"n_layer": layers, "n_embd": width, "n_head": heads, "n_positions": context, "vocab_size": 50_257}
+    return {"model_type": "gpt2", **sizes}
 
 
 LIKE = {
@@ -48,15 +49,16 @@ LIKE = {
     ),
     "llama2-65b": Published(
         "LLaMA 65B",
-        LlamaConfig(
-            num_hidden_layers=80,
-            hidden_size=8192,
-            num_attention_heads=64,
-            intermediate_size=22_016,
-            vocab_size=32_000,
-            max_position_embeddings=2048,
-            tie_word_embeddings=False,
-        ),
+        {
+            "model_type": "llama",
+            "num_hidden_layers": 80,
+            "hidden_size": 8192,
+            "num_attention_heads": 64,
+            "intermediate_size": 22_016,
+            "vocab_size": 32_000,
+            "max_position_embeddings": 2048,
+            "tie_word_embeddings": False,
+        },
         65e9,
         1.4e12,
         4e6,
@@ -92,8 +94,13 @@ LIKE = {
 
 def like(name: str) -> list[str]:
     """What was published of a training as lines, with the utilisation and the price a GPU hour that it implies."""
+    from transformers import AutoConfig  # slow to import
+
+    from recipes.planning.architecture import count
+
     each, gpu = LIKE[name], GPUS[LIKE[name].gpu]
-    model, context = count(each.config), each.config.max_position_embeddings
+    config = AutoConfig.for_model(**each.config)
+    model, context = count(config), config.max_position_embeddings
     short = 6 * each.parameters * each.tokens
     flops = model.flops(context) * each.tokens
     hours = each.gpus * each.days * 24
