@@ -163,6 +163,8 @@ class Arguments:
     """Not TrainingArguments, which would start a process group where WORLD_SIZE says so."""
 
     output_dir: str
+    per_device_train_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
 
 
 @pytest.mark.parametrize(("launcher", "world_size", "expected"), [(True, "1", "all"), (True, "2", 1), (False, "1", 1)])
