@@ -45,7 +45,7 @@ step $RUN/results/continue_pretraining.json \
     $LAUNCH recipes/continue_pretraining.py --config $CONFIGS/continue_pretraining.yaml
 # A part of the conversations that the old assistant learned from, so that it does not forget them.
 step $RUN/replay \
-    python -m data_prep.hold_out $OLD/data/conversations.json --fraction 0.01 --train_fraction 0.55 \
+    python -m data_prep.hold_out $OLD/data/conversations.json --fraction 0.01 --train_fraction 0.7 \
     --train $RUN/replay/train.jsonl --heldout $RUN/replay/heldout.jsonl
 # Fine-tune it on the conversations of the domain, mixed with these. It starts from the new base model plus what made an
 # assistant of the old one.
