@@ -314,7 +314,7 @@ def main() -> None:
     with atomic_write(arguments.output_dir / "adaptation.html") as file:
         file.write(html)
     if arguments.publish:
-        written = publish(arguments.publish, adaptation, AFTER)
+        written = publish(arguments.publish, adaptation)
         print(f"{' and '.join(written)} are written into {arguments.publish}")
     for source, own in asked.items():
         say(f"{source}: the judge", judge, own["agreement"])

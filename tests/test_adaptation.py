@@ -11,6 +11,7 @@ from helpers.models import counting_model, save
 
 from data_prep.common.files import write_json, write_jsonl
 from eval import adaptation, report
+from eval.before_after.publishing import BEGIN, END, table
 from eval.before_after.seen import Prompts, Runs
 from eval.before_after.verdict import measures_of, verdict
 
@@ -349,3 +350,9 @@ def test_what_cannot_be_used_is_said_before_any_work(command, tmp_path, given, s
     code, out, err = command(adaptation, *given, "--output_dir", tmp_path / "out")
     assert code == 1 and err.startswith("error: ") and says in err and err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_table_in_the_repository_is_that_of_its_results():
+    folder = Path(__file__).parents[1] / "recipes" / "configs" / "adapt"
+    text = (folder / "RESULTS.md").read_text()
+    assert text.split(BEGIN)[1].split(END)[0] == f"\n{table(figures(folder))}"

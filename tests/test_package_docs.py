@@ -95,8 +95,8 @@ def test_names_and_answers_are_what_the_docstrings_say(planted, command):
     }
     skipped = "1 no docstring, 1 first sentence too long or too short, 2 repeated, 0 more than --names"
     assert f"names asked about: 3; skipped: {skipped}\n" in out
-    # 12 + 6 + 3 demonstrations of each name
-    assert re.search(r"^conversations.json +63 conversations$", out, re.M)
+    # 20 + 12 + 3 demonstrations of each name
+    assert re.search(r"^conversations.json +105 conversations$", out, re.M)
     assert command(package_docs, "--modules", "planted_docs", "--output_dir", planted)[0] == 1  # it is there
 
 

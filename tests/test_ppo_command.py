@@ -781,6 +781,7 @@ def by_two(shared_settings, tmp_path_factory):
     return finished
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", LORA_BY_HAND])
 def test_two_processes_with_half_the_batch_each_do_what_one_does(by_two, kind):
     settings, one, two = by_two(kind)
