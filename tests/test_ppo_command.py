@@ -413,6 +413,7 @@ def killed(settings: dict, folder: Path, checkpoint: int) -> None:
         assert process.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", LORA_BY_HAND])
 def test_a_killed_run_resumes_bit_for_bit_and_passes_over_half_written_checkpoints(
     uninterrupted, reward_file, kind, tmp_path

@@ -706,6 +706,7 @@ def test_held_out_rankings_about_prompts_of_the_training_are_refused(reward_sett
     refused(again("reward", **given), "1 of 2 held-out prompts is trained on too; split by prompt")
 
 
+@pytest.mark.slow
 def test_documents_kept_apart_do_not_learn_from_each_other(pretrain_settings, tiny_tokenizer, tmp_path):
     """abcd and efgh take turns: which of them comes next is told by the one before, where it can be seen."""
     ids = tiny_tokenizer("abcd<|endoftext|>efgh<|endoftext|>" * 6 * POSITIONS)["input_ids"]
