@@ -24,6 +24,25 @@ def bootstrap_interval(values, weights=None, resamples: int = 2000, seed: int = 
     }
 
 
+def bootstrap_statistic(parts: np.ndarray, statistic, resamples: int = 2000, seed: int = 0) -> dict | None:
+    """A statistic of sums over prompts, such as kappa of tables, with its interval as of `bootstrap_interval`.
+
+    Args:
+        parts: [prompts, …], what each prompt adds to the sums.
+        statistic: f(sums [resamples, …]) -> [resamples]; also of the sums of all, without the first dimension.
+
+    Returns {"value", "low", "high", "n"}; None where the statistic is not defined on all prompts.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = statistic(parts.sum(0))
+        if not np.isfinite(value):
+            return None
+        sampled = np.random.default_rng(seed).integers(0, len(parts), size=(resamples, len(parts)))
+        values = statistic(parts[sampled].sum(1))
+    low, high = np.percentile(values[np.isfinite(values)], [2.5, 97.5])
+    return {"value": float(value), "low": float(low), "high": float(high), "n": len(parts)}
+
+
 def detectable_difference(values) -> float | None:
     """The smallest true mean that so many paired differences, scattered as these are, would show in 80 of 100 trials.
 

@@ -60,3 +60,32 @@ def read_yaml(path: str | Path) -> dict:
     if strange := [key for key in value if not isinstance(key, str)]:
         raise InputError(f"{path}: found the key {strange[0]!r}, which YAML does not read as text; expected a name")
     return value
+
+
+def read_prompt(path: str | Path, needed: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
+    """(prompt, system) of a YAML file of what a model is asked: each the text by language, en and zh; "" for no system turn.
+
+    Its keys are prompt, system, prompt_zh and system_zh; without a Chinese one the other stands for it.
+
+    Args:
+        needed: names that every prompt holds in braces.
+
+    Raises InputError for a file that is missing, broken, or without the prompt or what it needs.
+    """
+    values = read_yaml(path)
+    known = ("prompt", "system", "prompt_zh", "system_zh")
+    for key, value in values.items():
+        if key not in known:
+            raise InputError(f"{path}: unknown key {shorten(key)}; expected {', '.join(known)}")
+        if not isinstance(value, str):
+            raise InputError(f"{path}: {key}: found {shorten(value)}; expected a text")
+    if "prompt" not in values:
+        raise InputError(
+            f"{path}: missing key prompt; expected a text with {' and '.join(f'{{{n}}}' for n in needed)}"
+        )
+    for key in ("prompt", "prompt_zh"):
+        for name in needed:
+            if key in values and f"{{{name}}}" not in values[key]:
+                raise InputError(f"{path}: {key}: found no {{{name}}} in it; expected it where it is to stand")
+    prompt, system = values["prompt"], values.get("system", "")
+    return {"en": prompt, "zh": values.get("prompt_zh", prompt)}, {"en": system, "zh": values.get("system_zh", system)}

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data_prep.common.intervals import bootstrap_interval, show_interval, show_nats
+from data_prep.common.intervals import bootstrap_interval, bootstrap_statistic, show_interval, show_nats
 from data_prep.common.text import counted
 from data_prep.judging.judges import Judge, all_pairs
 from data_prep.judging.language_model import Outcomes, Pair
@@ -45,23 +45,16 @@ def agreement(judged: list[Outcomes], others: list[Outcomes]) -> dict | None:
     }
 
 
-def _kappa(tables: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict | None:
+def _kappa(tables: np.ndarray) -> dict | None:
     """Cohen's kappa of the sum of one table per prompt, with its bootstrap interval over prompts."""
 
     def kappa(counts):
         share = counts / counts.sum((-2, -1), keepdims=True)
         same = np.trace(share, axis1=-2, axis2=-1)
         chance = (share.sum(-1) * share.sum(-2)).sum(-1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return (same - chance) / (1 - chance)
+        return (same - chance) / (1 - chance)
 
-    value = kappa(tables.sum(0))
-    if not np.isfinite(value):
-        return None
-    sampled = np.random.default_rng(seed).integers(0, len(tables), size=(resamples, len(tables)))
-    values = kappa(tables[sampled].sum(1))
-    low, high = np.percentile(values[np.isfinite(values)], [2.5, 97.5])
-    return {"value": float(value), "low": float(low), "high": float(high), "n": len(tables)}
+    return bootstrap_statistic(tables, kappa)
 
 
 def judged_with_agreement(

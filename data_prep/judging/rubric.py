@@ -4,10 +4,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.common.errors import InputError
 from data_prep.common.reasoning import BLOCK
-from data_prep.common.text import shorten
-from data_prep.common.yaml_file import read_yaml
+from data_prep.common.yaml_file import read_prompt
 from data_prep.corpus.text_units import is_unspaced, units
 from data_prep.readers.ranks import ranks_of_scores
 
@@ -35,23 +33,7 @@ class Rubric(NamedTuple):
 
 def read_rubric(path: str | Path) -> Rubric:
     """The rubric in a YAML file. Raises InputError for one that is missing, broken or without what every prompt needs."""
-    values = read_yaml(path)
-    known = ("prompt", "system", "prompt_zh", "system_zh")
-    for key, value in values.items():
-        if key not in known:
-            raise InputError(f"{path}: unknown key {shorten(key)}; expected {', '.join(known)}")
-        if not isinstance(value, str):
-            raise InputError(f"{path}: {key}: found {shorten(value)}; expected a text")
-    if "prompt" not in values:
-        raise InputError(f"{path}: missing key prompt; expected a text with {{question}} and {{answers}}")
-    for key in ("prompt", "prompt_zh"):
-        for name in NEEDED:
-            if key in values and f"{{{name}}}" not in values[key]:
-                raise InputError(f"{path}: {key}: found no {{{name}}} in it; expected it where it is to stand")
-    prompt, system = values["prompt"], values.get("system", "")
-    return Rubric(
-        {"en": prompt, "zh": values.get("prompt_zh", prompt)}, {"en": system, "zh": values.get("system_zh", system)}
-    )
+    return Rubric(*read_prompt(path, NEEDED))
 
 
 def how_to_answer(number: int, language: str) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.common.errors import InputError
 from data_prep.common.text import shorten
-from data_prep.common.yaml_file import read_yaml
+from data_prep.common.yaml_file import read_prompt
 from data_prep.corpus.text_units import is_unspaced, units
 from data_prep.questions.grounding import located, overlap, strange_numbers
 from data_prep.rows.problems import not_utf8
@@ -43,22 +42,7 @@ class Template(NamedTuple):
 
 def read_template(path: str | Path) -> Template:
     """The prompt in a YAML file. Raises InputError for one that is missing, broken or without {text}."""
-    values = read_yaml(path)
-    known = ("prompt", "system", "prompt_zh", "system_zh")
-    for key, value in values.items():
-        if key not in known:
-            raise InputError(f"{path}: unknown key {shorten(key)}; expected {', '.join(known)}")
-        if not isinstance(value, str):
-            raise InputError(f"{path}: {key}: found {shorten(value)}; expected a text")
-    if "prompt" not in values:
-        raise InputError(f"{path}: missing key prompt; expected a text with {{text}} in it")
-    for key in ("prompt", "prompt_zh"):
-        if "{text}" not in values.get(key, "{text}"):
-            raise InputError(f"{path}: {key}: found no {{text}} in it; expected it where the document is to stand")
-    prompt, system = values["prompt"], values.get("system", "")
-    return Template(
-        {"en": prompt, "zh": values.get("prompt_zh", prompt)}, {"en": system, "zh": values.get("system_zh", system)}
-    )
+    return Template(*read_prompt(path, ("text",)))
 
 
 def spans(document: int, text: str, most: int) -> Iterator[Span]:

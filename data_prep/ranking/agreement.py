@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 
-from data_prep.common.intervals import bootstrap_interval
+from data_prep.common.intervals import bootstrap_interval, bootstrap_statistic
 
 
 def kendall_tau(ranks: list[int], others: list[int]) -> float | None:
@@ -30,7 +30,7 @@ def _alpha_sums(rankings: list[list[int]]) -> tuple[float, float, int]:
     return 2 * differences / (len(rankings) - 1), float((values**2).sum()), values.size
 
 
-def krippendorff_alpha(prompts: list[list[list[int]]], resamples: int = 2000, seed: int = 0) -> dict | None:
+def krippendorff_alpha(prompts: list[list[list[int]]]) -> dict | None:
     """Krippendorff's alpha over pairs of answers: 1 is perfect, 0 what chance would give, below it contradiction.
 
     The unit is a pair of answers to one prompt; a rater gives it 1 (the first is better), 0 (a tie) or -1, and
@@ -45,20 +45,12 @@ def krippendorff_alpha(prompts: list[list[list[int]]], resamples: int = 2000, se
     """
     if not prompts:
         return None
-    sums = np.array([_alpha_sums(rankings) for rankings in prompts])
 
     def alpha(sums):
         differences, squares, number = np.moveaxis(2 * sums, -1, 0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return 1 - differences * (number - 1) / (2 * squares * number)
+        return 1 - differences * (number - 1) / (2 * squares * number)
 
-    value = alpha(sums.sum(0))
-    if not np.isfinite(value):
-        return None
-    sampled = np.random.default_rng(seed).integers(0, len(sums), size=(resamples, len(sums)))
-    values = alpha(sums[sampled].sum(1))
-    low, high = np.percentile(values[np.isfinite(values)], [2.5, 97.5])
-    return {"value": float(value), "low": float(low), "high": float(high), "n": len(sums)}
+    return bootstrap_statistic(np.array([_alpha_sums(rankings) for rankings in prompts]), alpha)
 
 
 def rater_agreement(prompts: list[list[list[int]]]) -> dict:
