@@ -17,7 +17,7 @@ for stage in ("pretrain", "sft", "reward"):
 assert stages["pretrain"]["metrics"]["bits_per_byte"] < 2.0, stages["pretrain"]["metrics"]
 accuracy = stages["reward"]["metrics"]["accuracy"]
 assert accuracy["low"] > 0.5, f"the reward model is not above chance: {accuracy}"
-own = stages["answers_sft_own"]["metrics"]["eval_funcs"]["asked_fact"]
+own = stages["answers_sft_heldout_own"]["metrics"]["eval_funcs"]["asked_fact"]
 assert own["value"] > 0.5, f"the assistant answers its own wordings wrongly: {own}"
 won = stages["win_rate_ppo_vs_sft_greedy"]["metrics"]["win_rate"]
 assert won["low"] > 0.5, f"the rater does not prefer PPO's answers to SFT's: {won}"

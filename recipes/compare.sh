@@ -25,24 +25,17 @@ train() {
 rank() {
     python -m data_prep.rank_completions --completions "$1" --by function --function "$3" --output "$2"
 }
-# win_rates NAME SFT [SUFFIX FILE]: the model NAME against the SFT model that it is from, sampled and greedy, as in the
-# quickstart; on held-out wordings, or on those of FILE.
-win_rates() {
-    local name=$1_vs_sft${3:-} questions=$RUN/data/${4:-conversations_heldout}.json
-    step "$RUN/results/win_rate_$name.json" \
-        python -m eval.win_rate --model "$RUN/$1" --opponent "$RUN/$2" --conversations "$questions" --judge $RUBRIC \
-        --eval_funcs $FACTS $RUBRIC --limit 1000 --max_new_tokens 48 --name "$name" --results_dir $RUN/results
-    step "$RUN/results/win_rate_${name}_greedy.json" \
-        python -m eval.win_rate --model "$RUN/$1" --opponent "$RUN/$2" --conversations "$questions" --judge $RUBRIC \
-        --eval_funcs $FACTS $RUBRIC --limit 1000 --max_new_tokens 48 --temperature 0 --name "${name}_greedy" \
-        --results_dir $RUN/results
-}
-# against_sft NAME SFT: its greedy answers and its win rates.
-against_sft() {
-    step "$RUN/results/answers_$1_heldout.json" \
-        python -m eval.answers --model "$RUN/$1" --conversations $RUN/data/conversations_heldout.json \
-        --eval_funcs $FACTS $RUBRIC --name "$1_heldout" --limit 1000 --results_dir $RUN/results
-    win_rates "$1" "$2"
+# sealed NAME SFT: the model NAME against the SFT model that it is from, sampled and greedy, on the wordings that were
+# written after all settings were fixed.
+sealed() {
+    for TEMPERATURE in 1 0; do
+        local name=$1_vs_sft_sealed
+        [ $TEMPERATURE = 0 ] && name=${name}_greedy
+        step "$RUN/results/win_rate_$name.json" \
+            python -m eval.win_rate --model "$RUN/$1" --opponent "$RUN/$2" \
+            --conversations $RUN/data/conversations_sealed.json --judge $RUBRIC --eval_funcs $FACTS $RUBRIC --limit 1000 \
+            --max_new_tokens 48 --temperature $TEMPERATURE --name "$name" --results_dir $RUN/results
+    done
 }
 
 # The chain with other random numbers from SFT on: its SFT model, its answers, its rankings, its reward model, its PPO.
@@ -66,11 +59,9 @@ for SEED in 1 2; do
     unfinished $RUN/results/ppo_$S.json $RUN/ppo_$S
     step $RUN/results/ppo_$S.json \
         train ppo_$S ppo --seed $SEED --sft_model_path $RUN/sft_$S --reward_model_path $RUN/reward_$S
-    against_sft ppo_$S sft_$S
-    win_rates ppo_$S sft_$S _sealed conversations_sealed
+    sealed ppo_$S sft_$S
 done
-# The first seed, from the quickstart, on the wordings that were written after all settings were fixed.
-win_rates ppo sft _sealed conversations_sealed
+sealed ppo sft  # the first seed, from the quickstart
 
 # The others get the time that PPO took here.
 PPO_SECONDS=$(python -c "import json; print(json.load(open('$RUN/results/ppo.json'))['seconds'])")
@@ -104,9 +95,12 @@ unfinished $RUN/results/ppo_over_budget.json $RUN/ppo_over_budget
 step $RUN/results/ppo_over_budget.json \
     train ppo_over_budget ppo --kl_coef 0.01 --stop_on non_finite_loss --total_episodes 18432 --learning_rate 0.001 \
     --load_best_model_at_end false
-for MODEL in dpo rloo grpo ppo_rater ppo_right_or_wrong ppo_over_budget; do
-    against_sft $MODEL sft
-done
+# Their greedy answers, and win rates of each against the SFT model that it is from, as in the quickstart.
+step $RUN/results/win_rate_grpo_vs_sft_greedy.json \
+    python -m eval.run --run $RUN --only answers win_rate \
+    --models ppo_seed1 ppo_seed2 ppo_rater ppo_right_or_wrong ppo_over_budget dpo rloo grpo \
+    --conversations heldout=$RUN/data/conversations_heldout.json \
+    --judge $RUBRIC --eval_funcs $FACTS $RUBRIC --limit 1000 --max_new_tokens 48
 # No training at all: of 8 answers of the SFT model the one that the reward model likes best.
 step $RUN/results/win_rate_best_of_8_vs_sft.json \
     python -m eval.win_rate --model $RUN/sft --best_of 8 --reward_model $RUN/reward --opponent $RUN/sft \

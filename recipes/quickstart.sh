@@ -61,48 +61,13 @@ step $RUN/results/reward_gate_heldout.json \
 unfinished $RUN/results/ppo.json $RUN/ppo
 step $RUN/results/ppo.json \
     $LAUNCH recipes/ppo.py --config recipes/configs/quickstart/ppo.yaml
-# Base: bits per byte on documents that no training saw.
-step $RUN/results/perplexity_base.json \
-    python -m eval.perplexity --model $RUN/base --documents $RUN/data/corpus_heldout.jsonl --results_dir $RUN/results
-# Greedy answers of every model: is the fact that was asked for right, are all facts, and what would the rater give? For
-# questions in the wordings of the demonstrations, in held-out wordings, in those of a language model that had seen
-# neither, and about held-out names.
+# Stage against stage: bits per byte of documents that no training saw; greedy answers to questions in the wordings of the
+# demonstrations, in held-out wordings, in those of a language model that had seen neither, and about held-out names (is
+# the fact that was asked for right, are all facts, what would the rater give?); win rates by the rater; the reward model's
+# accuracy.
 FACTS="data_prep.rewards.asked_fact data_prep.rewards.all_facts"
-step $RUN/results/answers_sft_own.json \
-    python -m eval.answers --model $RUN/sft --conversations $RUN/data/conversations_heldout_own.json \
-    --eval_funcs $FACTS $RUBRIC --name sft_own --limit 400 --results_dir $RUN/results
-for MODEL in base sft ppo; do
-    step $RUN/results/answers_${MODEL}_heldout.json \
-        python -m eval.answers --model $RUN/$MODEL --conversations $RUN/data/conversations_heldout.json \
-        --eval_funcs $FACTS $RUBRIC --name ${MODEL}_heldout --limit 1000 --results_dir $RUN/results
-done
-for MODEL in sft ppo; do
-    step $RUN/results/answers_${MODEL}_heldout_others.json \
-        python -m eval.answers --model $RUN/$MODEL --conversations $RUN/data/conversations_heldout_others.json \
-        --eval_funcs $FACTS $RUBRIC --name ${MODEL}_heldout_others --limit 1000 --results_dir $RUN/results
-    step $RUN/results/answers_${MODEL}_heldout_names.json \
-        python -m eval.answers --model $RUN/$MODEL --conversations $RUN/data/conversations_heldout_names.json \
-        --eval_funcs $FACTS $RUBRIC --name ${MODEL}_heldout_names --results_dir $RUN/results
-done
-# Reward model: accuracy on rankings about held-out names (that on held-out wordings is in results/reward.json).
-step $RUN/results/reward_accuracy_heldout_names.json \
-    python -m eval.reward_accuracy --model $RUN/reward --rankings $RUN/data/rankings_heldout_names.jsonl \
-    --name heldout_names --results_dir $RUN/results
-# Stage against stage: win rates by the rater, of sampled answers and of greedy ones.
-step $RUN/results/win_rate_ppo_vs_sft.json \
-    python -m eval.win_rate --model $RUN/ppo --opponent $RUN/sft --conversations $RUN/data/conversations_heldout.json \
-    --judge $RUBRIC --eval_funcs $FACTS $RUBRIC --limit 1000 --max_new_tokens 48 --name ppo_vs_sft \
-    --results_dir $RUN/results
-step $RUN/results/win_rate_ppo_vs_sft_greedy.json \
-    python -m eval.win_rate --model $RUN/ppo --opponent $RUN/sft --conversations $RUN/data/conversations_heldout.json \
-    --judge $RUBRIC --eval_funcs $FACTS $RUBRIC --limit 1000 --max_new_tokens 48 --temperature 0 \
-    --name ppo_vs_sft_greedy --results_dir $RUN/results
-step $RUN/results/win_rate_sft_vs_base.json \
-    python -m eval.win_rate --model $RUN/sft --opponent $RUN/base --conversations $RUN/data/conversations_heldout.json \
-    --judge $RUBRIC --limit 200 --num_return_sequences 2 --max_new_tokens 48 --name sft_vs_base --results_dir $RUN/results
-step $RUN/results/win_rate_sft_vs_base_greedy.json \
-    python -m eval.win_rate --model $RUN/sft --opponent $RUN/base --conversations $RUN/data/conversations_heldout.json \
-    --judge $RUBRIC --limit 200 --max_new_tokens 48 --temperature 0 --name sft_vs_base_greedy --results_dir $RUN/results
+step $RUN/results/table.md \
+    python -m eval.run --run $RUN --judge $RUBRIC --eval_funcs $FACTS $RUBRIC --limit 1000 --max_new_tokens 48
 # One page with all of it.
 step $RUN/report.html \
     python -m eval.report --run $RUN

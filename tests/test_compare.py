@@ -26,6 +26,12 @@ if "--config_file" in words:
     (Path(option("--results_dir", "runs/quickstart/results")) / f"{{stage}}.json").write_text(option("--seed", "42"))
 elif words[1].startswith("data_prep."):
     Path(option("--output")).touch()
+elif words[1] == "eval.run":
+    results = Path(option("--run")) / "results"
+    given = words[words.index("--models") + 1 :]
+    for name in given[: next(place for place, word in enumerate(given) if word.startswith("--"))]:
+        for made in (f"answers_{{name}}_heldout", f"win_rate_{{name}}_vs_sft", f"win_rate_{{name}}_vs_sft_greedy"):
+            (results / f"{{made}}.json").touch()
 elif words[1] != "eval.report":
     name = words[1].removeprefix("eval.") + "_" + option("--name")
     (Path(option("--results_dir")) / f"{{name}}.json").touch()
@@ -89,12 +95,18 @@ def test_compare_makes_what_the_report_reads_and_goes_on_where_it_was(tmp_path):
             in ppo
         )
         rates = [line for line in commands if f"--model runs/quickstart/ppo_seed{seed} --opponent " in line]
-        assert len(rates) == 4 and all(f"--opponent runs/quickstart/sft_seed{seed} " in line for line in rates)
+        assert len(rates) == 2 and all(f"--opponent runs/quickstart/sft_seed{seed} " in line for line in rates)
     noted = [line.split("\t")[0] for line in (run / "results" / "times.tsv").read_text().splitlines()]
     kinds = [*(f"_seed{seed}" for seed in (1, 2)), *(f"_heldout_seed{seed}" for seed in (1, 2))]
     data = [f"{what}{kind}.jsonl" for what in ("completions", "rankings") for kind in kinds]
     data += ["rankings_right_or_wrong.jsonl", "rankings_heldout_right_or_wrong.jsonl"]
-    assert sorted(noted) == sorted([*data, *(f"{name}.json" for name in made)])
+    (once,) = [line for line in commands if line.startswith("-m eval.run ")]
+    assert set(re.search(r"--models (.*?) --", once)[1].split()) == set(compared)
+    of_run = {f"answers_{name}_heldout" for name in compared} | {
+        f"win_rate_{name}_vs_sft{kind}" for name in compared for kind in ("", "_greedy")
+    }
+    alone = [name for name in made if name not in of_run]
+    assert sorted(noted) == sorted([*data, *(f"{name}.json" for name in [*alone, "win_rate_grpo_vs_sft_greedy"])])
     again = len(commands)
     assert compare().returncode == 0
     assert (tmp_path / "commands.txt").read_text().splitlines()[again:] == ["-m eval.report --run runs/quickstart"]
