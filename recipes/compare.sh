@@ -73,9 +73,10 @@ unfinished $RUN/results/rloo.json $RUN/rloo
 step $RUN/results/rloo.json train rloo rloo --max_seconds "$PPO_SECONDS"
 unfinished $RUN/results/grpo.json $RUN/grpo
 step $RUN/results/grpo.json train grpo grpo --max_seconds "$PPO_SECONDS"
-# PPO with the rater itself as reward, which only a rule can be: what a perfect reward model would give.
+# PPO with the rater itself as reward, which only a rule can be: what a perfect reward model would give. Its points are
+# spread over right and wrong first, so that the units of their spread are larger: a smaller kl_coef, by validation.
 unfinished $RUN/results/ppo_rater.json $RUN/ppo_rater
-step $RUN/results/ppo_rater.json train ppo_rater ppo --reward_funcs $RUBRIC --reward_weights 0 1
+step $RUN/results/ppo_rater.json train ppo_rater ppo --reward_funcs $RUBRIC --reward_weights 0 1 --kl_coef 0.1
 # PPO against a reward model that learned from a rater who looks at the asked fact alone.
 RIGHT=data_prep.rewards.asked_fact
 step $RUN/data/rankings_right_or_wrong.jsonl \
