@@ -82,6 +82,9 @@ class ScriptArguments:
         default="gelu_pytorch_tanh",  # GPT-2's gelu_new as one kernel instead of eight
         metadata={"help": "Activation of the MLPs, by its name in transformers."},
     )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Attention by its name in transformers; default: sdpa."}
+    )
     document_attention: bool = field(
         default=False, metadata={"help": "Keep the documents of a row from attending to each other."}
     )
@@ -126,6 +129,7 @@ def main() -> None:
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
+        attn_implementation=script.attn_implementation,
         use_cache=False,
     )
     model = transformers.GPT2LMHeadModel(config)

@@ -171,10 +171,12 @@ def main() -> None:
         add_chat_vector(model, script.chat_vector, model_args)
 
     # Trainer
+    from recipes.trainers.packed_rows import PackedSFTTrainer  # slow to import
+
     set_seed(args.seed)  # LoRA's matrices are initialised at random
     quiet.packed_apart(args.packing_strategy if args.packing else None, model.config._attn_implementation)
     columns = ["messages", "input_ids", "labels"]  # tokens and labels are there: TRL has nothing to encode or truncate
-    trainer = trl.SFTTrainer(
+    trainer = PackedSFTTrainer(
         model,
         args,
         train_dataset=dataset.select_columns(columns),

@@ -250,9 +250,9 @@ def _check_together(parsed: tuple, given: set[str]) -> None:
         raise InputError(f"{idle[0]}: it needs heldout")
     if getattr(script, "muon_lr", None) and not lora and (idle := [name for name in MUON_REFUSED if name in given]):
         raise InputError(f"{idle[0]}: Muon would ignore it; leave it out, or set muon_lr to null")
+    _check_attention(getattr(model_args or script, "attn_implementation", None))
     if model_args is None:
         return
-    _check_attention(model_args.attn_implementation)
     if getattr(args, "sync_ref_model", False):
         _check_reference(args, lora)
     if not lora and (idle := [name for name in WITHOUT_LORA if name in given]):
