@@ -45,11 +45,11 @@ for SEED in 1 2; do
     step $RUN/results/sft_$S.json train sft_$S sft --seed $SEED
     step $RUN/data/completions_$S.jsonl \
         python -m data_prep.sample_completions --model $RUN/sft_$S --conversations $RUN/data/prompts_rankings.json \
-        --num_return_sequences 4 --seed $SEED --output $RUN/data/completions_$S.jsonl
+        --num_return_sequences 4 --batch_size 512 --seed $SEED --output $RUN/data/completions_$S.jsonl
     step $RUN/data/rankings_$S.jsonl rank $RUN/data/completions_$S.jsonl $RUN/data/rankings_$S.jsonl $RUBRIC
     step $RUN/data/completions_heldout_$S.jsonl \
         python -m data_prep.sample_completions --model $RUN/sft_$S --conversations $RUN/data/conversations_heldout.json \
-        --limit 400 --num_return_sequences 16 --seed 1 --output $RUN/data/completions_heldout_$S.jsonl
+        --limit 400 --num_return_sequences 16 --batch_size 512 --seed 1 --output $RUN/data/completions_heldout_$S.jsonl
     step $RUN/data/rankings_heldout_$S.jsonl \
         rank $RUN/data/completions_heldout_$S.jsonl $RUN/data/rankings_heldout_$S.jsonl $RUBRIC
     unfinished $RUN/results/reward_$S.json $RUN/reward_$S
@@ -101,7 +101,7 @@ step $RUN/results/win_rate_grpo_vs_sft_greedy.json \
     python -m eval.run --run $RUN --only answers win_rate \
     --models ppo_seed1 ppo_seed2 ppo_rater ppo_right_or_wrong ppo_over_budget dpo rloo grpo \
     --conversations heldout=$RUN/data/conversations_heldout.json \
-    --judge $RUBRIC --eval_funcs $FACTS $RUBRIC --limit 1000 --max_new_tokens 48
+    --judge $RUBRIC --eval_funcs $FACTS $RUBRIC --limit 1000 --max_new_tokens 48 --batch_size 512
 # No training at all: of 8 answers of the SFT model the one that the reward model likes best.
 step $RUN/results/win_rate_best_of_8_vs_sft.json \
     python -m eval.win_rate --model $RUN/sft --best_of 8 --reward_model $RUN/reward --opponent $RUN/sft \

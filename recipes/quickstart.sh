@@ -30,7 +30,7 @@ step $RUN/results/sft.json \
 # Sample answers to other prompts …
 step $RUN/data/completions.jsonl \
     python -m data_prep.sample_completions --model $RUN/sft --conversations $RUN/data/prompts_rankings.json \
-    --num_return_sequences 4 --output $RUN/data/completions.jsonl
+    --num_return_sequences 4 --batch_size 512 --output $RUN/data/completions.jsonl
 # … and rank them by a rubric, a stand-in for a human rater: right before wrong, and of right answers the complete one.
 RUBRIC=data_prep.rewards.rubric
 step $RUN/data/rankings.jsonl \
@@ -39,13 +39,13 @@ step $RUN/data/rankings.jsonl \
 # The same for held-out wordings and for held-out names, to measure the reward model on.
 step $RUN/data/completions_heldout.jsonl \
     python -m data_prep.sample_completions --model $RUN/sft --conversations $RUN/data/conversations_heldout.json \
-    --limit 400 --num_return_sequences 16 --seed 1 --output $RUN/data/completions_heldout.jsonl
+    --limit 400 --num_return_sequences 16 --batch_size 512 --seed 1 --output $RUN/data/completions_heldout.jsonl
 step $RUN/data/rankings_heldout.jsonl \
     python -m data_prep.rank_completions --completions $RUN/data/completions_heldout.jsonl --by function \
     --function $RUBRIC --output $RUN/data/rankings_heldout.jsonl
 step $RUN/data/completions_heldout_names.jsonl \
     python -m data_prep.sample_completions --model $RUN/sft --conversations $RUN/data/conversations_heldout_names.json \
-    --num_return_sequences 4 --seed 1 --output $RUN/data/completions_heldout_names.jsonl
+    --num_return_sequences 4 --batch_size 512 --seed 1 --output $RUN/data/completions_heldout_names.jsonl
 step $RUN/data/rankings_heldout_names.jsonl \
     python -m data_prep.rank_completions --completions $RUN/data/completions_heldout_names.jsonl --by function \
     --function $RUBRIC --output $RUN/data/rankings_heldout_names.jsonl
@@ -67,7 +67,8 @@ step $RUN/results/ppo.json \
 # accuracy.
 FACTS="data_prep.rewards.asked_fact data_prep.rewards.all_facts"
 step $RUN/results/table.md \
-    python -m eval.run --run $RUN --judge $RUBRIC --eval_funcs $FACTS $RUBRIC --limit 1000 --max_new_tokens 48
+    python -m eval.run --run $RUN --judge $RUBRIC --eval_funcs $FACTS $RUBRIC --limit 1000 --max_new_tokens 48 \
+    --batch_size 512
 # One page with all of it.
 step $RUN/report.html \
     python -m eval.report --run $RUN

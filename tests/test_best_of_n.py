@@ -47,8 +47,8 @@ def test_best_of_n_by_its_command(
 
     prompts = [[{"role": "user", "content": question}] for _, question, _ in QUESTIONS]
     model, tokenizer = load_checkpoint(str(ready_to_end_dir))
-    samples = generate_answers(model, tokenizer, prompts, 8, 1.0, 6, 12, 5, own_draws=True)
-    others = generate_answers(*load_checkpoint(str(tiny_model_dir)), prompts, 8, 1.0, 2, 12, 6, own_draws=True)
+    samples = generate_answers(model, tokenizer, prompts, 8, 1.0, 6, 12, 5, exact=True)
+    others = generate_answers(*load_checkpoint(str(tiny_model_dir)), prompts, 8, 1.0, 2, 12, 6, exact=True)
 
     def tokens(each: dict) -> int:
         return len(each["text"].encode()) + each["stopped"]

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_prep.models.own_draws import OwnDraws
 from recipes.trainers.ppo.policy_and_value import groups_by_length
-from recipes.trainers.ppo.rollout import SeededSampling, repetition
+from recipes.trainers.ppo.rollout import repetition
 
 
 def chi_square(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -22,7 +23,7 @@ def test_sampled_tokens_have_the_frequencies_of_the_softmax():
     generator = torch.Generator().manual_seed(0)
     scores = torch.tensor([2.0, 0.0, -torch.inf, 1.0, -2.0])
     uniforms = torch.rand(20_000, 1, generator=generator)
-    chosen = SeededSampling(uniforms, 3, temperature=2.0)(torch.zeros(20_000, 3), scores.expand(20_000, 5))
+    chosen = OwnDraws(uniforms, 3, temperature=2.0)(torch.zeros(20_000, 3), scores.expand(20_000, 5))
     assert torch.isinf(chosen).sum(1).eq(4).all()  # all but one are out
     found = (chosen == 0).sum(0).float()
     # exp(1), exp(0), 0, exp(0.5) and exp(−1), over their sum 5.73488
@@ -42,14 +43,14 @@ def test_a_token_without_probability_is_never_sampled(scores, uniform, temperatu
     if max(scores) == -math.inf:
         scores[0] = 0.0
     scores = torch.tensor([scores])
-    chosen = SeededSampling(torch.tensor([[uniform]]), 1, temperature)(torch.zeros(1, 1), scores).argmax(-1)
+    chosen = OwnDraws(torch.tensor([[uniform]]), 1, temperature)(torch.zeros(1, 1), scores).argmax(-1)
     assert (scores / temperature).softmax(-1)[0, chosen] > 0
 
 
 def test_the_first_and_the_last_token_that_has_any_probability_can_be_sampled():
     scores = torch.tensor([[-torch.inf, 1.0, 0.0, -torch.inf]])
     for uniform, token in ((0.0, 1), (1 - 2**-24, 2)):
-        chosen = SeededSampling(torch.tensor([[uniform]]), 1, 1.0)(torch.zeros(1, 1), scores)
+        chosen = OwnDraws(torch.tensor([[uniform]]), 1, 1.0)(torch.zeros(1, 1), scores)
         assert chosen.argmax(-1).item() == token
 
 

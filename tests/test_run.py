@@ -147,7 +147,7 @@ def test_own_draws_have_the_model_s_probabilities(ready_to_end_dir):
     # The end of turn has probability 0.297 at every place: of 4,000 first tokens 1,188 ± 29.
     model, tokenizer = load_checkpoint(str(ready_to_end_dir))
     prompts = [[{"role": "user", "content": "a"}]]
-    (drawn,) = generate_answers(model, tokenizer, prompts, 1, 1.0, 4000, 4000, own_draws=True)
+    (drawn,) = generate_answers(model, tokenizer, prompts, 1, 1.0, 4000, 4000, exact=True)
     assert abs(sum(answer["stopped"] for answer in drawn) - 1188) < 4 * 29
     assert len({answer["ids"][0] for answer in drawn}) > 200
 

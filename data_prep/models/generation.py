@@ -21,7 +21,7 @@ def generate_answers(
     batch_size: int = 128,
     seed: int = 42,
     desc: str = "answering",
-    own_draws: bool = False,
+    exact: bool = False,
 ) -> list[list[dict]]:
     """Generate answers to conversations.
 
@@ -30,9 +30,10 @@ def generate_answers(
         temperature: 0 is greedy.
         num_return_sequences: answers per prompt.
         batch_size: sequences generated at once.
-        seed: of the sampling; the caller's random state is left as it was.
-        own_draws: sample every answer by random numbers of its own, in the model's precision: the same answers whatever
-            the batch size. Slower where bf16 is fast.
+        seed: of the sampling, in which every answer has random numbers of its own; the caller's random state is left as
+            it was.
+        exact: sample in the model's precision, sums in 64 bits: the same answers whatever the batch size. Slower where
+            bf16 is fast.
 
     Returns for every prompt its answers, each {"text": str, "stopped": bool, "tokens": int, "ids": list[int]}. `ids` are
     the sampled tokens, `tokens` is their number, and `stopped` says that they end with an end-of-turn token, which is
@@ -48,13 +49,9 @@ def generate_answers(
         )
     encoded = [ids[-max_prompt_length:] for ids in encoded]
     end = end_of_turn_ids(model, tokenizer)
-    own_draws = own_draws and temperature > 0
-    by_library = temperature > 0 and not own_draws
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        do_sample=by_library,
-        temperature=temperature if by_library else None,
-        top_k=0 if by_library else None,  # the library's default of 50 would sample from another distribution
+        do_sample=False,  # OwnDraws does it
         use_cache=True,
         eos_token_id=end,
         pad_token_id=tokenizer.pad_token_id,
@@ -63,12 +60,9 @@ def generate_answers(
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))  # by length: less padding
     answers: list[list[dict]] = [[] for _ in prompts]
     rows = max(1, batch_size // num_return_sequences)
-    draws = uniform_draws(len(prompts), num_return_sequences, max_new_tokens, seed) if own_draws else None
-    with (
-        torch.random.fork_rng(),
-        tqdm(total=len(prompts), desc=desc, unit="prompt", disable=len(prompts) < 2 or None) as bar,
-    ):
-        torch.manual_seed(seed)
+    in_bf16 = temperature > 0 and not exact and bf16_is_fast()
+    draws_in = {"dtype": torch.float64, "device": "cpu"} if exact else {"dtype": torch.float32, "device": model.device}
+    with tqdm(total=len(prompts), desc=desc, unit="prompt", disable=len(prompts) < 2 or None) as bar:
         for start in range(0, len(order), rows):
             indices = order[start : start + rows]
             batch = tokenizer.pad(
@@ -76,13 +70,14 @@ def generate_answers(
                 padding_side="left",
                 return_tensors="pt",
             )
+            processors = {}
+            if temperature > 0:
+                draws = uniform_draws(indices, num_return_sequences, max_new_tokens, seed, draws_in["dtype"])
+                draws = draws.flatten(0, 1).to(draws_in["device"])
+                processors["processors"] = OwnDraws(draws, batch["input_ids"].shape[1], temperature).of_rows
             # Sampling is noisy anyway, so it may use bf16 if that is faster. Greedy answers keep the model's precision.
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=by_library and bf16_is_fast()):
-                if draws is None:
-                    replies = decode(model, batch.to(model.device), settings)
-                else:
-                    own = OwnDraws(draws[indices].flatten(0, 1), batch["input_ids"].shape[1], temperature)
-                    replies = decode(model, batch.to(model.device), settings, own.of_rows)
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=in_bf16):
+                replies = decode(model, batch.to(model.device), settings, **processors)
             for number, reply in enumerate(replies.tolist()):
                 length = next((i for i, token in enumerate(reply) if token in end), None)
                 text = tokenizer.decode(reply[:length], skip_special_tokens=True)

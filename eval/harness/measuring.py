@@ -159,7 +159,7 @@ def _sampled(run: Run, checkpoint: Checkpoint, name: str, seed: int) -> list[lis
     if place not in run.answered:
         prompts, desc = [row["prompt"] for row in run.questions[name]], f"{checkpoint.name}, sampled"
         several = {"num_return_sequences": run.answers_per_prompt, "temperature": run.temperature, "seed": seed}
-        found = generate_answers(*run.model(checkpoint), prompts, **run.sampling, **several, desc=desc, own_draws=True)
+        found = generate_answers(*run.model(checkpoint), prompts, **run.sampling, **several, desc=desc, exact=True)
         run.answered[place] = found
     return run.answered[place]
 

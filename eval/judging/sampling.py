@@ -34,7 +34,7 @@ def sample_both(
             where they are samples.
     """
     (name, model, tokenizer), (other_name, opponent, other_tokenizer) = players
-    sampling = {**sampling, "own_draws": True}
+    sampling = {**sampling, "exact": True}
     several = {**sampling, "num_return_sequences": sampling["num_return_sequences"] * best_of}
     own = generate_answers(model, tokenizer, prompts, **several, seed=seed, desc=name)
     if reward:

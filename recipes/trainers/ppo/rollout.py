@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import GenerationConfig
 
 from data_prep.models.batched_generate import decode
+from data_prep.models.own_draws import OwnDraws
 
 # What `answer_metrics` measures, in its order.
 METRICS = ("score", "kl", "rlhf_reward", "length", "eos_rate", "entropy", "repetition")
@@ -109,31 +110,6 @@ def answer_metrics(rollout: Rollout, rewards: torch.Tensor, kl_coef: float) -> d
     return dict(zip(METRICS, values, strict=True))
 
 
-class SeededSampling(LogitsProcessor):
-    """Sample each row's next token by a random number of its own, and leave only that token to greedy search.
-
-    `generate` samples a whole batch from one random stream, so an answer would depend on the rows beside it: on the
-    batch size and on the number of processes. Inverse transform sampling from one uniform number per row and position
-    does not.
-
-    Args:
-        uniforms: (rows, positions) in [0, 1).
-        prompt_length: columns before the first sampled token.
-        temperature: the logits are divided by it.
-    """
-
-    def __init__(self, uniforms: torch.Tensor, prompt_length: int, temperature: float) -> None:
-        self.uniforms, self.prompt_length, self.temperature = uniforms, prompt_length, temperature
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        cumulative = (scores.float() / self.temperature).softmax(-1).cumsum(-1)
-        # Rounding leaves the sum near 1, not at it. Scaled to it and kept below it, a token of probability 0 is never
-        # sampled, not even the last.
-        wanted = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None].clamp(max=1 - 1e-6)
-        token = torch.searchsorted(cumulative, wanted * cumulative[:, -1:], right=True)
-        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
-
-
 def repetition(answers: torch.Tensor, mask: torch.Tensor, n: int = 3) -> torch.Tensor:
     """(N,) share of an answer's token n-grams that occurred earlier in it; 0 for an answer shorter than n."""
     shares = []
@@ -158,13 +134,13 @@ def sample_answers(
     Args:
         policy: a causal language model, with an adapter or without.
         batch: `input_ids` and `attention_mask` of the prompts, padded on the left.
-        uniforms: (N, R) random numbers in [0, 1), see `SeededSampling`.
+        uniforms: (N, R) random numbers in [0, 1), see `OwnDraws`.
         shrink: drop finished rows from the batch. False under FSDP, where all processes must make the same calls.
     """
     settings = GenerationConfig(
         max_new_tokens=uniforms.shape[1],
         use_cache=True,  # otherwise the policy's generation config decides, and one saved in training says no
-        do_sample=False,  # SeededSampling does it
+        do_sample=False,  # OwnDraws does it
         eos_token_id=stop_token_id,
         pad_token_id=pad_token_id,
         suppress_tokens=[pad_token_id],  # a sampled pad would read as the end of the answer
@@ -174,6 +150,6 @@ def sample_answers(
         policy,
         batch,
         settings,
-        processors=lambda rows: [SeededSampling(uniforms[rows], width, temperature)],
+        processors=OwnDraws(uniforms, width, temperature).of_rows,
         shrink=shrink,
     )
