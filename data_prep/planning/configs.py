@@ -101,6 +101,13 @@ def context_line(key: str, model: Model, parts: dict[str, np.ndarray]) -> tuple:
     return key, model.context, f"{model.context_why}; longer: {said}"
 
 
+def attention_lines(model: Model, machine: Machine) -> list[tuple]:
+    """The line of `attn_implementation` for training on a processor; its scores are kept, so not for a long context."""
+    if machine.gpu or model.context > 1_024:
+        return []
+    return [("attn_implementation", "eager", "on a processor plain matrix products are faster than torch's fused kernel")]
+
+
 def model_lines(model: Model) -> list[tuple]:
     """Lines that a model from the Hub needs beyond one that was pretrained here."""
     if not model.lora:
@@ -187,6 +194,7 @@ def pretrain(
         ("n_head", shape.n_head, f"{shape.n_embd} / 64"),
         ("n_embd", shape.n_embd),
         context_line("n_positions", model, lengths),
+        *attention_lines(model, machine),
         ("weight_decay", 0.01),
         *rates(model, 1.0, 1.0, 0, 0),
         ("per_device_train_batch_size", batch),
@@ -234,12 +242,7 @@ def sft(
     passes = passes_in(turns.tokens, 3, model, machine, seconds)
     step = sizes.step_tokens(turns.tokens * passes, 128, model.context, 65_536)
     rows = step // model.context
-    # Packed rows of a micro-batch are joined to one, in which attention grows with the square of its length.
-    most = max(1, (16_384 if machine.gpu else 1_024) // model.context)
-    batch = min(
-        sizes.micro_batch(rows, model.context, model.vocabulary, model.width, model.layers, machine.memory),
-        sizes.power_of_two(most),
-    )
+    batch = sizes.micro_batch(rows, model.context, model.vocabulary, model.width, model.layers, machine.memory)
     an_epoch = max(1, math.ceil(turns.tokens / step))
     steps = an_epoch * passes
     lines = [
@@ -250,6 +253,7 @@ def sft(
         ("results_dir", str(run / "results")),
         *extra,
         context_line("max_length", model, {"conversations": turns.lengths}),
+        *attention_lines(model, machine),
         ("packing", True),
         ("packing_strategy", "bfd"),
         ("assistant_only_loss", True),
