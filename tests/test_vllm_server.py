@@ -30,6 +30,7 @@ STUB = {
     "vllm/utils/__init__.py": "",
     "vllm/utils/network_utils.py": "get_ip = None",
     "vllm-0.21.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: vllm\nVersion: 0.21.0\n",
+    "vllm-0.21.0.dist-info/top_level.txt": "vllm\n",
 }
 # `python` with a recipe, after the two functions that need CUDA are replaced.
 RUN = """
