@@ -212,12 +212,12 @@ def test_a_killed_run_resumes_to_the_same_documents(corpus, command, tmp_path):
     write_jsonl(corpus[2], [{"text": text(number, 400)} for number in range(1000, 3000)])
     given = ["--corpus", *corpus, "--tasks", "3", "--output_dir"]
     line = [sys.executable, "-m", "data_prep.clean_cluster", *given, str(tmp_path / "killed")]
-    process = subprocess.Popen(line)
+    process = subprocess.Popen(line, start_new_session=True)
     work = tmp_path / ".killed.unfinished"
     while not (work / "logs" / "filter" / "completions" / "00000").exists():
         assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)  # datatrove's own process too, which would stay for ever
     process.wait()
     assert not (tmp_path / "killed").exists()
     done = subprocess.run(line, capture_output=True, text=True)

@@ -194,6 +194,17 @@ def test_a_global_batch_that_does_not_divide_is_one_line(data, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_resume_between_updates_on_the_same_answers(data, tmp_path):
+    given = {**data["grpo"], **RUN, "save_strategy": "steps", "save_steps": 1, "steps_per_generation": 2}
+    succeeded(together("grpo", **given, output_dir=tmp_path / "whole"))
+    third = tmp_path / "whole" / "checkpoint-3"
+    assert sorted(path.name for path in third.glob("answers_*")) == ["answers_0_of_2.pt", "answers_1_of_2.pt"]
+    done = succeeded(together("grpo", **given, output_dir=tmp_path / "resumed", resume_from_checkpoint=third))
+    assert f"resuming from {third};" in done.out
+    assert differing(tmp_path / "whole", tmp_path / "resumed") == set()
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed: pip install -e '.[deepspeed]'")
 @pytest.mark.parametrize("recipe", ["sft", "reward"])
 def test_two_processes_of_zero2_train_what_one_process_trains(recipe, data, tmp_path, monkeypatch):
