@@ -74,9 +74,10 @@ class Stage:
 
     def __init__(self, name: str, folder: Path, settings: dict | None, until: str) -> None:
         self.name, self.folder, self.settings, self.until = name, folder, settings, until
-        self.log, self.partial, self.process = f"{folder}.log", set(), None
+        self.log, self.process, self.started = f"{folder}.log", None, 0.0
 
     def start(self) -> None:
+        self.started = time.time()
         if self.settings is None:
             environment = {**ENVIRONMENT, "PYTHONPATH": str(self.folder), "UNTIL": self.until}
             environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
@@ -109,11 +110,22 @@ class Stage:
         except ProcessLookupError:  # it has ended
             pass
 
+    def children_end(self) -> None:
+        """Wait for what bash has started: told to stop, it ends at once, and a recipe when it has saved."""
+        until = time.perf_counter() + 120
+        while self.settings is None and time.perf_counter() < until:
+            try:
+                os.killpg(self.process.pid, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(0.05)
+
     def stop(self) -> None:
         """Leave no process behind."""
         if self.process is not None and self.wait(0) is None:
             self.send(signal.SIGKILL)
             self.wait(60)
+            self.children_end()
 
     def clear(self) -> None:
         shutil.rmtree(self.written, ignore_errors=True)
@@ -137,20 +149,18 @@ class Stage:
         return here and not (self.written / UNFINISHED).exists()
 
     def moment(self) -> str:
-        """Where the run was when it was killed, by what it left."""
-        partial = {(str(path), path.stat().st_mtime_ns) for path in self.written.rglob("partial-*")}
-        saving, self.partial = partial - self.partial, partial
-        if saving:
+        """Where the run was when it was killed, by what it has written since it was started."""
+        files = [path for path in self.written.rglob("*") if path.is_file() and path.stat().st_mtime >= self.started]
+        new = [path.relative_to(self.written) for path in sorted(files, key=lambda path: path.stat().st_mtime_ns)]
+        if any("partial-" in str(path) for path in new):
             return "while saving a checkpoint"
+        if not new:
+            return "before it wrote anything"
         if self.settings is None:
-            files = [path for path in self.written.rglob("*") if path.is_file()]
-            if not files:
-                return "at the start"
-            newest = max(files, key=lambda path: path.stat().st_mtime_ns).relative_to(self.written)
-            return f"after the last file of {newest.parts[1] if len(newest.parts) > 2 else newest.parts[-1]}"
-        if self.finished or (self.written / "config.json").exists():
+            return f"in {new[-1].parts[1] if len(new[-1].parts) > 2 else new[-1].parts[-1]}"
+        if any(path.name == "config.json" and len(path.parts) == 1 for path in new):
             return "after the end" if self.finished else "while saving the model"
-        return "after a checkpoint" if any(self.written.glob("checkpoint-*")) else "before a checkpoint"
+        return "after a checkpoint" if any(path.parts[0].startswith("checkpoint-") for path in new) else "in between"
 
 
 def survive(stage: Stage, kills: int, number: int, seed: int, tally: dict, keep) -> None:
@@ -175,9 +185,7 @@ def survive(stage: Stage, kills: int, number: int, seed: int, tally: dict, keep)
         keep()
     length, moments, ended = tally["seconds"], Counter(tally["moments"]), not any(stage.written.glob("*"))
     told = f"{stage.name}: {length:.0f} s without a kill, {moments.total()} of {kills} kills"
-    print(
-        f"{told}; the rest takes up to {(kills - moments.total()) * length / 60:.0f} min", file=sys.stderr, flush=True
-    )
+    print(f"{told}; the rest takes about {(kills - moments.total()) * length:.0f} s", file=sys.stderr, flush=True)
     while (moments.total() < kills or not ended) and not tally["failures"]:
         tally["runs"] += 1
         last, ended = moments.total() >= kills, False
@@ -193,6 +201,7 @@ def survive(stage: Stage, kills: int, number: int, seed: int, tally: dict, keep)
             if (code := stage.wait(10 * length + 60)) is None:
                 tally["failures"].append(f"still running after SIG{signal.Signals(number).name[3:]}: {stage.log}.err")
                 stage.stop()
+            stage.children_end()
             killed = code in (-number, 128 + number)
         what = ""
         if killed:

@@ -364,7 +364,10 @@ DRAWN_AT_ONCE = {"per_device_train_batch_size": 64, "steps_per_generation": 2, "
         *((method, DRAWN_AT_ONCE, [5]) for method in DRAWING),
         *(
             pytest.param(
-                method, {**DRAWN_AT_ONCE, "num_iterations": 2, "max_steps": 12}, [1, 3, 4, 6, 8, 11], marks=pytest.mark.slow
+                method,
+                {**DRAWN_AT_ONCE, "num_iterations": 2, "max_steps": 12},
+                [1, 3, 4, 6, 8, 11],
+                marks=pytest.mark.slow,
             )
             for method in DRAWING
         ),

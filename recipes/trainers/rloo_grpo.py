@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import nn
 from transformers import GenerationConfig, TrainerCallback
@@ -101,8 +102,8 @@ def keep_answers(trainer) -> None:
             return
         path = Path(checkpoint) / name
         if path.exists():
-            found = torch.load(path, map_location=args.device, weights_only=True)
-            trainer._step, trainer._buffered_inputs = found["step"], found["answers"]
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            trainer._step, trainer._buffered_inputs = found["step"], send_to_device(found["answers"], args.device)
         elif trainer.state.global_step * args.gradient_accumulation_steps % every:
             raise InputError(
                 f"{checkpoint}: holds no {name}: of an earlier version or of another number of processes, it lacks the "
