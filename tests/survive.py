@@ -163,6 +163,18 @@ class Stage:
         return "after a checkpoint" if any(path.parts[0].startswith("checkpoint-") for path in new) else "in between"
 
 
+def compare(stage: Stage, tally: dict) -> str:
+    """Count an end, and clear the folder for the next run; a failure, and the folder stays, if it differs."""
+    found, expected = stage.result(), tally["expected"]
+    if found != expected:
+        differ = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
+        tally["failures"].append(f"differs: {', '.join(differ)}")
+        return ""
+    tally["ends"] += 1
+    stage.clear()
+    return f"end {tally['ends']}, byte for byte"
+
+
 def survive(stage: Stage, kills: int, number: int, seed: int, tally: dict, keep) -> None:
     """Kill a stage so many times; `tally`, which `keep()` writes to the disk, says what came of it.
 
@@ -177,12 +189,16 @@ def survive(stage: Stage, kills: int, number: int, seed: int, tally: dict, keep)
         print(f"{stage.name}: a run that nobody kills …", file=sys.stderr, flush=True)
         begun = time.perf_counter()
         stage.start()
-        if (code := stage.wait(24 * 3600)) != 0:
-            tally["failures"].append(f"exit code {code} without a kill: {stage.log}.err")
+        code, expected = stage.wait(24 * 3600), stage.result()
+        if code != 0 or not any(name.endswith("model.safetensors") for name in expected):
+            tally["failures"].append(f"exit code {code} and {len(expected)} files without a kill: {stage.log}.err")
+            tally["done"] = True
             return
-        tally |= {"seconds": time.perf_counter() - begun, "expected": stage.result()}
+        tally |= {"seconds": time.perf_counter() - begun, "expected": expected}
         stage.clear()
         keep()
+    if stage.finished:  # cut off just then
+        compare(stage, tally)
     length, moments, ended = tally["seconds"], Counter(tally["moments"]), not any(stage.written.glob("*"))
     told = f"{stage.name}: {length:.0f} s without a kill, {moments.total()} of {kills} kills"
     print(f"{told}; the rest takes about {(kills - moments.total()) * length:.0f} s", file=sys.stderr, flush=True)
@@ -210,14 +226,7 @@ def survive(stage: Stage, kills: int, number: int, seed: int, tally: dict, keep)
             tally["moments"] = dict(sorted(moments.items()))
             what = f"kill {moments.total()} of {kills} {moment} (exit code {code})"
         if code == 0 or (killed and stage.finished):
-            found, expected = stage.result(), tally["expected"]
-            if found == expected:
-                tally["ends"], ended = tally["ends"] + 1, True
-                what += f"{', ' * bool(what)}end {tally['ends']}, byte for byte"
-                stage.clear()
-            else:
-                differ = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
-                tally["failures"].append(f"differs: {', '.join(differ)}")
+            ended, what = True, f"{what}{', ' * bool(what)}{compare(stage, tally)}"
         elif code is not None and not killed:
             tally["failures"].append(f"exit code {code}: {stage.log}.err")
         what = tally["failures"][-1] if tally["failures"] else what
@@ -228,7 +237,8 @@ def survive(stage: Stage, kills: int, number: int, seed: int, tally: dict, keep)
 
 def line_of(name: str, tally: dict) -> str:
     told = ", ".join(f"{count} {moment}" for moment, count in tally["moments"].items())
-    verdict = "; ".join(tally["failures"]) or f"{tally['ends']} ends, all byte for byte the run that nobody killed"
+    ends = f"{tally['ends']} ends, all byte for byte the run that nobody killed" if tally["ends"] else "no end yet"
+    verdict = "; ".join(tally["failures"]) or ends
     cut = "" if tally.get("done") else "; cut off: the same command goes on"
     return f"{name}: {sum(tally['moments'].values())} kills ({told}); {verdict}{cut}"
 
