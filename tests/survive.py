@@ -252,7 +252,8 @@ def tiny_stages(folder: Path) -> dict[str, dict]:
     torch.manual_seed(0)
     model = save(GPT2LMHeadModel(tiny_config(chat)), chat, folder / "model")
     reward = save(GPT2ForSequenceClassification(tiny_config(chat, num_labels=1)), chat, folder / "reward")
-    (folder / "data").mkdir(exist_ok=True)
+    shutil.rmtree(folder / "data", ignore_errors=True)  # of a tally that goes on: shards would be added to
+    (folder / "data").mkdir()
     runs = short_runs(folder / "data", tokenizer, model, reward, ready_to_end(chat, folder / "ready"), UPDATES)
     return {name: {**run, **(DRAWN_AT_ONCE if name in ("rloo", "grpo") else {})} for name, run in runs.items()}
 
