@@ -60,8 +60,8 @@ SMALL = {
     | {"stop_on": []},
 }
 LESS = {
-    "--num_return_sequences 4 --output": "--num_return_sequences 2 --limit 100 --output",
-    "--num_return_sequences 4 --seed": "--num_return_sequences 2 --limit 20 --seed",
+    "--conversations $RUN/data/prompts_rankings.json": "--conversations $RUN/data/prompts_rankings.json --limit 100",
+    "--conversations $RUN/data/conversations_heldout_names.json": "--conversations $RUN/data/conversations_heldout_names.json --limit 20",
     "--limit 400 --num_return_sequences 16": "--limit 40 --num_return_sequences 4",
     "--limit 1000": "--limit 20",
     # So small an assistant never knows a fact: the rubric would leave few answers untied.

@@ -210,6 +210,15 @@ def test_kills_at_random_moments_of_whole_commands_are_tallied_and_the_tally_goe
     assert tally["expected"] == kept["expected"] and tally["runs"] > kept["runs"]
 
 
+def test_the_quickstart_that_is_killed_is_a_small_one(tmp_path):
+    from survive import LESS, small_quickstart
+
+    small_quickstart(tmp_path)  # ends where the quickstart has no such command any more
+    script = (tmp_path / "recipes" / "quickstart.sh").read_text()
+    assert all(short in script for short in LESS.values()) and "--limit 400" not in script
+    assert "total_tokens: 40000\n" in (tmp_path / "recipes" / "configs" / "quickstart" / "mix.yaml").read_text()
+
+
 # A full disk
 
 
