@@ -2,7 +2,7 @@
 
     python -m data_prep.clean_cluster --corpus runs/web/*.jsonl.gz --languages en --tasks 64 --workers 8 \
         --tokenizer runs/web/tokenizer --output_dir runs/web/clean
-    python -m data_prep.clean_cluster --corpus 'data/web/*.parquet' --tasks 1000 --executor slurm \
+    python -m data_prep.clean_cluster --corpus 'data/web/*.parquet' --tasks 1000 --workers 100 --executor slurm \
         --slurm_partition cpu --slurm_time 12:00:00 --output_dir runs/web/clean
 
 It keeps the documents that data_prep/clean_corpus.py keeps, in the same order, and runs on datatrove
@@ -18,7 +18,9 @@ tasks that have ended.
 
 import argparse
 import importlib.util
+import shlex
 import shutil
+import sys
 from pathlib import Path
 
 from data_prep.common.errors import InputError, run_main
@@ -31,14 +33,17 @@ from data_prep.tokens.shards import SHARD_TOKENS
 
 
 def executor_of(arguments: argparse.Namespace):
-    """(pipeline, name, tasks, the executor before it) -> a datatrove executor of the kind asked for."""
+    """(pipeline, name, tasks, the executor before it) -> a datatrove executor of the kind asked for.
+
+    Slurm alone is told what comes before: the others run one after the other, see `run_in_order`.
+    """
     logs = arguments.work.absolute() / "logs"
 
     def local(pipeline, name, tasks, before):
         from datatrove.executor.local import LocalPipelineExecutor
 
         workers = min(tasks, arguments.workers)
-        return LocalPipelineExecutor(pipeline, tasks, workers, logging_dir=str(logs / name), depends=before)
+        return LocalPipelineExecutor(pipeline, tasks, workers, logging_dir=str(logs / name))
 
     def slurm(pipeline, name, tasks, before):
         from datatrove.executor.slurm import SlurmPipelineExecutor
@@ -50,6 +55,9 @@ def executor_of(arguments: argparse.Namespace):
             arguments.slurm_partition,
             workers=arguments.workers,
             job_name=f"clean-{name}",
+            qos=None,  # datatrove's "normal" is not there on every cluster
+            # A job finds datatrove's commands where this Python is, whichever environment the shell has activated.
+            env_command=f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
             mem_per_cpu_gb=arguments.memory_gb,
             logging_dir=str(logs / name),
             depends=before,
@@ -64,10 +72,23 @@ def executor_of(arguments: argparse.Namespace):
             arguments.workers,
             mem_per_cpu_gb=arguments.memory_gb,
             logging_dir=str(logs / name),
-            depends=before,
         )
 
     return {"local": local, "slurm": slurm, "ray": ray}[arguments.executor]
+
+
+def run_in_order(executors: list) -> None:
+    """Run each to its end; under Ray a task that failed ends in a warning, and what depends on it would wait for ever.
+
+    Raises InputError that names the tasks that have not ended.
+    """
+    for executor in executors:
+        executor.run()
+        if missing := executor.get_incomplete_ranks():
+            raise InputError(
+                f"{executor.logging_dir.path}: tasks {', '.join(map(str, missing))} failed: look at the logs there; the same "
+                "command runs them again"
+            )
 
 
 def main() -> None:
@@ -130,10 +151,11 @@ def main() -> None:
     reported = executor(
         [blocks.Report(number, arguments.tokenizer, settings, work, output.absolute())], "report", 1, written
     )
-    reported.run()
     if arguments.executor == "slurm":
+        reported.run()  # submits those before it
         print(f"submitted; {output} appears when the last job, clean-report, has ended; logs are in {work}/logs")
         return
+    run_in_order([filtered, compared, written, reported])
     report = read_json(output / "report.json")
     shutil.rmtree(work)
     print(*report["reading"], sep="\n", end="\n" if report["reading"] else "")

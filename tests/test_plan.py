@@ -228,6 +228,31 @@ def test_a_wrong_config_is_one_line(command, tmp_path, text, message):
     assert code == 1 and message in err and err.count("\n") == 1 and str(tmp_path / "pretrain.yaml") in err
 
 
+@pytest.mark.parametrize(
+    ("name", "units", "each", "clock", "bits", "pins"),
+    [
+        # multiprocessors × FLOPs of one in a clock, in bf16 (fp16) with fp32 sums; boost clock in GHz; memory: bits × Gb/s
+        ("v100", 80, 1024, 1.53, 4096, 1.752),
+        ("t4", 40, 1024, 1.59, 256, 10),
+        ("a10", 72, 1024, 1.695, 384, 12.5),
+        ("a100-40gb", 108, 2048, 1.41, 5120, 2.43),
+        ("a100", 108, 2048, 1.41, 5120, 3.186),
+        ("rtx3090", 82, 512, 1.695, 384, 19.5),
+        ("l4", 58, 1024, 2.04, 192, 12.5),
+        ("l40s", 142, 1024, 2.52, 384, 18),
+        ("rtx4090", 128, 512, 2.52, 384, 21),
+        ("h100", 132, 4096, 1.83, 5120, 5.23),
+        ("h200", 132, 4096, 1.83, 6144, 6.25),
+        ("rtx5090", 170, 512, 2.407, 512, 28),
+        ("mi300x", 304, 2048, 2.1, 8192, 5.2),
+    ],
+)
+def test_the_rates_of_gpus_are_those_of_their_units_and_clocks(name, units, each, clock, bits, pins):
+    gpu = GPUS[name]
+    assert gpu.flops == pytest.approx(units * each * clock * 1e9, rel=0.015)
+    assert gpu.bandwidth == pytest.approx(bits * pins * 1e9 / 8, rel=0.01)
+
+
 def test_gpt3_as_published(command):
     code, out, _ = command(plan, "--like", "gpt3-175b")
     assert code == 0

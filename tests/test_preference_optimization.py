@@ -353,18 +353,55 @@ def test_a_run_whose_time_is_over_stops_after_its_step_and_saves_the_model(metho
     assert found["metrics"]["steps" if method in RANKED else "episodes"] == (1 if method in RANKED else 32)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_run_resumed_from_its_middle_ends_where_the_uninterrupted_one_does(method, settings, tmp_path):
-    given = {**settings[method], **EXACT, "max_steps": 4, "logging_steps": 1}
-    given |= {"save_strategy": "steps", "save_steps": 2}
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
+# Answers for two updates at once, drawn twice in a pass: the fifth update is in the middle of a draw of the second pass.
+DRAWN_AT_ONCE = {"per_device_train_batch_size": 64, "steps_per_generation": 2, "save_steps": 1, "max_steps": 8}
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "ends"),
+    [
+        *((method, {"save_steps": 2, "max_steps": 4}, [2]) for method in RANKED),
+        *((method, DRAWN_AT_ONCE, [5]) for method in DRAWING),
+        *(
+            pytest.param(
+                method,
+                {**DRAWN_AT_ONCE, "num_iterations": 2, "max_steps": 12},
+                [1, 3, 4, 6, 8, 11],
+                marks=pytest.mark.slow,
+            )
+            for method in DRAWING
+        ),
+    ],
+)
+def test_a_run_resumed_from_its_middle_ends_where_the_uninterrupted_one_does(method, more, ends, settings, tmp_path):
+    given = {**settings[method], **EXACT, "logging_steps": 1, "save_strategy": "steps", **more}
+    whole = tmp_path / "whole"
     succeeded(again(method, **given, output_dir=whole))
-    shutil.copytree(whole, cut)
-    shutil.rmtree(cut / "checkpoint-4")
-    for name in ("config.json", "model.safetensors", f"{method}.json"):
-        (cut / name).unlink()
-    succeeded(again(method, **given, output_dir=cut, resume_from_checkpoint="last"))
-    assert differing(whole, cut) == set() and results(whole, method)["curves"] == results(cut, method)["curves"]
+    for end in ends:
+        cut = tmp_path / f"cut-{end}"
+        shutil.copytree(whole, cut)
+        for folder in cut.glob("checkpoint-*"):
+            if int(folder.name[11:]) > end:
+                shutil.rmtree(folder)
+        for name in ("config.json", "model.safetensors", f"{method}.json"):
+            (cut / name).unlink()
+        done = succeeded(again(method, **given, output_dir=cut, resume_from_checkpoint="last"))
+        assert f"resuming from {cut}/checkpoint-{end};" in done.out
+        assert differing(whole, cut) == set(), end
+        assert results(whole, method)["curves"] == results(cut, method)["curves"], end
+
+
+@pytest.mark.slow
+def test_a_checkpoint_without_the_answers_still_to_be_trained_on_is_refused(settings, tmp_path):
+    given = {**settings["rloo"], **EXACT, "save_strategy": "steps", **DRAWN_AT_ONCE, "max_steps": 2}
+    succeeded(again("rloo", **given, output_dir=tmp_path))
+    first = tmp_path / "checkpoint-1"
+    for name in ("answers_0_of_1.pt", "checkpoint_files.json"):
+        (first / name).unlink()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).unlink()
+    done = again("rloo", **given, output_dir=tmp_path, resume_from_checkpoint=first)
+    refused(done, f"{first}: holds no answers_0_of_1.pt: of an earlier version or of another number of processes")
 
 
 def stop_together(rank: int, port: int, seconds: float, path: Path) -> None:

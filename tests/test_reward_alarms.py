@@ -98,6 +98,17 @@ def test_a_reward_that_is_not_finite_leaves_the_weights_bit_for_bit(recipe, trai
     assert said in done.out
 
 
+@pytest.mark.slow
+def test_a_resumed_run_skips_the_updates_left_on_answers_with_such_a_reward(trained, tiny_model_dir, tmp_path):
+    given = {"steps_per_generation": 2, "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    succeeded(trained("grpo", "infinite", **given))
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "out" / name).unlink()
+    first = tmp_path / "out" / "checkpoint-1"
+    done = succeeded(trained("grpo", "infinite", **given, resume_from_checkpoint=first))
+    assert f"resuming from {first};" in done.out and differing(tmp_path / "out", tiny_model_dir) == set()
+
+
 @pytest.mark.parametrize("recipe", ["ppo", "rloo", "grpo"])
 def test_after_an_update_that_was_skipped_the_run_learns_on(recipe, trained, tiny_model_dir, tmp_path):
     done = succeeded(trained(recipe, "once"))

@@ -177,12 +177,46 @@ def test_the_best_checkpoint_is_named_where_it_lies_and_old_ones_go(trainer, tmp
 
 
 @pytest.mark.slow
-def test_kills_at_random_moments_of_whole_commands():
-    line = [sys.executable, "tests/survive.py", "--kills", "3", "--stages", "pretrain", "ppo"]
+def test_kills_at_random_moments_of_whole_commands_are_tallied_and_the_tally_goes_on(tmp_path):
+    """Cut off after its first kill, the same command adds the other kills to that one."""
+    line = [
+        sys.executable,
+        "tests/survive.py",
+        "--kills",
+        "3",
+        "--stages",
+        "pretrain",
+        "rloo",
+        "--output_dir",
+        tmp_path,
+    ]
+    cut = subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first = next(told for told in cut.stderr if told.startswith("pretrain: ") and ", kill 1 of 3 " in told)
+    cut.send_signal(signal.SIGTERM)
+    out, _ = cut.communicate()
+    assert cut.returncode == 143 and re.match(r"pretrain: [12] kills .*; cut off: the same command goes on$", out), (
+        first
+    )
+    kept = json.loads((tmp_path / "tally.json").read_text())["pretrain by SIGKILL"]
     done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
-    told = [line for line in done.stdout.splitlines() if re.match(r"\w+: \d+ kills", line)]
-    assert done.returncode == 0 and len(told) == 2, done.stdout + done.stderr[-2000:]
-    assert all(re.search(r"; \d+ ends, all byte for byte the run that nobody killed", line) for line in told)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    *told, last = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in told] == ["pretrain", "rloo"]
+    whole = r"\w+: 3 kills \(.*\); \d+ ends, all byte for byte the run that nobody killed$"
+    assert all(re.match(whole, line) for line in told), told
+    assert re.match(r"2 stages, 6 kills by SIGKILL, \d+ ends; 0 stages failed$", last)
+    assert "a run that nobody kills" not in done.stderr.split("rloo")[0]  # the first command's is kept
+    tally = json.loads((tmp_path / "tally.json").read_text())["pretrain by SIGKILL"]
+    assert tally["expected"] == kept["expected"] and tally["runs"] > kept["runs"]
+
+
+def test_the_quickstart_that_is_killed_is_a_small_one(tmp_path):
+    from survive import LESS, small_quickstart
+
+    small_quickstart(tmp_path)  # ends where the quickstart has no such command any more
+    script = (tmp_path / "recipes" / "quickstart.sh").read_text()
+    assert all(short in script for short in LESS.values()) and "--limit 400" not in script
+    assert "total_tokens: 40000\n" in (tmp_path / "recipes" / "configs" / "quickstart" / "mix.yaml").read_text()
 
 
 # A full disk

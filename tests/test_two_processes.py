@@ -194,6 +194,17 @@ def test_a_global_batch_that_does_not_divide_is_one_line(data, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_resume_between_updates_on_the_same_answers(data, tmp_path):
+    given = {**data["grpo"], **RUN, "save_strategy": "steps", "save_steps": 1, "steps_per_generation": 2}
+    succeeded(together("grpo", **given, output_dir=tmp_path / "whole"))
+    third = tmp_path / "whole" / "checkpoint-3"
+    assert sorted(path.name for path in third.glob("answers_*")) == ["answers_0_of_2.pt", "answers_1_of_2.pt"]
+    done = succeeded(together("grpo", **given, output_dir=tmp_path / "resumed", resume_from_checkpoint=third))
+    assert f"resuming from {third};" in done.out
+    assert differing(tmp_path / "whole", tmp_path / "resumed") == set()
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed: pip install -e '.[deepspeed]'")
 @pytest.mark.parametrize("recipe", ["sft", "reward"])
 def test_two_processes_of_zero2_train_what_one_process_trains(recipe, data, tmp_path, monkeypatch):
@@ -202,7 +213,8 @@ def test_two_processes_of_zero2_train_what_one_process_trains(recipe, data, tmp_
     place = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2", "DS_ACCELERATOR": "cpu"}
     for name, value in place.items():
         monkeypatch.setitem(ENVIRONMENT, name, value)
-    succeeded(together(recipe, **given, output_dir=tmp_path / "two"))
+    # the first time DeepSpeed compiles its Adam: two minutes and more
+    succeeded(together(recipe, 600, **given, output_dir=tmp_path / "two"))
     two, alone = (dict(results(tmp_path / name, recipe)["curves"]["loss"]) for name in ("two", "alone"))
     assert len(two) == 4 and two == pytest.approx(alone, abs=1e-3)
     assert alone[1] - alone[4] > 0.01  # else standing still would do

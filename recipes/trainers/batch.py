@@ -83,6 +83,33 @@ class GroupedByLength(Sampler):
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
 
 
+class PromptsByEpoch(Sampler):
+    """The order that TRL's RepeatSampler has in each pass, whichever pass comes first.
+
+    TRL draws the order of each pass from one generator, which no checkpoint keeps: a run resumed in its second pass would
+    see the prompts in the order of the first again.
+
+    Args:
+        sampler: a RepeatSampler; its order of the first pass follows from its seed.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler, self.epoch = sampler, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        if self.sampler.shuffle:
+            generator = self.sampler.generator.manual_seed(self.sampler.seed)
+            for _ in range(self.epoch):
+                torch.randperm(self.sampler.num_samples, generator=generator)
+        return iter(self.sampler)
+
+
 def order_by_seed_and_step(trainer: "Trainer") -> None:
     """Make the order of the rows depend on seed and step alone."""
     from transformers.trainer_pt_utils import LengthGroupedSampler  # slow to import
@@ -91,6 +118,8 @@ def order_by_seed_and_step(trainer: "Trainer") -> None:
 
     def sampler(*given):
         found = sampler_of(*given)
+        if hasattr(found, "mini_repeat_count"):
+            return PromptsByEpoch(found)
         if not isinstance(found, LengthGroupedSampler):
             return found
         seed = args.seed if args.data_seed is None else args.data_seed

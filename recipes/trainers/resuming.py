@@ -232,6 +232,10 @@ def train(trainer: Trainer, run: Run, max_seconds: float | None = None, rows: Da
             shutil.rmtree(each)
         write_json(folder / UNFINISHED, {"recipe": Path(sys.argv[0]).name, **run.record})
     order_by_seed_and_step(trainer)
+    if hasattr(trainer, "_buffered_inputs"):
+        from recipes.trainers.rloo_grpo import keep_answers  # imports datasets
+
+        keep_answers(trainer)
     run_epoch, clock, signals, watch = trainer._run_epoch, Clock(max_seconds), StopOnSignal(), None
     if not hasattr(trainer, "reward_funcs"):  # PPO, RLOO and GRPO have alarms, and draw what they train on
         from recipes.trainers.loss_watch import LossWatch  # imports datasets

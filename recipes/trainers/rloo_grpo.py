@@ -1,5 +1,5 @@
 """What TRL 1.12's RLOOTrainer and GRPOTrainer lack: positions that do not depend on padding, rewards from the sampled ids,
-and updates that a NaN among the rewards does not reach.
+updates that a NaN among the rewards does not reach, and checkpoints that hold the answers still to be trained on.
 
 Both pad prompts on the left and answers on the right, sample answers with the right positions (`generate` derives them),
 and compute the log-probabilities that they train on without any. A model with learned positions, such as GPT-2, then
@@ -8,16 +8,20 @@ the same answer of a small random model they were 0.18 nats off in a token. Rota
 affected. DPOTrainer pads on the right and needs nothing.
 """
 
+import bisect
 import functools
 import math
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
+from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import nn
 from transformers import GenerationConfig, TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from data_prep.common.errors import InputError
 from data_prep.common.text import printable
@@ -73,7 +77,43 @@ def show_control_characters(trainer) -> None:
     module.print_prompt_completions_sample = lambda *columns, extra: table(*map(shown, columns), extra=shown(extra))
 
 
-class WatchRewards(TrainerCallback):
+def keep_answers(trainer) -> None:
+    """Make a checkpoint hold the answers that updates after it train on, and a resumed run train on them.
+
+    With `steps_per_generation` above gradient_accumulation_steps, or `num_iterations` above 1, answers are drawn for
+    several updates at once. TRL keeps them, and its count of steps that says when to draw again, in memory alone: a
+    resumed run would draw others, by the weights it has by then, and train on them as often as on a whole set.
+
+    Resuming raises InputError from a checkpoint between such updates that holds no answers of this process.
+    """
+    args, save, load = trainer.args, trainer._save_rng_state, trainer._load_rng_state
+    every = args.steps_per_generation * trainer.num_iterations
+    name = f"answers_{args.process_index}_of_{args.world_size}.pt"
+
+    def save_with_answers(folder: str) -> None:
+        save(folder)
+        used_up = trainer._step % every == 0
+        answers = {"step": trainer._step, "answers": None if used_up else trainer._buffered_inputs}
+        torch.save(answers, Path(folder) / name)
+
+    def load_with_answers(checkpoint: str | None) -> None:
+        load(checkpoint)
+        if checkpoint is None:
+            return
+        path = Path(checkpoint) / name
+        if path.exists():
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            trainer._step, trainer._buffered_inputs = found["step"], send_to_device(found["answers"], args.device)
+        elif trainer.state.global_step * args.gradient_accumulation_steps % every:
+            raise InputError(
+                f"{checkpoint}: holds no {name}: of an earlier version or of another number of processes, it lacks the "
+                "answers that its next update trains on; resume from another, or --resume_from_checkpoint false"
+            )
+
+    trainer._save_rng_state, trainer._load_rng_state = save_with_answers, load_with_answers
+
+
+class WatchRewards(TrainerCallback, ExportableState):
     """Tell `alarms` of rewards that teach nothing, and skip an update whose answers have one that is NaN or infinite.
 
     TRL takes NaN for "this function has nothing to say", leaves such an answer out and says nothing; an infinite reward
@@ -121,6 +161,17 @@ class WatchRewards(TrainerCallback):
             return [value if math.isfinite(value) else 0.0 for value in found]
 
         return rewards
+
+    def state(self) -> dict:
+        """What `trainer_state.json` keeps."""
+        return {"args": {}, "attributes": {"skips": self.skips}}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        name = type(self).__name__
+        if state.global_step and name in state.stateful_callbacks:
+            self.skips = state.stateful_callbacks[name]["attributes"]["skips"]
+        # Resumed from a checkpoint without this callback, the Trainer would fail with a KeyError at its next one.
+        state.stateful_callbacks.setdefault(name, self.state())
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         if self.skips or self.passed:
@@ -192,17 +243,25 @@ def missing_eos_reward(tokenizer) -> Callable:
 def training_curves(log_history: list[dict], missing_eos_penalty: float) -> dict[str, list[tuple[int, float]]]:
     """The curves of recipes/ppo.py from TRL's log: score without the penalty, KL and entropy per answer, length, EOS rate.
 
-    TRL logs means over tokens; times the mean length they are per answer.
+    TRL logs means over tokens; times the mean length they are per answer. An update that trains on answers drawn before
+    logs no length: theirs holds.
     """
     truncated = dict(logged(log_history, "completions/clipped_ratio"))
     length = dict(logged(log_history, "completions/mean_length"))
+    drawn = sorted(length)
+
+    def per_answer(key: str) -> list[tuple[int, float]]:
+        return [
+            (step, value * length[drawn[bisect.bisect(drawn, step) - 1]]) for step, value in logged(log_history, key)
+        ]
+
     reward = [(step, value) for step, value in logged(log_history, "reward") if value is not None]  # none was finite
     return {
         "score": [(step, value + missing_eos_penalty * truncated[step]) for step, value in reward],
-        "kl": [(step, value * length[step]) for step, value in logged(log_history, "kl")],
+        "kl": per_answer("kl"),
         "length": list(length.items()),
         "eos_rate": [(step, 1 - value) for step, value in truncated.items()],
-        "entropy": [(step, value * length[step]) for step, value in logged(log_history, "entropy")],
+        "entropy": per_answer("entropy"),
     }
 
 

@@ -44,8 +44,8 @@ def run(launcher: list[str], recipe: str, **settings) -> Done:
     return succeeded(Done(done.returncode, done.stdout, done.stderr))
 
 
-def together(recipe: str, **settings) -> Done:
-    """Run a recipe in two processes, without the launcher and the imports; what the first left."""
+def together(recipe: str, seconds: float = 120, **settings) -> Done:
+    """Run a recipe in two processes, without the launcher and the imports, for so long at most; what the first left."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     with tempfile.TemporaryDirectory() as folder:
         both = []
@@ -56,7 +56,7 @@ def together(recipe: str, **settings) -> Done:
         for process in both:
             process.start()
         for process in both:
-            process.join(120)
+            process.join(seconds)
             if process.is_alive():
                 process.kill()
                 process.join()
