@@ -48,7 +48,7 @@ def test_a_person_judges_two_models_blind_and_the_report_shows_who_wins(talker, 
             else:
                 page.keyboard.press("Enter")
         page.wait_for_function(
-            r"number => new RegExp(`^\D*${number} ·`).test(document.querySelector('.progress').textContent)",
+            r"number => new RegExp(`^\\D*${number} ·`).test(document.querySelector('.progress').textContent)",
             arg=before + 1,
         )
 
@@ -68,6 +68,9 @@ def test_a_person_judges_two_models_blind_and_the_report_shows_who_wins(talker, 
                     page.keyboard.press("Enter")
                     page.locator(".rank .answer").first.wait_for()
                     screenshot(page, f"arena_{name}", tmp_path)
+                    if not finger:  # the buttons stand in one row
+                        tops = [button.bounding_box()["y"] for button in page.locator(".actions button").all()]
+                        assert len(set(tops)) == 1
                     for number in range(5):
                         assert yes not in page.content() and no not in page.content()  # blind
                         vote(page, finger)
