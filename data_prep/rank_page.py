@@ -4,11 +4,12 @@
         --output runs/quickstart/data/rankings_by_people.jsonl
     python -m data_prep.rank_page --model runs/quickstart/sft runs/quickstart/ppo \\
         --conversations runs/quickstart/data/prompts_rankings.json --limit 100 --output …
-    PAGE_PASSWORD=… python -m data_prep.rank_page --host 0.0.0.0 --username raters --completions … --output …
+    python -m data_prep.rank_page --host 0.0.0.0 --logins raters.txt --completions … --output …
 
 Each person gives a name and puts the answers to a question in order, by keyboard, click or drag; equal ones may tie, and a
-prompt may be skipped or have only bad answers. A prompt goes to one person, a share `--overlap` of them to two, whose
-agreement is shown. Nobody sees which model wrote what, and the order of the answers is random.
+prompt may be skipped or have only bad answers. With `--logins`, a file with a line name:password for each person, the name
+is that of the login. A prompt goes to one person, a share `--overlap` of them to two, whose agreement is shown. Nobody sees
+which model wrote what, and the order of the answers is random.
 
 With `--model` the answers are drawn first, from one model or several, into `OUTPUT.completions.jsonl`, which the same
 command finds again. Every judgement is on the disk, in `OUTPUT.journal`, before the page goes on; the same command resumes
@@ -25,16 +26,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_prep.common.errors import InputError, run_main
-from data_prep.common.files import existing, read_jsonl, vacant, write_jsonl
-from data_prep.common.numbers import check_at_least
+from data_prep.common.files import vacant, write_jsonl
 from data_prep.common.text import counted
+from data_prep.models.sampling_options import (
+    add_conversations_options,
+    add_sampling_options,
+    check_model,
+    check_sampling_options,
+    drawn_before,
+)
 from data_prep.pages.launch import add_page_options, check_page_options, serve
 from data_prep.pages.ranking import FRAME, ranking_page
 from data_prep.ranking.completions import read_completions
 from data_prep.ranking.journal import Journal
 from data_prep.ranking.people import People
 from data_prep.readers.prompts import read_prompts
-from data_prep.rows.bad_rows import ON_BAD
 
 SETTINGS = ("model", "temperature", "max_new_tokens", "num_return_sequences", "seed")
 TITLE = {"en": "Rank the answers", "zh": "给回答排序"}
@@ -48,13 +54,7 @@ def beside(output: Path, what: str) -> Path:
 def draw(arguments, path: Path) -> None:
     """Draw answers from all models into `path`, each text once a prompt; what is there already must be of the same settings."""
     settings = {name: getattr(arguments, name) for name in SETTINGS}
-    if path.exists():
-        before = next(read_jsonl(path), {}).get("drawn")
-        if before != settings:
-            raise InputError(
-                f"{path}: was drawn with {before}, now it is {settings}. Use the former, or give another --output"
-            )
-        print(f"{path}: the answers that were drawn before")
+    if drawn_before(path, settings, "--output"):
         return
     quarantine = f"{arguments.output}.quarantine.jsonl"
     rows = read_prompts(
@@ -105,7 +105,7 @@ def write_to(output: Path) -> Callable[[People], None]:
 def check_arguments(arguments) -> None:
     """`InputError` for options that do not go together, or an output that is not this command's."""
     check_page_options(arguments)
-    check_at_least(1, arguments, "num_return_sequences", "max_new_tokens", "batch_size", "limit")
+    check_sampling_options(arguments)
     if (arguments.completions is None) == (arguments.model is None):
         raise InputError("give --completions FILE, or --model and --conversations to draw answers first")
     if (arguments.model is None) != (arguments.conversations is None):
@@ -113,8 +113,7 @@ def check_arguments(arguments) -> None:
     if not 0 <= arguments.overlap <= 1:
         raise InputError(f"--overlap {arguments.overlap}: expected a share from 0 to 1")
     for model in arguments.model or []:
-        if Path(model).is_absolute() or model.startswith((".", "runs")):
-            existing(model, "recipes/sft.py")
+        check_model(model)
     if not arguments.output.with_name(f"{arguments.output.name}.journal").exists():
         vacant(arguments.output)
         vacant(beside(arguments.output, "demonstrations"))
@@ -123,36 +122,18 @@ def check_arguments(arguments) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--completions", help="file that data_prep.sample_completions wrote")
-    parser.add_argument(
-        "--model", nargs="+", help="folders or Hub ids of the models that answer, instead of --completions"
-    )
-    parser.add_argument(
-        "--conversations", nargs="+", help="with --model: files, folders, globs or hf://owner/name:config:split"
-    )
     parser.add_argument("--output", type=Path, required=True, help="the JSON Lines file of rankings to write")
     parser.add_argument(
         "--overlap", type=float, default=0.1, help="share of the prompts that two people rank (default: 0.1)"
     )
-    parser.add_argument(
-        "--on_bad", choices=ON_BAD, default="error", help="bad rows (quarantine: into OUTPUT.quarantine.jsonl)"
-    )
-    parser.add_argument(
-        "--columns", help="the file's own column names: field=column,… (default: look for a known format)"
-    )
-    parser.add_argument("--limit", type=int, help="with --model: number of prompts, sampled at random (default: all)")
-    parser.add_argument(
-        "--num_return_sequences",
-        type=int,
-        default=4,
-        help="with --model: answers sampled per prompt and model (default: 4)",
-    )
-    parser.add_argument(
-        "--temperature", type=float, default=1.0, help="sampling temperature (default: 1.0; 0: greedy)"
-    )
-    parser.add_argument("--max_new_tokens", type=int, default=48, help="longest answer in tokens (default: 48)")
-    parser.add_argument("--batch_size", type=int, default=128, help="sequences generated at once (default: 128)")
-    parser.add_argument(
-        "--seed", type=int, default=42, help="seed for sampling, --limit, --overlap and the order shown (default: 42)"
+    drawing = parser.add_argument_group("to draw the answers first, instead of --completions")
+    drawing.add_argument("--model", nargs="+", help="folders or Hub ids of the models that answer")
+    add_conversations_options(drawing, required=False)
+    add_sampling_options(
+        drawing,
+        max_new_tokens=48,
+        seed_for="sampling, --limit, --overlap and the order shown",
+        answers="answers sampled per prompt and model",
     )
     add_page_options(parser)
     arguments = parser.parse_args()
@@ -172,8 +153,9 @@ def main() -> None:
         if alone := len(rows) - len(people.todo):
             print(f"{counted(alone, 'prompt')} with fewer than two different answers: left out")
         write(people)
+        title, named = TITLE[arguments.language], bool(arguments.logins)
         try:
-            serve(ranking_page(people, arguments.language, TITLE[arguments.language]), arguments, FRAME)
+            serve(ranking_page(people, arguments.language, title, {}, named), arguments, FRAME)
         finally:
             print(f"{people.summary()}; the rankings are in {arguments.output}")
 

@@ -22,11 +22,15 @@ from pathlib import Path
 
 from data_prep.common.agreement import exact_match
 from data_prep.common.errors import run_main
-from data_prep.common.files import existing, vacant, write_jsonl
-from data_prep.common.numbers import check_at_least
+from data_prep.common.files import vacant, write_jsonl
 from data_prep.common.text import counted
+from data_prep.models.sampling_options import (
+    add_conversations_options,
+    add_sampling_options,
+    check_model,
+    check_sampling_options,
+)
 from data_prep.readers.prompts import read_prompts
-from data_prep.rows.bad_rows import ON_BAD
 
 SETTINGS = (
     "model",
@@ -54,18 +58,9 @@ def near_references(references: list[str], position: int, number: int, rng: rand
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of the model that answers")
-    parser.add_argument(
-        "--conversations", nargs="+", required=True, help="files, folders, globs or hf://owner/name:config:split"
-    )
     parser.add_argument("--output", type=Path, required=True, help="the JSON Lines file to write")
-    parser.add_argument(
-        "--on_bad", choices=ON_BAD, default="error", help="bad rows (quarantine: into OUTPUT.quarantine.jsonl)"
-    )
-    parser.add_argument(
-        "--columns", help="the file's own column names: field=column,… (default: look for a known format)"
-    )
-    parser.add_argument("--limit", type=int, help="number of prompts, sampled at random (default: all)")
-    parser.add_argument("--num_return_sequences", type=int, default=4, help="answers sampled per prompt (default: 4)")
+    add_conversations_options(parser, required=True)
+    add_sampling_options(parser, max_new_tokens=48, seed_for="sampling, --limit and --include_others")
     parser.add_argument("--include_reference", action="store_true", help="add the reference to the answers")
     parser.add_argument(
         "--include_others",
@@ -73,18 +68,9 @@ def main() -> None:
         default=0,
         help="number of references of neighbouring questions to add (default: 0)",
     )
-    parser.add_argument(
-        "--temperature", type=float, default=1.0, help="sampling temperature (default: 1.0; 0: greedy)"
-    )
-    parser.add_argument("--max_new_tokens", type=int, default=48, help="longest answer in tokens (default: 48)")
-    parser.add_argument("--batch_size", type=int, default=128, help="sequences generated at once (default: 128)")
-    parser.add_argument(
-        "--seed", type=int, default=42, help="seed for sampling, --limit and --include_others (default: 42)"
-    )
     arguments = parser.parse_args()
-    check_at_least(1, arguments, "num_return_sequences", "max_new_tokens", "batch_size", "limit")
-    if Path(arguments.model).is_absolute() or arguments.model.startswith((".", "runs")):
-        existing(arguments.model, "recipes/sft.py")
+    check_sampling_options(arguments)
+    check_model(arguments.model)
     vacant(arguments.output)
     aside = f"{arguments.output}.quarantine.jsonl"
     rows = read_prompts(

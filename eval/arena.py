@@ -22,8 +22,8 @@ from pathlib import Path
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import check_writable, read_jsonl, vacant, write_jsonl, write_results
 from data_prep.common.intervals import bootstrap_interval, show_interval
-from data_prep.common.numbers import check_at_least
 from data_prep.common.text import counted
+from data_prep.models.sampling_options import add_sampling_options, check_sampling_options, drawn_before
 from data_prep.pages.launch import add_page_options, check_page_options, serve
 from data_prep.pages.ranking import FRAME, ranking_page
 from data_prep.ranking.journal import Journal
@@ -51,13 +51,7 @@ WORDS = {
 def draw(arguments, path: Path, quarantine: Path | None) -> None:
     """Let both models answer every prompt once, into `path`; what is there already must be of the same settings."""
     settings = {name: getattr(arguments, name) for name in SETTINGS}
-    if path.exists():
-        before = next(read_jsonl(path), {}).get("drawn")
-        if before != settings:
-            raise InputError(
-                f"{path}: was drawn with {before}, now it is {settings}. Use the former, or give another --name"
-            )
-        print(f"{path}: the answers that were drawn before")
+    if drawn_before(path, settings, "--name"):
         return
     rows = read_prompts(
         arguments.conversations, arguments.limit, arguments.seed, arguments.on_bad, quarantine, arguments.columns
@@ -140,24 +134,18 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--results_dir", required=True, help="folder for the results file, the answers and the journal"
     )
-    parser.add_argument("--limit", type=int, help="number of prompts, sampled at random (default: all)")
     parser.add_argument(
         "--overlap", type=float, default=0.1, help="share of the prompts that two people judge (default: 0.1)"
     )
-    parser.add_argument(
-        "--temperature", type=float, default=1.0, help="sampling temperature (default: 1.0; 0: greedy)"
-    )
-    parser.add_argument("--max_new_tokens", type=int, default=64, help="longest answer in tokens (default: 64)")
-    parser.add_argument("--batch_size", type=int, default=128, help="sequences generated at once (default: 128)")
-    parser.add_argument(
-        "--seed", type=int, default=42, help="seed for sampling, --limit, --overlap and the order shown (default: 42)"
+    add_sampling_options(
+        parser, max_new_tokens=64, seed_for="sampling, --limit, --overlap and the order shown", answers=""
     )
     add_page_options(parser)
     arguments = parser.parse_args()
     check_page_options(arguments)
-    check_at_least(1, arguments, "max_new_tokens", "batch_size", "limit")
-    if arguments.temperature < 0 or not 0 <= arguments.overlap <= 1:
-        raise InputError("--temperature and --overlap: expected at least 0, and a share from 0 to 1")
+    check_sampling_options(arguments)
+    if not 0 <= arguments.overlap <= 1:
+        raise InputError(f"--overlap {arguments.overlap:g}: expected a share from 0 to 1")
     arguments.name = arguments.name or f"{Path(arguments.model).name}_vs_{Path(arguments.opponent).name}_by_people"
     return arguments
 
@@ -195,8 +183,9 @@ def main() -> None:
         if same := len(rows) - len(people.todo):
             print(f"{counted(same, 'prompt')} with the same answer by both: ties that nobody is asked about")
         write(people)
+        title, named = TITLE[arguments.language], bool(arguments.logins)
         try:
-            serve(ranking_page(people, arguments.language, TITLE[arguments.language], WORDS), arguments, FRAME)
+            serve(ranking_page(people, arguments.language, title, WORDS, named), arguments, FRAME)
         finally:
             print(people.summary())
             if results := results_of(people, arguments):

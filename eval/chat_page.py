@@ -3,23 +3,27 @@
     python -m eval.chat_page --model runs/quickstart/base runs/quickstart/sft runs/quickstart/ppo \
         --reward_model runs/quickstart/reward --save_to chats.jsonl
     python -m eval.chat_page --model runs/quickstart/ppo --url http://127.0.0.1:8000/v1 --language zh
+    python -m eval.chat_page --model runs/quickstart/sft runs/quickstart/ppo \
+        --url mine=http://127.0.0.1:8000/v1 big=https://models.example/v1 --url_model big=large --api_key_env big=BIG_KEY
     PAGE_PASSWORD=… python -m eval.chat_page --model runs/quickstart/ppo --host 0.0.0.0 --username me
 
 Every model answers the same message as it remembers the conversation itself; the answers grow side by side, and the reward
 model's score stands under each. A base model is shown as what it is: it continues the text, and remembers nothing. A switch
-puts a few invented questions and answers in front of the message, so that it seems to converse. A conversation can be saved
-as a row that recipes/sft.py reads. It needs the extra `pages`; the terminal's chat is eval/chat.py.
+puts a few invented questions and answers in front of the message, so that it seems to converse. Of several addresses each
+has a name, its own model and its own key, which is read from an environment variable. A conversation can be saved as a row that recipes/sft.py reads. It needs the extra `pages`; the terminal's chat is eval/chat.py.
 """
 
 import argparse
 import math
 import threading
+import time
 from pathlib import Path
 
 from data_prep.common.errors import InputError, run_main
+from data_prep.common.text import printable
 from data_prep.pages.launch import add_page_options, check_page_options, page, serve, text_html
 from data_prep.pages.words import in_language
-from data_prep.questions.server import check_url, key_from
+from eval.pages.addresses import add_address_options, addresses
 from eval.pages.chat_html import STYLE, exchange_html, models_html
 from eval.pages.chat_words import WORDS
 from eval.pages.saving import add_row, baichuan_row, check_file
@@ -237,16 +241,21 @@ def status_html(text: str) -> str:
     return f'<div role="status">{text_html(text, "quiet")}</div>'
 
 
+def loaded(kind: type[Checkpoint] | type[Scorer], name: str):
+    """A `Checkpoint` or a `Scorer`, with a line on the screen."""
+    begun = time.monotonic()
+    made = kind(name)
+    size = f"{made.model.num_parameters() / 1e6:,.1f} M parameters"
+    print(f"{printable(name)}: {made.words}, {size}, loaded in {time.monotonic() - begun:.1f} s", flush=True)
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", nargs="+", default=[], help="folders or Hub ids of causal language models")
     parser.add_argument(
-        "--url", help="address with OpenAI's interface, such as http://127.0.0.1:8000/v1, as one more model"
+        "--model", nargs="+", action="extend", default=[], help="folders or Hub ids of causal language models"
     )
-    parser.add_argument("--url_model", help="name of the model there (default: the only one that it lists)")
-    parser.add_argument(
-        "--api_key_env", default="OPENAI_API_KEY", help="environment variable with its key (default: OPENAI_API_KEY)"
-    )
+    add_address_options(parser)
     parser.add_argument(
         "--reward_model", help="folder or Hub id of a reward model, whose score stands under each answer"
     )
@@ -267,15 +276,13 @@ def main() -> None:
     check_page_options(arguments)
     if not arguments.model and not arguments.url:
         raise InputError("nobody to talk to: expected --model FOLDER or --url ADDRESS")
+    behind = addresses(arguments)
     if not 0 <= arguments.temperature <= 2 or math.isnan(arguments.temperature):
         raise InputError(f"--temperature {arguments.temperature:g}: expected 0, which is greedy, to 2")
     if arguments.save_to:
         check_file(arguments.save_to)
-    if arguments.url:
-        check_url(arguments.url)
-    key = key_from(arguments.api_key_env) if arguments.url else ""
 
-    from data_prep.models.loading import check_folder, load_config  # slow to import
+    from data_prep.models.loading import check_folder, load_config, no_bars_of_weights  # slow to import
 
     configs = [load_config(name, "recipes/pretrain.py, sft.py or ppo.py") for name in arguments.model]
     if arguments.reward_model:
@@ -285,10 +292,13 @@ def main() -> None:
     longest = min(128, context // 2) if arguments.max_new_tokens is None else arguments.max_new_tokens
     if not 0 < longest <= most:
         raise InputError(f"--max_new_tokens {longest}: expected 1 to {most}, three quarters of the shortest context")
-    remote = [Remote(arguments.url, arguments.url_model, key)] if arguments.url else []
-    scorer = Scorer(arguments.reward_model) if arguments.reward_model else None
-    loaded = {name: Checkpoint(name) for name in dict.fromkeys(arguments.model)}
-    talkers = [*(loaded[name] for name in arguments.model), *remote]
+    remote = [Remote(*address) for address in behind]
+    for talker in remote:
+        print(printable(f"{talker.name}: {talker.server.url}, model {talker.server.model}"))
+    with no_bars_of_weights():
+        scorer = loaded(Scorer, arguments.reward_model) if arguments.reward_model else None
+        own = {name: loaded(Checkpoint, name) for name in dict.fromkeys(arguments.model)}
+    talkers = [*(own[name] for name in arguments.model), *remote]
     words = in_language(WORDS, arguments.language)
     chat = Chat(talkers, labels([talker.name for talker in talkers]), scorer, arguments, words)
     serve(build(chat, longest, most), arguments, css=STYLE + LAYOUT, js=SCRIPT % arguments.language)

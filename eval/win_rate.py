@@ -37,6 +37,7 @@ from data_prep.common.files import write_results
 from data_prep.common.intervals import show_interval, show_nats
 from data_prep.common.numbers import check_at_least
 from data_prep.common.text import printable
+from data_prep.models.sampling_options import add_sampling_options, check_sampling_options
 from eval.common.functions import (
     add_eval_funcs,
     check_functions,
@@ -67,11 +68,6 @@ def read_arguments() -> argparse.Namespace:
     add_result_options(parser, "<model>_vs_<opponent>")
     add_judge(parser)
     add_eval_funcs(parser)
-    parser.add_argument("--limit", type=int, help="number of prompts, sampled at random (default: all)")
-    parser.add_argument(
-        "--temperature", type=float, default=1.0, help="sampling temperature (default: 1.0; 0: greedy)"
-    )
-    parser.add_argument("--num_return_sequences", type=int, default=4, help="answers sampled per prompt (default: 4)")
     parser.add_argument(
         "--best_of",
         type=int,
@@ -79,14 +75,10 @@ def read_arguments() -> argparse.Namespace:
         help="let every answer of --model be the best of N samples by --reward_model (default: a sample)",
     )
     parser.add_argument("--reward_model", help="folder or Hub id of the reward model that picks with --best_of")
-    parser.add_argument("--max_new_tokens", type=int, default=64, help="longest answer in tokens (default: 64)")
-    parser.add_argument("--batch_size", type=int, default=128, help="sequences generated at once (default: 128)")
-    parser.add_argument("--seed", type=int, default=42, help="seed for sampling and --limit (default: 42)")
+    add_sampling_options(parser, max_new_tokens=64, seed_for="sampling and --limit")
     arguments = parser.parse_args()
-    check_at_least(1, arguments, "max_new_tokens", "batch_size", "limit")
+    check_sampling_options(arguments)
     check_at_least(2, arguments, "best_of")
-    if arguments.temperature < 0 or arguments.num_return_sequences < 1:
-        raise InputError("--temperature and --num_return_sequences: expected at least 0 and at least 1")
     if (arguments.best_of is None) != (arguments.reward_model is None):
         raise InputError("--best_of and --reward_model: expected both or neither")
     if arguments.best_of and arguments.temperature == 0:

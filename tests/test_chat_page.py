@@ -201,6 +201,15 @@ def test_a_page_in_chinese_behind_a_login(page_of, monkeypatch, tmp_path):
         (["--model", "runs/none", "--save_to", "a.csv"], None, "error: --save_to a.csv: expected a name that ends in"),
         (["--url", "ftp://x"], None, "error: --url 'ftp://x': expected an address such as"),
         (["--url", "http://127.0.0.1:9/v1"], None, "error: http://127.0.0.1:9/v1: asked for its models, found"),
+        (["--url", "http://a/v1", "b=http://b/v1"], None, "error: --url http://a/v1: found no name; of several addresses"),
+        (["--url", "a=http://a/v1", "--url", "a=http://b/v1"], None, "error: --url: found a= twice; expected each name"),
+        (["--url", "a=http://me:hidden77@a/v1"], "hidden77", "error: --url: found a password in it; expected the key"),
+        (["--url", "http://a/v1", "--url_model", "m", "n"], None, "error: --url_model: found 2 values; expected one, as"),
+        (["--url", "a=http://a/v1", "--url_model", "b=m"], None, "error: --url_model b=…: no address has this name"),
+        (["--url", "a=http://a/v1", "--api_key_env", "akey5678"], "akey5678", "error: --api_key_env: found no name"),
+        (["--url", "a=http://a/v1", "--api_key_env", "a=akey5678"], "akey5678", "error: --api_key_env a=…: found no key"),
+        (["--url", "http://a/v1", "--api_key_env", "akey5678"], "akey5678", "error: --api_key_env: found no key; expected"),
+        (["--model", "x", "--url_model", "m"], None, "error: --url_model: is for --url, which is not given"),
     ],
 )  # fmt: skip
 def test_what_is_refused_before_anything_loads(command, monkeypatch, options, password, told):
@@ -313,52 +322,92 @@ def test_one_model_that_fails_does_not_take_the_others_along():
 
 @pytest.fixture
 def server():
-    """A server with OpenAI's interface that says "yes" in two pieces, and notes what it is asked."""
-    asked = []
+    """server("yes", key) is (the address, what it is asked) of one with OpenAI's interface that says "yes" in two pieces."""
+    servers = []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._reply(200, "application/json", json.dumps({"data": [{"id": "m"}]}))
+    def serve(answer: str, key: str) -> tuple[str, list[dict]]:
+        asked = []
 
-        def do_POST(self) -> None:
-            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            if self.headers["Authorization"] != "Bearer secret":
-                self._reply(401, "application/json", json.dumps({"error": {"message": "wrong: none"}}))
-                return
-            pieces = [("ye", None), ("s", None), ("", "stop")]
-            chunks = [{"choices": [{"delta": {"content": text}, "finish_reason": end}]} for text, end in pieces]
-            lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in (*chunks, {"choices": [], "usage": {}})]
-            self._reply(200, "text/event-stream", ": ping\n\n" + "".join(lines) + "data: [DONE]\n\n")
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._reply(200, "application/json", json.dumps({"data": [{"id": "m"}]}))
 
-        def _reply(self, status: int, kind: str, text: str) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.end_headers()
-            self.wfile.write(text.encode())
+            def do_POST(self) -> None:
+                asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                if self.headers["Authorization"] != (f"Bearer {key}" if key else None):
+                    self._reply(401, "application/json", json.dumps({"error": {"message": "wrong: none"}}))
+                    return
+                pieces = [(answer[:2], None), (answer[2:], None), ("", "stop")]
+                chunks = [{"choices": [{"delta": {"content": text}, "finish_reason": end}]} for text, end in pieces]
+                lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in (*chunks, {"choices": [], "usage": {}})]
+                self._reply(200, "text/event-stream", ": ping\n\n" + "".join(lines) + "data: [DONE]\n\n")
 
-        def log_message(self, *arguments) -> None:
-            pass
+            def _reply(self, status: int, kind: str, text: str) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.end_headers()
+                self.wfile.write(text.encode())
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as own:
-        threading.Thread(target=own.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{own.server_port}/v1", asked
+            def log_message(self, *arguments) -> None:
+                pass
+
+        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.05,), daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}/v1", asked
+
+    yield serve
+    for own in servers:
         own.shutdown()
+        own.server_close()
 
 
 def test_a_model_behind_an_address_is_streamed_too(server):
-    url, asked = server
+    url, asked = server("yes", "secret")
     told = []
-    said = Remote(url, None, "secret").answer([("a", "b")], "hi", Options(0.5, 8), threading.Event(), told.append)
+    said = Remote("", url, None, "secret").answer([("a", "b")], "hi", Options(0.5, 8), threading.Event(), told.append)
     assert told == ["ye", "yes", "yes", "yes"] and (said.text, said.ended) == ("yes", True)
     assert [each["content"] for each in asked[0]["messages"]] == ["a", "b", "hi"]
-    assert (asked[0]["model"], asked[0]["temperature"], asked[0]["max_tokens"], asked[0]["stream"]) == (
-        "m",
-        0.5,
-        8,
-        True,
-    )
-    (refused,) = last_of([Remote(url, None, "")])
+    settings = [asked[0][key] for key in ("model", "temperature", "max_tokens", "stream")]
+    assert settings == ["m", 0.5, 8, True]
+    (refused,) = last_of([Remote("", url, None, "")])
     assert refused["error"] == f"{url}: HTTP 401 Unauthorized (wrong: none)"
+
+
+def test_several_addresses_beside_several_checkpoints_each_with_its_model_and_key(
+    server, talker, long_is_good_dir, command, monkeypatch
+):
+    """A server refuses another's key. On the screen stands a line for each model, and no key."""
+    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: name)
+    for variable, key in (("OPENAI_API_KEY", "key of none"), ("FIRST", "first-key"), ("SECOND", "second-key")):
+        monkeypatch.setenv(variable, key)
+    chats = []
+    monkeypatch.setattr(chat_page, "build", lambda chat, *_: chat)
+    monkeypatch.setattr(chat_page, "serve", lambda chat, *_, **__: chats.append(chat))
+    (one, _), (two, asked), (open_to_all, _) = (
+        server("one", "first-key"),
+        server("two", "second-key"),
+        server("all", ""),
+    )
+    yes, no = talker("yes"), talker("no")
+    words = ["--model", yes, no, "--reward_model", long_is_good_dir, "--url", f"a={one}", f"b={two}"]
+    words += ["--url", f"c={open_to_all}", "--url_model", "b=large", "--api_key_env", "b=SECOND", "a=FIRST"]
+    code, out, err = command(chat_page, *words, "--max_new_tokens", 8)
+    assert code == 0, err
+    (chat,) = chats
+    assert chat.names == ["yes", "no", "a", "b", "c"]
+    *_, (_, _, (exchange,), *_) = chat.send("hi", False, [], (0.0, 8, False), "a page")
+    found = [each["text"] or each["error"] for each in exchange["answers"]]
+    assert found == ["yes", "no", "one", "two", "all"] and asked[0]["model"] == "large"
+    shown = re.sub(r"[\d.]+ M parameters, loaded in [\d.]+ s", "…", out).splitlines()
+    assert shown == [
+        f"a: {one}, model m",
+        f"b: {two}, model large",
+        f"c: {open_to_all}, model m",
+        f"{long_is_good_dir}: reward model, scores every answer, …",
+        f"{yes}: answers, …",
+        f"{no}: answers, …",
+    ]
+    assert err == "" and "key" not in out
 
 
 # Rows

@@ -54,7 +54,7 @@ def rows_of(number: int, answers: int = 3) -> list[dict]:
 
 
 def page_arguments(**changed) -> argparse.Namespace:
-    options = {"host": "127.0.0.1", "port": None, "username": None, "password_env": "X", "language": "en"}
+    options = {"host": "127.0.0.1", "port": None, "logins": None, "username": None, "language": "en"}
     return argparse.Namespace(**{**options, **changed})
 
 

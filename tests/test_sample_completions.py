@@ -6,9 +6,12 @@ import sys
 import pytest
 from helpers.conversations import gpt, human, write
 
+from data_prep import rank_page, sample_completions
 from data_prep.common.errors import InputError
 from data_prep.common.files import write_jsonl
+from data_prep.pages import launch
 from data_prep.sample_completions import main
+from eval import arena, win_rate
 
 
 def row(key: str, question: str, answer: str) -> dict:
@@ -118,3 +121,27 @@ def test_a_model_that_cannot_answer_is_refused(tmp_path, yes, sample, tiny_rewar
     with pytest.raises(InputError, match="--max_new_tokens 64: expected 1 to 63; .* has 64 positions"):
         sample(path, "--max_new_tokens", 64)
     assert [file.name for file in tmp_path.iterdir()] == ["chat.json"]
+
+
+@pytest.mark.parametrize(
+    ("module", "needed"),
+    [
+        (sample_completions, ["--model", "m", "--conversations", "c", "--output", "o.jsonl"]),
+        (rank_page, ["--model", "m", "--conversations", "c", "--output", "o.jsonl"]),
+        (arena, ["--model", "m", "--opponent", "n", "--conversations", "c", "--results_dir", "r"]),
+        (win_rate, ["--model", "m", "--opponent", "n", "--conversations", "c"]),
+    ],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+def test_each_command_that_samples_refuses_the_same_values(module, needed, command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: name)
+    for option, value, told in (
+        ("--temperature", -1, "--temperature -1: expected at least 0, where 0 is greedy"),
+        ("--temperature", "nan", "--temperature nan: expected at least 0, where 0 is greedy"),
+        ("--max_new_tokens", 0, "--max_new_tokens 0: expected at least 1"),
+        ("--batch_size", 0, "--batch_size 0: expected at least 1"),
+        ("--limit", 0, "--limit 0: expected at least 1"),
+    ):
+        assert command(module, *needed, option, value) == (1, "", f"error: {told}\n")
+    assert list(tmp_path.iterdir()) == []

@@ -57,16 +57,20 @@ def stages(tmp_path, tiny_model_dir, tiny_reward_dir) -> dict[str, dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tracker", ["tensorboard", "trackio"])
+@pytest.mark.parametrize("tracker", ["tensorboard", "trackio", "wandb"])
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
 def test_a_stage_writes_its_curves(stages, stage, tracker, tmp_path, monkeypatch):
     pytest.importorskip(tracker, reason=f"needs the extra {tracker}")
-    monkeypatch.setitem(ENVIRONMENT, "TRACKIO_DIR", str(tmp_path / "trackio"))  # read when trackio is imported
+    for name, value in (("TRACKIO_DIR", tmp_path / "trackio"), ("WANDB_MODE", "offline"), ("WANDB_DIR", tmp_path)):
+        monkeypatch.setitem(ENVIRONMENT, name, str(value))  # read when the library is imported
     done = succeeded(command(stage, **{**stages[stage], "report_to": tracker, "output_dir": tmp_path / "out"}))
     if tracker == "tensorboard":
         written = [path for path in Path(tmp_path / "out").rglob("events.out.tfevents.*") if path.stat().st_size > 200]
         assert written and f"curves: tensorboard --logdir {tmp_path / 'out'}" in done.out
-    else:
+    elif tracker == "trackio":
         with sqlite3.connect(tmp_path / "trackio" / "huggingface.db") as base:
             assert base.execute("select count(*) from metrics").fetchone()[0] > 0
         assert "curves: trackio show --project huggingface" in done.out
+    else:
+        (written,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+        assert b"train/" in written.read_bytes() and f"curves: they are in {tmp_path}/wandb; wandb sync" in done.out

@@ -159,6 +159,16 @@ def _weight_files(folder: Path, stem: str) -> list[Path]:
 
 
 @contextlib.contextmanager
+def no_bars_of_weights() -> Iterator[None]:
+    """Load models without the library's bar for the weights of each; downloads keep theirs."""
+    before = logging.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **{**kwargs, "disable": True}))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)
+
+
+@contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Without the library's progress bars and warnings: what is wrong is told in an error."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 
 from data_prep.common.errors import InputError
 from data_prep.common.text import printable
+from data_prep.pages.logins import add_login_options, logins_of
 from data_prep.pages.words import LANGUAGES, in_language
 
 FIRST_PORT = 7860
-SHORTEST_PASSWORD = 8
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Noto Sans", "Noto Sans CJK SC", "sans-serif")
 MONOSPACED_FONTS = ("ui-monospace", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
 # Gradio's own scripts stand in the page and build functions from templates.
@@ -54,12 +54,7 @@ def add_page_options(parser) -> None:
         "--host", default="127.0.0.1", help="address to serve on; another one needs a login (default: 127.0.0.1)"
     )
     parser.add_argument("--port", type=int, help=f"port (default: the first free one from {FIRST_PORT} on)")
-    parser.add_argument("--username", help="name that the login asks for (default: no login)")
-    parser.add_argument(
-        "--password_env",
-        default="PAGE_PASSWORD",
-        help="environment variable with the password (default: PAGE_PASSWORD)",
-    )
+    add_login_options(parser)
     parser.add_argument("--language", choices=LANGUAGES, default="en", help="language of the page (default: en)")
 
 
@@ -75,22 +70,14 @@ def check_page_options(arguments) -> None:
     """Raise InputError for a page that cannot be served so, or that others could open without a login."""
     if importlib.util.find_spec("gradio") is None:
         raise InputError("the page needs gradio: pip install -e '.[pages]'")
-    host, port, variable = arguments.host, arguments.port, arguments.password_env
+    host, port = arguments.host, arguments.port
     if port is not None and not 0 < port < 65536:
         raise InputError(f"--port {port}: expected 1 to 65535")
-    if not is_loopback(host) and arguments.username is None:
+    if not logins_of(arguments) and not is_loopback(host):
         raise InputError(
-            f"--host {host}: others can open the page there, so it needs a login; give --username NAME and set the "
-            f"environment variable {variable} to a password"
+            f"--host {host}: others can open the page there, so it needs a login; give --logins FILE, or --username NAME "
+            f"and set the environment variable {arguments.password_env} to a password"
         )
-    if arguments.username is not None:
-        if not arguments.username.strip():
-            raise InputError("--username: found no name; expected one")
-        if len(os.environ.get(variable, "")) < SHORTEST_PASSWORD:
-            raise InputError(
-                f"--username {arguments.username}: expected a password of at least {SHORTEST_PASSWORD} characters in the "
-                f"environment variable {variable}"
-            )
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as trial:
@@ -101,11 +88,6 @@ def check_page_options(arguments) -> None:
         raise InputError(
             f"{named}: no page can be served there ({getattr(error, 'strerror', None) or error})"
         ) from None
-
-
-def login_of(arguments) -> tuple[str, str] | None:
-    """(name, password) that the page asks for, or None."""
-    return (arguments.username, os.environ[arguments.password_env]) if arguments.username is not None else None
 
 
 def text_html(text: str, kind: str = "") -> str:
@@ -179,12 +161,12 @@ def start(blocks, arguments, css: str = "", js: str | None = None) -> str:
     for variable in ("no_proxy", "NO_PROXY"):
         os.environ[variable] = ",".join(filter(None, (os.environ.get(variable), own)))
     theme = gradio.themes.Default(font=SYSTEM_FONTS, font_mono=MONOSPACED_FONTS)
-    login = login_of(arguments)
+    logins = logins_of(arguments)
     blocks.launch(
         server_name=arguments.host,
         server_port=arguments.port,
-        auth=login,
-        auth_message=in_language({}, arguments.language).login if login else None,
+        auth=logins or None,
+        auth_message=in_language({}, arguments.language).login if logins else None,
         app_kwargs={"middleware": [Middleware(Guard, local=local)], "docs_url": None, "redoc_url": None},
         theme=theme,
         css=STYLE + css,

@@ -1,5 +1,5 @@
-// The page on which answers are ranked. `element` and `server` are given by Gradio; WORDS stands above. What people and
-// models wrote is put in as text (textContent), never as markup.
+// The page on which answers are ranked. `element` and `server` are given by Gradio; WORDS and NAMED (whether the rater's
+// name is that of the login) stand above. What people and models wrote is put in as text (textContent), never as markup.
 const one = (selector) => element.querySelector(selector);
 const all = (selector) => [...element.querySelectorAll(selector)];
 const make = (tag, kind, text) => {
@@ -59,6 +59,7 @@ function keptDraft() {
 }
 
 function showState(said) {
+  rater = said.rater;
   one(".start").hidden = true;
   one(".progress").textContent = fill(WORDS.progress, said);
   one(".who").textContent = rater;
@@ -222,6 +223,7 @@ const does = {
   again: async () => show(await ask("ranking_task", {})),
   leave() {
     sessionStorage.removeItem(NAME);
+    if (NAMED) return location.assign("logout");
     for (const part of [".work", ".finished"]) one(part).hidden = true;
     one(".agreement").textContent = "";
     task = null;
@@ -301,16 +303,18 @@ element.addEventListener("pointerdown", (event) => {
 function begin() {
   const form = one(".start"), input = one("[name=rater]");
   form.hidden = false;
-  input.value = localStorage.getItem(NAME) || "";
-  input.focus();
+  one(".start label").hidden = NAMED;
+  input.disabled = NAMED; // an empty one would keep the form from being sent
+  input.value = NAMED ? "" : localStorage.getItem(NAME) || "";
+  (NAMED ? one(".start button") : input).focus();
   form.onsubmit = async (event) => {
     event.preventDefault();
     rater = input.value.trim();
     const said = await ask("ranking_task", { row: keptDraft().row });
     if (!said) return;
-    localStorage.setItem(NAME, rater);
-    sessionStorage.setItem(NAME, rater);
-    input.blur();
+    if (!NAMED) localStorage.setItem(NAME, said.rater);
+    sessionStorage.setItem(NAME, said.rater);
+    document.activeElement?.blur();
     show(said);
   };
 }

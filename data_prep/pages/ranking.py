@@ -5,8 +5,9 @@ from pathlib import Path
 
 from data_prep.common.text import printable
 from data_prep.pages.launch import page
+from data_prep.pages.logins import logged_in
 from data_prep.pages.words import in_language
-from data_prep.ranking.people import People
+from data_prep.ranking.people import People, rater_name
 
 HERE = Path(__file__).parent
 # Of the frame around the page: what would keep the places from staying at the lower edge, and margins.
@@ -26,6 +27,11 @@ WORDS = {
     "name": ("Your name", "您的名字"),
     "begin": ("Begin", "开始"),
     "another_name": ("another name", "换个名字"),
+    "log_out": ("log out", "退出登录"),
+    "other_login": (
+        "Not saved: you are logged in as {name} by now. Reload the page, which then is that of {name}.",
+        "未保存：您现在以 {name} 的身份登录。请重新加载页面，之后显示的是 {name} 的页面。",
+    ),
     "question": ("Which answer is better? Put all in order.", "哪个回答更好？请给所有回答排序。"),
     "answer": ("Answer {number}", "回答 {number}"),
     "put": ("answer {number}: place {place}", "回答 {number}：第 {place} 名"),
@@ -72,12 +78,19 @@ WORDS = {
 }
 
 
-def ranking_page(people: People, language: str, title: str, changed_words: dict | None = None):
-    """Gradio's Blocks with the page; `changed_words` are those that differ from `WORDS`, {name: (English, Chinese)}."""
+def ranking_page(people: People, language: str, title: str, changed_words: dict | None = None, named: bool = False):
+    """Gradio's Blocks with the page.
+
+    Args:
+        changed_words: those that differ from `WORDS`, {name: (English, Chinese)}.
+        named: whether a rater's name is that of the login (`--logins`); otherwise it is typed in.
+    """
     words = vars(in_language({**WORDS, **(changed_words or {})}, language))
     words["title"] = title
     words["roles"] = vars(in_language(ROLES, language))
     words["places"] = ORDINALS if language == "en" else [f"第{place}" for place in range(1, 21)]
+    if named:
+        words["another_name"] = words["log_out"]
 
     def answered(function):
         """What `function` returns; an error in what was asked is told on the page."""
@@ -91,32 +104,42 @@ def ranking_page(people: People, language: str, title: str, changed_words: dict 
         if task := found["task"]:
             turns = [{key: printable(turn[key]) for key in ("role", "content")} for turn in task["prompt"]]
             found["task"] = {**task, "prompt": turns, "answers": [printable(text) for text in task["answers"]]}
-        return found
+        return {**found, "rater": rater_name(rater)}
 
-    def ranking_task(asked: dict) -> dict:
-        return answered(lambda: shown(asked.get("rater"), asked.get("row")))
-
-    def ranking_judge(asked: dict) -> dict:
-        def judge():
-            people.judge(asked.get("rater"), asked.get("row"), asked.get("judgement") or {})
-            return shown(asked["rater"])
-
-        return answered(judge)
-
-    def ranking_undo(asked: dict) -> dict:
-        def undo():
-            before = people.undo(asked.get("rater"))
-            return {**shown(asked["rater"]), "before": before}
-
-        return answered(undo)
+    def rater_of(asked: dict, request) -> str:
+        """Who judges; ValueError where that is no longer who had logged in when the page was loaded."""
+        if named and (name := logged_in(request)) != asked.get("rater"):
+            raise ValueError(words["other_login"].format(name=name))
+        return asked.get("rater")
 
     with page(title) as blocks:
         import gradio
 
+        def ranking_task(asked: dict, request: gradio.Request) -> dict:
+            rater = logged_in(request) if named else asked.get("rater")
+            had = asked.get("row") if rater == asked.get("rater") else None  # the row of whoever was there before
+            return answered(lambda: shown(rater, had))
+
+        def ranking_judge(asked: dict, request: gradio.Request) -> dict:
+            def judge():
+                rater = rater_of(asked, request)
+                people.judge(rater, asked.get("row"), asked.get("judgement") or {})
+                return shown(rater)
+
+            return answered(judge)
+
+        def ranking_undo(asked: dict, request: gradio.Request) -> dict:
+            def undo():
+                before = people.undo(rater := rater_of(asked, request))
+                return {**shown(rater), "before": before}
+
+            return answered(undo)
+
+        given = f"const WORDS = {json.dumps(words)}, NAMED = {json.dumps(named)};\n"
         gradio.HTML(
             html_template=(HERE / "rank.html").read_text(encoding="utf-8"),
             css_template=(HERE / "rank.css").read_text(encoding="utf-8"),
-            js_on_load=f"const WORDS = {json.dumps(words)};\n{(HERE / 'rank.js').read_text(encoding='utf-8')}",
+            js_on_load=given + (HERE / "rank.js").read_text(encoding="utf-8"),
             apply_default_css=False,
             server_functions=[ranking_task, ranking_judge, ranking_undo],
         )

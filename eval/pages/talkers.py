@@ -127,6 +127,7 @@ class Checkpoint:
         if self.tokenizer.chat_template is not None:
             check_template(self.tokenizer, name)
         self.kind = "chat" if is_chat_model(self.model, self.tokenizer) else "base"
+        self.words = {"chat": "answers", "base": "base model, continues text"}[self.kind]
         # The first call is slow, whatever it is: libraries are imported, memory is laid out.
         self.answer([], "?", Options(0.0, 1), threading.Event(), lambda text: None)
 
@@ -205,14 +206,15 @@ class Remote:
     kind = "server"
     positions = None
 
-    def __init__(self, url: str, model: str | None, key: str) -> None:
+    def __init__(self, name: str, url: str, model: str | None, key: str) -> None:
+        """`name` is what the page calls it, "" for the model's own; without `model` it is the only one listed there."""
         self.server = Server(url, model or "", key, 0.0, 0, 0, timeout=PATIENCE, retries=0)
         if model is None:
             names = self.server._replace(timeout=10.0).models()
             if len(names) > 1:
                 raise InputError(f"--url {url}: found the models {', '.join(names)[:300]}; name one with --url_model")
             self.server = self.server._replace(model=names[0])
-        self.name = self.server.model
+        self.name = name or self.server.model
 
     def answer(
         self,

@@ -14,6 +14,8 @@ INTERVAL = 0.04  # seconds between two states that are shown
 class Scorer:
     """A reward model, which scores one answer at a time."""
 
+    words = "reward model, scores every answer"
+
     def __init__(self, name: str) -> None:
         from data_prep.models.loading import check_template, load_checkpoint
 
