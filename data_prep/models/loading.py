@@ -5,6 +5,8 @@ Nothing that lies in a checkpoint's folder is run: weights are read from safeten
 """
 
 import contextlib
+import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from transformers.utils import logging
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import UNFINISHED, existing, read_json
+from data_prep.common.imports import collector_paused
 
 
 def load_checkpoint(name: str, reward_model: bool = False):
@@ -235,6 +238,9 @@ def _reason(error: Exception) -> str:
 def _load_model(kind, name: str, **load):
     """A model by `kind.from_pretrained`, every weight of it from the checkpoint; InputError otherwise."""
     load = {"use_safetensors": True, "trust_remote_code": False, **load}
+    if "transformers.modeling_utils" not in sys.modules:
+        with collector_paused():
+            importlib.import_module("transformers.modeling_utils")
     try:
         model, info = kind.from_pretrained(name, output_loading_info=True, ignore_mismatched_sizes=True, **load)
     except OSError as error:

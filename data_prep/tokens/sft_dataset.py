@@ -188,10 +188,9 @@ def load_tokenized(
 
     def batches():
         with tqdm(desc="tokenizing", unit=" conversations", mininterval=1, disable=None) as bar:
-            for batch, encoded in _encoded_batches(encoder, rows, tally):
+            for batch, encoded in _encoded_batches(encoder, rows, tally, typed):
                 kept = []
                 for row, each in zip(batch, encoded, strict=True):
-                    typed.update(encoder.special_text(row["messages"]))
                     kept += [({**row, "messages": own}, part) for own, part in policy.apply(row["messages"], each)]
                 yield _record_batch(schema, kept)
                 bar.update(len(batch))
@@ -214,14 +213,20 @@ def messages_of(row: dict) -> list[dict]:
 
 
 def _encoded_batches(
-    encoder: ChatEncoder, rows: Iterable[dict], tally: Tally
+    encoder: ChatEncoder, rows: Iterable[dict], tally: Tally, typed: Counter
 ) -> Iterator[tuple[list[dict], list[Encoded]]]:
-    """Batches of rows with their tokens. A thread encodes one batch, without the GIL, while the next one is read."""
+    """Batches of rows with their tokens. A thread encodes one batch, without the GIL, while the next one is read.
+
+    Special tokens in the rows' texts are counted in `typed`.
+    """
     with ThreadPoolExecutor(1) as executor:
 
         def submit(batch: list[dict]) -> Future:
             rendered = encoder.render([row["messages"] for row in batch])
             tally.lost += sum(each.lost for each in rendered)
+            for row, each in zip(batch, rendered, strict=True):
+                if each.stand_ins:
+                    typed.update(encoder.special_text(row["messages"]))
             return executor.submit(encoder.encode, rendered)
 
         yield from submit_ahead(submit, batched(rows, ENCODED_AT_ONCE), ahead=1)

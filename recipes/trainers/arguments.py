@@ -23,6 +23,7 @@ from data_prep.common.yaml_file import read_yaml
 from recipes.trainers import quiet
 from recipes.trainers.batch import keep_global_batch
 from recipes.trainers.folders import check_folders
+from recipes.trainers.late_peft import import_peft
 from recipes.trainers.schedule import check_schedule
 from recipes.trainers.under_deepspeed import check_muon
 from recipes.trainers.values import check_values, typed
@@ -306,6 +307,8 @@ def model_kwargs(model_args: ModelConfig, quantized: bool = True) -> dict:
         "attn_implementation": model_args.attn_implementation,
         "use_safetensors": True,
     }
+    if not (model_args.load_in_4bit or model_args.load_in_8bit):
+        import_peft()  # which TRL imports here
     from trl import get_quantization_config  # slow to import
 
     if quantized and (quantization := get_quantization_config(model_args)):
