@@ -105,7 +105,9 @@ def attention_lines(model: Model, machine: Machine) -> list[tuple]:
     """The line of `attn_implementation` for training on a processor; its scores are kept, so not for a long context."""
     if machine.gpu or model.context > 1_024:
         return []
-    return [("attn_implementation", "eager", "on a processor plain matrix products are faster than torch's fused kernel")]
+    return [
+        ("attn_implementation", "eager", "on a processor plain matrix products are faster than torch's fused kernel")
+    ]
 
 
 def model_lines(model: Model) -> list[tuple]:
