@@ -181,11 +181,14 @@ class RankingRewardTrainer(RewardTrainer):
         # The model gives one reward a row, but its head has computed one a token. Taken within its forward pass, so that
         # what wraps the model (DDP, FSDP) knows of it.
         every: list[torch.Tensor] = []
-        modules = self.accelerator.unwrap_model(model).named_modules()
-        head = next(module for name, module in modules if name.split(".")[-1] == "score")
+        owner = self.accelerator.unwrap_model(model)
+        head = next(module for name, module in owner.named_modules() if name.split(".")[-1] == "score")
         hook = head.register_forward_hook(lambda module, given, output: every.append(output))
+        mask = inputs["attention_mask"]
+        if owner.config._attn_implementation == "eager":  # it adds the mask to the scores, whatever it holds
+            mask = torch.zeros_like(mask, dtype=owner.dtype).masked_fill(~mask, torch.finfo(owner.dtype).min)
         try:
-            model(**{key: inputs[key] for key in ("input_ids", "position_ids", "attention_mask")}, use_cache=False)
+            model(inputs["input_ids"], position_ids=inputs["position_ids"], attention_mask=mask, use_cache=False)
         finally:
             hook.remove()
         return every[0][tuple(inputs["ends"].T)].squeeze(-1)
