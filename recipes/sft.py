@@ -186,8 +186,7 @@ def main() -> None:
         processing_class=tokenizer,
         peft_config=trl.get_peft_config(model_args),
     )
-    if model_args.use_peft:
-        keep_tied(trainer.model, script.merge_adapter)
+    keep_tied(trainer.model, script.merge_adapter)
     if script.muon_lr and not model_args.use_peft:  # set afterwards: the Trainer refuses it as an argument under FSDP
         trainer.optimizer = MuonWithAdamW(trainer.model, script.muon_lr, args.learning_rate, args.weight_decay)
 

@@ -31,15 +31,15 @@ def add_adapter(model, model_args: trl.ModelConfig, args, merge: bool):
     return model
 
 
-def keep_tied(model: PeftModel, merge: bool) -> None:
+def keep_tied(model: nn.Module, merge: bool) -> None:
     """Train embeddings and head as one where they are one matrix and `lora_modules_to_save` names one of them.
 
-    PEFT 0.21 trains a copy of the one and leaves the other as it was: merged, a model of two matrices, the second for
-    nothing. (Its `ensure_weight_tying` knows the names of some models' embeddings, and GPT-2's not.)
+    A model without an adapter is left as it is. PEFT 0.21 trains a copy of the one and leaves the other as it was; merged,
+    it unties them in the config. (Its `ensure_weight_tying` knows the names of some models' embeddings, not GPT-2's.)
 
     Raises InputError where the adapter is not merged: loaded again beside its model, it would not reach the other.
     """
-    if were_tied(model):
+    if hasattr(model, "get_base_model") and were_tied(model):
         if not merge:
             raise InputError(
                 "lora_modules_to_save: embeddings and head of this model are one matrix, which an adapter by itself cannot "
