@@ -214,12 +214,8 @@ def main() -> None:
         metrics |= {key: value for key, value in evaluated.items() if key in ("eval_loss", "eval_mean_token_accuracy")}
         share = rows_seen(trainer) / len(trainer.train_dataset)  # of packed rows, where several are in one
         seen = f"{'about ' if args.packing and share < 1 else ''}{round(share * len(dataset)):,} of {len(dataset):,}"
-        results = {
-            "seconds": seconds,
-            "conversations": round(share * len(dataset)),
-            "metrics": metrics,
-            "curves": curves,
-        }
+        results = {"seconds": seconds, "conversations": round(share * len(dataset))}
+        results |= {"metrics": metrics, "curves": curves}
         write_results(script.results_dir or args.output_dir, "sft", results)
         print(f"fine-tuned on {seen} conversations in {seconds:.0f} s; the model is in {args.output_dir}")
     finish(trainer)
