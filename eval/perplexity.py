@@ -4,7 +4,8 @@
         --documents runs/quickstart/data/corpus_heldout.jsonl --results_dir runs/quickstart/results
 
 Reads documents or conversations (their text only). A document longer than the model's context is split into windows;
-each window starts without the tokens before it. Bits per byte can be compared between any two models, perplexity per
+each window starts without the tokens before it. A document's first token is predicted from bos_token, where there is none
+from eos_token, and where there is neither it is not scored; the screen says which. Bits per byte can be compared between any two models, perplexity per
 token only between models with the same tokenizer. Beside it stands, for each source (`--source_column`, else the file),
 what gzip -9 and xz -9 need for the same text. Writes `perplexity_<name>.json`.
 """
@@ -13,7 +14,7 @@ import argparse
 import time
 from pathlib import Path
 
-from data_prep.common.errors import InputError, run_main
+from data_prep.common.errors import run_main
 from data_prep.common.files import existing, write_results
 from data_prep.common.numbers import check_at_least
 from data_prep.rows.bad_rows import BadRows
@@ -46,10 +47,6 @@ def main() -> None:
     from data_prep.models.loading import load_checkpoint  # slow to import
 
     model, tokenizer = load_checkpoint(arguments.model)
-    if tokenizer.bos_token_id is None:
-        raise InputError(
-            f"{arguments.model}: its tokenizer has no bos_token, from which a document's first token is predicted"
-        )
     start = time.perf_counter()
     found = read_sources(arguments.documents, arguments.text_column, arguments.source_column, bad_rows)
     if bad_rows.quarantined:
@@ -59,7 +56,17 @@ def main() -> None:
             f"{arguments.documents}: repaired: {', '.join(f'{count:,} × {kind}' for kind, count in repaired.items())}"
         )
     measured, _ = measure_documents(model, tokenizer, found, arguments.batch_size)
-    metrics = measured["metrics"]
+    metrics, first = measured["metrics"], measured["first_token_from"]
+    if first == "eos_token":
+        print(
+            f"{arguments.model}: its tokenizer has no bos_token: a document's first token is predicted from "
+            f"{tokenizer.eos_token!r}, its eos_token"
+        )
+    elif first is None:
+        print(
+            f"{arguments.model}: its tokenizer has neither bos_token nor eos_token: the first token of each document, "
+            f"{measured['unscored_tokens']:,} in all, is not scored, and its bytes are not counted"
+        )
     if arguments.results_dir:
         about = {"seconds": time.perf_counter() - start, "model": arguments.model, "data": [arguments.documents]}
         write_results(arguments.results_dir, f"perplexity_{name}", {**about, **stamps(arguments.model), **measured})

@@ -6,7 +6,7 @@
 Compares, on the first prompts: their tokens with those of training; what the template and `generation_config.json` say
 with what was measured; and the project's greedy answers, with their log-probabilities, with those of `pipeline`, of
 `transformers serve` (started here, on 127.0.0.1; or of the server at `--url`) through OpenAI's client, of vLLM where it is
-installed, and, with `--adapter`, of the adapter that was merged into the model, on its base. With `--llama_cpp` a GGUF
+installed, and, where LoRA was trained, of the adapter merged and on its base: `--model` may be either. With `--llama_cpp` a GGUF
 file is written and asked too. Prints a table: same, differs and at which token, fails, refused, or not installed. Exits
 with 0 where all that is installed is the same, with 1 otherwise. Writes `serving_<name>.json`.
 """
@@ -48,7 +48,10 @@ def main() -> None:
     add_result_options(parser, "the model's folder")
     parser.add_argument("--limit", type=int, default=50, help="number of prompts, the first ones (default: 50)")
     parser.add_argument("--url", help="a server with OpenAI's interface (default: transformers serve is started)")
-    parser.add_argument("--adapter", help="folder of the LoRA adapter that was merged into --model")
+    parser.add_argument(
+        "--adapter",
+        help="folder of the LoRA adapter that was merged into --model (default: the checkpoint in it that holds it)",
+    )
     parser.add_argument("--tokenizer", help="folder with the tokenizer of training (default: settings.json names it)")
     parser.add_argument("--llama_cpp", help="folder of llama.cpp, with convert_hf_to_gguf.py (default: no GGUF file)")
     parser.add_argument(
@@ -64,6 +67,8 @@ def main() -> None:
         if folder and not (existing(folder) / file).exists():
             raise InputError(f"--{option} {folder}: found no {file} in it")
 
+    if arguments.adapter and (Path(arguments.model) / "adapter_config.json").exists():
+        raise InputError(f"--adapter: {arguments.model} is an adapter itself, and is compared with itself merged")
     if arguments.gguf_dir:
         vacant(arguments.gguf_dir)
         if not arguments.llama_cpp:
@@ -71,7 +76,8 @@ def main() -> None:
 
     from data_prep.models.loading import check_chat, load_checkpoint  # slow to import
     from data_prep.readers.prompts import read_prompts
-    from eval.serving_checks.answers import Expected, adapter_row, pipeline_row
+    from eval.serving_checks.adapters import adapter_of_training, adapter_row, is_adapter, merged_row
+    from eval.serving_checks.answers import Expected, pipeline_row
     from eval.serving_checks.gguf import gguf_row
     from eval.serving_checks.prompts import (
         end_of_turn_row,
@@ -102,8 +108,10 @@ def main() -> None:
     found.append(pipeline_row(expected, arguments.model, served, model.device, arguments.tolerance))
     found.append(server_row(expected, arguments.model, arguments.url, arguments.tolerance))
     found.append(vllm_row(expected, arguments.model, arguments.tolerance))
-    if arguments.adapter:
-        found.append(adapter_row(expected, model, arguments.adapter, arguments.tolerance))
+    if is_adapter(arguments.model):
+        found.append(merged_row(expected, model, arguments.model, arguments.tolerance))
+    elif adapter := arguments.adapter or adapter_of_training(arguments.model):
+        found.append(adapter_row(expected, model, adapter, arguments.tolerance))
     found.append(gguf_row(expected, arguments.model, arguments.llama_cpp, arguments.gguf_dir))
 
     good = all(row.status in GOOD for row in found)

@@ -40,7 +40,7 @@ from recipes.trainers.ppo.alarms import PPOAlarms
 from recipes.trainers.ppo.config import PPOConfig
 from recipes.trainers.resuming import open_run, train
 from recipes.trainers.reward_gate import gate_reward
-from recipes.trainers.saving import finish, merge_adapter, ready_to_serve, save_model
+from recipes.trainers.saving import finish, merge_unless_it_answers_otherwise, ready_to_serve, save_model
 
 REFUSED = {
     "model_name_or_path": "see sft_model_path",
@@ -208,7 +208,8 @@ def main() -> None:
     # Save
     wrapper = trainer.accelerator.unwrap_model(trainer.model)
     wrapper.policy = ready_to_serve(trainer, wrapper.policy, tokenizer, eos_token_id=trainer.stop_token_id)
-    wrapper.value_model = merge_adapter(wrapper.value_model) if model_args.use_peft else wrapper.value_model
+    if model_args.use_peft:
+        wrapper.value_model = merge_unless_it_answers_otherwise(trainer, wrapper.value_model, "of the value model")
     save_model(trainer, {"": wrapper.policy, "value_model": wrapper.value_model})
     if trainer.is_world_process_zero():
         show_change(before, after)

@@ -9,7 +9,7 @@ Takes rankings, pairs, scored lists or labelled answers (data_prep/readers/prefe
 ranks is a comparison, and each prompt weighs the same however many pairs it gives. At the end: accuracy on held-out
 rankings with its 95 % interval, the margin, the correlation of reward with length, and a check that the saved model
 reloads to the same scores. With `--use_peft` LoRA adapters and the score head are trained, beside quantized weights with
-`--load_in_4bit`, and merged before saving.
+`--load_in_4bit`, and merged before saving; if merging changes what they score, they are saved by themselves, with a line.
 """
 
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ from recipes.trainers.arguments import (
 from recipes.trainers.curves import logged, rows_seen, save_curves
 from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.resuming import open_run, train
-from recipes.trainers.saving import finish, merge_adapter, save_model
+from recipes.trainers.saving import finish, merge_unless_it_answers_otherwise, reload_classifier, save_model
 
 TOKENIZED = "rankings are encoded and padded by recipes/trainers/reward_trainer.py, with the model's own tokenizer"
 REFUSED = {
@@ -137,8 +137,9 @@ def main() -> None:
     # Evaluate
     # Without accelerate's autocast, which would score in bf16 what the saved model scores in fp32.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    # Merged first: what is measured is what is saved.
-    trainer.model = model = merge_adapter(model).to(model.device) if model_args.use_peft else model
+    if model_args.use_peft:  # merged first: what is measured is what is saved
+        model = merge_unless_it_answers_otherwise(trainer, model, "of the reward model").to(model.device)
+        trainer.model = model
     agreement = ranking_agreement(model, tokenizer, (heldout or dataset).to_list(), args.max_length)
     correlation = agreement["length_correlation"]
     print(
@@ -153,10 +154,8 @@ def main() -> None:
         sample = trainer.train_dataset.select(range(min(8, len(trainer.train_dataset))))  # those that fit max_length
         prompts, answers = sample["prompt"], [completions[0] for completions in sample["completions"]]
         before = score_answers(model, tokenizer, prompts, answers)
-        weights = {"dtype": model.dtype, "trust_remote_code": False}
-        reloaded = AutoModelForSequenceClassification.from_pretrained(args.output_dir, **weights)
-        its_tokenizer = load_tokenizer(args.output_dir)
-        after = score_answers(reloaded.to(model.device).eval(), its_tokenizer, prompts, answers)
+        reloaded = reload_classifier(args.output_dir, model).to(model.device).eval()
+        after = score_answers(reloaded, load_tokenizer(args.output_dir), prompts, answers)
         difference = max(abs(a - b) for a, b in zip(before, after, strict=True))
         if difference > 1e-3:
             raise RuntimeError(f"the saved reward model scores differently by {difference:.4f}: do not use it")

@@ -8,9 +8,10 @@ r"""Fine-tune a base model on conversations.
 Takes conversations of any usual format as they are (data_prep/readers/conversation_formats.py). The loss is on the
 assistant's turns only (their end-of-turn token included), and short conversations are packed into rows of `max_length`
 tokens without seeing each other. With `--use_peft` LoRA adapters are trained, beside quantized weights with
-`--load_in_4bit`, and merged before saving unless `--merge_adapter false`. Before training, one example is shown with its
-loss mask; at the end the EOS rate of sampled answers is measured. Tools and calls in the data go to the chat template, the loss
-is on the calls; `--reasoning` says what becomes of <think> blocks.
+`--load_in_4bit`, and merged before saving unless `--merge_adapter false`; `--lora_modules_to_save` names what is trained in
+full, such as the embeddings, with the head where both are one matrix. Before training, one example is shown with its loss
+mask; at the end the EOS rate of sampled answers is measured. Tools and calls in the data go to the chat template, the loss is
+on the calls; `--reasoning` says what becomes of <think> blocks.
 """
 
 import sys
@@ -34,6 +35,7 @@ from data_prep.readers.prompts import last_question, split_last_answer
 from data_prep.tokens.chat_encoder import end_of_turn
 from data_prep.tokens.sft_dataset import load_tokenized, messages_of
 from recipes.trainers import quiet
+from recipes.trainers.adapter import keep_tied
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.chat_vector import add_chat_vector
 from recipes.trainers.curves import logged, rows_seen, save_curves
@@ -184,6 +186,7 @@ def main() -> None:
         processing_class=tokenizer,
         peft_config=trl.get_peft_config(model_args),
     )
+    keep_tied(trainer.model, script.merge_adapter)
     if script.muon_lr and not model_args.use_peft:  # set afterwards: the Trainer refuses it as an argument under FSDP
         trainer.optimizer = MuonWithAdamW(trainer.model, script.muon_lr, args.learning_rate, args.weight_decay)
 
@@ -211,12 +214,8 @@ def main() -> None:
         metrics |= {key: value for key, value in evaluated.items() if key in ("eval_loss", "eval_mean_token_accuracy")}
         share = rows_seen(trainer) / len(trainer.train_dataset)  # of packed rows, where several are in one
         seen = f"{'about ' if args.packing and share < 1 else ''}{round(share * len(dataset)):,} of {len(dataset):,}"
-        results = {
-            "seconds": seconds,
-            "conversations": round(share * len(dataset)),
-            "metrics": metrics,
-            "curves": curves,
-        }
+        results = {"seconds": seconds, "conversations": round(share * len(dataset))}
+        results |= {"metrics": metrics, "curves": curves}
         write_results(script.results_dir or args.output_dir, "sft", results)
         print(f"fine-tuned on {seen} conversations in {seconds:.0f} s; the model is in {args.output_dir}")
     finish(trainer)

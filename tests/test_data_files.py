@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import check, clean_corpus, hold_out, train_tokenizer
+from data_prep import check, clean_corpus, hold_out, read_documents, train_tokenizer
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import atomic_folder, atomic_write
 from data_prep.readers.conversations import load_conversations, read_conversations
@@ -150,6 +150,50 @@ def test_quarantined_rows_in_a_folder_are_no_data(tmp_path):
     assert data_files(tmp_path / names[0]) == [f"{tmp_path}/{names[0]}"], "named, it is read"
     (tmp_path / "quarantine.jsonl").write_text(GOOD)
     assert f"{tmp_path}/quarantine.jsonl" in data_files(tmp_path), "rows of the user's own are data whatever the name"
+
+
+def test_what_commands_write_beside_the_data_is_left_out_of_a_folder_and_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "papers").mkdir()
+    for name, text in {"a.md": "# A\n\nwhat is right", "b.txt": "and what is not"}.items():
+        (tmp_path / "papers" / name).write_text(text)
+    given = [tmp_path / "papers", "--fraction", 0, "--output_dir", tmp_path / "read"]
+    assert ended(monkeypatch, capsys, read_documents.main, *given)[0] == 0
+    given = [*COMMANDS[clean_corpus](tmp_path / "read", tmp_path / "clean"), "--quality", "none", "--num_workers", 1]
+    code, out, err = ended(monkeypatch, capsys, clean_corpus.main, *given)
+    assert code == 0 and "2 documents in = 2 out" in out, out + err  # not three
+    left_out = f"{tmp_path}/read: 1 file left out that data_prep wrote beside the data: report.json\n"
+    assert out.startswith(left_out)
+    data = [f"{tmp_path}/clean/documents.jsonl"]
+    assert data_files(tmp_path / "clean", plain_text=True) == data
+    said = f"{tmp_path}/clean: 2 files left out that data_prep wrote beside the data: report.json, report.txt\n"
+    assert capsys.readouterr().out == said
+    assert data_files(tmp_path / "clean" / "report.txt", plain_text=True) == [f"{tmp_path}/clean/report.txt"], "named"
+    # what only has such a name is data
+    for name, text in {"report.json": GOOD, "index.json": GOOD, "report.txt": "It began in May."}.items():
+        (tmp_path / "clean" / name).write_text(text)
+    names = ["documents.jsonl", "index.json", "report.json", "report.txt"]
+    assert data_files(tmp_path / "clean", plain_text=True) == [f"{tmp_path}/clean/{name}" for name in names]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_glob_reads_the_folders_that_it_matches(mixed, capsys):
+    other = mixed.parent / "mixture.jsonl"
+    other.write_text(GOOD)
+    (mixed / "deep" / "b.jsonl").write_text(GOOD)
+    (mixed / "quarantine.jsonl").write_text('{"file": "a.jsonl", "row": 1}\n')
+    files = [f"{mixed}/a.jsonl", f"{mixed}/deep/b.jsonl", str(other)]
+    assert data_files(f"{mixed.parent}/mix*") == data_files([mixed, other]) == files
+    pattern, folder = capsys.readouterr().out.split(f"{mixed}: ", 1)
+    left_out, not_read = pattern.replace(f"{mixed.parent}/mix*", str(mixed)).splitlines()
+    assert left_out == f"{mixed}: 1 file left out that data_prep wrote beside the data: quarantine.jsonl"
+    assert not_read.startswith(f"{mixed}: 7 files not read: .md (2), ")
+    assert f"{mixed}: {folder}".splitlines() == [left_out, not_read]
+    assert data_files(f"{mixed}/dee*/") == [f"{mixed}/deep/b.jsonl"]
+    assert data_files(f"{mixed}/**/*.jsonl") == [
+        f"{mixed}/a.jsonl",
+        f"{mixed}/deep/b.jsonl",
+        f"{mixed}/quarantine.jsonl",
+    ]
 
 
 @pytest.mark.parametrize("on_bad", ["error", "repair", "quarantine"])

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,15 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.recipes import ENVIRONMENT
+from transformers import AutoTokenizer
 
+from data_prep.common.errors import InputError
 from data_prep.common.files import write_jsonl
+from data_prep.tokens.chat_encoder import encode_prompts
 from eval import adaptation, lm_eval_tasks
-from eval.common.assistants import is_assistant
+from eval.common.assistants import is_assistant, refuses_system_turn
 from eval.tasks.files import facts, write_tasks
+from eval.tasks.harness import run_tasks
 
 INSTALLED = importlib.util.find_spec("lm_eval") is not None
 needs_lm_eval = pytest.mark.skipif(not INSTALLED, reason="lm-eval is not installed: pip install -e '.[lm-eval]'")
@@ -85,6 +90,77 @@ def test_tasks_are_files_that_lm_eval_reads(tmp_path, capsys):
 def test_the_chat_template_is_on_for_assistants(tiny_tokenizer, tiny_chat_tokenizer):
     assert is_assistant(tiny_chat_tokenizer)
     assert tiny_tokenizer.chat_template and not is_assistant(tiny_tokenizer)  # a base model ends texts otherwise
+
+
+# As Gemma's: no system turn, and questions and answers in turn.
+STRICT = """{%- for message in messages -%}
+{%- if message['role'] == 'system' -%}{{- raise_exception('System role not supported') -}}{%- endif -%}
+{%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+{{- raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') -}}
+{%- endif -%}
+{{- '<|' + message['role'] + '|>' + message['content'] + '<|end|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"""
+
+
+@pytest.fixture
+def strict(talker, tmp_path) -> Path:
+    """The model that says yes, with such a template."""
+    folder = shutil.copytree(talker("yes"), tmp_path / "strict")
+    (folder / "chat_template.jinja").write_text(STRICT)
+    return folder
+
+
+def test_what_a_template_refuses_is_known_and_one_error(command, strict, tiny_chat_tokenizer, monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(strict)
+    assert is_assistant(tokenizer) and refuses_system_turn(tokenizer) and not refuses_system_turn(tiny_chat_tokenizer)
+    user, system = {"role": "user", "content": "a"}, {"role": "system", "content": "b"}
+    (ids,) = encode_prompts(tokenizer, [[user]])
+    assert tokenizer.decode(ids) == "<|user|>a<|end|><|assistant|>"
+    for turns, reason in (
+        ([system, user], "System role not supported"),
+        ([user, user], "Conversation roles must alt"),
+    ):
+        with pytest.raises(InputError, match=f"cannot render the conversation that begins with 'a': {reason}"):
+            encode_prompts(tokenizer, [[user], turns])
+    (strict / "chat_template.jinja").write_text("{{ raise_exception('nothing at all') }}")
+    monkeypatch.setattr(lm_eval_tasks, "check_installed", lambda: None)
+    code, _, err = command(lm_eval_tasks, "--model", strict, "--tasks", "arc_easy")
+    assert (code, err) == (
+        1,
+        f"error: {strict}: its chat template cannot write a question and its answer: nothing at all\n",
+    )
+
+
+@pytest.mark.slow
+@needs_lm_eval
+def test_a_task_whose_turns_the_template_refuses(strict, talker, tmp_path, capsys):
+    """lm-eval itself leaves a system turn out, with a warning, and ends in a traceback for other turns."""
+    write_jsonl(tmp_path / "rows.jsonl", [{"q": "1?", "a": 0}, {"q": "2?", "a": 1}, {"q": "3?", "a": 0}])
+    data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}}}
+    task = {**data, "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "q", "doc_to_target": "a",
+            "doc_to_choice": ["yes", "no"], "metric_list": [{"metric": "acc"}]}  # fmt: skip
+    silent = {"fewshot_config": {"split": "test", "doc_to_target": "", "doc_to_choice": None}, "num_fewshot": 1}
+    for name, more in {"described": {"description": "Be brief."}, "plain": {}, "silent": silent}.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"task": name, **task, **more}))
+    capsys.readouterr()
+    found = run_tasks(str(strict), ["described", "plain"], tmp_path, True)
+    line = (
+        "described: 3 questions without the task's description: the chat template refuses a system turn, and lm-eval "
+    )
+    assert [each for each in capsys.readouterr().out.splitlines() if "chat template" in each] == [
+        line + "leaves it out"
+    ]
+    assert found["described"]["acc"] == found["plain"]["acc"] and found["plain"]["acc"]["value"] == pytest.approx(
+        2 / 3
+    )
+    run_tasks(str(talker("yes")), ["described"], tmp_path, True)
+    run_tasks(str(strict), ["described"], tmp_path, False)
+    assert "chat template" not in capsys.readouterr().out
+    with pytest.raises(
+        InputError, match=r"--tasks silent: the chat template of .* refuses the turns of a task \(Conv"
+    ):
+        run_tasks(str(strict), ["silent"], tmp_path, True)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from data_prep import check, clean_corpus
 from data_prep.common.files import write_json, write_jsonl
 from recipes import push_to_hub
+from recipes.trainers.push.names import short_names
 
 TOKEN = "hf_secret_of_the_user"
 DATA = "/home/somebody/secret_project/talk.json"
@@ -144,6 +145,73 @@ def test_what_the_card_says(run, push, hub):
     ):
         assert f"{line}\n" in card.text, card.text
     assert "secret_project" not in card.content and str(run) not in card.content
+
+
+def test_files_of_one_name_in_two_folders_are_told_apart(run, push):
+    own, other = "/home/somebody/secret_project/data/talk.json", "/home/somebody/secret_project/data/terse/talk.json"
+    for path, data in (("sft/settings.json", own), ("base/settings.json", "/home/somebody/old/talk.json")):
+        record = json.loads((run / path).read_text())
+        settings = {"conversations": [data, other] if data == own else [data], "heldout": ["data/heldout.json"]}
+        write_json(run / path, {**record, "settings": {**record["settings"], **settings}, "given": settings})
+    answers = json.loads((run / "results" / "answers_sft_heldout.json").read_text())
+    answers |= {"data": ["data/terse/heldout.json"], "stage": "answers_terse"}
+    write_json(run / "results" / "answers_terse.json", answers)
+    given = ("--dry_run", "--data_license", "terse/talk.json=mit", f"{own}=cc0-1.0")
+    code, out, err = push(run / "sft", *given)
+    assert code == 0, err
+    for line in (
+        "| pretrain | random weights | tokens, old/talk.json | 1,000 tokens | not given | – |",
+        "| sft | base | data/talk.json, terse/talk.json | 719 conversations | cc0-1.0; mit | 61 |",
+        "| loss | 0.25 | – | – | data/heldout.json | sft |",
+        "| exact match | 0.75 | 0.7 to 0.8 | 400 | terse/heldout.json | answers_terse |",
+        "- Nobody stated the licence of its data: old/talk.json, tokens.",
+        "conversations:\n- data/talk.json\n- terse/talk.json\nheldout:\n- data/heldout.json",
+    ):
+        assert f"{line}\n" in out, out
+    assert "somebody" not in out and "secret_project" not in out
+    one_line(
+        push(run / "sft", "--dry_run", "--data_license", "talk.json=mit"),
+        "--data_license talk.json: not a name of data that it learned from; expected tokens, old/talk.json, data/talk.json, "
+        "terse/talk.json",
+    )
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["/home/me/a/x.json", "/home/me/a/y.json"], ["x.json", "y.json"]),
+        (["/data/a/x.json", "b/x.json", "b/c/x.json"], ["a/x.json", "b/x.json", "c/x.json"]),
+        (["x.json", "b/x.json", "./x.json"], ["x.json", "b/x.json", "x.json"]),  # one file, given twice
+        (["/home/me/x.json", "/home/you/x.json", "/Users/me/x.json"], ["x.json", "x.json (2)", "x.json (3)"]),
+        ([r"C:\Users\me\a\x.json", r"D:\b\x.json", "/root/c/x.json/"], ["a/x.json", "b/x.json", "c/x.json"]),
+        (
+            ["/home/me", "~/x.json", "../../x.json"],
+            ["…", "x.json", "x.json"],
+        ),  # one file: the test runs below its home
+    ],
+)
+def test_a_path_is_named_by_its_shortest_end_without_what_leads_home(paths, names, monkeypatch, tmp_path):
+    (tmp_path / "one" / "two").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "one" / "two")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert list(map(short_names(paths).get, paths)) == names
+    assert short_names([f"{tmp_path}/x.json", "/mnt/x.json"]) == {
+        f"{tmp_path}/x.json": "x.json",
+        "/mnt/x.json": "mnt/x.json",
+    }
+
+
+def test_rows_of_two_files_of_one_name_are_told_apart(push, hub, tmp_path):
+    files = ["/home/me/manual/intro.md", "/home/me/guide/intro.md", "/home/me/guide/end.md"]
+    write_jsonl(tmp_path / "documents.jsonl", [{"text": "a", "file": file} for file in files])
+    write_jsonl(tmp_path / "more.jsonl", [{"text": "b", "source": {"file": files[0], "row": 1}}, {"text": "c"}])
+    write_jsonl(tmp_path / "plain.jsonl", [{"text": "d", "source": "encyclopedia"}])
+    assert push(tmp_path, repo_id="me/docs", kind="dataset")[0] == 0
+    pushed = hub.files["me/docs"]
+    rows = [json.loads(line) for line in pushed["documents.jsonl"].splitlines()]
+    assert [row["file"] for row in rows] == ["manual/intro.md", "guide/intro.md", "end.md"]
+    assert json.loads(pushed["more.jsonl"].splitlines()[0])["source"] == {"file": "manual/intro.md", "row": 1}
+    assert pushed["plain.jsonl"] == (tmp_path / "plain.jsonl").read_bytes()
 
 
 def test_what_is_pushed_is_private_tagged_and_where_it_was_told(run, push, hub):

@@ -274,6 +274,40 @@ def test_an_adapter_and_the_model_it_was_merged_into_are_compared(check, folder,
     assert "3 of 3 answers" in row["detail"] and "of the logits' standard deviation (bound: 0.25)" in row["detail"]
 
 
+@pytest.mark.slow
+def test_fine_tuning_by_lora_serves_as_it_was_trained_merged_and_beside_its_base(
+    command, tiny_model_dir, conversations, tmp_path
+):
+    """Everything by the commands: the recipe, pipeline and a server of transformers, on the merged model and the adapter."""
+    pytest.importorskip("fastapi", reason="the extra serving is not installed")
+    base = saved(tiny_model_dir, tmp_path / "base")  # whose generation config pipeline takes for the adapter
+    given = {"model_name_or_path": base, "conversations": conversations, "max_length": 64, "assistant_only_loss": True}
+    given |= {**LORA, **EXACT, "max_steps": 12, "save_steps": 6, "learning_rate": 0.02, "max_new_tokens": 8}
+
+    def asked(*options) -> tuple[int, dict, str]:
+        given = ["--conversations", conversations, "--max_new_tokens", 8, "--results_dir", tmp_path, "--name", "it"]
+        code, out, _ = command(serving, *given, *options)
+        return code, json.loads((tmp_path / "serving_it.json").read_text())["checks"], out
+
+    for name, merge in {"merged": True, "beside": False}.items():
+        succeeded(again("sft", **given, merge_adapter=merge, output_dir=tmp_path / name))
+        code, checks, out = asked("--model", tmp_path / name)
+        assert code == 0, out
+        for check in ("pipeline", "adapter and merged", *(["transformers serve"] if merge else [])):
+            assert checks[check]["status"] == "same" and checks[check]["same"] == checks[check]["of"] == 3
+        if not merge:  # it looks for a config.json in the folder
+            row = checks["transformers serve"]
+            assert row["status"] == "note" and row["detail"].startswith(
+                "not asked: it serves no adapter by itself; merge"
+            )
+        assert checks["adapter and merged"]["logit_difference"] < 1e-3
+    # of the checkpoint before the last the merged model is not made
+    code, checks, _ = asked("--model", tmp_path / "merged", "--adapter", tmp_path / "merged" / "checkpoint-6")
+    assert code == 1 and checks["adapter and merged"]["status"] in ("differs", "refused")
+    code, _, err = command(serving, "--model", tmp_path / "beside", "--conversations", conversations, "--adapter", "x")
+    assert code == 1 and err.startswith("error: ")
+
+
 def test_fine_tuning_does_not_merge_an_adapter_that_would_answer_otherwise(tiny_model_dir, conversations, tmp_path):
     """Input and output embedding are one matrix: an adapter on the input, merged, moves the output too."""
     given = {"model_name_or_path": tiny_model_dir, "conversations": conversations, "max_length": 64, "max_steps": 20}

@@ -9,13 +9,20 @@ from data_prep.readers.documents import read_documents
 
 
 def heldout_batches(paths: str | list[str], tokenizer, length: int, rows: int = 16, **options) -> list[dict]:
-    """The documents in windows of up to `length` inputs; a document's first token is predicted from end-of-text.
-
-    That is the tokenizer's bos_token; where there is none, as in Qwen's, its eos_token.
+    """The documents in windows of up to `length` inputs; see `first_predicted_from` for a document's first token.
 
     Returns the batches of `window_batches`. `options` are those of `read_documents`.
     """
     return window_batches(read_documents(paths, **options), tokenizer, length, rows)
+
+
+def first_predicted_from(tokenizer) -> str | None:
+    """ "bos_token", from which a document's first token is predicted; "eos_token" where there is none, as in Qwen's.
+
+    So does lm-evaluation-harness. None where there is neither: a first token is then not scored, as in the guide to
+    perplexity in transformers' documentation.
+    """
+    return next((name for name in ("bos_token", "eos_token") if getattr(tokenizer, f"{name}_id") is not None), None)
 
 
 def window_batches(texts: Iterable[str], tokenizer, length: int, rows: int) -> list[dict]:
@@ -23,18 +30,17 @@ def window_batches(texts: Iterable[str], tokenizer, length: int, rows: int) -> l
 
     Returns batches of {"input_ids": (rows, longest window), "labels": the same shape, -100 where padded, "bytes":
     (rows,), "texts": (rows,)}. A window's bytes are its share, in tokens, of its text's bytes; "texts" are the places of the
-    texts that windows are of.
+    texts that windows are of. A text whose only token is not scored (see `first_predicted_from`) has no window.
     """
-    windows, begin = [], tokenizer.bos_token_id
-    if begin is None:
-        begin = tokenizer.eos_token_id
+    windows, first = [], first_predicted_from(tokenizer)
+    begin = getattr(tokenizer, f"{first}_id") if first else 0
     for place, text in enumerate(texts):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        inputs = [begin, *ids]
+        inputs, targets = ([begin, *ids], ids) if first else (ids, ids[1:])
         size = len(text.encode("utf-8"))
-        for start in range(0, len(ids), length):
-            end = min(start + length, len(ids))
-            windows.append((inputs[start:end], ids[start:end], size * (end - start) / len(ids), place))
+        for start in range(0, len(targets), length):
+            end = min(start + length, len(targets))
+            windows.append((inputs[start:end], targets[start:end], size * (end - start) / len(ids), place))
     windows.sort(key=lambda window: -len(window[0]))
     batches = []
     for start in range(0, len(windows), rows):

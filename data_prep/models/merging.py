@@ -10,7 +10,10 @@ BOUND = 0.25
 
 @torch.no_grad()
 def probe_logits(model, rows: int = 4, length: int = 32) -> torch.Tensor:
-    """The logits of `model`, (rows, length, vocabulary) in float32 on the CPU, for tokens drawn with a fixed seed."""
+    """The logits of `model`, (rows, length, vocabulary) in float32 on the CPU, for tokens drawn with a fixed seed.
+
+    Of a reward or value model: its scores at every position, (rows, length, 1).
+    """
     config = model.config.get_text_config()
     length = min(length, getattr(config, "max_position_embeddings", None) or length)
     generator = torch.Generator().manual_seed(0)
@@ -18,14 +21,21 @@ def probe_logits(model, rows: int = 4, length: int = 32) -> torch.Tensor:
     training = model.training
     model.eval()  # dropout would be taken for a difference
     try:
+        whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if hasattr(whole, "score"):  # transformers' sequence classifiers give the score of the last position alone
+            return whole.score(whole.base_model(input_ids=ids).last_hidden_state).float().cpu()
         return model(input_ids=ids).logits.float().cpu()
     finally:
         model.train(training)
 
 
 def logit_difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    """The largest difference between two tensors of logits, in standard deviations of the first; infinite where it is NaN."""
-    difference = ((one - other).abs().max() / one.std().clamp(min=1e-12)).item()
+    """The largest difference between two tensors of logits, in standard deviations of the first; infinite where it is NaN.
+
+    Where the first hardly vary, as the scores of an untrained head may, a thousandth of their size is taken for it.
+    """
+    deviation = torch.maximum(one.std(), one.abs().max() / 1000).clamp(min=1e-12)
+    difference = ((one - other).abs().max() / deviation).item()
     return float("inf") if difference != difference else difference
 
 

@@ -29,6 +29,9 @@ REPORT = {"check.json", "check.html"}  # what makes a folder a report of data_pr
 QUARANTINE = re.compile(r"(?:(?:^|/)quarantine(?:_[^/]*)?|\.quarantine)\.jsonl$")
 SHOWN = 10  # endings of files that are not read
 QUARANTINED = b'{"file": '  # the beginning of a row there (see rows/bad_rows.py)
+# How a report begins that clean_corpus, clean_cluster or read_documents wrote beside its documents, and an index of shards.
+OWN_BEGINNINGS = {"report.json": rb'\{\s*"(?:documents_in|files)": \d', "index.json": rb'\{\s*"dtype": "'}
+BESIDE_REPORT = "report.txt"  # clean_corpus writes its report.json as text, too
 
 
 def kind_of_file(path: str | Path) -> str:
@@ -54,9 +57,13 @@ def data_files(
     """The files that `paths` stand for: files as given; for folders and globs the readable files in them, sorted.
 
     Datasets on the Hub ("hf://owner/name", "hf://owner/name:config:split") are kept as they are. With `plain_text` .txt
-    files are readable too, with `endings` files that end in these and no others. In a folder these are no data: names that begin with a dot, quarantined rows, and the doctor's
-    report; the other files that are not readable are counted on the screen, by ending. Raises InputError for a path that names nothing, for a file of an unknown kind, and for what cannot be read: a
-    pipe, a device, a link to nothing, a file or folder without permission.
+    files are readable too, with `endings` files that end in these and no others. In a folder these are no data: names that
+    begin with a dot, and what commands of data_prep leave beside data, by name and content (quarantined rows, reports, the
+    index of shards), which is counted and named on the screen; the other files that are not readable are counted, by
+    ending. A glob gives what the shell gives for it: files as if named, and of a folder that it matches what is in it.
+
+    Raises InputError for a path that names nothing, for a file of an unknown kind, and for what cannot be read: a pipe, a
+    device, a link to nothing, a file or folder without permission.
     """
     documents = bool(endings)
     endings = endings or ((".txt", *ENDINGS) if plain_text else ENDINGS)
@@ -69,9 +76,9 @@ def data_files(
             files.append(path)
             continue
         if is_glob(path):
-            found = sorted(glob.glob(path, recursive=True))
+            found, own = _files_of_glob(path)
         elif os.path.isdir(path):
-            found = _files_below(path)
+            found, own = _files_below(path)
         else:
             known = kind_of_file(path) in endings
             if known or not Path(path).suffix:
@@ -83,10 +90,12 @@ def data_files(
                 )
             files.append(path)
             continue
-        readable = [file for file in found if kind_of_file(file) in endings and not os.path.isdir(file)]
+        if own:
+            print(f"{printable(path)}: {_written_by_us(own)}")
+        readable = [file for file in found if kind_of_file(file) in endings]
         if not readable:
             raise InputError(f"{path}: found no file that ends in {', '.join(endings)} there; expected at least one")
-        if skipped := sorted({file for file in found if not os.path.isdir(file)} - {*readable}):
+        if skipped := sorted({*found} - {*readable}):
             print(f"{printable(path)}: {_not_read(skipped)}")
         files += readable
     if strange := next((file for file in files if not_utf8(file) is not None), None):
@@ -109,30 +118,63 @@ def _not_read(files: list[str]) -> str:
     return f"{counted(len(files), 'file')} not read: {named}{more}"
 
 
-def _files_below(folder: str) -> list[str]:
-    """The files in a folder and the folders in it, sorted; links are followed, and no folder is read twice."""
+def _written_by_us(files: list[str]) -> str:
+    """Files by their names: "2 files left out that data_prep wrote beside the data: report.json, report.txt"."""
+    names = list(dict.fromkeys(printable(Path(file).name) for file in files))
+    more = f", and {len(names) - SHOWN:,} more names" if len(names) > SHOWN else ""
+    return f"{counted(len(files), 'file')} left out that data_prep wrote beside the data: {', '.join(names[:SHOWN])}{more}"
+
+
+def _files_of_glob(pattern: str) -> tuple[list[str], list[str]]:
+    """What `_files_below` gives for the folders that a pattern matches, and the files that it matches, once each."""
+    matched = glob.glob(pattern, recursive=True)
+    found, own = {path for path in matched if not os.path.isdir(path)}, set()
+    for folder in (path for path in matched if os.path.isdir(path)):
+        files, ours = _files_below(folder)
+        found.update(files)
+        own.update(ours)
+    normal = {os.path.normpath(path): path for path in sorted(found)}
+    return sorted(normal.values()), sorted(file for file in own if os.path.normpath(file) not in normal)
+
+
+def _files_below(folder: str) -> tuple[list[str], list[str]]:
+    """(files in a folder and the folders in it, those that data_prep wrote beside data), each sorted.
+
+    Links are followed, and no folder is read twice.
+    """
 
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror})")
 
-    found, seen = [], set()
+    found, own, seen = [], [], set()
     for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(parent)
         if real in seen or (set(names) >= REPORT and seen):
+            own += [str(Path(parent, name)) for name in names if real not in seen]
             folders.clear()
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [str(Path(parent, name)) for name in names if not name.startswith(".")]
-    return sorted(file for file in found if not _is_quarantine(file))
+    own += [file for file in found if _is_own(file)]
+    return sorted({*found} - {*own}), sorted(own)
 
 
-def _is_quarantine(path: str) -> bool:
-    """Whether a file holds rows that a command has quarantined: by its name, and by how such rows begin."""
-    if not QUARANTINE.search(path):
-        return False
+def _is_own(path: str) -> bool:
+    """Whether a command wrote a file beside the data: quarantined rows, or a report, by its name and by how it begins."""
+    name = os.path.basename(path)
+    if name == BESIDE_REPORT:
+        path, name = str(Path(path).with_name("report.json")), "report.json"
+        if not os.path.isfile(path):
+            return False
+    if beginning := OWN_BEGINNINGS.get(name):
+        return bool(re.match(beginning, _beginning(path, 64)))
+    return bool(QUARANTINE.search(path)) and _beginning(path, len(QUARANTINED)) == QUARANTINED
+
+
+def _beginning(path: str, size: int) -> bytes:
     with regular_file(path).open("rb") as file:
-        return file.read(len(QUARANTINED)) == QUARANTINED
+        return file.read(size)
 
 
 def names_of(files: list[str]) -> str:

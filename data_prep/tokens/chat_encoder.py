@@ -136,9 +136,7 @@ class ChatEncoder:
                     one_by_one = [self._render([conversations[index]], add_generation_prompt) for index in indices]
                     rendered, found = ([each[part][0] for each in one_by_one] for part in (0, 1))
                 else:
-                    first = next((each["content"] for each in group[0] if each["role"] == "user"), "")
-                    begins = f"the conversation that begins with {shorten(first)}"
-                    raise InputError(f"the chat template cannot render {begins}: {error}") from None
+                    raise _not_rendered(group[0], error) from None
             for index, text, each in zip(indices, rendered, found, strict=True):
                 texts[index], spans[index] = text, each
         return texts, spans
@@ -253,6 +251,12 @@ def template_of(tokenizer, tools: bool) -> str:
     return tokenizer.get_chat_template(tools=[{}] if tools else None)
 
 
+def _not_rendered(messages: list[dict], error: Exception) -> InputError:
+    """The error of a conversation that the template refuses: one with a system turn, or two turns of one speaker, say."""
+    first = next((each["content"] for each in messages if each["role"] == "user"), "")
+    return InputError(f"the chat template cannot render the conversation that begins with {shorten(first)}: {error}")
+
+
 def uses_tools(messages: list[dict]) -> bool:
     """Whether there are tools, calls or results in a conversation."""
     return any(message["role"] == "tool" or "tool_calls" in message or "tools" in message for message in messages)
@@ -338,13 +342,19 @@ def encode_prompts(tokenizer, prompts: list[list[dict]]) -> list[list[int]]:
 def encode_conversations(
     tokenizer, conversations: list[list[dict]], add_generation_prompt: bool = False
 ) -> list[list[int]]:
-    """The ids of each conversation, by the chat template. As in training, typed control tokens stay text."""
+    """The ids of each conversation, by the chat template. As in training, typed control tokens stay text.
+
+    Raises InputError for a conversation that the template refuses.
+    """
     rendered = []
     for conversation in conversations:
         template = template_of(tokenizer, uses_tools(conversation))
         messages, tools = template_input(conversation, template)
         options = {"chat_template": template, "add_generation_prompt": add_generation_prompt}
-        rendered.append(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options))
+        try:
+            rendered.append(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options))
+        except (TemplateError, TypeError, RecursionError) as error:
+            raise _not_rendered(messages, error) from None
     encoded = tokenizer(rendered, add_special_tokens=False)["input_ids"]
     special = special_token_text(tokenizer)
     typed = [

@@ -4,6 +4,7 @@ import gzip
 import lzma
 import math
 
+from data_prep.common.errors import InputError
 from data_prep.common.intervals import bootstrap_interval, detectable_difference
 from data_prep.common.numbers import rounded
 from data_prep.common.text import printable
@@ -37,16 +38,24 @@ def measure_documents(model, tokenizer, found: list[tuple[str, str]], batch_size
     """(the result, the bits of each document) of a language model; `found` is that of `read_sources`.
 
     The result is {"tokens", "bytes", "context", "metrics", "sources": {source: "documents", "bytes", "bits_per_byte" with
-    its 95 % interval over documents, "gzip", "xz"}}, the largest source first. Its figures do not depend on the batch.
+    its 95 % interval over documents, "gzip", "xz"}, "first_token_from": "bos_token" or "eos_token"}, the largest source first.
+    Where the tokenizer has neither, that is None, "unscored_tokens" counts the first tokens, and all other counts are without
+    them and their bytes. Its figures do not depend on the batch. Raises InputError where no token is left.
     """
-    from data_prep.models.bits_per_byte import text_nats, window_batches  # slow to import
+    from data_prep.models.bits_per_byte import first_predicted_from, text_nats, window_batches  # slow to import
 
+    first = first_predicted_from(tokenizer)
     texts = [text for text, _ in found]
     context = model.config.max_position_embeddings
     batches = window_batches(texts, tokenizer, context, batch_size)
     bits = [nats / math.log(2) for nats in text_nats(model, batches, len(texts))]
     tokens = int(sum((batch["labels"] != -100).sum() for batch in batches))
-    sizes = [len(text.encode()) for text in texts]
+    if not tokens:
+        raise InputError(
+            "no token can be scored: the tokenizer has neither bos_token nor eos_token to predict a document's first "
+            "from, and no document has a second"
+        )
+    sizes = [len(text.encode()) for text in texts] if first else scored_bytes(batches, len(texts))
     loss = sum(bits) * math.log(2) / tokens
     whole = compressed_bits(texts)
     metrics = {
@@ -58,7 +67,8 @@ def measure_documents(model, tokenizer, found: list[tuple[str, str]], batch_size
     }
     places: dict[str, list[int]] = {}
     for place, (_, source) in enumerate(found):
-        places.setdefault(source, []).append(place)
+        if sizes[place]:
+            places.setdefault(source, []).append(place)
     sources = {}
     for source, own in sorted(places.items(), key=lambda item: -sum(sizes[place] for place in item[1])):
         rates, weights = [bits[place] / sizes[place] for place in own], [sizes[place] for place in own]
@@ -68,8 +78,19 @@ def measure_documents(model, tokenizer, found: list[tuple[str, str]], batch_size
             "bits_per_byte": bootstrap_interval(rates, weights),
             **compressed_bits([texts[place] for place in own]),
         }
-    counts = {"tokens": tokens, "bytes": sum(sizes), "context": context}
+    counts = {"tokens": tokens, "bytes": sum(sizes), "context": context, "first_token_from": first}
+    if not first:
+        counts["unscored_tokens"] = len(texts)
     return {**counts, **rounded({"metrics": metrics, "sources": sources})}, bits
+
+
+def scored_bytes(batches: list[dict], number: int) -> list[int]:
+    """The bytes of each of `number` texts that are in windows, to the nearest whole one."""
+    sizes = [0.0] * number
+    for batch in batches:
+        for place, size in zip(batch["texts"], batch["bytes"], strict=True):
+            sizes[place] += size
+    return [round(size) for size in sizes]
 
 
 def compare_documents(found: list[tuple[str, str]], bits: list[float], other: list[float]) -> dict:

@@ -6,11 +6,9 @@ import torch
 
 from data_prep.common.text import shorten
 from data_prep.models.generation import generate_answers
-from data_prep.models.loading import load_checkpoint
-from data_prep.models.merging import BOUND, logit_difference, why_merging_differs
 from data_prep.tokens.chat_encoder import encode_prompts
 from eval.serving_checks.prompts import first_difference
-from eval.serving_checks.rows import DIFFERS, FAILS, REFUSED, SAME, Row
+from eval.serving_checks.rows import DIFFERS, FAILS, SAME, Row
 
 
 @torch.no_grad()
@@ -123,28 +121,3 @@ def pipeline_row(expected: Expected, folder: str, served: list[list[int]], devic
         except (IndexError, RuntimeError, ValueError) as error:
             given.append(error)
     return expected.row("pipeline", given, expected.logprobs_by(pipe.model), tolerance)
-
-
-def adapter_row(expected: Expected, model, adapter: str, tolerance: float) -> Row:
-    """The adapter on its base, by PEFT, against `model`, into which it was merged."""
-    beside, _ = load_checkpoint(adapter)
-    check, rows = "adapter and merged", [each.get_input_embeddings().weight.shape[0] for each in (beside, model)]
-    if rows[0] != rows[1]:
-        detail = f"resized vocabulary: the adapter's base has {rows[0]:,} tokens, the merged model {rows[1]:,}"
-        return Row(check, REFUSED, detail, {"vocabulary": rows})
-    far, relative, logprobs = [], 0.0, []
-    for prompt, answer in zip(expected.ids, expected.answers, strict=True):
-        one, other = (answer_logits(each, prompt, answer["ids"]) for each in (beside, model))
-        far.append(one - other)
-        relative = max(relative, logit_difference(one, other))
-        logprobs.append(token_logprobs(one, answer["ids"]))
-    answers = generate_answers(beside, expected.tokenizer, expected.prompts, expected.max_new_tokens)
-    said = f"largest logit difference {largest(far):.1e}"
-    row = expected.row(check, [answer["ids"] for (answer,) in answers], logprobs, tolerance, said)
-    figures = {**row.figures, "logit_difference": largest(far), "logit_difference_in_deviations": relative}
-    if relative > BOUND:
-        why = f"{relative:.2f} of the logits' standard deviation (bound: {BOUND}): serve the adapter on its base; "
-        return row._replace(
-            status=REFUSED, detail=f"{row.detail}, {why}{why_merging_differs(beside)}", figures=figures
-        )
-    return row._replace(figures=figures)

@@ -17,7 +17,7 @@ import torch
 
 from data_prep.common.errors import InputError
 from eval.serving_checks.answers import Expected
-from eval.serving_checks.rows import DIFFERS, FAILS, NOT_INSTALLED, Row
+from eval.serving_checks.rows import DIFFERS, FAILS, NOT_INSTALLED, NOTE, Row
 
 NEEDED = ("openai", "fastapi", "uvicorn")  # by `transformers serve`; the extra "serving" of pyproject.toml
 COMMAND = "from transformers.cli.transformers import main; main()"  # what bin/transformers runs
@@ -78,6 +78,10 @@ def server_row(expected: Expected, folder: str, url: str | None, tolerance: floa
         return Row(check, NOT_INSTALLED, f"{', '.join(missing)}: pip install -e '.[serving]'")
     if url:
         return asked(check, expected, _served_name(url, folder), url, tolerance)
+    if (Path(folder) / "adapter_config.json").exists():  # transformers 5.23 looks for a config.json in it
+        return Row(
+            check, NOTE, "not asked: it serves no adapter by itself; merge it, or name a server that does with --url"
+        )
     folder = str(Path(folder).resolve()) if Path(folder).exists() else folder
     try:
         with transformers_serve(folder) as own:

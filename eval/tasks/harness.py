@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 
 from data_prep.common.errors import InputError
-from eval.common.assistants import is_assistant
+from data_prep.common.text import counted, printable
+from eval.common.assistants import is_assistant, refuses_system_turn
 
 OURS = "ours"
 
@@ -35,10 +36,13 @@ def run_tasks(
     """{task: {metric: {"value", "stderr" or None}, "n": documents}} of a folder or Hub id, groups of tasks included.
 
     Metrics are named as lm-eval does, without the filter "none". All else is what its command `lm_eval run --model hf`
-    does by default. Raises `InputError` for a task that is not there, or whose data cannot be had.
+    does by default, also where the chat template refuses a system turn: prompts then go without the task's description, and a
+    line on the screen says so. Raises `InputError` for a task that is not there, whose data cannot be had, or whose turns the
+    template refuses.
     """
     import datasets
     import torch
+    from jinja2 import TemplateError
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
@@ -64,8 +68,29 @@ def run_tasks(
             f"--tasks {' '.join(names)}: the data of a task, or the model, cannot be had ({reason}); public tasks fetch "
             "theirs from the Hub once: run it with a network and without HF_HUB_OFFLINE"
         ) from None
+    except TemplateError as error:
+        raise InputError(
+            f"--tasks {' '.join(names)}: the chat template of {model} refuses the turns of a task ({error}): give the tasks "
+            "one by one to see which, and that one with --num_fewshot 0 or --apply_chat_template false"
+        ) from None
+    if apply_chat_template:
+        _tell_left_out(model, found)
     counts = {name: number["effective"] for name, number in found.get("n-samples", {}).items()}
     return {name: {"n": counts.get(name)} | _metrics(own) for name, own in found["results"].items()}
+
+
+def _tell_left_out(model: str, found: dict) -> None:
+    """Print which tasks lost their description: lm-eval takes a system turn that the template refuses out of the prompts."""
+    from data_prep.models.loading import load_tokenizer
+
+    described = [name for name, own in found["configs"].items() if isinstance(own, dict) and own.get("description")]
+    if described and refuses_system_turn(load_tokenizer(model)):
+        for name in described:
+            number = found["n-samples"][name]["effective"]
+            print(
+                f"{printable(name)}: {counted(number, 'question')} without the task's description: the chat template "
+                "refuses a system turn, and lm-eval leaves it out"
+            )
 
 
 def compare_models(models: dict[str, str], tasks: list[str], include_path: Path, batch_size: int) -> dict[str, dict]:

@@ -22,6 +22,7 @@ from transformers.trainer_callback import ExportableState
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import UNFINISHED, read_json, write_json
+from recipes.trainers.adapter import check_tied
 from recipes.trainers.batch import order_by_seed_and_step
 from recipes.trainers.best_model import BestModel
 from recipes.trainers.checkpoints import PARTIAL, flaw_of, full_disk_as_one_line, last_checkpoint, write_whole
@@ -219,9 +220,10 @@ def train(trainer: Trainer, run: Run, max_seconds: float | None = None, rows: Da
     Which model is kept is said at the end; see `BestModel`. Checkpoints are written whole or not at all (`write_whole`).
     A signal saves one and ends the process (`StopOnSignal`).
 
-    Raises InputError if the disk is full, for a loss that is not finite (`LossWatch`), and for settings that the run is
-    too short for (`check_schedule`).
+    Raises InputError if the disk is full, for a loss that is not finite (`LossWatch`), for settings that the run is too
+    short for (`check_schedule`), and for tied embeddings that would part (`check_tied`).
     """
+    check_tied(trainer.model)
     folder = Path(trainer.args.output_dir)
     if trainer.is_world_process_zero():
         if run.anew and (older := [each for each in folder.glob("checkpoint-*") if each.name[11:].isdigit()]):

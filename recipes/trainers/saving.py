@@ -113,8 +113,10 @@ def save_model(trainer: Trainer, models: dict[str, PreTrainedModel]) -> None:
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle, for nobody to read
-        if (staged / "adapter_config.json").exists() and hasattr(models[""].get_base_model(), "generation_config"):
-            models[""].get_base_model().generation_config.save_pretrained(staged)  # PEFT saves the adapter alone
+        if (staged / "adapter_config.json").exists():
+            settings = getattr(models[""].get_base_model(), "generation_config", None)  # None: a reward model's
+            if settings:
+                settings.save_pretrained(staged)  # PEFT saves the adapter alone
         readable(staged)
         sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
         for subfolder, model in models.items():
@@ -156,6 +158,24 @@ def check_reload(folder: Path, model: PreTrainedModel | PeftModel, sharded: bool
         raise RuntimeError(f"{folder}: the saved model is another than that trained: do not use it ({foreign[:5]})")
 
 
+def reload_classifier(folder: str, model: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
+    """The reward model that was saved in `folder`, as plain libraries load it; of an adapter on its base, as `model` is."""
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    load = {"dtype": model.dtype, "trust_remote_code": False, "use_safetensors": True}
+    if not isinstance(model, PeftModel):
+        return AutoModelForSequenceClassification.from_pretrained(folder, **load)
+    config = model.get_base_model().config
+    load |= {"num_labels": 1, "pad_token_id": config.pad_token_id}
+    if commit := getattr(config, "_commit_hash", None):  # of a model of the Hub
+        load["revision"] = commit
+    if quantization := getattr(config, "quantization_config", None):
+        load["quantization_config"] = quantization
+    base = AutoModelForSequenceClassification.from_pretrained(config._name_or_path, **load)
+    return PeftModel.from_pretrained(base, folder)
+
+
 def finish(trainer: Trainer) -> None:
     """Mark the model in `output_dir` as finished, results and all, with a model card; push it if told so, and
     say where the curves are that `report_to` asked for.
@@ -173,13 +193,22 @@ def finish(trainer: Trainer) -> None:
             print(line)
 
 
-def merge_unless_it_answers_otherwise(trainer: Trainer, model: PeftModel) -> PreTrainedModel | PeftModel:
-    """The merged model; or `model` as it is, if merging moves its logits by more than rounding, and a line that says so."""
+def merge_unless_it_answers_otherwise(
+    trainer: Trainer, model: PeftModel, owner: str = ""
+) -> PreTrainedModel | PeftModel:
+    """The merged model; or `model` as it is, if merging moves its logits by more than rounding, and a line that says so.
+
+    Of a reward or value model, which other recipes load whole, the line says what to do.
+
+    Args:
+        owner: whose adapter the line is about, where a run has several: "of the value model".
+    """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # the weights are in parts on several processes
         return merge_adapter(model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="All adapters are already merged")  # they are, by the line below
         before, quantized = probe_logits(model), getattr(model.get_base_model(), "quantization_method", None)
+        weights = {} if quantized else weights_below_adapters(model)
         if quantized is None:
             model.merge_adapter()
         merged = merge_adapter(model) if quantized else model
@@ -188,12 +217,28 @@ def merge_unless_it_answers_otherwise(trainer: Trainer, model: PeftModel) -> Pre
             return merged if quantized else merge_adapter(model)
     if quantized is None:
         model.unmerge_adapter()
+        with torch.no_grad():
+            for (
+                layer,
+                weight,
+            ) in weights.items():  # less what was added is not always what was, in bfloat16 least of all
+                layer.weight.copy_(weight)
     if trainer.is_world_process_zero():
         print(
-            f"the adapter is saved by itself, not merged: merged, the largest logit moves by {difference:.2f} of the "
-            f"logits' standard deviation (bound: {BOUND}); {why_merging_differs(model)}"
+            f"the adapter{owner and ' '}{owner} is saved by itself, not merged: merged, the largest logit moves by "
+            f"{difference:.2f} of the logits' standard deviation (bound: {BOUND}); {why_merging_differs(model)}"
         )
+        if hasattr(model.get_base_model(), "score"):
+            print("recipes that load a reward model need it whole: train it with dtype float32, or without LoRA")
     return model
+
+
+def weights_below_adapters(model: PeftModel) -> dict[torch.nn.Module, torch.Tensor]:
+    """{layer: its weight, copied to the CPU} of the layers that an adapter of LoRA is beside."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module.get_base_layer() for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    return {layer: layer.weight.detach().to("cpu", copy=True) for layer in layers}
 
 
 @torch.no_grad()

@@ -7,7 +7,8 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import existing, read_json, read_jsonl, write_json, write_jsonl
-from recipes.trainers.push.lineage import object_in, shown
+from recipes.trainers.push.lineage import object_in
+from recipes.trainers.push.names import is_path, names_of, paths_in, short_names, shown
 
 ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 NAMES_A_FILE = ("source", "file")  # columns of data_prep.clean_corpus, read_documents and ask_documents
@@ -35,26 +36,33 @@ def data_in(path: Path) -> list[Path]:
 
 
 def data_files_to_push(path: Path, card: str, temporary: Path) -> dict[str, Path | bytes]:
-    """{name on the Hub: file}, the card first. Rows that name a file of this machine keep its name alone.
+    """{name on the Hub: file}, the card first. Rows that name a file of this machine keep as much of its path as tells it
+    from the others' (see `short_names`).
 
     Such files are written anew, into `temporary`.
     """
     files: dict[str, Path | bytes] = {"README.md": card.encode()}
-    for each in data_in(path):
-        files[each.name] = without_paths(each, temporary)
+    found = data_in(path)
+    named_in = {each: {name for row in rows_in(each) for name in files_named(row)} for each in found if is_json(each)}
+    names = short_names(name for own in named_in.values() for name in sorted(own))
+    for each in found:
+        files[each.name] = without_paths(each, names, temporary) if any(map(is_path, named_in.get(each, ()))) else each
     return files
 
 
-def without_paths(path: Path, temporary: Path) -> Path:
-    """The file, or a copy of it where rows name a file of this machine."""
-    if path.suffix not in (".jsonl", ".json") or not any(named(row) != row for row in rows_in(path)):
-        return path
+def without_paths(path: Path, names: dict[str, str], temporary: Path) -> Path:
+    """A copy of a file whose rows name files of this machine, with their `names`."""
+    rows = (with_names(row, names) for row in rows_in(path))
     copy = temporary / path.name
     if path.suffix == ".json":
-        write_json(copy, [*map(named, rows_in(path))])
+        write_json(copy, [*rows])
     else:
-        write_jsonl(copy, map(named, rows_in(path)))
+        write_jsonl(copy, rows)
     return copy
+
+
+def is_json(path: Path) -> bool:
+    return path.suffix in (".jsonl", ".json")
 
 
 def rows_in(path: Path) -> Iterable[dict]:
@@ -67,20 +75,27 @@ def rows_in(path: Path) -> Iterable[dict]:
     return rows
 
 
-def named(row: dict) -> dict:
-    """A row that names the files it comes from without their folders."""
+def files_named(row: dict) -> Iterable[str]:
+    """The files that a row says it comes from, under "source" or "file", or there as {"file", "row", …}."""
+    for key in NAMES_A_FILE:
+        if isinstance(row.get(key), dict):
+            yield from files_named(row[key])
+        else:
+            yield from paths_in(row.get(key), every=True)
+
+
+def with_names(row: dict, names: dict[str, str]) -> dict:
+    """A row whose `files_named` have their `names`."""
     kept = {**row}
     for key in NAMES_A_FILE:
-        if isinstance(row.get(key), str):
-            kept[key] = shown(row[key])
-        elif isinstance(row.get(key), dict):  # {"file", "row", …}
-            kept[key] = named(row[key])
+        if key in row:
+            kept[key] = with_names(row[key], names) if isinstance(row[key], dict) else shown(row[key], names)
     return kept
 
 
 def count_of(path: Path) -> int | None:
     """The rows of a file of JSON; None of another."""
-    return sum(1 for _ in rows_in(path)) if path.suffix in (".jsonl", ".json") else None
+    return sum(1 for _ in rows_in(path)) if is_json(path) else None
 
 
 def dataset_card(path: Path, name: str, *, license: str | None = None, private: bool = True) -> DatasetCard:
@@ -134,8 +149,8 @@ def by_check(report: dict) -> str:
         total = sum(counts.values())
         listed = ", ".join(f"{name} {count / total:.1%}" for name, count in list(counts.items())[:8])
         said.append(f"Languages: {listed} (by {report['languages']['method']}).")
-    names = [str(shown(each["file"])) for each in report["files"]]
-    return "\n\n".join([*said, f"From {', '.join(names)}."])
+    files = [each["file"] for each in report["files"]]
+    return "\n\n".join([*said, f"From {names_of(files, short_names(paths_in(files, every=True)))}."])
 
 
 def by_cleaning(report: dict) -> str:
@@ -145,6 +160,7 @@ def by_cleaning(report: dict) -> str:
     for name, removed in report["filtered"].items():
         table.append(f"| {name} | −{removed['documents']:,} | −{removed['bytes']:,} |")
     table.append(f"| out | {report['documents_out']:,} | {report['bytes_out']:,} |")
-    settings = {key: shown(value) for key, value in report.get("settings", {}).items() if value is not None}
+    given = {key: value for key, value in report.get("settings", {}).items() if value is not None}
+    settings = shown(given, short_names(paths_in(given)))
     told = ", ".join(f"{key} {value}" for key, value in settings.items())
     return "By `data_prep.clean_corpus`:\n\n" + "\n".join(table) + f"\n\nSettings: {told}."

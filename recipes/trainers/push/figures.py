@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from huggingface_hub import EvalResult
 
-from recipes.trainers.push.lineage import Stage, object_in, shown
+from recipes.trainers.push.lineage import Stage, object_in
+from recipes.trainers.push.names import names_of, shown
 
 BOTH = ("before", "after")
 
@@ -31,12 +32,6 @@ def number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def names_of(paths) -> str:
-    """Files as a card names them."""
-    paths = [paths] if isinstance(paths, str) else paths or []
-    return ", ".join(str(shown(path)) for path in paths)
-
-
 def figure(measure: str, value, data: str, found_by: str) -> Figure | None:
     """A figure of a number, or of {"value", "low", "high", "n"}; None of anything else."""
     bounds = value if isinstance(value, dict) else {"value": value}
@@ -51,11 +46,11 @@ def is_of(name, folder: Path) -> bool:
     return isinstance(name, str) and folder.absolute().name == Path(name).name
 
 
-def figures_of(folder: Path, stages: list[Stage], results: list[dict]) -> list[Figure]:
-    """What the last stage measured on held-out data, and what evaluations of this very model found."""
+def figures_of(folder: Path, stages: list[Stage], results: list[dict], names: dict[str, str]) -> list[Figure]:
+    """What the last stage measured on held-out data, and what evaluations of this very model found; files by `names`."""
     found = []
     if stages:
-        last, heldout = stages[-1], names_of(stages[-1].record.get("settings", {}).get("heldout"))
+        last, heldout = stages[-1], names_of(stages[-1].record.get("settings", {}).get("heldout"), names)
         for key, value in last.results.get("metrics", {}).items():
             if key.startswith("eval_") and not key.endswith("_first"):
                 key = key.removeprefix("eval_").removesuffix("_last")
@@ -65,8 +60,8 @@ def figures_of(folder: Path, stages: list[Stage], results: list[dict]) -> list[F
     for result in results:
         if not is_of(result.get("model"), folder):
             continue
-        data, name, metrics = names_of(result.get("data")), result["stage"], result.get("metrics", {})
-        against = f" against {shown(result['opponent'])}" if result.get("opponent") else ""
+        data, name, metrics = names_of(result.get("data"), names), result["stage"], result.get("metrics", {})
+        against = f" against {shown(result['opponent'], names)}" if result.get("opponent") else ""
         for key, value in metrics.items():
             if key == "eval_funcs":
                 found += [figure(each, score, data, name) for each, score in value.items()]

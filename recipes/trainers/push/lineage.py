@@ -1,4 +1,4 @@
-"""Which stages made the model in a folder, read off the records of its runs; no path of this machine leaves this file."""
+"""Which stages made the model in a folder, read off the records of its runs."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import read_json
+from recipes.trainers.push.names import paths_in, short_names, shown
 
 PUSHED = "pushed.json"  # in a folder that was pushed: where to
 PARENTS = ("model_name_or_path", "sft_model_path")  # what a stage goes on from
@@ -29,11 +30,14 @@ class Stage(NamedTuple):
         settings = self.record.get("settings", {})
         return next((str(settings[name]) for name in PARENTS if settings.get(name)), None)
 
-    @property
-    def given(self) -> dict:
-        """The settings that were given, without the folders of this machine."""
-        given, local = self.record.get("given", {}), self.record.get("local", ())
-        return {key: shown(value, key in ON_HUB and value not in local) for key, value in given.items()}
+    def given(self, names: dict[str, str]) -> dict:
+        """The settings that were given, files by their `names` and models of the Hub by their ids."""
+        given = self.record.get("given", {})
+        return {key: value if self._is_on_hub(key, value) else shown(value, names) for key, value in given.items()}
+
+    def _is_on_hub(self, key: str, value) -> bool:
+        known = key in ON_HUB and isinstance(value, str) and value not in self.record.get("local", ())
+        return known and looks_like_hub_id(value) and not Path(value).exists()
 
     def folder_of(self, name: str) -> Path | None:
         """The folder of a model by the name it was given, from here or beside this one's; None of one of the Hub."""
@@ -53,19 +57,6 @@ class Stage(NamedTuple):
 
 def looks_like_hub_id(name: str) -> bool:
     return bool(re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)) and not name.startswith("runs/")
-
-
-def shown(value, on_hub: bool = False):
-    """A setting without the folders of this machine: of a path its last name; `on_hub`: an id of the Hub stays."""
-    if isinstance(value, list):
-        return [shown(each, on_hub) for each in value]
-    if isinstance(value, dict):
-        return {key: shown(each, on_hub) for key, each in value.items()}
-    if not isinstance(value, str) or value.startswith("hf://") or not re.search(r"[/\\]", value):
-        return value
-    if on_hub and looks_like_hub_id(value) and not Path(value).exists():
-        return value
-    return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
 
 
 def pushed_to(folder: Path) -> str | None:
@@ -107,6 +98,15 @@ def lineage(folder: Path) -> list[Stage]:
         stages.insert(0, stage)
         here = stage.folder_of(stage.parent) if stage.parent else None
     return stages
+
+
+def names_in(stages: list[Stage], results: list[dict]) -> dict[str, str]:
+    """The name on the card of every file and folder that the stages and the evaluations of a model were given."""
+    data = [{key: result.get(key) for key in ("data", "opponent")} for result in results]
+    settings = [stage.record.get("settings", {}) for stage in stages]
+    data += [{key: each.get(key) for key in (*DATA, "heldout")} for each in settings]
+    others = [stage.record.get("given") for stage in stages] + [stage.parent for stage in stages]
+    return short_names([*paths_in(data, every=True), *paths_in(others)])
 
 
 def base_of(folder: Path) -> str | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
+from data_prep.common.errors import InputError
 from recipes.trainers.push.figures import (
     Change,
     Figure,
@@ -13,10 +14,10 @@ from recipes.trainers.push.figures import (
     changes_of,
     eval_results,
     figures_of,
-    names_of,
     number,
 )
-from recipes.trainers.push.lineage import DATA, Stage, base_of, lineage, object_in, results_in
+from recipes.trainers.push.lineage import DATA, Stage, base_of, lineage, names_in, object_in, results_in
+from recipes.trainers.push.names import names_of
 
 MARK = "<!-- written by the recipes; take this line out to keep changes of your own -->"
 COUNTED = ("documents", "tokens", "conversations", "rankings", "pairs", "answers", "prompts")
@@ -38,20 +39,30 @@ def model_card(
     Args:
         base: the id of its base model; default: what the records say.
         license: of the model, as the Hub names licences.
-        licenses: of the data, {file or hf:// name: licence}.
+        licenses: of the data, {file, by its path or as the card names it, or hf:// name: licence}.
         results_dir: where evaluations wrote; default: where the recipe did, or `results` beside the folder.
+
+    Raises InputError for a licence of data that the model did not learn from.
     """
     stages = lineage(folder)
     record = stages[-1].record if stages else {}
     results = results_in(folder, record, results_dir)
-    adaptation = adaptation_of(folder, stages, results_dir)
-    changes, figures = changes_of(adaptation), figures_of(folder, stages, results)
+    adaptation, names = adaptation_of(folder, stages, results_dir), names_in(stages, results)
+    changes, figures = changes_of(adaptation), figures_of(folder, stages, results, names)
+    learned = [each for stage in stages for each in data_names(stage)]
+    if idle := [
+        each for each in licenses or () if each not in {*learned, *(names_of(name, names) for name in learned)}
+    ]:
+        expected = (
+            ", ".join(dict.fromkeys(names_of(name, names) for name in learned)) or "none: there is no record of it"
+        )
+        raise InputError(f"--data_license {idle[0]}: not a name of data that it learned from; expected {expected}")
     earlier = [
-        (each.recipe, figures_of(each.folder, stages[: number + 1], results))
+        (each.recipe, figures_of(each.folder, stages[: number + 1], results, names))
         for number, each in enumerate(stages[:-1])
     ]
     adapter = (folder / "adapter_config.json").exists()
-    base, reward = base or base_of(folder), is_reward_model(folder)
+    base, reward, licenses = base or base_of(folder), is_reward_model(folder), licenses or {}
     task = "text-classification" if reward else "text-generation"
     sets = sorted({each for stage in stages for each in data_names(stage) if each.startswith("hf://")})
     index = eval_results([*figures, *(each.after for each in changes)], task)
@@ -70,10 +81,10 @@ def model_card(
         f"# {name.split('/')[-1]}",
         opening(folder, stages, base, adapter, reward),
         "## How to use it\n\n" + usage(folder, name, base, adapter, reward, private),
-        "## Training\n\n" + training(stages, licenses or {}),
+        "## Training\n\n" + training(stages, licenses, names),
         "## Figures\n\n" + tables(figures, earlier, changes, adaptation),
-        "## Limits\n\n" + "\n".join(f"- {each}" for each in limits(folder, stages, figures, changes, licenses or {})),
-        "## To make it again\n\n" + commands(stages),
+        "## Limits\n\n" + "\n".join(f"- {each}" for each in limits(folder, stages, figures, changes, licenses, names)),
+        "## To make it again\n\n" + commands(stages, names),
         MARK,
     ]
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
@@ -156,18 +167,20 @@ def code(language: str, *lines: str) -> str:
     return "\n".join((f"```{language}", *lines, "```"))
 
 
-def training(stages: list[Stage], licenses: dict[str, str]) -> str:
+def training(stages: list[Stage], licenses: dict[str, str], names: dict[str, str]) -> str:
     if not stages:
         return "There is no record of how it was trained."
     rows = []
     for stage in stages:
-        parent = stage.parent and (stage.hub_id(stage.parent) or names_of(stage.parent))
-        names = data_names(stage)
+        parent = stage.parent and (stage.hub_id(stage.parent) or names_of(stage.parent, names))
+        data = data_names(stage)
         count = next((f"{stage.results[key]:,} {key}" for key in COUNTED if key in stage.results), "–")
-        told = "; ".join(dict.fromkeys(license_of(each, licenses) for each in names)) or "–"
+        told = "; ".join(dict.fromkeys(license_of(each, licenses, names) for each in data)) or "–"
         seconds = stage.results.get("seconds")
         took = "–" if seconds is None else f"{seconds:,.0f}"
-        rows.append((stage.recipe, parent or "random weights", names_of(names) + sources(stage), count, told, took))
+        rows.append(
+            (stage.recipe, parent or "random weights", names_of(data, names) + sources(stage), count, told, took)
+        )
     return table(("stage", "from", "data", "learned from", "licence of the data", "seconds"), rows)
 
 
@@ -180,8 +193,8 @@ def sources(stage: Stage) -> str:
     return ": " + ", ".join(f"{name} {each['tokens']:,}" for name, each in found.items() if "tokens" in each)
 
 
-def license_of(name: str, licenses: dict[str, str]) -> str:
-    return licenses.get(name) or licenses.get(names_of(name)) or NOT_GIVEN
+def license_of(name: str, licenses: dict[str, str], names: dict[str, str]) -> str:
+    return licenses.get(name) or licenses.get(names_of(name, names)) or NOT_GIVEN
 
 
 def cell(text) -> str:
@@ -235,7 +248,12 @@ def tables(
 
 
 def limits(
-    folder: Path, stages: list[Stage], figures: list[Figure], changes: list[Change], licenses: dict[str, str]
+    folder: Path,
+    stages: list[Stage],
+    figures: list[Figure],
+    changes: list[Change],
+    licenses: dict[str, str],
+    names: dict[str, str],
 ) -> list[str]:
     """What the records and results say against the model, and what they say nothing about."""
     said = []
@@ -257,21 +275,20 @@ def limits(
             said.append(f"An alarm was raised while it was trained ({stage.recipe}): {alarm['alarm']}.")
     if not figures and not changes:
         said.append("It was not evaluated on held-out data.")
-    without = {
-        names_of(name) for stage in stages for name in data_names(stage) if license_of(name, licenses) == NOT_GIVEN
-    }
+    data = (each for stage in stages for each in data_names(stage))
+    without = {names_of(each, names) for each in data if license_of(each, licenses, names) == NOT_GIVEN}
     if without:
         said.append(f"Nobody stated the licence of its data: {', '.join(sorted(without))}.")
     said.append("No figure above is about safety, bias or facts outside of the data that was measured on.")
     return said
 
 
-def commands(stages: list[Stage]) -> str:
+def commands(stages: list[Stage], names: dict[str, str]) -> str:
     """The settings of each stage as a YAML, and the command that reads it."""
     said = []
     for stage in stages:
-        if stage.given:
-            settings = yaml.safe_dump(stage.given, allow_unicode=True, sort_keys=False).strip()
+        if given := stage.given(names):
+            settings = yaml.safe_dump(given, allow_unicode=True, sort_keys=False).strip()
             command = f"# python recipes/{stage.recipe}.py --config {stage.recipe}.yaml --output_dir {stage.recipe}"
             said.append(code("yaml", command, settings))
     if not said:
