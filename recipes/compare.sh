@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# After recipes/quickstart.sh: the chain from SFT on with two more seeds; DPO, RLOO, GRPO and best of 8 from the same SFT
-# model, the trained ones at PPO's wall time; PPO with the rater itself as reward, on right or wrong only, and beyond its
-# KL budget; all of them in one table of the report. A command whose output exists is skipped, so an interrupted run
+# After recipes/quickstart.sh: DPO, RLOO, GRPO and best of 8 from the same SFT model, the trained ones at PPO's wall time;
+# PPO with the rater itself as reward, on right or wrong only, and beyond its KL budget; the chain from SFT on with two more
+# seeds; all of them in one table of the report. A command whose output exists is skipped, so an interrupted run
 # resumes. To train a model again, remove its results, its answers_… and its win_rate_….
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -38,32 +38,7 @@ sealed() {
     done
 }
 
-# The chain with other random numbers from SFT on: its SFT model, its answers, its rankings, its reward model, its PPO.
-for SEED in 1 2; do
-    S=seed$SEED
-    unfinished $RUN/results/sft_$S.json $RUN/sft_$S
-    step $RUN/results/sft_$S.json train sft_$S sft --seed $SEED
-    step $RUN/data/completions_$S.jsonl \
-        python -m data_prep.sample_completions --model $RUN/sft_$S --conversations $RUN/data/prompts_rankings.json \
-        --num_return_sequences 4 --batch_size 512 --seed $SEED --output $RUN/data/completions_$S.jsonl
-    step $RUN/data/rankings_$S.jsonl rank $RUN/data/completions_$S.jsonl $RUN/data/rankings_$S.jsonl $RUBRIC
-    step $RUN/data/completions_heldout_$S.jsonl \
-        python -m data_prep.sample_completions --model $RUN/sft_$S --conversations $RUN/data/conversations_heldout.json \
-        --limit 400 --num_return_sequences 16 --batch_size 512 --seed 1 --output $RUN/data/completions_heldout_$S.jsonl
-    step $RUN/data/rankings_heldout_$S.jsonl \
-        rank $RUN/data/completions_heldout_$S.jsonl $RUN/data/rankings_heldout_$S.jsonl $RUBRIC
-    unfinished $RUN/results/reward_$S.json $RUN/reward_$S
-    step $RUN/results/reward_$S.json \
-        train reward_$S reward --seed $SEED --model_name_or_path $RUN/sft_$S --rankings $RUN/data/rankings_$S.jsonl \
-        --heldout $RUN/data/rankings_heldout_$S.jsonl
-    unfinished $RUN/results/ppo_$S.json $RUN/ppo_$S
-    step $RUN/results/ppo_$S.json \
-        train ppo_$S ppo --seed $SEED --sft_model_path $RUN/sft_$S --reward_model_path $RUN/reward_$S
-    sealed ppo_$S sft_$S
-done
-sealed ppo sft  # the first seed, from the quickstart
-
-# The others get the time that PPO took here.
+# The time that PPO took here, which the other methods get.
 PPO_SECONDS=$(python -c "import json; print(json.load(open('$RUN/results/ppo.json'))['seconds'])")
 # Learn from the rankings themselves, without a reward model.
 unfinished $RUN/results/dpo.json $RUN/dpo
@@ -96,6 +71,30 @@ unfinished $RUN/results/ppo_over_budget.json $RUN/ppo_over_budget
 step $RUN/results/ppo_over_budget.json \
     train ppo_over_budget ppo --kl_coef 0.01 --stop_on non_finite_loss --total_episodes 18432 --learning_rate 0.001 \
     --load_best_model_at_end false
+# The chain with other random numbers from SFT on: its SFT model, its answers, its rankings, its reward model, its PPO.
+for SEED in 1 2; do
+    S=seed$SEED
+    unfinished $RUN/results/sft_$S.json $RUN/sft_$S
+    step $RUN/results/sft_$S.json train sft_$S sft --seed $SEED
+    step $RUN/data/completions_$S.jsonl \
+        python -m data_prep.sample_completions --model $RUN/sft_$S --conversations $RUN/data/prompts_rankings.json \
+        --num_return_sequences 4 --batch_size 512 --seed $SEED --output $RUN/data/completions_$S.jsonl
+    step $RUN/data/rankings_$S.jsonl rank $RUN/data/completions_$S.jsonl $RUN/data/rankings_$S.jsonl $RUBRIC
+    step $RUN/data/completions_heldout_$S.jsonl \
+        python -m data_prep.sample_completions --model $RUN/sft_$S --conversations $RUN/data/conversations_heldout.json \
+        --limit 400 --num_return_sequences 16 --batch_size 512 --seed 1 --output $RUN/data/completions_heldout_$S.jsonl
+    step $RUN/data/rankings_heldout_$S.jsonl \
+        rank $RUN/data/completions_heldout_$S.jsonl $RUN/data/rankings_heldout_$S.jsonl $RUBRIC
+    unfinished $RUN/results/reward_$S.json $RUN/reward_$S
+    step $RUN/results/reward_$S.json \
+        train reward_$S reward --seed $SEED --model_name_or_path $RUN/sft_$S --rankings $RUN/data/rankings_$S.jsonl \
+        --heldout $RUN/data/rankings_heldout_$S.jsonl
+    unfinished $RUN/results/ppo_$S.json $RUN/ppo_$S
+    step $RUN/results/ppo_$S.json \
+        train ppo_$S ppo --seed $SEED --sft_model_path $RUN/sft_$S --reward_model_path $RUN/reward_$S
+    sealed ppo_$S sft_$S
+done
+sealed ppo sft  # the first seed, from the quickstart
 # Their greedy answers, and win rates of each against the SFT model that it is from, as in the quickstart.
 step $RUN/results/win_rate_grpo_vs_sft_greedy.json \
     python -m eval.run --run $RUN --only answers win_rate \

@@ -66,7 +66,7 @@ def test_compare_makes_what_the_report_reads_and_goes_on_where_it_was(tmp_path):
     commands = (tmp_path / "commands.txt").read_text().splitlines()
     trained = [re.search(r"recipes/(\w+)\.py", line)[1] for line in commands if "--config_file" in line]
     chain = ["sft", "reward", "ppo"]
-    assert trained == [*chain, *chain, "dpo", "rloo", "grpo", "grpo", "ppo", "reward", "ppo", "ppo"]
+    assert trained == ["dpo", "rloo", "grpo", "grpo", "ppo", "reward", "ppo", "ppo", *chain, *chain]
     assert commands[-1] == "-m eval.report --run runs/quickstart"
     timed = [line for line in commands if "--max_seconds 12.5" in line]
     assert [re.search(r"recipes/(\w+)\.py", line)[1] for line in timed] == ["dpo", "rloo", "grpo", "grpo"]
