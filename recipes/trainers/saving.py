@@ -218,10 +218,8 @@ def merge_unless_it_answers_otherwise(
     if quantized is None:
         model.unmerge_adapter()
         with torch.no_grad():
-            for (
-                layer,
-                weight,
-            ) in weights.items():  # less what was added is not always what was, in bfloat16 least of all
+            # Less what was added is not always what was, in bfloat16 least of all.
+            for layer, weight in weights.items():
                 layer.weight.copy_(weight)
     if trainer.is_world_process_zero():
         print(
