@@ -77,6 +77,7 @@ def test_compare_makes_what_the_report_reads_and_goes_on_where_it_was(tmp_path):
     made += [f"win_rate_{name}_vs_sft{kind}" for name in compared for kind in ("", "_greedy")]
     sealed = ["ppo", "ppo_seed1", "ppo_seed2"]
     made += [f"win_rate_{name}_vs_sft_sealed{kind}" for name in sealed for kind in ("", "_greedy")]
+    made += [f"win_rate_{name}_vs_sft_all_greedy" for name in sealed]
     made += ["win_rate_best_of_8_vs_sft"]
     assert {path.stem for path in (run / "results").glob("*.json")} == {"ppo", *made}
     assert (run / "results" / "ppo.json").read_text() == "first"
@@ -95,7 +96,7 @@ def test_compare_makes_what_the_report_reads_and_goes_on_where_it_was(tmp_path):
             in ppo
         )
         rates = [line for line in commands if f"--model runs/quickstart/ppo_seed{seed} --opponent " in line]
-        assert len(rates) == 2 and all(f"--opponent runs/quickstart/sft_seed{seed} " in line for line in rates)
+        assert len(rates) == 3 and all(f"--opponent runs/quickstart/sft_seed{seed} " in line for line in rates)
     noted = [line.split("\t")[0] for line in (run / "results" / "times.tsv").read_text().splitlines()]
     kinds = [*(f"_seed{seed}" for seed in (1, 2)), *(f"_heldout_seed{seed}" for seed in (1, 2))]
     data = [f"{what}{kind}.jsonl" for what in ("completions", "rankings") for kind in kinds]
