@@ -14,7 +14,7 @@ from data_prep.common.intervals import bootstrap_interval
 from eval import answers, report, win_rate
 from eval.reporting.chart import against_sft, chart
 from eval.reporting.example import caption, example_question, mark
-from eval.reporting.pictures import answers_picture, score_against_kl
+from eval.reporting.pictures import LABEL, MARGIN, answers_picture, score_against_kl
 
 
 @pytest.fixture(scope="module")
@@ -457,3 +457,12 @@ def test_the_rubric_beside_score_and_kl():
     assert (
         "(all facts right of sampled answers, a proxy for a human judge) went from 10% to 50%; it was highest" in said
     )
+
+
+@pytest.mark.parametrize("title", ["Base, prompted", "a name that is far longer than the column of names"])
+def test_the_name_of_a_model_does_not_reach_its_answer(title, tmp_path):
+    question = {"prompt": [{"role": "user", "content": "?"}], "reference": "yes"}
+    path = tmp_path / "answers.png"
+    path.write_bytes(answers_picture(question, {title: "no"}, {title: ("wrong", "")}, ""))
+    between = matplotlib.image.imread(path)[80:, MARGIN + LABEL - 7 : MARGIN + LABEL - 2, :3]
+    assert between.min() > 0.9

@@ -120,7 +120,7 @@ def between(step: float, points: dict[int, float]) -> float:
     return points[before] + share * (points[after] - points[before])
 
 
-WIDTH, MARGIN, LABEL, LINE = 1000, 32, 150, 25  # pixels of answers_picture; LABEL is the column of the models' names
+WIDTH, MARGIN, LABEL, LINE = 1000, 32, 195, 25  # pixels of answers_picture; LABEL is the column of the models' names
 LINES = 4  # of a question or an answer; longer ones are shortened
 SIGNS = {"right": ("✓", GREEN), "partly": ("✓", BLUE), "wrong": ("✗", RED)}
 TITLES = {"base": "Base", "sft": "SFT", "ppo": "PPO"}
@@ -170,7 +170,7 @@ def answers_picture(question: dict, answers: dict[str, str], marks: dict[str, tu
         panel.text(
             MARGIN + 16,
             top + 14,
-            title,
+            wrapped(figure, title, LABEL - 24, 1, size=13, weight="bold")[0],
             color=GREY if marked is None else INK,
             fontsize=13,
             weight="bold",
