@@ -1,9 +1,10 @@
 """What of a run is published beside its configs: `results.json`, the tables of `RESULTS.md`, and two pictures."""
 
+import json
 from pathlib import Path
 
 from data_prep.common.errors import InputError
-from data_prep.common.files import atomic_write, write_json
+from data_prep.common.files import atomic_write
 from eval.reporting.chart import chart
 from eval.reporting.example import caption, mark
 from eval.reporting.pictures import answers_picture
@@ -27,7 +28,7 @@ def tables_in(text: str, path: str | Path) -> tuple[str, str, str]:
 
 def shortened(result: dict) -> dict:
     """A result as it is published: without `LEFT_OUT`, of the gate within a training the verdict alone, and numbers with
-    seven digits."""
+    six digits."""
     kept = {key: value for key, value in result.items() if key not in LEFT_OUT}
     if gate := kept.get("reward_gate"):
         kept["reward_gate"] = {"verdict": gate["verdict"]}
@@ -39,7 +40,17 @@ def rounded(value):
         return {key: rounded(each) for key, each in value.items()}
     if isinstance(value, list):
         return [rounded(each) for each in value]
-    return float(f"{value:.7g}") if isinstance(value, float) else value
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def one_line_a_stage(facts: dict) -> str:
+    """The JSON of `facts` with each stage on a line: small, and a difference between two commits names its stages."""
+    rest = json.dumps({key: value for key, value in facts.items() if key != "stages"}, ensure_ascii=False, indent=1)
+    stages = ",\n".join(
+        f"  {json.dumps(name, ensure_ascii=False)}: {json.dumps(result, ensure_ascii=False)}"
+        for name, result in facts["stages"].items()
+    )
+    return f'{{\n "stages": {{\n{stages}\n }},{rest[1:]}\n'
 
 
 def publish(
@@ -61,7 +72,8 @@ def publish(
     before, _, after = tables_in(text, path)
     stages = {name: shortened(result) for name, result in facts["stages"].items()}
     published = {**facts, "stages": stages}
-    write_json(folder / "results.json", published)
+    with atomic_write(folder / "results.json") as file:
+        file.write(one_line_a_stage(published))
     with atomic_write(path) as file:
         file.write(f"{before}{BEGIN}\n{markdown(published)}{END}{after}")
     pictures = {"stages.png": (chart(stages) or {}).get("png"), "answers.png": None}
