@@ -24,6 +24,7 @@ the documents, the assistants among them are asked.
 With `--sweep` the command runs once for each value, with `REPLAY=0.1` and `RUN=runs/adapt_replay/replay_0.1` in its
 environment; it works in the folder that RUN names and ends with this script, as above, with `--output_dir $RUN`. Draws gain
 against forgetting into `sweep.html`, with the figures in `sweep.json`. What is done is skipped when it is run again.
+`--publish` writes `sweep.json` and its table.
 """
 
 import argparse
@@ -40,7 +41,7 @@ from data_prep.common.provenance import commit, machine
 from data_prep.readers.documents import documents, reading_counts
 from data_prep.readers.prompts import read_prompts
 from data_prep.rows.bad_rows import BadRows
-from eval.before_after.publishing import publish
+from eval.before_after.publishing import publish, publish_sweep
 from eval.before_after.seen import seen_in_training
 from eval.before_after.verdict import DOMAIN, measures_of, verdict
 from eval.common.functions import add_eval_funcs, check_functions, in_words, load_functions, show_difference
@@ -126,7 +127,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--publish",
         type=Path,
-        help="folder that the figures and their table are written into, results.json and RESULTS.md",
+        help="folder that the figures and their table are written into: results.json, with --sweep sweep.json, and RESULTS.md",
     )
     arguments = parser.parse_args()
     check_at_least(1, arguments, "max_new_tokens", "batch_size", "limit")
@@ -203,12 +204,18 @@ def show(interval: dict, scale: float = 1, form: str = ".3f") -> str:
     return f"{value} [{low}, {high}]"
 
 
+def tell_published(written: list[str], folder: Path) -> None:
+    print(f"{' and '.join(written)} are written into {folder}")
+
+
 def main() -> None:
     arguments = read_arguments()
     if arguments.sweep:
         from eval.before_after.sweep import run_sweep
 
-        run_sweep(arguments.sweep, arguments.command, arguments.output_dir, arguments.forgetting_budget)
+        found = run_sweep(arguments.sweep, arguments.command, arguments.output_dir, arguments.forgetting_budget)
+        if arguments.publish:
+            tell_published(publish_sweep(arguments.publish, found), arguments.publish)
         return
     stages = named_values("--stages", arguments.stages)
     if taken := {BEFORE, AFTER, ASSISTANT} & stages.keys():
@@ -314,8 +321,7 @@ def main() -> None:
     with atomic_write(arguments.output_dir / "adaptation.html") as file:
         file.write(html)
     if arguments.publish:
-        written = publish(arguments.publish, adaptation)
-        print(f"{' and '.join(written)} are written into {arguments.publish}")
+        tell_published(publish(arguments.publish, adaptation), arguments.publish)
     for source, own in asked.items():
         say(f"{source}: the judge", judge, own["agreement"])
     judge.close()

@@ -11,7 +11,7 @@ from helpers.models import counting_model, save
 
 from data_prep.common.files import write_json, write_jsonl
 from eval import adaptation, report
-from eval.before_after.publishing import BEGIN, END, table
+from eval.before_after.publishing import BEGIN, END, SWEEP_BEGIN, SWEEP_END, sweep_table, table
 from eval.before_after.seen import Prompts, Runs
 from eval.before_after.verdict import measures_of, verdict
 
@@ -312,8 +312,17 @@ def test_a_sweep_runs_the_road_for_each_value(command, tmp_path):
     line = "replay=0.1: the domain's bits per byte fall by 33.0%, the general ones change by +1.0%, the largest gain within"
     assert out.splitlines()[-1] == line + " the budget of 3%"
     assert line in (tmp_path / "out" / "sweep.html").read_text().replace("&#39;", "'")
-    code, out, err = command(adaptation, *given)  # what is there is not run again
-    assert code == 0 and (tmp_path / "out" / "log").read_text() == "0 0.1 0.3 " and out.count("skipped") == 3
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published/RESULTS.md").write_text("# Mine\n")
+    code, out, err = command(adaptation, *given, "--publish", tmp_path / "published")
+    assert code == 0 and out.endswith(f"sweep.json and RESULTS.md are written into {tmp_path / 'published'}\n")
+    assert (tmp_path / "out" / "log").read_text() == "0 0.1 0.3 " and out.count("skipped") == 3  # not run again
+    page = (tmp_path / "published/RESULTS.md").read_text()
+    assert page.startswith("# Mine\n") and f"{line} the budget of 3%.\n" in page
+    assert "| replay | bits per byte, domain | bits per byte, general | exact match, domain | verdict |\n" in page
+    assert "| 0 | -35.0 % [-36.0, -34.0] | +8.0 % [+7.0, +9.0] | 0.0% → 80.0% | raise replay |\n" in page
+    published = json.loads((tmp_path / "published/sweep.json").read_text())
+    assert published["rows"] == [{key: row[key] for key in row if key != "run"} for row in found["rows"]]
     given[1] = "replay=0,9"
     code, out, err = command(adaptation, *given)
     assert (
@@ -352,7 +361,9 @@ def test_what_cannot_be_used_is_said_before_any_work(command, tmp_path, given, s
     assert not (tmp_path / "out").exists()
 
 
-def test_the_table_in_the_repository_is_that_of_its_results():
+def test_the_tables_in_the_repository_are_those_of_its_results():
     folder = Path(__file__).parents[1] / "recipes" / "configs" / "adapt"
     text = (folder / "RESULTS.md").read_text()
     assert text.split(BEGIN)[1].split(END)[0] == f"\n{table(figures(folder))}"
+    sweep = json.loads((folder / "sweep.json").read_text())
+    assert text.split(SWEEP_BEGIN)[1].split(SWEEP_END)[0] == f"\n{sweep_table(sweep)}"

@@ -346,6 +346,7 @@ CALCULATIONS = {
     "c4_wiki/mix.yaml": 2,
     "c4_wiki/pretrain.yaml": 2,
     "dpo_zh/dpo.yaml": 1,
+    "dpo_zh/ppo.yaml": 0,
     "dpo_zh/reward.yaml": 1,
     "gpt2_small/mix.yaml": 3,
     "gpt2_small/ppo.yaml": 15,

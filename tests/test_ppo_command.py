@@ -531,6 +531,47 @@ def test_a_resumed_run_has_the_coefficient_that_the_killed_one_had(uninterrupted
     assert coefficients[0] == pytest.approx(0.05 * 0.98) and len(set(coefficients)) == 3
 
 
+# The moving average of the weights
+
+
+def test_the_moving_average_is_evaluated_and_saved_and_training_does_not_see_it(uninterrupted, tmp_path):
+    settings, plain, _ = uninterrupted("full")
+    given, whole = {**settings, "ema_decay": 0.75}, tmp_path / "ppo"
+    succeeded(again("ppo", **given, output_dir=whole))
+    average = load_file(settings["sft_model_path"] / "model.safetensors")
+    for update in range(1, 7):
+        own, without = (load_file(folder / f"checkpoint-{update}/model.safetensors") for folder in (whole, plain))
+        assert all(torch.equal(own[name], without[name]) for name in own)
+        average = {name: 0.75 * average[name] + 0.25 * own[name] for name in own}
+    saved = load_file(whole / "model.safetensors")
+    assert saved.keys() == average.keys()
+    assert max((saved[name] - average[name]).abs().max().item() for name in saved) < 1e-6
+    assert max((saved[name] - own[name]).abs().max().item() for name in saved) > 1e-4
+    found, others = results(whole, "ppo")["metrics"], results(plain, "ppo")["metrics"]
+    assert found["eval_kl_last"] == values_of(log_of(whole / "checkpoint-6"), "eval_kl")[-1] < others["eval_kl_last"]
+    # Killed after update 3, and resumed
+    folder = copy_up_to(whole, tmp_path / "again", 3)
+    succeeded(again("ppo", **given, output_dir=folder, resume_from_checkpoint="last"))
+    same_weights(folder, whole)
+
+
+def test_of_the_best_checkpoint_the_average_is_kept(best_settings, tmp_path):
+    succeeded(again("ppo", **best_settings, ema_decay=0.5, output_dir=tmp_path / "ppo"))
+    found = evaluations(tmp_path / "ppo")
+    best = max(found, key=lambda step: found[step][0])
+    saved, kept = load_file(tmp_path / "ppo/model.safetensors"), tmp_path / f"ppo/checkpoint-{best}"
+    average, own = load_file(kept / "average.safetensors"), load_file(kept / "model.safetensors")
+    assert all(torch.equal(saved[name], average[name]) for name in saved)
+    assert not all(torch.equal(saved[name], own[name]) for name in saved)
+    assert results(tmp_path / "ppo", "ppo")["metrics"]["eval_score_last"] == found[best][0]
+
+
+def test_a_decay_that_keeps_all_or_nothing_is_refused(run_settings, tmp_path):
+    for decay in (0, 1):
+        done = again("ppo", **run_settings, ema_decay=decay, output_dir=tmp_path / "ppo")
+        assert complaint(done) == f"error: ema_decay: expected a number between 0 and 1, found {decay:.1f}"
+
+
 # The best checkpoint
 
 

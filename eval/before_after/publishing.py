@@ -7,6 +7,8 @@ from eval.before_after.verdict import BITS
 
 BEGIN = "<!-- table: written by python -m eval.adaptation --publish -->"
 END = "<!-- end of table -->"
+SWEEP_BEGIN = "<!-- sweep: written by python -m eval.adaptation --sweep --publish -->"
+SWEEP_END = "<!-- end of sweep -->"
 PUBLISHED = ("bits_per_byte", "exact_match", "verdict", "measures", "seen", "settings", "machine", "commit")
 
 
@@ -17,16 +19,30 @@ def publish(folder: Path, adaptation: dict) -> list[str]:
         adaptation: as `results.json` has it.
     """
     published = {key: adaptation[key] for key in PUBLISHED}
-    path = folder / "RESULTS.md"
-    text = path.read_text(encoding="utf-8") if path.exists() else f"# Results\n\n{BEGIN}\n{END}\n"
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        text += f"\n{BEGIN}\n{END}\n"
-    before, rest = text.split(BEGIN)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "results.json", {"adaptation": published})
-    with atomic_write(path) as file:
-        file.write(f"{before}{BEGIN}\n{table(published)}{END}{rest.split(END)[1]}")
+    write_between(folder / "RESULTS.md", BEGIN, table(published), END)
     return ["results.json", "RESULTS.md"]
+
+
+def publish_sweep(folder: Path, sweep: dict) -> list[str]:
+    """The same of a sweep: what `sweep.json` has, without the folders of its runs. Returns the names of the files."""
+    rows = [{key: value for key, value in row.items() if key != "run"} for row in sweep["rows"]]
+    published = {**sweep, "rows": rows}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "sweep.json", published)
+    write_between(folder / "RESULTS.md", SWEEP_BEGIN, sweep_table(published), SWEEP_END)
+    return ["sweep.json", "RESULTS.md"]
+
+
+def write_between(path: Path, begin: str, table: str, end: str) -> None:
+    """Write `table` between the lines `begin` and `end` of a page, which get a place at its end where it lacks them."""
+    text = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        text += f"\n{begin}\n{end}\n"
+    before, rest = text.split(begin)
+    with atomic_write(path) as file:
+        file.write(f"{before}{begin}\n{table}{end}{rest.split(end)[1]}")
 
 
 def table(published: dict) -> str:
@@ -45,7 +61,29 @@ def table(published: dict) -> str:
             )
             what = "questions"
         rows.append(f"| {measured['measure']}, {source} | {' | '.join(both)} | {change} | {n:,} {what} |")
+    return "\n".join([*rows, "", f"{published['verdict']['line']}.", "", measured_at(published), ""])
+
+
+def sweep_table(sweep: dict) -> str:
+    """A row in Markdown for each value, the best of them, and where it was measured."""
+    head = [sweep["key"], *(f"bits per byte, {source}" for source in ("domain", "general"))]
+    asked = list(sweep["rows"][0]["exact_match"])
+    head += [*(f"exact match, {source}" for source in asked), "verdict"]
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in sweep["rows"]:
+        loss = {"value": -row["gain"]["value"], "low": -row["gain"]["high"], "high": -row["gain"]["low"]}
+        cells = [row["value"]]
+        for change in (loss, row["forgetting"]):
+            cells.append(
+                "{:+.1f} % [{:+.1f}, {:+.1f}]".format(*(100 * change[key] for key in ("value", "low", "high")))
+            )
+        for source in asked:
+            cells.append(f"{row['exact_match'][source]['before']:.1%} → {row['exact_match'][source]['after']:.1%}")
+        rows.append(f"| {' | '.join([*cells, row['verdict']['word']])} |")
+    return "\n".join([*rows, "", f"{sweep['best']['line']}.", "", measured_at(sweep), ""])
+
+
+def measured_at(published: dict) -> str:
     about = published["machine"]
     where = f"{about['cores']} cores of {about.get('gpu', about['cpu'])}"
-    told = f"Measured at commit {published['commit']} on {where}."
-    return "\n".join([*rows, "", f"{published['verdict']['line']}.", "", told, ""])
+    return f"Measured at commit {published['commit']} on {where}."

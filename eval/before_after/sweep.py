@@ -92,8 +92,9 @@ def best_of(rows: list[dict], key: str, budget: float) -> dict:
     return {"value": best["value"], "line": line}
 
 
-def run_sweep(text: str, command: str, output_dir: Path, budget: float) -> None:
-    """Run the road for each value, and write sweep.json and sweep.html into `output_dir`; each run is a folder in it."""
+def run_sweep(text: str, command: str, output_dir: Path, budget: float) -> dict:
+    """Run the road for each value, and write sweep.json and sweep.html into `output_dir`; each run is a folder in it.
+    Returns what sweep.json has."""
     key, values = read_sweep(text)
     check_writable("--output_dir", output_dir)
     folders = {value: output_dir / f"{key}_{value}" for value in values}
@@ -103,7 +104,8 @@ def run_sweep(text: str, command: str, output_dir: Path, budget: float) -> None:
         rows.append(sweep_row(value, folder))
     best = best_of(rows, key, budget)
     facts = {"key": key, "command": command, "forgetting_budget": budget, "rows": rows, "best": best}
-    write_json(output_dir / "sweep.json", {**facts, "machine": machine(), "commit": commit()})
+    facts |= {"machine": machine(), "commit": commit()}
+    write_json(output_dir / "sweep.json", facts)
     picture = uri_of(sweep_picture(rows, key, budget))
     html = render(Path(__file__).with_name("sweep.html"), {**facts, "picture": picture})
     with atomic_write(output_dir / "sweep.html") as file:
@@ -114,3 +116,4 @@ def run_sweep(text: str, command: str, output_dir: Path, budget: float) -> None:
             f"general {100 * row['forgetting']['value']:+z.1f}% bits per byte; {row['verdict']['word']}"
         )
     print(best["line"])
+    return facts

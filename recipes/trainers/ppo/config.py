@@ -117,6 +117,13 @@ class PPOConfig(trl_ppo_config()):
             "standard deviation there: one kl_coef then means the same for any reward (Ziegler 2019, section 2)"
         },
     )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate and save a moving average of the policy's weights, of which an update keeps this share (Ramé "
+            "2024, arXiv:2406.16768); default: the weights of an update"
+        },
+    )
     kl_budget: float | None = field(
         default=None,
         metadata={
@@ -153,6 +160,8 @@ class PPOConfig(trl_ppo_config()):
             )
         if self.target_kl is not None and self.target_kl <= 0:
             raise InputError(f"target_kl: expected more than 0, found {self.target_kl}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise InputError(f"ema_decay: expected a number between 0 and 1, found {self.ema_decay}")
         if self.missing_eos_penalty is not None and self.missing_eos_penalty < 0:
             raise InputError(
                 f"missing_eos_penalty: expected a penalty of at least 0, found {self.missing_eos_penalty}"

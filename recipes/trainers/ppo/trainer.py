@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl.trainer.utils import disable_dropout_in_model
 
@@ -23,6 +23,7 @@ from data_prep.common.errors import InputError
 from data_prep.common.files import read_json, write_json
 from data_prep.models.reward_functions import call_reward_function
 from data_prep.models.scoring import score_answers
+from recipes.trainers.ppo.averaging import MovingAverage
 from recipes.trainers.ppo.completions import log_completions
 from recipes.trainers.ppo.config import PPOConfig
 from recipes.trainers.ppo.loss import advantages_and_returns, clipped_losses
@@ -39,6 +40,7 @@ from recipes.trainers.ppo.prepare import (
 )
 from recipes.trainers.ppo.rollout import Rollout, answer_metrics, rollout_of, sample_answers
 
+AVERAGE = "average.safetensors"  # in a checkpoint, with ema_decay
 REWARD_SAMPLE = 256  # answers from which normalize_rewards takes mean and spread
 
 
@@ -61,7 +63,8 @@ class PPOTrainer(Trainer):
             again, as text.
 
     A checkpoint holds policy, value model, optimizer, schedule and random states of an update; a run resumed from it
-    on the same machine gives the same bits as one that was never interrupted.
+    on the same machine gives the same bits as one that was never interrupted. With `args.ema_decay` evaluations are of the
+    average of the policy's weights, a checkpoint has it beside the update's own, and after training the policy is it.
 
     Raises InputError for arguments, functions and prompts that do not fit together, ValueError for models that do not.
     """
@@ -121,9 +124,18 @@ class PPOTrainer(Trainer):
         self.reward_model = reward_model.to(args.device).eval() if reward_model is not None else None
         self.reward_processing_class = reward_processing_class
         self.model_accepts_loss_kwargs = False
+        if args.ema_decay is not None and self.is_fsdp_enabled:
+            raise InputError("ema_decay: not supported under FSDP, where no process has whole weights; leave it out")
+        self.average = None if args.ema_decay is None else MovingAverage(model, args.ema_decay)
         self.kl_coef = args.kl_coef
         self.reward_moments = None if args.normalize_rewards else (0.0, 1.0)  # mean and standard deviation
         self._metrics: list[dict[str, float]] = []  # one per update since the last log
+
+    def train(self, *arguments, **named):
+        output = super().train(*arguments, **named)
+        if self.average is not None:
+            self.average.put_into_policy()
+        return output
 
     # One update: roll out, score, estimate advantages, update.
 
@@ -136,6 +148,8 @@ class PPOTrainer(Trainer):
         self.score(rollout)
         metrics = self.estimate_advantages(rollout)
         metrics |= self.update(model, rollout)
+        if self.average is not None:
+            self.average.update()
         self._metrics.append(metrics)
         tables = self.args.num_sample_generations
         if tables > 0 and step % math.ceil(self.state.max_steps / tables) == 0 and self.is_world_process_zero():
@@ -410,13 +424,14 @@ class PPOTrainer(Trainer):
         if self.reward_moments is None:
             self.measure_rewards()
         sums: dict[str, torch.Tensor] = {}
-        for rows, rollout, weights in self.answers_to(dataset):
-            metrics = self.metrics_of(rollout)
-            texts = rollout.texts(self.processing_class) if self.eval_funcs else []
-            for function in self.eval_funcs:
-                metrics[function.__name__] = self.rewards_by(function, rows, texts)
-            for name, values in metrics.items():
-                sums[name] = sums.get(name, 0.0) + (values * weights).sum()
+        with self.average.in_policy() if self.average is not None else nullcontext():
+            for rows, rollout, weights in self.answers_to(dataset):
+                metrics = self.metrics_of(rollout)
+                texts = rollout.texts(self.processing_class) if self.eval_funcs else []
+                for function in self.eval_funcs:
+                    metrics[function.__name__] = self.rewards_by(function, rows, texts)
+                for name, values in metrics.items():
+                    sums[name] = sums.get(name, 0.0) + (values * weights).sum()
         means = self.accelerator.reduce(torch.stack(list(sums.values())), "sum") / len(dataset)
         found = {f"{metric_key_prefix}_{name}": value for name, value in zip(sums, means.tolist(), strict=True)}
         self.log({**found})  # a copy: `log` adds the epoch to it
@@ -457,6 +472,8 @@ class PPOTrainer(Trainer):
         if self.args.should_save:
             kept = {"kl_coef": self.kl_coef, "reward_moments": self.reward_moments, "metrics": self._metrics}
             folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+            if self.average is not None:
+                save_file(self.average.weights, folder / AVERAGE)
             write_json(folder / "ppo_state.json", kept)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
@@ -477,3 +494,5 @@ class PPOTrainer(Trainer):
                 for file in path.glob("*.safetensors"):
                     weights |= load_file(file)
                 module.load_state_dict(weights, strict=False)
+        if self.average is not None:
+            self.average.weights = load_file(folder / AVERAGE, device=str(self.args.device))
