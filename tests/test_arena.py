@@ -85,9 +85,8 @@ def test_a_person_judges_two_models_blind_and_the_report_shows_who_wins(talker, 
                 page.get_by_text("There is nothing left for you to judge.").wait_for()
                 screenshot(page, "arena_finished", tmp_path)
                 # An Enter too many takes nothing back.
-                with page.expect_request(lambda request: "component_server" in request.url):
+                with page.expect_response(lambda response: "component_server" in response.url):
                     page.keyboard.press("Enter")
-                page.get_by_text("There is nothing left for you to judge.").wait_for()
                 assert judged() == 10
         blocks.close(verbose=False)
 
