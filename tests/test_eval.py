@@ -28,8 +28,8 @@ from data_prep.train_tokenizer import train_tokenizer
 from eval import answers, chat, metrics, perplexity, report, reward_accuracy, win_rate
 from eval.common.grouped import grouped
 from eval.metrics import load_metric
-from eval.reporting.example import caption, example_question, mark
-from eval.reporting.pictures import answers_picture
+from eval.reporting.drawing.example import caption, example_question, mark
+from eval.reporting.drawing.pictures import answers_picture
 from eval.reporting.publishing import BEGIN, END, tables_in
 from eval.reporting.tables import comparison, markdown, verdict
 

@@ -11,11 +11,11 @@ from transformers import AutoTokenizer
 from data_prep import check
 from data_prep.common.files import write_json, write_jsonl, write_results
 from eval import report
-from eval.reporting import asking
-from eval.reporting.asking import ask, fake_dialogue, first_turns
 from eval.reporting.chain import chain
-from eval.reporting.masking import mask_example, texts_of_tokens
-from eval.reporting.rankings import ranking_example, score_histograms, score_rankings, why
+from eval.reporting.reading import asking
+from eval.reporting.reading.asking import ask, fake_dialogue, first_turns
+from eval.reporting.reading.masking import mask_example, texts_of_tokens
+from eval.reporting.reading.rankings import ranking_example, score_histograms, score_rankings, why
 from eval.reporting.sections import READ_AS
 from eval.reporting.stages import METHODS, STAGES
 from eval.reporting.tables import of_different_judges
@@ -219,7 +219,7 @@ def strings() -> set[str]:
     for path in (ROOT / "eval" / "reporting" / "pages").glob("*.html"):
         pairs = re.findall(r"""\b_\((?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)')""", path.read_text())
         found |= {one or other for one, other in pairs}
-    for path in [*(ROOT / "eval" / "reporting").glob("*.py"), ROOT / "eval" / "report.py"]:
+    for path in [*(ROOT / "eval" / "reporting").rglob("*.py"), ROOT / "eval" / "report.py"]:
         found |= set(re.findall(r'\b(?:say|label|drawn)\(\s*"([^"]*)"[,)]', path.read_text()))
     return {
         " ".join(text.split()) if text.strip() == text else text for text in found if re.search("[A-Za-z]{3}", text)
