@@ -167,6 +167,18 @@ def test_a_healthy_run_has_no_weak_part_and_is_told_what_there_is_to_gain(run_of
     assert found["ppo"]["updates"] == 12 and found["sft"]["answers"] == 480
 
 
+@pytest.mark.slow
+def test_a_reward_model_that_judges_can_be_the_reward(parts, run_of, command, monkeypatch):
+    """The run's own reward model by another name: its spread is the same, and so is what PPO gains by it."""
+    run = run_of("by_itself")
+    monkeypatch.setattr(perfect.subprocess, "run", started)
+    succeeded(command("--run", run, "--judge", parts / "reward", "--with_judge_as_reward"))
+    found, status = diagnosis(run)
+    assert found["judge"] == str(parts / "reward") and status["perfect judge"] == "ok"
+    assert found["perfect"]["weight"] == pytest.approx(1.0, abs=1e-6)
+    assert found["perfect"]["judge"] == found["ppo"]["heldout"]["judge"]
+
+
 def started(line: list[str], stdout, stderr) -> SimpleNamespace:
     """What `subprocess.run` does with the command of a recipe, in a process that holds the libraries already."""
     assert line[0] == sys.executable and Path(line[1]).parts[-2:] == ("recipes", "ppo.py") and line[2] == "--config"
