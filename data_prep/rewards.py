@@ -32,6 +32,14 @@ def chrf(prompts: list, completions: list, reference: list[str], **columns) -> l
     ]
 
 
+def match_or_chrf(prompts: list, completions: list, reference: list[str], **columns) -> list[float]:
+    """1 for the reference answer itself, whitespace aside; for another answer its chrF with it, 0 to 0.99."""
+    matches = exact_match(prompts, completions, reference)
+    return [
+        match or min(0.99, score) for match, score in zip(matches, chrf(prompts, completions, reference), strict=True)
+    ]
+
+
 def rubric(prompts: list, completions: list, reference: list[str], **columns) -> list[float]:
     """What a rater gives who wants a right answer first and a complete one second; a rule in the place of a person.
 

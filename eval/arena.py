@@ -45,6 +45,10 @@ WORDS = {
         "Keys: the number of the better answer, then Enter; = and Enter if they are equal; Backspace takes one back.",
         "按键：按较好回答的编号，再按 Enter；若相同则按 = 和 Enter；Backspace 退回。",
     ),
+    "touch": (
+        "Tap 1st beside the better answer, then Save; if they are equal, Equal and Save.",
+        "点按较好回答旁的“第1”，再点“保存”；若相同则点“相同”和“保存”。",
+    ),
 }
 
 

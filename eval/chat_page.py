@@ -282,7 +282,7 @@ def main() -> None:
     if arguments.save_to:
         check_file(arguments.save_to)
 
-    from data_prep.models.loading import check_folder, load_config, no_bars_of_weights  # slow to import
+    from data_prep.models.loading import check_folder, load_config  # slow to import
 
     configs = [load_config(name, "recipes/pretrain.py, sft.py or ppo.py") for name in arguments.model]
     if arguments.reward_model:
@@ -295,9 +295,8 @@ def main() -> None:
     remote = [Remote(*address) for address in behind]
     for talker in remote:
         print(printable(f"{talker.name}: {talker.server.url}, model {talker.server.model}"))
-    with no_bars_of_weights():
-        scorer = loaded(Scorer, arguments.reward_model) if arguments.reward_model else None
-        own = {name: loaded(Checkpoint, name) for name in dict.fromkeys(arguments.model)}
+    scorer = loaded(Scorer, arguments.reward_model) if arguments.reward_model else None
+    own = {name: loaded(Checkpoint, name) for name in dict.fromkeys(arguments.model)}
     talkers = [*(own[name] for name in arguments.model), *remote]
     words = in_language(WORDS, arguments.language)
     chat = Chat(talkers, labels([talker.name for talker in talkers]), scorer, arguments, words)

@@ -25,6 +25,7 @@ from data_prep.common.files import check_writable, write_results
 from data_prep.common.numbers import check_at_least
 from data_prep.common.text import counted
 from data_prep.gate.trained_on import trained_prompts
+from data_prep.judging.judges import MATCH_OR_CHRF, as_function, is_function
 from data_prep.models.reward_functions import load_function
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import read_prompts
@@ -32,7 +33,6 @@ from eval.common.functions import check_functions
 from eval.diagnosis.run_settings import STAGES, heldout_of, logged_by_ppo, models_of, settings_of
 from eval.diagnosis.verdict import PARTS, check, check_gate, check_perfect, check_ppo, check_sft, table, weakest
 
-AGREEMENT = f"{Path(__file__).parent / 'diagnosis' / 'judge.py'}:agreement"
 HOW = {"reward": "recipes/reward.py trains one", "ppo": "recipes/ppo.py trains one"}
 
 
@@ -54,6 +54,13 @@ def read_heldout(models: dict, settings: dict, arguments: argparse.Namespace, qu
     return at_most(rows, arguments)
 
 
+def reward_by(judge_name: str) -> dict:
+    """The settings of recipes/ppo.py that make the judge its reward."""
+    if judge_name == "reference":
+        return {"reward_funcs": [MATCH_OR_CHRF]}
+    return {"reward_funcs": [judge_name]} if is_function(judge_name) else {"reward_model_path": judge_name}
+
+
 def at_most(rows: list[dict], arguments: argparse.Namespace) -> list[dict]:
     """`--limit` of the rows, at random."""
     if len(rows) <= arguments.limit:
@@ -72,8 +79,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--judge",
-        help="function of the form of data_prep/rewards.py (default: the first of PPO's eval_funcs, else agreement with the "
-        "reference: exact match, then chrF)",
+        metavar="NAME",
+        help="who judges, by a number for each answer: a function of the form of data_prep/rewards.py, a reward model (folder "
+        "or Hub id), or reference (exact match, then chrF) (default: the first of PPO's eval_funcs, else reference)",
     )
     parser.add_argument("--limit", type=int, default=128, help="prompts, sampled at random (default: 128)")
     parser.add_argument("--num_return_sequences", type=int, default=8, help="answers sampled per prompt (default: 8)")
@@ -100,8 +108,8 @@ def main() -> None:
         raise InputError("--with_judge_as_reward: there is no PPO run whose settings could be used")
     results_dir = arguments.results_dir or arguments.run / "results"
     check_writable("--results_dir", results_dir)
-    judge_name = arguments.judge or (its.get("eval_funcs") or [AGREEMENT])[0]
-    judge = load_function(judge_name)
+    judge_name = arguments.judge or (its.get("eval_funcs") or ["reference"])[0]
+    judge = as_function(judge_name, "--judge")
     functions = [load_function(name) for name in its.get("reward_funcs") or ()]
     heldout = read_heldout(models, settings, arguments, results_dir / "quarantine_diagnosis_heldout.jsonl")
     check_functions([judge], heldout)
@@ -137,7 +145,7 @@ def main() -> None:
     training = stages.prompts_that_fit(training, readers, sampling["max_new_tokens"]) if ppo else []
     if not heldout or (ppo and not training):
         raise InputError("no prompt leaves room for an answer; give a smaller --max_new_tokens")
-    shown = judge_name if judge_name != AGREEMENT else "agreement with the reference (exact match, then chrF)"
+    shown = "agreement with the reference (exact match, then chrF)" if judge_name == "reference" else judge_name
     print(
         f"{arguments.run}: {counted(len(heldout), 'held-out prompt')}, {counted(arguments.num_return_sequences, 'answer')} "
         f"each at temperature {sampling['temperature']:g}, at most {sampling['max_new_tokens']} tokens; the judge is {shown}"
@@ -188,7 +196,8 @@ def main() -> None:
         value_model = its.get("value_model_path") or (models["reward"] if same_ids else None)
         with tempfile.TemporaryDirectory() as folder:
             told = {**its, "sft_model_path": models["sft"]}
-            trained = train_on(judge_name, told, (spreads[0] / spreads[1]) ** 0.5, value_model, folder)
+            rewarded = reward_by(judge_name)
+            trained = train_on(rewarded, told, (spreads[0] / spreads[1]) ** 0.5, value_model, folder)
             perfect = load_checkpoint(trained)
             answers = stages.sample(*perfect, heldout, judge, sampling, "PPO by the judge", seed)
         gain = stages.paired(answers, [row["scores"] for row in answers], rows, [row["scores"] for row in rows])

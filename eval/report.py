@@ -45,16 +45,16 @@ from data_prep.common.plots import uri_of
 from data_prep.common.provenance import commit, machine
 from data_prep.readers.prompts import read_prompts
 from eval.common.functions import in_words, show_measure
-from eval.reporting import doctor
-from eval.reporting.asking import ASKED_FIRST, ask, ask_prompted, find_example
 from eval.reporting.chain import chain, disk
-from eval.reporting.chart import chart
-from eval.reporting.example import caption, mark
-from eval.reporting.masking import mask_example
-from eval.reporting.pictures import TITLES
+from eval.reporting.drawing.chart import chart
+from eval.reporting.drawing.example import caption, mark
+from eval.reporting.drawing.pictures import TITLES
 from eval.reporting.publishing import publish, tables_in
-from eval.reporting.rankings import ranking_example, rankings_file, score_histograms, score_rankings
-from eval.reporting.run_folder import data_files, model_folders, samples, times, verdicts
+from eval.reporting.reading import doctor
+from eval.reporting.reading.asking import ASKED_FIRST, ask, ask_prompted, find_example
+from eval.reporting.reading.masking import mask_example
+from eval.reporting.reading.rankings import ranking_example, rankings_file, score_histograms, score_rankings
+from eval.reporting.reading.run_folder import data_files, model_folders, samples, times, verdicts
 from eval.reporting.sections import alarms, gates, made_with, stage_sections
 from eval.reporting.stages import STAGES
 from eval.reporting.tables import (

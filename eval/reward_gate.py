@@ -31,7 +31,7 @@ from data_prep.common.numbers import check_at_least
 from data_prep.common.text import counted
 from data_prep.gate.answers import leave_out_long, other_rows, read_answers
 from data_prep.gate.trained_on import trained_prompts
-from data_prep.models.reward_functions import load_function
+from data_prep.judging.judges import as_function, is_function, is_reward_model
 from data_prep.readers.preferences import prompt_key
 from eval.common.options import add_result_options, add_row_options, quarantine_file
 
@@ -57,10 +57,12 @@ def whose_answers(rows: list[dict], policy: str) -> str | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reward", help="folder or Hub id of a reward model")
     parser.add_argument(
-        "--function",
-        help="a reward function instead: path/to/file.py:name or package.module.name (see data_prep/rewards.py)",
+        "--reward",
+        required=True,
+        metavar="NAME",
+        help="what gives each answer a number: a reward model (folder or Hub id), a function (path/to/file.py:name or "
+        "package.module.name, see data_prep/rewards.py), or reference, agreement with the reference",
     )
     parser.add_argument("--policy", required=True, help="folder or Hub id of the model that is to be improved")
     parser.add_argument(
@@ -75,19 +77,18 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=128, help="answers scored at once (default: 128)")
     parser.add_argument("--seed", type=int, default=42, help="seed for --limit and the other prompts (default: 42)")
     arguments = parser.parse_args()
-    if bool(arguments.reward) == bool(arguments.function):
-        raise InputError("expected one of --reward and --function")
     check_at_least(1, arguments, "batch_size", "limit")
-    which = arguments.reward or arguments.function
-    name = arguments.name or (Path(which).name if arguments.reward else which.replace(":", ".").rsplit(".", 1)[-1])
+    which = arguments.reward
+    name = arguments.name or (which.replace(":", ".").rsplit(".", 1)[-1] if is_function(which) else Path(which).name)
     quarantine = quarantine_file(arguments.on_bad, arguments.results_dir, name)
-    function = load_function(arguments.function) if arguments.function else None
+    is_model = is_reward_model(which)
+    function = None if is_model else as_function(which, "--reward")
     rows = read_answers(arguments.rankings, arguments.on_bad, quarantine, arguments.columns)
-    if arguments.reward:
-        trained, unknown = trained_prompts(arguments.reward)
+    if is_model:
+        trained, unknown = trained_prompts(which)
         check_disjoint(trained, [prompt_key(row["prompt"]) for row in rows], arguments.rankings)
         if unknown:
-            print(f"whether {arguments.reward} was trained on these prompts is not known: {unknown}")
+            print(f"whether {which} was trained on these prompts is not known: {unknown}")
     if arguments.limit and arguments.limit < len(rows):
         print(f"{arguments.limit:,} of {len(rows):,} prompts are used (--limit)")
         rows = random.Random(arguments.seed).sample(rows, arguments.limit)
@@ -103,10 +104,11 @@ def main() -> None:
     start = time.perf_counter()
     policy, tokenizer = load_checkpoint(arguments.policy)
     readers = [(arguments.policy, policy, tokenizer)]
-    score = by_reward_function(function) if function else None
-    if arguments.reward:
-        readers.append((arguments.reward, *load_checkpoint(arguments.reward, reward_model=True)))
+    if is_model:
+        readers.append((which, *load_checkpoint(which, reward_model=True)))
         score = by_reward_model(*readers[-1][1:], arguments.batch_size)
+    else:
+        score = by_reward_function(function)
     given = len(rows)
     for whose, model, its_tokenizer in readers:
         check_chat(whose, model, its_tokenizer, 1)
@@ -116,7 +118,7 @@ def main() -> None:
         raise InputError(f"{', '.join(arguments.rankings)}: no ranking fits into the context of the models")
     starts, lengths = lengths_in_tokens(readers[-1][2], rows)
     longest = [max(own) - first for first, own in zip(starts, lengths, strict=True)]
-    limit = readers[-1][1].config.max_position_embeddings if arguments.reward else math.inf
+    limit = readers[-1][1].config.max_position_embeddings if is_model else math.inf
     others = other_rows(rows, starts, longest, limit, arguments.seed)
     logprobs = policy_logprobs(policy, tokenizer, rows, batch_size=arguments.batch_size)
     found = check_reward(rows, score(rows), behind_other_prompts(rows, others, score), logprobs)

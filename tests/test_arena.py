@@ -68,6 +68,8 @@ def test_a_person_judges_two_models_blind_and_the_report_shows_who_wins(talker, 
                     page.keyboard.press("Enter")
                     page.locator(".rank .answer").first.wait_for()
                     screenshot(page, f"arena_{name}", tmp_path)
+                    told = page.get_by_text("Tap 1st beside the better answer" if finger else "Keys: the number of")
+                    assert told.is_visible()
                     if not finger:  # the buttons stand in one row
                         tops = [button.bounding_box()["y"] for button in page.locator(".actions button").all()]
                         assert len(set(tops)) == 1
@@ -82,6 +84,10 @@ def test_a_person_judges_two_models_blind_and_the_report_shows_who_wins(talker, 
                 page.keyboard.press("Enter")
                 page.get_by_text("There is nothing left for you to judge.").wait_for()
                 screenshot(page, "arena_finished", tmp_path)
+                # An Enter too many takes nothing back.
+                with page.expect_response(lambda response: "component_server" in response.url):
+                    page.keyboard.press("Enter")
+                assert judged() == 10
         blocks.close(verbose=False)
 
     monkeypatch.setattr(arena, "serve", in_browser)

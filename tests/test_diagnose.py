@@ -167,6 +167,18 @@ def test_a_healthy_run_has_no_weak_part_and_is_told_what_there_is_to_gain(run_of
     assert found["ppo"]["updates"] == 12 and found["sft"]["answers"] == 480
 
 
+@pytest.mark.slow
+def test_a_reward_model_that_judges_can_be_the_reward(parts, run_of, command, monkeypatch):
+    """The run's own reward model by another name: its spread is the same, and so is what PPO gains by it."""
+    run = run_of("by_itself")
+    monkeypatch.setattr(perfect.subprocess, "run", started)
+    succeeded(command("--run", run, "--judge", parts / "reward", "--with_judge_as_reward"))
+    found, status = diagnosis(run)
+    assert found["judge"] == str(parts / "reward") and status["perfect judge"] == "ok"
+    assert found["perfect"]["weight"] == pytest.approx(1.0, abs=1e-6)
+    assert found["perfect"]["judge"] == found["ppo"]["heldout"]["judge"]
+
+
 def started(line: list[str], stdout, stderr) -> SimpleNamespace:
     """What `subprocess.run` does with the command of a recipe, in a process that holds the libraries already."""
     assert line[0] == sys.executable and Path(line[1]).parts[-2:] == ("recipes", "ppo.py") and line[2] == "--config"
@@ -289,6 +301,20 @@ def test_without_ppo_the_next_step_is_named_and_trained_prompts_are_left_out(par
     assert done.out.splitlines()[-1] == found["verdict"]["line"] == line and found["sft"]["prompts"] == 50
 
 
+def test_a_reward_model_judges_too(parts, command, tmp_path):
+    """It gives 1 for right and −1 for wrong where exact_match gives 1 and 0: of the same answers twice the gain."""
+    shutil.copytree(parts / "sft", tmp_path / "sft")
+    gains = {}
+    for judge in ("data_prep.rewards.exact_match", str(parts / "reward")):
+        given = ["--judge", judge, "--max_new_tokens", 4, "--num_return_sequences", 4]
+        succeeded(command("--run", tmp_path, *given))
+        found, _ = diagnosis(tmp_path)
+        gains[found["judge"]] = found["sft"]["best_of_n"][-1]["rater_gain"]["value"]
+    by_function, by_model = gains.values()
+    assert [*gains] == ["data_prep.rewards.exact_match", str(parts / "reward")]
+    assert by_function > 0.2 and by_model == pytest.approx(2 * by_function, abs=0.1)
+
+
 def test_a_reward_by_functions_alone_is_named_as_what_it_is(parts, command, tmp_path):
     """The judge itself rewarded: nothing is left for a gate to find, and a reward model that lies beside it is not read."""
     (tmp_path / "functions.py").write_text(
@@ -336,6 +362,9 @@ def test_what_cannot_be_diagnosed_is_one_line(parts, command, tmp_path):
     refused(
         command(*run, "--judge", f"{tmp_path}/judges.py:nan"), "nan: found nan for an answer; expected finite numbers"
     )
+    only = "it only compares answers with each other; expected what gives each answer a number by itself: a function ("
+    for name in ("sft", "rankings.jsonl"):
+        refused(command(*run, "--judge", parts / name), f"--judge {parts / name}: {only}")
     refused(command(*run, "--with_judge_as_reward"), "--with_judge_as_reward: there is no PPO run whose settings")
     refused(command(*run, "--heldout", parts / "prompts.json"), "the reward model was trained on every prompt")
     shutil.copytree(parts / "random", tmp_path / "sft")

@@ -7,6 +7,7 @@ import torch
 
 from data_prep.common.errors import InputError
 from data_prep.gate.verdict import as_verdict
+from eval import diagnose
 from eval.diagnosis import perfect
 from eval.diagnosis.stages import leash, repetition, weights_moved
 from eval.diagnosis.verdict import check_gate, check_perfect, check_ppo, check_sft, table, weakest
@@ -185,13 +186,19 @@ def test_the_config_for_the_judge_keeps_what_makes_the_run():
     }  # fmt: skip
 
 
+def test_the_judge_becomes_the_reward_of_the_recipe():
+    assert diagnose.reward_by("data_prep.rewards.rubric") == {"reward_funcs": ["data_prep.rewards.rubric"]}
+    assert diagnose.reward_by("reference") == {"reward_funcs": ["data_prep.rewards.match_or_chrf"]}
+    assert diagnose.reward_by("runs/quickstart/reward") == {"reward_model_path": "runs/quickstart/reward"}
+
+
 @pytest.mark.slow
 def test_an_error_of_the_recipe_is_told_in_one_line(tmp_path):
     settings = {"prompts": [str(tmp_path / "x.json")], "sft_model_path": str(tmp_path / "gone"), "kl_coef": 0.1}
     with pytest.raises(
         InputError, match="--with_judge_as_reward: recipes/ppo.py ended with 1: .*gone: no such file or folder"
     ):
-        perfect.train_on("data_prep.rewards.exact_match", settings, 1.0, None, str(tmp_path))
+        perfect.train_on({"reward_funcs": ["data_prep.rewards.exact_match"]}, settings, 1.0, None, str(tmp_path))
 
 
 def test_the_table_has_a_line_for_each_check():

@@ -159,7 +159,7 @@ BROKEN_TOKENIZERS = {
 
 
 def one_line(code: int, err: str, message: str) -> None:
-    lines = [line for line in err.splitlines() if line and not line.startswith("Loading weights: ")]  # a progress bar
+    lines = [line for line in err.splitlines() if line]
     assert code == 1 and len(lines) == 1, err
     (line,) = lines
     assert line.startswith("error: ") and message in line, err

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from data_prep.common.files import write_results
 from data_prep.common.intervals import bootstrap_interval
 from eval import answers, report, win_rate
-from eval.reporting.chart import against_sft, chart
-from eval.reporting.example import caption, example_question, mark
-from eval.reporting.pictures import LABEL, MARGIN, answers_picture, score_against_kl
+from eval.reporting.drawing.chart import against_sft, chart
+from eval.reporting.drawing.example import caption, example_question, mark
+from eval.reporting.drawing.pictures import LABEL, MARGIN, answers_picture, score_against_kl
 
 
 @pytest.fixture(scope="module")

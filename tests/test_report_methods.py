@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from data_prep.common.files import write_results
 from data_prep.common.plots import as_png, canvas
 from eval import report
-from eval.reporting.pictures import score_against_kl
+from eval.reporting.drawing.pictures import score_against_kl
 from eval.reporting.tables import comparison, verdict
 
 

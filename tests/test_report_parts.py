@@ -8,13 +8,14 @@ import pytest
 from helpers.evaluations import interval
 from transformers import AutoTokenizer
 
+from data_prep import check
 from data_prep.common.files import write_json, write_jsonl, write_results
 from eval import report
-from eval.reporting import asking
-from eval.reporting.asking import ask, fake_dialogue, first_turns
 from eval.reporting.chain import chain
-from eval.reporting.masking import mask_example, texts_of_tokens
-from eval.reporting.rankings import ranking_example, score_histograms, score_rankings, why
+from eval.reporting.reading import asking
+from eval.reporting.reading.asking import ask, fake_dialogue, first_turns
+from eval.reporting.reading.masking import mask_example, texts_of_tokens
+from eval.reporting.reading.rankings import ranking_example, score_histograms, score_rankings, why
 from eval.reporting.sections import READ_AS
 from eval.reporting.stages import METHODS, STAGES
 from eval.reporting.tables import of_different_judges
@@ -48,6 +49,22 @@ def test_no_model_is_asked_twice(talker, tmp_path, monkeypatch):
     assert ask(tmp_path, ["ppo"], rows, 8) == {"ppo": ["kept", "kept", "yes"]}
     monkeypatch.setattr(asking, "stamp", lambda folder: "another model")
     assert ask(tmp_path, ["ppo"], rows[:1], 8) == {"ppo": ["yes"]}
+
+
+def test_the_page_tells_what_the_doctor_found(command, tmp_path):
+    """Of four rows one says nothing, and one is there twice."""
+    rows = [[("a?", "yes")], [("b?", "no")], [("b?", "no")], [("c?", "")]]
+    write_json(tmp_path / "data" / "conversations.json", [row for turns in rows for row in spoken(turns)])
+    code, _, err = command(report, "--run", tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    words = f"data_prep.check {tmp_path}/data/conversations.json --output {tmp_path}/doctor"
+    assert code == 0 and f"<code>python -m {words}</code>" in page, err
+    assert command(check, *words.split()[1:])[0] == 0
+    assert command(report, "--run", tmp_path)[0] == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "doctor/report/check.json</span>: 4 rows in, 3 kept, 1 quarantined, 0 repaired." in page
+    assert "data_prep.check" not in page
+    assert '<td>duplicate conversation</td><td class="number">1</td>' in page
 
 
 def test_the_tokens_that_carry_loss_are_the_assistants(tiny_chat_tokenizer, tmp_path):
@@ -202,7 +219,7 @@ def strings() -> set[str]:
     for path in (ROOT / "eval" / "reporting" / "pages").glob("*.html"):
         pairs = re.findall(r"""\b_\((?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)')""", path.read_text())
         found |= {one or other for one, other in pairs}
-    for path in [*(ROOT / "eval" / "reporting").glob("*.py"), ROOT / "eval" / "report.py"]:
+    for path in [*(ROOT / "eval" / "reporting").rglob("*.py"), ROOT / "eval" / "report.py"]:
         found |= set(re.findall(r'\b(?:say|label|drawn)\(\s*"([^"]*)"[,)]', path.read_text()))
     return {
         " ".join(text.split()) if text.strip() == text else text for text in found if re.search("[A-Za-z]{3}", text)

@@ -312,7 +312,7 @@ def test_planted_rewards_are_told_apart(
     gate, functions, tiny_model_dir, long_is_good_dir, reward, by_length, start, tmp_path
 ):
     rankings = write_rankings(tmp_path / "rankings.jsonl", tiny_model_dir, by_length)
-    which = ["--reward", long_is_good_dir] if reward == "a reward model" else ["--function", f"{functions}:{reward}"]
+    which = ["--reward", long_is_good_dir if reward == "a reward model" else f"{functions}:{reward}"]
     given = ["--policy", tiny_model_dir, "--rankings", rankings, "--name", "planted", "--results_dir", tmp_path]
     done = gate(*which, *given)
     assert done.code == 0, done.err
@@ -333,7 +333,7 @@ def test_planted_rewards_are_told_apart(
 def test_the_command_says_whose_answers_it_cannot_vouch_for(
     gate, functions, tiny_model_dir, ready_to_end_dir, tmp_path
 ):
-    given = ["--function", f"{functions}:knows", "--policy", tiny_model_dir, "--limit", 21, "--rankings"]
+    given = ["--reward", f"{functions}:knows", "--policy", tiny_model_dir, "--limit", 21, "--rankings"]
     done = gate(*given, write_rankings(tmp_path / "a.jsonl", ready_to_end_dir))
     assert f"warning: the answers are those of {ready_to_end_dir}, not of {tiny_model_dir}" in done.out
     assert "21 of 48 prompts are used (--limit)" in done.out and "knows, on 21 prompts: " in done.out
@@ -355,7 +355,27 @@ def test_prompts_that_the_reward_model_was_trained_on_are_refused(gate, tiny_mod
     (tmp_path / "trained.jsonl").unlink()
     done = gate(*given)
     assert done.code == 0 and "was trained on these prompts is not known: " in done.out
-    refused(gate(*given, "--function", "x.y"), "expected one of --reward and --function")
+
+
+@pytest.mark.parametrize("kind", ["a language model", "its settings", "rankings"])
+def test_what_only_compares_answers_is_no_reward(gate, kind, tiny_model_dir, tmp_path):
+    rankings = write_rankings(tmp_path / "rankings.jsonl", tiny_model_dir)
+    (tmp_path / "judge.yaml").write_text(f"model: {tiny_model_dir}\n")
+    name = {"a language model": tiny_model_dir, "its settings": tmp_path / "judge.yaml", "rankings": rankings}[kind]
+    done = gate("--reward", name, "--policy", tiny_model_dir, "--rankings", rankings)
+    refused(
+        done, f"--reward {name}: it only compares answers with each other; expected what gives each answer a number"
+    )
+
+
+def test_agreement_with_the_reference_can_be_asked_for_by_its_name(gate, tiny_model_dir, tmp_path):
+    """The reference is the letter that is asked for; of the four answers one letter is that one."""
+    rankings = write_rankings(tmp_path / "rankings.jsonl", tiny_model_dir)
+    write_jsonl(rankings, [{**each, "reference": each["prompt"]} for each in read_jsonl(rankings)])
+    given = ["--policy", tiny_model_dir, "--rankings", rankings, "--results_dir", tmp_path]
+    succeeded(gate("--reward", "reference", *given))
+    found = results(tmp_path, "reward_gate_reference")
+    assert found["reward"] == "reference" and found["metrics"]["accuracy"]["value"] == 1.0
 
 
 # Before PPO, RLOO and GRPO

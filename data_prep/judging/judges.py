@@ -7,7 +7,8 @@
     rankings.jsonl                                      the ranks in a file, of people or of whoever ranked
     reference                                           agreement with the reference answer
 
-All of them do the same two things: they compare answers to a prompt by pairs, and rank them.
+All of them do the same two things: they compare answers to a prompt by pairs, and rank them. A function, a reward model and
+the reference also give each answer a number by itself: `as_function`.
 """
 
 import itertools
@@ -19,6 +20,7 @@ from data_prep.common.agreement import exact_match, sentence_chrf
 from data_prep.common.errors import InputError
 from data_prep.judging.language_model import LanguageModel, Outcomes, Pair
 from data_prep.judging.settings import Settings, read_settings
+from data_prep.models.reward_functions import load_function
 from data_prep.ranking.raters import Rater, by_chrf, by_function, by_reward_model
 from data_prep.readers.preferences import prompt_key, read_rankings
 from data_prep.rows.read import ENDINGS, data_files, kind_of_file, names_of, rows_of
@@ -29,6 +31,7 @@ REFERENCE = (
     f"then the higher sentence chrF; two matches, or scores less than {TIE_WIDTH:g} points apart, tie)"
 )
 FUNCTION = "a stand-in for a human judge: the function {} (the higher value wins, equal ones tie)"
+MATCH_OR_CHRF = "data_prep.rewards.match_or_chrf"  # the reference, as a number for each answer
 REWARD_MODEL = "the reward model {} (the higher reward wins, equal ones tie)"
 NAMES = (
     "a function (path/to/file.py:name or package.module.name, such as data_prep.rewards.rubric), a reward model or a "
@@ -80,7 +83,7 @@ def load_judge(name: str, rubric: str | Path | None = None, journal: Path | None
     asks = None
     if name.endswith((".yaml", ".yml")):
         asks = read_settings(name)
-    elif not (name == "reference" or is_function(name) or _is_data(name)) and not _is_reward_model(name):
+    elif not (name == "reference" or is_function(name) or _is_data(name) or is_reward_model(name)):
         asks = Settings(name)
     if asks is None and rubric is not None:
         raise InputError(f"--rubric: {name} is no language model; a rubric is what one is told")
@@ -96,6 +99,30 @@ def load_judge(name: str, rubric: str | Path | None = None, journal: Path | None
     return of_rater(REWARD_MODEL.format(name), by_reward_model(name, []))
 
 
+def as_function(name: str, option: str) -> Callable[..., list[float]]:
+    """The judge of that name as a function in the form of data_prep/rewards.py: a number for each answer by itself.
+
+    Raises InputError, which names the `option`, for a judge that only compares answers with each other: a language model,
+    a file of rankings.
+    """
+    if name == "reference" or is_function(name):
+        return load_function(MATCH_OR_CHRF if name == "reference" else name)
+    if not is_reward_model(name):
+        raise InputError(
+            f"{option} {name}: it only compares answers with each other; expected what gives each answer a number by itself: "
+            "a function (path/to/file.py:name or package.module.name), a reward model (folder or Hub id), or reference"
+        )
+    rate = by_reward_model(name, [])
+
+    def reward(prompts: list, completions: list, **columns) -> list[float]:
+        texts = [each if isinstance(each, str) else each[-1]["content"] for each in completions]
+        rows = [{"prompt": prompt, "completions": [text]} for prompt, text in zip(prompts, texts, strict=True)]
+        return [value for ranking in rate(rows) for value in ranking["scores"]]
+
+    reward.__name__ = name
+    return reward
+
+
 def is_function(name: str) -> bool:
     """Whether a name is that of a function: path/to/file.py:name or package.module.name."""
     if ".py:" in name:
@@ -107,10 +134,13 @@ def _is_data(name: str) -> bool:
     return name.startswith("hf://") or kind_of_file(name) in ENDINGS
 
 
-def _is_reward_model(name: str) -> bool:
-    from data_prep.models.loading import is_reward_model  # slow to import
+def is_reward_model(name: str) -> bool:
+    """Whether a name is that of a reward model, a folder or Hub id; InputError for a folder without a finished model."""
+    if name == "reference" or name.endswith((".yaml", ".yml")) or is_function(name) or _is_data(name):
+        return False
+    from data_prep.models import loading  # slow to import
 
-    return is_reward_model(name)
+    return loading.is_reward_model(name)
 
 
 def all_pairs(row: dict) -> list[Pair]:

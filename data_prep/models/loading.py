@@ -19,6 +19,8 @@ from data_prep.common.errors import InputError
 from data_prep.common.files import UNFINISHED, existing, read_json
 from data_prep.common.imports import collector_paused
 
+BAR_AFTER = 3  # seconds: a small model is there before its bar could be read
+
 
 def load_checkpoint(name: str, reward_model: bool = False):
     """(model, tokenizer) of a folder or Hub id, on the accelerator if there is one.
@@ -162,9 +164,9 @@ def _weight_files(folder: Path, stem: str) -> list[Path]:
 
 
 @contextlib.contextmanager
-def no_bars_of_weights() -> Iterator[None]:
-    """Load models without the library's bar for the weights of each; downloads keep theirs."""
-    before = logging.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **{**kwargs, "disable": True}))
+def _bar_only_if_slow() -> Iterator[None]:
+    """The library's bar for the weights of a model is shown where one waits for it; downloads keep theirs as they are."""
+    before = logging.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **{**kwargs, "delay": BAR_AFTER}))
     try:
         yield
     finally:
@@ -242,7 +244,8 @@ def _load_model(kind, name: str, **load):
         with collector_paused():
             importlib.import_module("transformers.modeling_utils")
     try:
-        model, info = kind.from_pretrained(name, output_loading_info=True, ignore_mismatched_sizes=True, **load)
+        with _bar_only_if_slow():
+            model, info = kind.from_pretrained(name, output_loading_info=True, ignore_mismatched_sizes=True, **load)
     except OSError as error:
         raise InputError(
             f"{name}: neither a finished checkpoint's folder nor a model on the Hub ({_reason(error)})"

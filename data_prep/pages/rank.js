@@ -81,7 +81,7 @@ function show(said, before) {
   one(".finished").hidden = Boolean(task);
   if (!task) {
     sessionStorage.removeItem(DRAFT);
-    one(".finished button").focus();
+    one("[data-does=again]").focus(); // what an Enter too many may press: not Undo
     return;
   }
   const number = task.answers.length;

@@ -57,6 +57,10 @@ WORDS = {
         "按键：从好到差依次按回答的编号，相同的之间按 =（一开始按 = 表示全部相同），Backspace 退回一个，Enter 保存。也可以把编号拖到名次上。"
         "剩下的最后一个回答自动排在最后。",
     ),
+    "touch": (
+        "Tap a place beside each answer, or drag its number to its place. The last answer left takes the last place.",
+        "点按每个回答旁的名次，或把编号拖到名次上。剩下的最后一个回答自动排在最后。",
+    ),
     "progress": ("Judged: {mine} · left for you: {left} ·", "已评判：{mine} · 您还剩：{left} ·"),
     "finished": (
         "There is nothing left for you to judge. Thank you. Everything is saved; you may close the page.",

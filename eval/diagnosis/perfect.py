@@ -37,18 +37,18 @@ def config_of(settings: dict, changes: dict) -> dict:
     return {**kept, **still, "reward_gate": "off", **changes}
 
 
-def train_on(judge: str, settings: dict, weight: float, value_model: str | None, folder: str) -> str:
-    """Train a PPO model in `folder` on the function `judge`, and return its folder.
+def train_on(reward: dict, settings: dict, weight: float, value_model: str | None, folder: str) -> str:
+    """Train a PPO model in `folder` on a reward, the judge, and return its folder.
 
     Args:
-        judge: as `data_prep.models.reward_functions.load_function` takes it.
+        reward: the setting of recipes/ppo.py that names it, reward_funcs or reward_model_path.
         weight: of the judge: what makes its spread within a prompt that of the reward, so that kl_coef means the same.
         value_model: what the value model starts from.
 
     Raises InputError with the recipe's own error.
     """
     config, output = Path(folder, "ppo.yaml"), str(Path(folder, "ppo"))
-    changes = {"reward_funcs": [judge], "reward_weights": [weight], "output_dir": output}
+    changes = {**reward, "reward_weights": [weight], "output_dir": output}
     changes |= {"value_model_path": value_model} if value_model else {}
     write_json(config, config_of(settings, changes))  # JSON is YAML
     with tempfile.TemporaryFile("w+") as errors:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import atomic_write
-from eval.reporting.chart import chart
-from eval.reporting.example import caption, mark
-from eval.reporting.pictures import answers_picture
+from eval.reporting.drawing.chart import chart
+from eval.reporting.drawing.example import caption, mark
+from eval.reporting.drawing.pictures import answers_picture
 from eval.reporting.tables import markdown
 
 BEGIN = "<!-- tables: written by python -m eval.report --publish -->"

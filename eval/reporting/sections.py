@@ -4,8 +4,8 @@ from pathlib import Path
 
 from data_prep.common.files import read_json
 from eval.common.functions import WORDS
-from eval.reporting.pictures import picture, score_against_kl
-from eval.reporting.run_folder import completions, verdicts
+from eval.reporting.drawing.pictures import picture, score_against_kl
+from eval.reporting.reading.run_folder import completions, verdicts
 from eval.reporting.stages import METHODS, STAGES, VARIANTS, method_of, trainings
 from eval.reporting.tables import Known, number
 from eval.reporting.words import say

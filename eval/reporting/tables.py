@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_prep.common.intervals import show_interval, show_nats
 from eval.common.functions import WORDS, in_words, show_difference, show_measure
-from eval.reporting.chart import is_greedy
+from eval.reporting.drawing.chart import is_greedy
 from eval.reporting.stages import BEST_OF, BEST_OF_TITLE, METHODS, VARIANTS, method_of, trainings
 from eval.reporting.words import say
 

@@ -12,9 +12,9 @@ from data_prep.common.page import render
 from data_prep.common.plots import BLUE, RED, as_uri, canvas, uri_of
 from data_prep.readers.prompts import read_prompts
 from eval.common.functions import in_words
-from eval.reporting.asking import ask
-from eval.reporting.chart import chart
-from eval.reporting.example import mark
+from eval.reporting.drawing.chart import chart
+from eval.reporting.drawing.example import mark
+from eval.reporting.reading.asking import ask
 from eval.reporting.sections import made_with, reading
 from eval.reporting.stages import STAGES
 from eval.reporting.tables import SHARES, number

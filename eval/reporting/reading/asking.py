@@ -8,7 +8,7 @@ import itertools
 from pathlib import Path
 
 from data_prep.common.files import read_json, write_json
-from eval.reporting.example import example_question
+from eval.reporting.drawing.example import example_question
 
 KEPT = "report"  # the folder, below results/
 ASKED_FIRST = 32  # questions, among which the one is looked for that shows what the stages brought

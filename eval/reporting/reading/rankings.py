@@ -8,7 +8,7 @@ import numpy as np
 from data_prep.common.errors import InputError
 from data_prep.common.files import read_jsonl
 from data_prep.common.plots import BLUE, RED, as_uri, canvas
-from eval.reporting.asking import KEPT, keep, kept, stamp
+from eval.reporting.reading.asking import KEPT, keep, kept, stamp
 from eval.reporting.words import label, say
 
 SCORED, SEED = 200, 42  # rankings whose best and worst answers are scored

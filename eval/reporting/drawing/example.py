@@ -4,7 +4,7 @@ from pathlib import Path
 
 from data_prep.common.agreement import exact_match
 from data_prep.rewards import all_facts, asked_fact
-from eval.reporting.pictures import TITLES
+from eval.reporting.drawing.pictures import TITLES
 from eval.reporting.words import say
 
 RIGHT, PARTLY, WRONG = "right", "partly", "wrong"
