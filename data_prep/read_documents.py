@@ -8,7 +8,8 @@ Reads .txt .md .rst .ipynb as they are, and with the extra `documents` (pip inst
 
     documents.jsonl            {"text", "file"} and "page" (PDF, slides, form feeds) or "heading" ("Guide > Install"), a
                                section a line: what train_tokenizer, clean_corpus, hold_out and mix_corpus read
-    documents_heldout.jsonl    the same of the documents that are held out, whole documents each
+    documents_heldout.jsonl    the same of the documents that are held out, whole documents each: a command that is given the
+                               folder refuses it, and asks which of the two files is meant
     report.json                every file that was not read and why, what was left out, duplicates, the split
 
 Headers, footers and page numbers that repeat from page to page are removed, and so are sections that are, or nearly are,

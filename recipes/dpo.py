@@ -29,6 +29,7 @@ from data_prep.models.scoring import encode_answers
 from data_prep.readers.preferences import load_rankings, prompt_key
 from data_prep.readers.ranks import pairs
 from data_prep.tokens.chat_encoder import special_token_text
+from recipes.trainers.adapter import lora_config
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import logged, rows_seen, save_curves
 from recipes.trainers.resuming import open_run, train
@@ -129,7 +130,7 @@ def main() -> None:
         train_dataset=dataset,
         eval_dataset=heldout,
         processing_class=tokenizer,
-        peft_config=trl.get_peft_config(model_args),
+        peft_config=lora_config(model_args, config),
     )
 
     # Train

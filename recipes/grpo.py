@@ -33,6 +33,7 @@ from data_prep.models.reward_functions import load_function
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import load_prompts
 from data_prep.tokens.prompts import fit_prompts, longest_prompt
+from recipes.trainers.adapter import lora_config
 from recipes.trainers.alarms import RewardAlarms, show_alarms
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import save_curves, show_change
@@ -192,7 +193,7 @@ def main() -> None:
         train_dataset=dataset,
         eval_dataset=heldout,
         processing_class=tokenizer,
-        peft_config=trl.get_peft_config(model_args),
+        peft_config=lora_config(model_args, AutoConfig.from_pretrained(name, revision=revision)),
         callbacks=[alarms],
     )
     WatchRewards(trainer, alarms)

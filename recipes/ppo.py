@@ -28,12 +28,9 @@ from data_prep.models.reward_functions import load_function
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import load_prompts
 from data_prep.tokens.prompts import fit_prompts, longest_prompt
+from recipes.trainers.adapter import lora_config
 from recipes.trainers.alarms import show_alarms
-from recipes.trainers.arguments import (
-    model_kwargs,
-    parse_arguments,
-    score_peft_config,
-)
+from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import logged, save_curves, show_change
 from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.ppo.alarms import PPOAlarms
@@ -171,8 +168,8 @@ def main() -> None:
     if model_args.use_peft:
         from peft import get_peft_model  # slow to import
 
-        policy = get_peft_model(policy, trl.get_peft_config(model_args))
-        value_model = get_peft_model(value_model, score_peft_config(model_args))
+        policy = get_peft_model(policy, lora_config(model_args, policy.config))
+        value_model = get_peft_model(value_model, lora_config(model_args, value_model.config, "score"))
 
     # Trainer
     from recipes.trainers.ppo.trainer import PPOTrainer  # slow to import

@@ -27,11 +27,8 @@ from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_t
 from data_prep.models.scoring import ranking_agreement, score_answers
 from data_prep.readers.preferences import load_rankings, prompt_key
 from recipes.trainers import quiet
-from recipes.trainers.arguments import (
-    model_kwargs,
-    parse_arguments,
-    score_peft_config,
-)
+from recipes.trainers.adapter import lora_config
+from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import logged, rows_seen, save_curves
 from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.resuming import open_run, train
@@ -124,7 +121,7 @@ def main() -> None:
         train_dataset=dataset,
         eval_dataset=heldout,
         processing_class=tokenizer,
-        peft_config=score_peft_config(model_args),
+        peft_config=lora_config(model_args, config, "score"),
         margin_scale=script.margin_scale,
         shared_prompt=script.shared_prompt,
     )

@@ -35,7 +35,7 @@ from data_prep.readers.prompts import last_question, split_last_answer
 from data_prep.tokens.chat_encoder import end_of_turn
 from data_prep.tokens.sft_dataset import load_tokenized, messages_of
 from recipes.trainers import quiet
-from recipes.trainers.adapter import keep_tied
+from recipes.trainers.adapter import keep_tied, lora_config
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.chat_vector import add_chat_vector
 from recipes.trainers.curves import logged, rows_seen, save_curves
@@ -184,7 +184,7 @@ def main() -> None:
         train_dataset=dataset.select_columns(columns),
         eval_dataset=heldout.select_columns(columns) if heldout else None,
         processing_class=tokenizer,
-        peft_config=trl.get_peft_config(model_args),
+        peft_config=lora_config(model_args, config),
     )
     keep_tied(trainer.model, script.merge_adapter)
     if script.muon_lr and not model_args.use_peft:  # set afterwards: the Trainer refuses it as an argument under FSDP

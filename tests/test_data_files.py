@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import check, clean_corpus, hold_out, read_documents, train_tokenizer
+from data_prep import check, clean_corpus, hold_out, mix_corpus, read_documents, train_tokenizer
 from data_prep.common.errors import InputError, run_main
-from data_prep.common.files import atomic_folder, atomic_write
+from data_prep.common.files import atomic_folder, atomic_write, read_jsonl, write_json
 from data_prep.readers.conversations import load_conversations, read_conversations
 from data_prep.rows.read import data_files, read_rows
+from data_prep.tokens.shards import TokenShards
+from eval.before_after.seen import training_rows
 
 GOOD = '{"instruction": "a", "output": "b"}\n'
 
@@ -245,3 +247,74 @@ def test_no_bar_and_no_colour_where_there_is_no_terminal(tmp_path, monkeypatch, 
     given = COMMANDS[hold_out](folder / "rows.jsonl", tmp_path / "out")
     code, out, error = ended(monkeypatch, capsys, hold_out.main, *given, "--on_bad", "quarantine")
     assert (code, error) == (0, "") and out.count("\n") == 2
+
+
+@pytest.fixture
+def read(tmp_path, monkeypatch, capsys) -> Path:
+    """What read_documents leaves of ten documents, three of them held out."""
+    (tmp_path / "papers").mkdir()
+    for number in range(10):
+        (tmp_path / "papers" / f"{number}.md").write_text(f"# Number {number}\n\nthe text of {number} alone\n")
+    given = [tmp_path / "papers", "--fraction", 0.3, "--output_dir", tmp_path / "read"]
+    code, _, err = ended(monkeypatch, capsys, read_documents.main, *given)
+    assert code == 0, err
+    return tmp_path / "read"
+
+
+def mixture(folder: Path, files: list, tokenizer) -> Path:
+    settings = {"tokenizer": tokenizer.name_or_path, "passes": 1, "output_dir": str(folder / "tokens")}
+    write_json(folder / "mix.yaml", {**settings, "sources": {"domain": {"files": [*map(str, files)]}}})
+    return folder / "mix.yaml"
+
+
+@pytest.mark.parametrize("given", ["read", "read/*.jsonl", "rea*"])
+def test_a_folder_with_held_out_documents_is_not_read_whole(
+    read, given, tiny_tokenizer, tmp_path, monkeypatch, capsys
+):
+    path = f"{tmp_path}/{given}"
+    said = f"error: {path}: found documents_heldout.jsonl, held out by name, beside documents.jsonl: read together, "
+    said += "evaluations would see what was trained on; expected one or the other, by its name: "
+    said += f"{read}/documents.jsonl, say\n"
+    commands = {mix_corpus: ["--config", mixture(tmp_path, [path], tiny_tokenizer)]}
+    commands |= {module: options(path, tmp_path / "out") for module, options in COMMANDS.items()}
+    for module, options in commands.items():
+        code, _, err = ended(monkeypatch, capsys, module.main, *options)
+        assert (code, err) == (1, said), module.__name__
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["mix.yaml", "papers", "read"], "nothing is written"
+    with pytest.raises(InputError, match="found documents_heldout.jsonl, held out by name, beside documents.jsonl"):
+        next(training_rows([path]))  # eval.adaptation --trained_on
+
+
+def test_held_out_documents_are_not_among_the_tokens(read, tiny_tokenizer, tmp_path, monkeypatch, capsys):
+    config = mixture(tmp_path, [read / "documents.jsonl"], tiny_tokenizer)
+    assert ended(monkeypatch, capsys, mix_corpus.main, "--config", config)[0] == 0
+    ids = TokenShards(tmp_path / "tokens")
+    text = tiny_tokenizer.decode(ids[0 : len(ids)])
+    trained, held_out = (list(read_jsonl(read / f"documents{part}.jsonl")) for part in ("", "_heldout"))
+    assert len(trained) + len(held_out) == 10 and len(held_out) == sum(row["text"] not in text for row in held_out) > 0
+    assert all(row["text"] in text for row in trained)
+
+
+def test_what_is_held_out_alone_is_read_from_a_folder(tmp_path):
+    """A folder of held-out files, or inside one of that name, is named by its path."""
+    for name in ("heldout/a.jsonl", "heldout/b.jsonl", "eval/documents_heldout.jsonl", "eval/x_heldout_own.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(GOOD)
+    assert [Path(file).name for file in data_files(tmp_path / "heldout")] == ["a.jsonl", "b.jsonl"]
+    assert len(data_files(tmp_path / "eval")) == 2 and len(data_files(f"{tmp_path}/*/*_heldout*.jsonl")) == 2
+    assert len(data_files([tmp_path / "heldout" / "a.jsonl", tmp_path / "eval" / "documents_heldout.jsonl"])) == 2
+    (tmp_path / "upheld_outcomes.jsonl").write_text(GOOD)
+    with pytest.raises(InputError, match="found .*, held out by name, beside upheld_outcomes.jsonl: "):
+        data_files(tmp_path)
+
+
+def test_a_page_about_held_out_data_is_a_document(tmp_path, monkeypatch, capsys):
+    for name in ("docs/heldout.md", "docs/guide.md", "both/manual/a.md", "both/manual_heldout/b.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"# {name}\n\nwhat is right in {name}")
+    given = ["--fraction", 0, "--output_dir", tmp_path / "read"]
+    code, out, _ = ended(monkeypatch, capsys, read_documents.main, tmp_path / "docs", *given)
+    assert code == 0 and "2 files = 2 read" in out
+    given = ["--fraction", 0, "--output_dir", tmp_path / "again"]
+    code, _, err = ended(monkeypatch, capsys, read_documents.main, tmp_path / "both", *given)
+    assert code == 1 and f"error: {tmp_path}/both: found b.md, held out by name, beside a.md: " in err

@@ -274,6 +274,17 @@ def test_an_adapter_and_the_model_it_was_merged_into_are_compared(check, folder,
     assert "3 of 3 answers" in row["detail"] and "of the logits' standard deviation (bound: 0.25)" in row["detail"]
 
 
+def test_an_adapter_of_another_vocabulary_than_the_model_is_refused(check, folder, adapter):
+    merged_into(folder, adapter)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(270)
+    model.save_pretrained(folder)
+    code, checks = check(folder, "--adapter", adapter)
+    row = checks["adapter and merged"]
+    assert code == 1 and row["status"] == "refused" and row["vocabulary"] == [262, 270]
+    assert row["detail"] == "resized vocabulary: the adapter's base has 262 tokens, the merged model 270"
+
+
 @pytest.mark.slow
 def test_fine_tuning_by_lora_serves_as_it_was_trained_merged_and_beside_its_base(
     command, tiny_model_dir, conversations, tmp_path

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from helpers.hub import local_hub
 from helpers.models import POSITIONS, write_shards
 from helpers.processes import together
 from helpers.recipes import (
@@ -191,6 +192,24 @@ def test_a_global_batch_that_does_not_divide_is_one_line(data, tmp_path):
     done = together("sft", **data["sft"], **{**RUN, "global_batch_size": 5}, output_dir=tmp_path / "out")
     refused(done, "global_batch_size: 5 rows do not divide into 2 × 2")
     assert not Path(tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_first_process_alone_pushes(data, tmp_path, monkeypatch):
+    with local_hub() as hub:
+        monkeypatch.setitem(ENVIRONMENT, "HF_ENDPOINT", hub.address)
+        monkeypatch.setitem(ENVIRONMENT, "HF_HUB_OFFLINE", "0")
+        requests = {}
+        for name, run in {"alone": again, "two": together}.items():
+            push = {"push_to_hub": True, "hub_model_id": f"me/{name}", "hub_token": "hf_secret"}
+            succeeded(run("sft", **data["sft"], **RUN, **push, output_dir=tmp_path / name))
+            requests[name] = sorted(
+                line.split("?")[0].replace(f"me/{name}", "me/x") for line in hub.log if "/large/" not in line
+            )
+            hub.log.clear()
+        assert requests["two"] == requests["alone"] and [name for name, _ in hub.commits] == ["me/alone", "me/two"]
+        pushed = hub.commits[1][1]["model.safetensors"]
+    assert pushed == (tmp_path / "two" / "model.safetensors").read_bytes()
 
 
 @pytest.mark.slow

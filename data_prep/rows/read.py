@@ -27,6 +27,7 @@ COMPRESSIBLE = (".txt", ".json", ".jsonl", ".csv")
 HUB = "hf://"
 REPORT = {"check.json", "check.html"}  # what makes a folder a report of data_prep.check
 QUARANTINE = re.compile(r"(?:(?:^|/)quarantine(?:_[^/]*)?|\.quarantine)\.jsonl$")
+HELD_OUT = re.compile(r"(?:^|[_-])held[_-]?out(?:[_.-]|$)", re.I)  # documents_heldout.jsonl, held-out.json, heldout/
 SHOWN = 10  # endings of files that are not read
 QUARANTINED = b'{"file": '  # the beginning of a row there (see rows/bad_rows.py)
 # How a report begins that clean_corpus, clean_cluster or read_documents wrote beside its documents, and an index of shards.
@@ -62,8 +63,9 @@ def data_files(
     index of shards), which is counted and named on the screen; the other files that are not readable are counted, by
     ending. A glob gives what the shell gives for it: files as if named, and of a folder that it matches what is in it.
 
-    Raises InputError for a path that names nothing, for a file of an unknown kind, and for what cannot be read: a pipe, a
-    device, a link to nothing, a file or folder without permission.
+    Raises InputError for a path that names nothing, for a file of an unknown kind, for what cannot be read (a pipe, a device,
+    a link to nothing, a file or folder without permission), and for a folder or glob in which some files are held out, by
+    their names or those of folders in it, and others are not: which of them is meant, only a name can say.
     """
     documents = bool(endings)
     endings = endings or ((".txt", *ENDINGS) if plain_text else ENDINGS)
@@ -97,6 +99,7 @@ def data_files(
             raise InputError(f"{path}: found no file that ends in {', '.join(endings)} there; expected at least one")
         if skipped := sorted({*found} - {*readable}):
             print(f"{printable(path)}: {_not_read(skipped)}")
+        _check_heldout(path, readable, documents)
         files += readable
     if strange := next((file for file in files if not_utf8(file) is not None), None):
         raise InputError(f"{strange!r}: the name is not UTF-8; rename the file")
@@ -104,6 +107,24 @@ def data_files(
         if not file.startswith(HUB):
             regular_file(file)
     return files
+
+
+def _check_heldout(path: str, files: list[str], documents: bool) -> None:
+    """Raise InputError where some files of a folder or glob are held out and others are not.
+
+    A page about held-out data may have such a name: of `documents` only a folder tells that they are.
+    """
+    folder = os.path.dirname(re.split(r"[*?[]", path)[0]) if is_glob(path) else path
+    held_out = []
+    for file in files:
+        parts = Path(os.path.relpath(file, folder or ".")).parts
+        if any(map(HELD_OUT.search, parts[:-1] if documents else parts)):
+            held_out.append(file)
+    if others := sorted({*files} - {*held_out}) if held_out else []:
+        raise InputError(
+            f"{path}: found {printable(names_of(held_out))}, held out by name, beside {printable(names_of(others))}: read "
+            f"together, evaluations would see what was trained on; expected one or the other, by its name: {others[0]}, say"
+        )
 
 
 def _not_read(files: list[str]) -> str:

@@ -1,19 +1,19 @@
 """The models of a run, built without memory (torch's meta device) from their configs alone, and counted."""
 
-import copy
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import trl
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config
+from transformers import AutoConfig, GPT2Config
 from transformers.pytorch_utils import Conv1D
 
 from data_prep.common.errors import InputError
 from data_prep.models.loading import load_config, load_tokenizer
 from recipes.planning.settings import vocabulary_in_commands
-from recipes.trainers.arguments import LORA, score_peft_config
+from recipes.trainers.adapter import lora_config, meta_model
+from recipes.trainers.arguments import LORA
 
 ASSUMED_VOCABULARY = 32_768
 
@@ -97,16 +97,6 @@ class Counts(NamedTuple):
         return 4 * self.multiplied + 6 * self.adapter + 12 * self.layers * self.attention * length
 
 
-def meta_model(config, head: str = "language"):
-    """The model of a config on the meta device: shapes without memory. `head`: language, or score for a reward."""
-    with torch.device("meta"):
-        if head == "score":
-            config = copy.deepcopy(config)
-            config.num_labels = 1
-            return AutoModelForSequenceClassification.from_config(config)
-        return AutoModelForCausalLM.from_config(config)
-
-
 _COUNTED: dict[tuple, Counts] = {}
 
 
@@ -143,7 +133,7 @@ def _count(config, head: str, model_args: trl.ModelConfig | None, trained: bool)
     if model_args:
         from peft import get_peft_model  # slow to import
 
-        peft_config = score_peft_config(model_args) if head == "score" else trl.get_peft_config(model_args)
+        peft_config = lora_config(model_args, config, head)
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that GPT-2's matrices are the other way round
             model = get_peft_model(model, peft_config)

@@ -1,25 +1,104 @@
-"""LoRA beside a model's weights: put there for transformers' own trainer (TRL's do it themselves), and tied embeddings."""
+"""LoRA beside a model's weights: its config, checked; put there for transformers' own trainer (TRL's do it themselves)."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import re
+import warnings
 from typing import TYPE_CHECKING
 
 from data_prep.common.errors import InputError
 
+HEADS = {"lm_head", "embed_out"}  # over tokens, by the names that model families give them
+
 if TYPE_CHECKING:  # slow to import, and so is peft below
     import trl
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
     from torch import nn
+
+
+def lora_config(model_args: trl.ModelConfig, config, head: str = "language") -> PeftConfig | None:
+    """The LoRA that `model_args` ask for on the model of `config`; None without `use_peft`.
+
+    A single name in `lora_target_modules` is the name of modules, as in a list of several: TRL makes a list of one a string,
+    which PEFT takes for a regular expression of whole paths.
+
+    Args:
+        config: that of the model, from which it is built without weights to look at its modules.
+        head: language, or score for a sequence classifier, whose score head is trained in full: else it keeps its random
+            values, and is not saved.
+
+    Raises InputError for a name that no module has, and for modules that PEFT cannot train; not under ZeRO-3.
+    """
+    from transformers.integrations import is_deepspeed_zero3_enabled  # slow to import
+    from trl import get_peft_config
+
+    if head == "score":
+        modules = sorted({*(model_args.lora_modules_to_save or []), "score"})
+        model_args = dataclasses.replace(model_args, lora_task_type="SEQ_CLS", lora_modules_to_save=modules)
+    peft_config = get_peft_config(model_args)
+    if peft_config is None:
+        return None
+    if isinstance(peft_config.target_modules, str) and re.fullmatch(r"[\w.]+", peft_config.target_modules):
+        peft_config.target_modules = {peft_config.target_modules}
+    if not is_deepspeed_zero3_enabled():  # it would share out the weights of the model that is looked at
+        _check_modules(peft_config, config, head)
+    return peft_config
+
+
+def meta_model(config, head: str = "language"):
+    """The model of a config on the meta device: shapes without memory. `head`: language, or score for a reward."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    with torch.device("meta"):
+        if head == "score":
+            config = copy.deepcopy(config)
+            config.num_labels = 1
+            return AutoModelForSequenceClassification.from_config(config)
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _check_modules(peft_config: PeftConfig, config, head: str) -> None:
+    """Raise InputError for modules that the model of `config` has not, or that PEFT cannot train."""
+    import torch
+    from peft import get_peft_model
+    from transformers.pytorch_utils import Conv1D
+
+    model = meta_model(config, head)
+    paths = [name.split(".") for name, _ in model.named_modules()]
+    known = {".".join(path[start:]) for path in paths for start in range(len(path))}
+    if head == "score":
+        known |= HEADS  # PPO's options are for the policy, too
+    kinds = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
+    matrices = {name.rpartition(".")[2] for name, each in model.named_modules() if isinstance(each, kinds)}
+    expected = f"expected names such as {', '.join(sorted(matrices))}"
+    targets = peft_config.target_modules
+    names = {"lora_modules_to_save": peft_config.modules_to_save or ()}
+    names["lora_target_modules"] = targets if isinstance(targets, set) else ()
+    for option, asked in names.items():
+        if unknown := sorted({*asked} - known):
+            every = ", or all-linear by itself" if option == "lora_target_modules" else ""
+            raise InputError(f"{option}: the model has no module {', '.join(unknown)}; {expected}{every}")
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come again where the adapter is made
+            get_peft_model(model, copy.deepcopy(peft_config))
+    except (ValueError, re.error) as error:
+        given = [targets] if isinstance(targets, str) else sorted(targets or ())
+        found = f"found {', '.join(given)}: " if given else ""
+        said = " ".join(str(error).split())
+        raise InputError(f"lora_target_modules: {found}{said}; {expected}, or all-linear") from None
 
 
 def add_adapter(model, model_args: trl.ModelConfig, args, merge: bool):
     """`model` with the LoRA adapter that `model_args` ask for; the model itself without `use_peft`.
 
-    Modules in `lora_modules_to_save`, the embeddings say, are trained in full; see `keep_tied`, which may raise InputError.
+    Modules in `lora_modules_to_save`, the embeddings say, are trained in full; see `keep_tied`. Raises InputError where
+    `lora_config` or `keep_tied` does.
     """
-    from trl import get_peft_config
-
-    config = get_peft_config(model_args)
+    config = lora_config(model_args, model.config)
     if config is None:
         return model
     from peft import get_peft_model

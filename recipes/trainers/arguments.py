@@ -319,14 +319,3 @@ def model_kwargs(model_args: ModelConfig, quantized: bool = True) -> dict:
         # that know no gradients: training on after it fails.
         importlib.import_module("bitsandbytes.nn.modules").has_avx512bf16 = lambda: False
     return load
-
-
-def score_peft_config(model_args: ModelConfig):
-    """The PeftConfig of a sequence classifier's LoRA; None without LoRA.
-
-    Without these two settings the score head keeps its random values, and is not saved.
-    """
-    from trl import get_peft_config  # slow to import
-
-    modules = sorted({*(model_args.lora_modules_to_save or []), "score"})
-    return get_peft_config(dataclasses.replace(model_args, lora_task_type="SEQ_CLS", lora_modules_to_save=modules))
