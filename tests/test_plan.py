@@ -228,6 +228,7 @@ def tiny_sft(tiny_model_dir, tmp_path) -> Path:
     lines = [f"model_name_or_path: {tiny_model_dir}", f"conversations: [{tmp_path / 'rows.json'}]"]
     lines += [
         "max_length: 64",
+        "max_new_tokens: 4",
         "per_device_train_batch_size: 4",
         "gradient_accumulation_steps: 1",
         "num_train_epochs: 2",
