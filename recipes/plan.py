@@ -18,7 +18,7 @@ there; --rows says how many there will be. FLOPs are 6N + 12·L·d·T a token (P
 tables that are only looked up, L layers, d heads × their width, T tokens of a row), forward passes of references, values
 and rewards 2N + 4·L·d·T; hours are FLOPs, those of activation checkpointing included, over utilisation × the GPU's bf16
 rate × GPUs, which share the batch of the YAML. Memory is estimated part by part, for each GPU. --measure runs two steps
-on the longest batch on this machine and says what they took.
+on the longest batch on this machine for the memory, two on ordinary ones for the time, and says what they took.
 """
 
 import argparse

@@ -37,10 +37,13 @@ def speed(conversations: Path, *parts: str) -> tuple[dict[str, float], str]:
     """The metrics that the command writes of these parts, and what it prints."""
     sizes = ["--conversations", "20", "--corpus_bytes", "30000", "--large_bytes", "30000", "--vocab_size", "280"]
     command = [sys.executable, "-m", "eval.speed", "data", "--data", conversations, *sizes, "--part", *parts]
-    command += ["--results_dir", conversations.parent]
+    command += ["--repeats", "2", "--results_dir", conversations.parent]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    metrics = json.loads((conversations.parent / "speed_data.json").read_text())["metrics"]
+    results = json.loads((conversations.parent / "speed_data.json").read_text())
+    metrics = results["metrics"]
+    assert results["settings"]["large_bytes"] == 30_000  # what the names of the metrics do not say
+    assert {name: len(values) for name, values in results["runs"].items()} == dict.fromkeys(metrics, 2)
     assert all(value > 0 for value in metrics.values()) and all(name in done.stdout for name in metrics)
     return metrics, done.stdout
 
@@ -49,7 +52,7 @@ def speed(conversations: Path, *parts: str) -> tuple[dict[str, float], str]:
 def test_corpora_are_measured_and_the_metrics_written_down(conversations):
     metrics, printed = speed(conversations, "shards", "large", "bpe")
     assert list(metrics) == [
-        "text to shards over encode_batch", "peak memory of 1 GB to shards", "BPE training over a bare call",
+        "text to shards over encode_batch", "peak memory of text to shards", "BPE training over a bare call",
     ]  # fmt: skip
     assert "0.0 MB of text: " in printed and "BPE of 280 entries: " in printed
 
@@ -65,6 +68,6 @@ def test_conversations_are_measured_and_the_metrics_written_down(conversations):
 
 def test_data_that_are_no_conversations_are_refused(tmp_path):
     write_json(tmp_path / "a.json", [{"text": "a"}])
-    arguments = data_speed.argparse.Namespace(data=tmp_path / "a.json", part=data_speed.PARTS)
+    arguments = data_speed.argparse.Namespace(data=tmp_path / "a.json", part=data_speed.PARTS, repeats=1)
     with pytest.raises(InputError, match="expected a list of {'id', 'conversations'}"):
         data_speed.run(arguments)

@@ -5,13 +5,15 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from helpers.models import tiny_config
 from helpers.recipes import conversation
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config
 
 from recipes import plan
-from recipes.planning import architecture
+from recipes.planning import architecture, measure, two_steps
 from recipes.planning.architecture import PUBLISHED, Sources, count
 from recipes.planning.hardware import GPUS
 from recipes.planning.memory import layer_bytes
@@ -20,6 +22,7 @@ from recipes.planning.settings import files_of, makers
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "recipes" / "configs").rglob("*.yaml"))
+GPT2 = ROOT / "recipes" / "configs" / "gpt2_small"
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,18 @@ def all_plans():
     finally:
         os.chdir(here)
     return plans, sources
+
+
+@pytest.fixture
+def planned(command):
+    """planned(*words): what the plan prints; a plan that fails is the test's end."""
+
+    def run(*words) -> str:
+        code, out, err = command(plan, *words)
+        assert code == 0, err
+        return out
+
+    return run
 
 
 def line(out: str, name: str) -> str:
@@ -80,11 +95,8 @@ def test_a_model_that_another_yaml_makes_is_followed_to_its_origin(all_plans, na
     assert set(stages) == {1_024 if name == "gpt2_small" else 131_072}
 
 
-def test_tokens_flops_and_price_of_gpt2_small_by_hand(all_plans, command):
-    code, out, err = command(
-        plan, CONFIGS[0].parents[1] / "gpt2_small/pretrain.yaml", "--num_gpus", 8, "--price_per_hour", 2.5
-    )
-    assert code == 0, err
+def test_tokens_flops_and_price_of_gpt2_small_by_hand(all_plans, planned):
+    out = planned(GPT2 / "pretrain.yaml", "--num_gpus", 8, "--price_per_hour", 2.5)
     assert line(out, "tokens") == "19,073 steps × 16 × 32 rows × 1,024 = 9,999,745,024"
     # 6 × 123,689,472 + 12 × 12 × 768 × 1,024
     assert line(out, "FLOPs") == "8.55e+18: 855,383,040 a token"
@@ -96,25 +108,29 @@ def test_tokens_flops_and_price_of_gpt2_small_by_hand(all_plans, command):
 
 
 @pytest.mark.parametrize(("gpus", "refused"), [(1, False), (16, False), (3, True), (32, True)])
-def test_an_update_has_global_batch_size_rows_on_any_number_of_gpus(gpus, refused, command, monkeypatch):
+def test_an_update_has_global_batch_size_rows_on_any_number_of_gpus(gpus, refused, planned, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")  # of whoever asks: the plan is for --num_gpus
-    code, out, err = command(plan, CONFIGS[0].parents[1] / "gpt2_small/pretrain.yaml", "--num_gpus", gpus)
-    assert code == 0, err
+    out = planned(GPT2 / "pretrain.yaml", "--num_gpus", gpus)
     assert line(out, "tokens") == "19,073 steps × 16 × 32 rows × 1,024 = 9,999,745,024"
     assert (f"note: global_batch_size: 512 rows do not divide into {gpus} GPUs × 32:" in out) == refused
 
 
 def test_memory_by_part_by_hand(all_plans):
-    plans, _ = all_plans
+    plans, sources = all_plans
     found = plans["gpt2_small/pretrain"]
     parameters, matrices = 124_475_904, 12 * 12 * 768**2
     assert found.parts["weights"] == found.parts["gradients"] == 4 * parameters
     assert found.parts["optimizer"] == 4 * matrices + 8 * (parameters - matrices)  # Muon: one moment, AdamW: two
     assert found.parts["bf16 copies"] == 2 * (matrices + 50_304 * 768)
-    # A layer and token: two norms keep 4 + 2 bytes, attention 5 × 2, the MLP 2 × 4 × 2 of each unit of the width: 38.
+    # A layer and token: two norms keep 4 + 2 bytes, attention 4 × 2, the MLP 2 × 4 × 2 of each unit of the width: 36.
     policy = found.models["policy"]
-    assert layer_bytes(policy, 2, 4, 1_024, False) == 38 * 768
-    assert found.parts["activations"] == 32 * 1_024 * (12 * 38 * 768 + 10 * 768)
+    assert layer_bytes(policy, 2, 4, 1_024, False) == 36 * 768
+    assert found.parts["activations"] == 32 * 1_024 * (12 * 36 * 768 + 10 * 768)
+    # Eager: of each head and key also 4 bytes of the softmax and 2 of what the values are multiplied with.
+    values = {**found.values, "attn_implementation": "eager"}
+    eager = plan_of(found.path, found.stage, values, sources)
+    scores = 12 * 32 * 12 * 1_024**2 * 6  # layers × rows × heads × context²
+    assert eager.parts["activations"] - found.parts["activations"] == scores == 28_991_029_248
     assert found.parts["logits"] == 32 * 1_024 * 50_304 * 16
     assert found.peak == sum(found.parts.values())
     # PPO: its rollout of 512 answers keeps keys and values of 1,024 tokens, 2 × 12 layers × 768 × 2 bytes each.
@@ -129,6 +145,41 @@ def test_memory_by_part_by_hand(all_plans):
     norms = 36 * (2 * 4_096 + 2 * 128) + 4_096
     others = 2 * 151_936 * 4_096 + norms
     assert quantized.parts["weights"] == linear * (0.5 + 4 / 64) + 2 * others + 4 * quantized.models["policy"].adapter
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("bf16", [True, False])
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2", "qwen2 in bf16"])
+def test_what_a_layer_keeps_is_what_autograd_keeps(kind, bf16, attention, tiny_tokenizer):
+    """Keys and values of two of four heads, and a width that is not that of the MLP."""
+    rows, length, shape = 2, 48, {"attn_implementation": attention, "use_cache": False}
+    config = tiny_config(tiny_tokenizer, n_embd=64, n_head=4, activation_function="gelu_pytorch_tanh", **shape)
+    if kind != "gpt2":
+        width = {"hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 4, "num_key_value_heads": 2}
+        config = Qwen2Config(**width, num_hidden_layers=2, vocab_size=262, max_position_embeddings=64, **shape)
+    model = AutoModelForCausalLM.from_config(config).train()
+    if kind == "qwen2 in bf16":
+        model = model.bfloat16()
+    block = (model.transformer.h if kind == "gpt2" else model.model.layers)[1]
+    seen, places, held = {}, [], []
+    # Weights, and what autocast makes of them; of each row and head a number of the norms and of sdpa's softmax.
+    weights = [sorted(each.shape) for each in block.parameters()]
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        held.append(tensor)  # so that no other comes to lie where it is
+        if sorted(tensor.shape) not in weights and tensor.numel() > rows * length * 4:
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    block.register_forward_pre_hook(lambda *given: places.append(set(seen)))
+    block.register_forward_hook(lambda *given: places.append(set(seen)))
+    ids = torch.zeros(rows, length, dtype=torch.long)
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        model(ids)
+    kept = sum(seen[place] for place in places[1] - places[0])
+    wide, stream = (2 if bf16 or kind == "qwen2 in bf16" else 4), (2 if kind == "qwen2 in bf16" else 4)
+    assert kept == rows * length * layer_bytes(count(config), wide, stream, length, attention == "eager")
 
 
 def test_flops_of_preferences_and_of_lora_by_hand(all_plans):
@@ -146,19 +197,18 @@ def test_flops_of_preferences_and_of_lora_by_hand(all_plans):
     assert lora.work.recomputed == 32 * 2_048 * (2 * lora.models["policy"].linear + 4 * attention)
 
 
-def test_what_does_not_fit_is_said_with_the_key_to_change(all_plans, command):
-    path = CONFIGS[0].parents[1] / "gpt2_small/pretrain.yaml"
-    code, out, err = command(plan, path, "--gpu", "rtx4090")
-    assert code == 0, err
-    # 1.90 GB, and of activations and logits 11.7 + 26.4 GB, which halve with the rows: 16 rows take 20.9 GB of 0.9 × 24.
+def test_what_does_not_fit_is_said_with_the_key_to_change(all_plans, planned):
+    path = GPT2 / "pretrain.yaml"
+    out = planned(path, "--gpu", "rtx4090")
+    # 1.90 GB, and of activations and logits 11.1 + 26.4 GB, which halve with the rows: 16 rows take 20.6 GB of 0.9 × 24.
     assert "DOES NOT FIT" in out
     # An update keeps its 512 rows by global_batch_size; gradient_accumulation_steps beside it would be refused.
-    assert line(out, "change") == "per_device_train_batch_size: 16 → 20.9 GB"
+    assert line(out, "change") == "per_device_train_batch_size: 16 → 20.6 GB"
     plans, sources = all_plans
     values = {**plans["gpt2_small/pretrain"].values, "global_batch_size": None, "gradient_accumulation_steps": 16}
     keys, needed = changes(plan_of(path, "pretrain", values, sources), sources, 24e9, 1, "ddp")
     assert keys == {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 32}
-    assert round(needed / 1e9, 1) == 20.9
+    assert round(needed / 1e9, 1) == 20.6
     full = plans["gpt2_small/sft"]
     assert changes(full, sources, 0.1e9, 1, "ddp") is None
     # Half a byte a weight, one row, everything computed again: what is left is tables and logits.
@@ -178,6 +228,7 @@ def tiny_sft(tiny_model_dir, tmp_path) -> Path:
     lines = [f"model_name_or_path: {tiny_model_dir}", f"conversations: [{tmp_path / 'rows.json'}]"]
     lines += [
         "max_length: 64",
+        "max_new_tokens: 4",
         "per_device_train_batch_size: 4",
         "gradient_accumulation_steps: 1",
         "num_train_epochs: 2",
@@ -187,10 +238,9 @@ def tiny_sft(tiny_model_dir, tmp_path) -> Path:
     return tmp_path / "sft.yaml"
 
 
-def test_parameters_equal_those_of_a_folder_and_rows_are_counted(tiny_model_dir, tiny_sft, command):
+def test_parameters_equal_those_of_a_folder_and_rows_are_counted(tiny_model_dir, tiny_sft, planned):
     built = AutoModelForCausalLM.from_pretrained(tiny_model_dir).num_parameters()
-    code, out, err = command(plan, tiny_sft)
-    assert code == 0, err
+    out = planned(tiny_sft)
     assert line(out, "model").startswith(f"{built:,} parameters")
     # Each is <|user|> a b <|end|> <|assistant|> c d <|end|>, 8 tokens; 3 batches a pass, two passes.
     assert line(out, "tokens") == "6 steps × 1 × 4 rows × 8.0 = 192"
@@ -198,19 +248,80 @@ def test_parameters_equal_those_of_a_folder_and_rows_are_counted(tiny_model_dir,
 
 
 @pytest.mark.slow
-def test_two_steps_are_measured_and_nothing_is_left(tiny_sft, command, monkeypatch):
+def test_two_steps_are_measured_and_nothing_is_left(tiny_sft, planned, command, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    code, out, err = command(plan, tiny_sft, "--measure")
-    assert code == 0, err
+    out = planned(tiny_sft, "--measure")
     # The process holds torch, transformers and trl: more than 0.1 GB.
     assert (
         float(re.search(r"and ([\d.]+) GB at the peak", line(out, "measured"))[1]) > 0.1 or torch.cuda.is_available()
     )
-    assert line(out, "here").endswith("of training, by what was measured")
+    assert line(out, "here").endswith("of training without evaluations, by what was measured")
     assert sorted(path.name for path in tiny_sft.parent.iterdir()) == ["rows.json", "sft.yaml"]
     tiny_sft.write_text(tiny_sft.read_text() + "\neos_token: <|none|>\n")
     code, _, err = command(plan, tiny_sft, "--measure")
     assert code == 1 and "ended before its third step" in err and "<|none|>" in err
+
+
+def test_rows_for_the_memory_are_the_longest_and_for_the_time_those_of_an_ordinary_batch():
+    lengths = np.array([5, 1, 9, 3, 7])
+    assert list(measure.longest(lengths, 1)) == [2, 4, 0]  # a row a step
+    assert sorted(lengths[measure.ordinary(lengths, 1)]) == [1, 3, 5, 7, 9]
+    # Of 24 rows eight: the middle of each three.
+    assert sorted(measure.ordinary(np.arange(24), 1)) == [1, 4, 7, 10, 13, 16, 19, 22]
+
+
+def test_positions_and_padding_are_those_of_the_steps_that_are_timed():
+    assert two_steps.positions([((4, 25), 1), ((4, 15), 50), ((4, 10), 30)]) == (50, 10)  # 100 and 20 in two steps
+    assert two_steps.positions([]) == (0, 0)
+
+
+def test_memory_that_grows_with_each_new_shape_of_a_batch_is_told_per_shape():
+    batches = [((4, 25), 1), ((4, 15), 1), ((4, 10), 1)]
+    assert two_steps.growth(batches, [100, 150, 180]) == 40  # 80 bytes, two shapes that the first step did not have
+    assert two_steps.growth([batches[0]] * 3, [100, 150, 180]) == 0
+    assert two_steps.growth(batches, [100, 90, 80]) == two_steps.growth([], [1, 2, 3]) == 0
+
+
+def test_the_time_is_that_of_ordinary_rows_and_the_memory_that_of_the_longest(tiny_sft, planned, monkeypatch):
+    found = {
+        measure.longest: {
+            "seconds": 3.0,
+            "before": 4.0,
+            "peak": 3_000_000_000,
+            "positions": 80,
+            "padding": 0,
+            "growth": 5.0,
+        },
+        measure.ordinary: {
+            "seconds": 2.0,
+            "before": 4.0,
+            "peak": 1_000_000_000,
+            "positions": 40,
+            "padding": 10,
+            "growth": 0.0,
+        },
+    }
+    monkeypatch.setattr(measure, "two_steps", lambda plan, choose: found[choose])
+    out = planned(tiny_sft, "--measure")
+    assert line(out, "measured").startswith("2 s a step and 3.00 GB at the peak of the ")
+    assert line(out, "here") == "12 s of training without evaluations, by what was measured"  # 6 steps
+    tiny_sft.write_text(tiny_sft.read_text() + "\ntrain_sampling_strategy: group_by_length\n")
+    # 40 positions more take a second more. Ten are padding, which batches of one length do not have: 2 - 0.25 = 1.75 s a step.
+    assert line(planned(tiny_sft, "--measure"), "here").startswith("10.5 s of training")
+    # What is longer was no slower, or so much that a position would take longer than a whole step has for it.
+    for seconds, a_position in ((1.0, 0.0), (9.0, 2 / 40)):
+        far = {**found[measure.longest], "seconds": seconds}
+        assert measure.seconds_of_a_position(far, found[measure.ordinary]) == a_position
+
+
+@pytest.mark.parametrize(("eval_steps", "times"), [(25, 4), (20, 4), (0.4, 4), (100, 2)])  # at 0, …, and at step 60
+def test_pretraining_is_timed_with_its_evaluations(eval_steps, times, planned, tmp_path, monkeypatch):
+    text = "tokenizer: a\ntokens: b\nheldout: [c]\noutput_dir: d\nmax_steps: 60\n"
+    (tmp_path / "pretrain.yaml").write_text(f"{text}eval_steps: {eval_steps}\n")
+    found = {"seconds": 0.5, "before": 3.0, "peak": 1, "positions": 9, "padding": 0, "growth": 0.0}
+    monkeypatch.setattr(measure, "two_steps", lambda plan, choose: found)
+    told = f"{30 + 3 * times} s of training with {times} evaluations, by what was measured"
+    assert line(planned(tmp_path / "pretrain.yaml", "--measure"), "here") == told
 
 
 @pytest.mark.parametrize(
@@ -253,9 +364,8 @@ def test_the_rates_of_gpus_are_those_of_their_units_and_clocks(name, units, each
     assert gpu.bandwidth == pytest.approx(bits * pins * 1e9 / 8, rel=0.01)
 
 
-def test_gpt3_as_published(command):
-    code, out, _ = command(plan, "--like", "gpt3-175b")
-    assert code == 0
+def test_gpt3_as_published(planned):
+    out = planned("--like", "gpt3-175b")
     # 96 × (12 × 12,288² + 13 × 12,288) + 2 × 12,288 + (50,257 + 2,048) × 12,288
     assert 96 * (12 * 12_288**2 + 13 * 12_288) + 2 * 12_288 + 52_305 * 12_288 == 174_604_259_328
     assert "174,604,259,328 parameters, -0.2%" in line(out, "model") and "context 2,048" in line(out, "model")
@@ -267,9 +377,8 @@ def test_gpt3_as_published(command):
     assert "30 days do not fit" in out and "14.8 days" in out
 
 
-def test_llama_65b_as_published(command):
-    code, out, _ = command(plan, "--like", "llama2-65b")
-    assert code == 0
+def test_llama_65b_as_published(planned):
+    out = planned("--like", "llama2-65b")
     # 80 × (4 × 8,192² + 3 × 8,192 × 22,016 + 2 × 8,192) + 8,192 + 2 × 32,000 × 8,192
     assert 80 * (4 * 8_192**2 + 3 * 8_192 * 22_016 + 2 * 8_192) + 8_192 + 64_000 * 8_192 == 65_285_660_672
     assert "65,285,660,672 parameters, +0.4%" in line(out, "model") and "vocabulary 32,000" in line(out, "model")
@@ -281,10 +390,10 @@ def test_llama_65b_as_published(command):
     assert "20.8 days" in out and "Llama 2 has no 65B" in out
 
 
-def test_gpt2_124m_as_published(command):
-    code, out, _ = command(plan, "--like", "gpt2-124m")
+def test_gpt2_124m_as_published(planned):
+    out = planned("--like", "gpt2-124m")
     # 12 × (12 × 768² + 13 × 768) + 2 × 768 + (50,257 + 1,024) × 768; the paper's table says 117M
-    assert code == 0 and "124,439,808 parameters" in line(out, "model") and "117M" in out
+    assert "124,439,808 parameters" in line(out, "model") and "117M" in out
     # 6 × 124e6 × 294.912e9 = 2.194e20, over 8 × 4 × 86,400 × 312e12 = 8.626e20
     assert line(out, "utilisation").startswith("25.4% implied") and "no price was published" in out
 
@@ -298,6 +407,6 @@ def test_the_published_configs_are_those_that_the_recipes_start_from(all_plans):
 
 
 def test_a_folder_is_read_in_the_order_of_its_stages():
-    assert [path.stem for path in files_of([str(CONFIGS[0].parents[1] / "gpt2_small")])] == [
+    assert [path.stem for path in files_of([str(GPT2)])] == [
         "mix", "pretrain", "sft", "reward", "ppo"
     ]  # fmt: skip

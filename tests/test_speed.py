@@ -19,6 +19,7 @@ from recipes.trainers.ppo import benchmark
 ROOT = Path(__file__).parents[1]
 QUESTIONS = ["a?", "b b?", "c c c?", "d?", "e e?", "f f f?", "g?", "a?", "i i?", "j?"]  # one of them twice
 OPTIONS = ["--batch_size", 8, "--response_length", 12, "--num_ppo_epochs", 2, "--updates", 2, "--threads", 1]
+OPTIONS += ["--repeats", 2]
 
 
 @pytest.fixture
@@ -40,21 +41,26 @@ def test_both_trainers_are_timed(run, tmp_path):
     results = json.loads((tmp_path / "results" / "speed_ppo.json").read_text())
 
     workers = ["stock", "ours_fp32"] + ["ours_bf16"] * bf16_is_fast()
-    assert list(results["processes"]) == workers
-    for worker, figures in results["processes"].items():
-        assert figures["precision"] == ("bf16" if worker.endswith("bf16") else "fp32")
-        assert figures["episodes"] == 8, "the first of the two updates is not timed"
-        assert figures["episodes_per_second"] == pytest.approx(8 / figures["seconds"])
-        assert figures["peak_memory_mib"] >= figures["loaded_memory_mib"] > 100
-        assert figures["length"] == figures["answer_tokens"] / 16
-        assert 1 < figures["length"] < 12
-    stock, last, metrics = results["processes"]["stock"], results["processes"][workers[-1]], results["metrics"]
+    assert [list(run) for run in results["runs"]] == [workers, workers]
+    for run in results["runs"]:
+        for worker, figures in run.items():
+            assert figures["precision"] == ("bf16" if worker.endswith("bf16") else "fp32")
+            assert figures["episodes"] == 8, "the first of the two updates is not timed"
+            assert figures["episodes_per_second"] == pytest.approx(8 / figures["seconds"])
+            assert figures["peak_memory_mib"] >= figures["loaded_memory_mib"] > 100
+            assert figures["length"] == figures["answer_tokens"] / 16
+            assert 1 < figures["length"] < 12
+            assert figures["cores_of_others"] >= 0
     for key in ("episodes_per_second", "peak_memory_mib"):
-        assert metrics[f"{key}_over_stock"] == pytest.approx(last[key] / stock[key])
+        ratios = [run[workers[-1]][key] / run["stock"][key] for run in results["runs"]]
+        assert results["metrics"][f"{key}_over_stock"] == pytest.approx(sum(ratios) / 2)
+        both = [run["stock"][key] for run in results["runs"]]
+        assert results["metrics"][f"stock_{key}"] == pytest.approx(sum(both) / 2)
 
     assert results["settings"]["threads"] == 1 and results["settings"]["response_length"] == 12
     assert results["matrix_gflops"]["fp32"] > 0
-    assert re.search(r"^stock +[\d.]+ +1\.00 +\d+ +1\.00 ", done.stdout, flags=re.M)
+    same = r"1\.00 \(1\.00 to 1\.00\)"
+    assert re.search(rf"^stock +[\d.]+ +{same} +\d+ +{same} ", done.stdout, flags=re.M)
 
 
 def test_what_cannot_be_compared_is_said_before_anything_is_trained(run, tmp_path, monkeypatch, capsys):
@@ -72,6 +78,7 @@ def test_what_cannot_be_compared_is_said_before_anything_is_trained(run, tmp_pat
     assert error_of("--run", tmp_path / "none") == (
         f"error: {sft}: no such file or folder; it is made by: recipes/sft.py\n"
     )
+    assert error_of("--run", run, "--repeats", 0) == "error: --repeats 0: expected at least 1\n"
     assert error_of("--run", run, "--updates", 1) == (
         "error: --updates 1: expected at least 2, because the first is not timed\n"
     )

@@ -1,7 +1,11 @@
 """What this machine can do: whether bf16 is fast, and how fast matrix products are."""
 
+import re
+import sys
 import time
+from pathlib import Path
 
+import psutil
 import torch
 
 
@@ -44,3 +48,29 @@ def matrix_rates() -> dict[str, float]:
     for name, rate in rates.items():
         print(f"{name}: {rate:.0f} GFLOP/s in a 1024³ matrix product, {torch.get_num_threads()} threads")
     return rates
+
+
+def seconds_of_others() -> float:
+    """Processor seconds, since the machine was started, of all but this process and its children that have ended.
+
+    What it grows by while a benchmark's processes run is what others took from them.
+    """
+    times, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    # Guests are counted in user time too; waiting for a disk keeps no core busy.
+    free = sum(getattr(times, name, 0.0) for name in ("idle", "iowait", "guest", "guest_nice"))
+    return sum(times) - free - sum(own[:4])
+
+
+def peak_memory() -> int:
+    """Bytes of memory that this process has held at most.
+
+    Linux's getrusage gives those of the process that started it, where they were more: of a measurement, the measuring
+    process's.
+    """
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), flags=re.M)):
+        return int(found[1]) * 1024
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

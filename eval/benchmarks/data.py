@@ -4,7 +4,8 @@
 
 Inputs are made in a temporary folder (2.6 GB at the default sizes) by repeating the given conversations with new ids.
 Each result is of a process of its own: seconds by the clock, memory as the most that the process and its children held
-together, sampled 50 times a second.
+together, sampled 50 times a second. Every part is measured `--repeats` times, one after the other; the median counts, and
+the least and the most are printed beside it.
 
     conversations   100,000 conversations read, checked, tokenized, masked, ready to train
     memory          the same for ten times as many, over that peak
@@ -29,6 +30,7 @@ from tqdm.auto import tqdm
 from data_prep.common.errors import InputError
 from data_prep.common.files import atomic_write, read_json, read_jsonl, write_jsonl
 from data_prep.train_tokenizer import SPLIT
+from eval.benchmarks.repeats import Repeats
 
 CONVERSATIONS = "data/belle_chat_ramdon_10k.json"
 URL = "https://raw.githubusercontent.com/baichuan-inc/Baichuan2/main/fine-tune/data/belle_chat_ramdon_10k.json"
@@ -39,7 +41,7 @@ UNITS = {
     "peak memory of ten times as many": "GiB",
     "over the first": "times",
     "text to shards over encode_batch": "times",
-    "peak memory of 1 GB to shards": "GiB",
+    "peak memory of text to shards": "GiB",
     "BPE training over a bare call": "times",
 }
 MAX_LENGTH = 512  # tokens of a conversation, as in recipes/configs/belle/sft.yaml
@@ -77,30 +79,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--large_bytes", type=float, default=1e9, help="bytes of text for large (default: 1e9)")
     parser.add_argument("--vocab_size", type=int, default=16_384, help="vocabulary of bpe (default: 16384)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each measurement (default: 3)")
 
 
 def run(arguments: argparse.Namespace) -> dict:
     """speed and peak memory from files to what training reads"""
-    rows, parts, metrics = load_rows(arguments.data), set(arguments.part), {}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        tokenizer, corpus = folder / "tokenizer", folder / "corpus.jsonl"
-        write_corpus(rows, min(arguments.corpus_bytes, 1e6), folder / "small.jsonl")
-        train_tokenizer(folder / "small.jsonl", 6000, tokenizer)
-        if parts & {"conversations", "memory"}:
-            metrics |= conversations(rows, arguments.conversations, folder, tokenizer, parts)
-        if parts & {"shards", "bpe"}:
-            write_corpus(rows, arguments.corpus_bytes, corpus)
-        if "shards" in parts:
-            metrics |= shards_over_encode_batch(corpus, tokenizer)
-        if "large" in parts:
-            metrics |= large_shards(rows, arguments.large_bytes, folder, tokenizer)
-        if "bpe" in parts:
-            metrics |= bpe_over_bare_call(corpus, arguments.vocab_size)
-    print()
-    for name, value in metrics.items():
-        print(f"{name:36} {value:10.2f} {UNITS[name]}")
-    return {"metrics": metrics}
+    if arguments.repeats < 1:
+        raise InputError(f"--repeats {arguments.repeats}: expected at least 1")
+    rows, repeats = load_rows(arguments.data), Repeats()
+    for _ in range(arguments.repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            measure_parts(rows, arguments, Path(folder), repeats)
+    sizes = {name: getattr(arguments, name) for name in ("conversations", "corpus_bytes", "large_bytes", "vocab_size")}
+    return {**repeats.results(UNITS), "settings": sizes}
+
+
+def measure_parts(rows: list[dict], arguments: argparse.Namespace, folder: Path, repeats: Repeats) -> None:
+    """Measure every part once, on inputs made in an empty folder."""
+    parts, tokenizer, corpus = set(arguments.part), folder / "tokenizer", folder / "corpus.jsonl"
+    write_corpus(rows, min(arguments.corpus_bytes, 1e6), folder / "small.jsonl")
+    train_tokenizer(folder / "small.jsonl", 6000, tokenizer)
+    if parts & {"conversations", "memory"}:
+        repeats.add("conversations", lambda: conversations(rows, arguments.conversations, folder, tokenizer, parts))
+    if parts & {"shards", "bpe"}:
+        write_corpus(rows, arguments.corpus_bytes, corpus)
+    if "shards" in parts:
+        repeats.add("shards", lambda: shards_over_encode_batch(corpus, tokenizer))
+    if "large" in parts:
+        repeats.add("large", lambda: large_shards(rows, arguments.large_bytes, folder, tokenizer))
+    if "bpe" in parts:
+        repeats.add("bpe", lambda: bpe_over_bare_call(corpus, arguments.vocab_size))
 
 
 def load_rows(path: str | Path) -> list[dict]:
@@ -138,7 +146,7 @@ def large_shards(rows: list[dict], size: float, folder: Path, tokenizer: Path) -
     write_corpus(rows, size, folder / "large.jsonl")
     found = shards(folder / "large.jsonl", tokenizer)
     print(f"{size / 1e6:,.0f} MB of text to shards: {found.seconds:.1f} s, {found.peak:.0f} MiB")
-    return {"peak memory of 1 GB to shards": found.peak / 1024}
+    return {"peak memory of text to shards": found.peak / 1024}
 
 
 def bpe_over_bare_call(corpus: Path, vocab_size: int) -> dict[str, float]:

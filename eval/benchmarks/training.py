@@ -5,7 +5,7 @@
 Each measurement is a process of its own, the recipe as a user starts it. What it computes a step is told from what it does
 once, warm-up and saving, by running it for few steps and for more: a rate is that of the steps between. Every part is
 measured `--repeats` times; the median counts, and the least and the most are printed beside it. The matrix rate is
-measured first, in the same run.
+measured first, and again around each run that is divided by it: the better of the two counts.
 
     pretrain   recipes/configs/quickstart: model FLOPs, 6N + 12·L·d·T a token (Chowdhery 2022, arXiv:2204.02311, appendix
                B), over the rate of a matrix product in the precision that is trained in
@@ -21,24 +21,24 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
-import psutil
+import torch
 import yaml
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import existing, read_json, write_json, write_jsonl
-from data_prep.common.machine import matrix_rates
-from data_prep.common.provenance import commit, machine
+from data_prep.common.machine import bf16_is_fast, matrix_rate, matrix_rates
 from data_prep.planning.sizes import Shape
 from data_prep.readers.preferences import read_rankings
 from data_prep.readers.ranks import pairs
-from eval.benchmarks.data import CONVERSATIONS, load_rows, measure, train_tokenizer, write_corpus
+from eval.benchmarks.data import CONVERSATIONS, load_rows, train_tokenizer, write_corpus
+from eval.benchmarks.repeats import Repeats
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("pretrain", "gpt2", "sft", "reward", "start")
@@ -58,6 +58,7 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
     "MALLOC_TOP_PAD_": "67108864",
+    "PYTHONUNBUFFERED": "1",  # the line of the first step comes when it is printed, not at the end
 }
 
 # TRL's trainers as its documentation starts them: a model, data, and nothing set but where it writes and the context,
@@ -107,46 +108,35 @@ def run(arguments: argparse.Namespace) -> dict:
     """pretraining over the matrix rate, SFT and reward training over TRL's trainers"""
     if min(arguments.repeats, arguments.steps, arguments.rows) < 1:
         raise InputError("--repeats, --steps and --rows: expected at least 1")
-    load = psutil.getloadavg()[0]  # of others: times on a shared machine do not compare
-    rates = matrix_rates()
-    found: dict[str, list[float]] = {}
+    rates, repeats = matrix_rates(), Repeats()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
         for part in arguments.part:
             for repeat in range(arguments.repeats):
-                for name, value in MEASURES[part](arguments, fresh(folder / f"{part}_{repeat}"), rates).items():
-                    found.setdefault(name, []).append(value)
-                    print(f"{part}, run {repeat + 1}: {name} {value:.2f}")
-    print(f"\n{'median of ' + str(arguments.repeats):42} {'':>10} least to most")
-    for name, values in found.items():
-        print(f"{name:42} {statistics.median(values):10.2f} {min(values):.2f} to {max(values):.2f} {UNITS[name]}")
-    print(f"load average of the machine before: {load:.1f}")
-    return {
-        "metrics": {name: statistics.median(values) for name, values in found.items()},
-        "runs": found,
-        "matrix_gflops": rates,
-        "load_average_before": load,
-        "machine": machine(),
-        "commit": commit(),
-    }
+                folder = fresh(Path(temporary) / f"{part}_{repeat}")
+                repeats.add(part, partial(MEASURES[part], arguments, folder))
+    settings = {"steps": arguments.steps, "rows": arguments.rows}
+    return {**repeats.results(UNITS), "matrix_gflops": rates, "settings": settings}
 
 
-# The parts: each takes the arguments, an empty folder and the matrix rates, and returns {name in UNITS: value}.
+# The parts: each takes the arguments and an empty folder, and returns {name in UNITS: value}.
 
 
-def pretrain(arguments: argparse.Namespace, folder: Path, rates: dict[str, float]) -> dict[str, float]:
+def pretrain(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     """The quickstart's model and settings."""
-    return {"pretraining over the matrix rate": over_matrix_rate(arguments.run, folder, rates, arguments.steps, {})}
+    return {"pretraining over the matrix rate": over_matrix_rate(arguments.run, folder, arguments.steps, {})}
 
 
-def gpt2(arguments: argparse.Namespace, folder: Path, rates: dict[str, float]) -> dict[str, float]:
+def gpt2(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     """GPT-2's layers and context; the vocabulary is the run's, so that the model has 89 M parameters, not 124 M."""
     changed = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "per_device_train_batch_size": 2}
-    return {"GPT-2's layers over the matrix rate": over_matrix_rate(arguments.run, folder, rates, 4, changed)}
+    return {"GPT-2's layers over the matrix rate": over_matrix_rate(arguments.run, folder, 4, changed)}
 
 
-def over_matrix_rate(run: Path, folder: Path, rates: dict[str, float], steps: int, changed: dict) -> float:
-    """Model FLOPs/s of `steps` steps after the first few, over the rate of a matrix product."""
+def over_matrix_rate(run: Path, folder: Path, steps: int, changed: dict) -> float:
+    """Model FLOPs/s of `steps` steps after the first few, over the rate of a matrix product in the same precision.
+
+    That is measured before and after: a process beside one of the two would make the fraction too high.
+    """
     existing(run / "data/tokens", "recipes/quickstart.sh")
     inputs = {
         "tokenizer": run / "tokenizer",
@@ -154,19 +144,25 @@ def over_matrix_rate(run: Path, folder: Path, rates: dict[str, float], steps: in
         "heldout": [run / "data/corpus_heldout.jsonl"],
     }
     constant = {"eval_steps": 100_000, "lr_scheduler_type": "constant", "lr_scheduler_kwargs": None, "warmup_steps": 0}
-    first, found = max(2, steps // 6), []
+    kind = torch.bfloat16 if bf16_is_fast() else torch.float32
+    first, found, rate = max(2, steps // 6), [], matrix_rate(kind)
     for count in (first, first + steps):
         sized = {**inputs, **constant, **changed, "max_steps": count}
         found.append(recipe("pretrain", "quickstart", folder / str(count), sized))
     short, long = found
-    tokens_per_second = (long["tokens"] - short["tokens"]) / (long["seconds"] - short["seconds"])
+    seconds = long["seconds"] - short["seconds"]
+    if seconds <= 0:
+        raise InputError(
+            f"--steps {steps}: {first + steps} steps took no longer than {first}: too few to tell their time; take more"
+        )
+    tokens_per_second = (long["tokens"] - short["tokens"]) / seconds
     config = read_json(folder / str(first) / "model/config.json")
     shape = Shape(config["n_layer"], config["n_embd"])
     flops = tokens_per_second * shape.flops_per_token(config["vocab_size"], config["n_positions"])
-    return flops / (1e9 * rates.get("bf16", rates["fp32"]))
+    return flops / max(rate, matrix_rate(kind))
 
 
-def sft(arguments: argparse.Namespace, folder: Path, rates: dict[str, float]) -> dict[str, float]:
+def sft(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     """One pass over the same conversations, from the same random model."""
     rows = [row for row in load_rows(arguments.data) if alternates(row)][: arguments.rows]
     model = random_model(rows, folder)
@@ -183,7 +179,7 @@ def sft(arguments: argparse.Namespace, folder: Path, rates: dict[str, float]) ->
     return {"SFT over TRL's SFTTrainer": theirs / ours["seconds"]}
 
 
-def reward(arguments: argparse.Namespace, folder: Path, rates: dict[str, float]) -> dict[str, float]:
+def reward(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     """One pass over the same pairs, from the run's SFT model."""
     model = existing(arguments.run / "sft/config.json", "recipes/quickstart.sh").parent
     rankings = read_rankings(existing(arguments.run / "data/rankings.jsonl", "recipes/quickstart.sh"))[0]
@@ -208,7 +204,7 @@ def reward(arguments: argparse.Namespace, folder: Path, rates: dict[str, float])
     return {"reward training over TRL's RewardTrainer": theirs / ours["seconds"]}
 
 
-def start(arguments: argparse.Namespace, folder: Path, rates: dict[str, float]) -> dict[str, float]:
+def start(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Seconds from the command of SFT to the line of its first step, its data tokenized by a run before."""
     run = arguments.run
     existing(run / "base/config.json", "recipes/quickstart.sh")
@@ -247,6 +243,8 @@ def launch(stage: str, config: str, folder: Path, changed: dict) -> list[str]:
     settings = yaml.safe_load((ROOT / f"recipes/configs/{config}/{stage}.yaml").read_text(encoding="utf-8"))
     settings |= changed | {"output_dir": folder / "model", "results_dir": folder, "save_strategy": "no"}
     settings = {key: value for key, value in settings.items() if value is not None}
+    if torch.cuda.is_available():
+        settings.pop("attn_implementation", None)  # the YAMLs have the one that is fast on a processor
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{stage}.yaml"
     path.write_text(json.dumps(settings, default=lambda value: str(value.resolve())))  # JSON is YAML
@@ -266,8 +264,12 @@ def recipe(stage: str, config: str, folder: Path, changed: dict) -> dict:
 def seconds_of_trl(trainer: str, model: Path, data: Path, length: int, rows: int) -> float:
     """Seconds of train() of TRL's SFTTrainer or RewardTrainer; raises InputError if it left rows out."""
     script = TRL.replace("TRAINER", trainer)
-    found = measure("-c", script, model, data, data.with_suffix(".trl"), length)
-    used, seconds = found.printed.split()[-2:]
+    # As our own are run: nothing polls its memory, and the allocator keeps its memory too.
+    command = [sys.executable, "-c", script, *map(str, (model, data, data.with_suffix(".trl"), length))]
+    finished = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    if finished.returncode:
+        sys.exit(f"error: TRL's {trainer}Trainer ended with {finished.returncode}: {finished.stderr[-2000:]}")
+    used, seconds = finished.stdout.split()[-2:]
     if int(used) != rows:
         raise InputError(
             f"TRL's {trainer}Trainer took {used} of {rows} rows: the others are longer than {length} tokens"

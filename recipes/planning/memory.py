@@ -1,7 +1,7 @@
 """The memory of a stage on each device, in bytes, by part; an estimate that `--measure` corrects.
 
 Activations are what the backward pass of each layer reads, counted operation by operation (as Korthikanti 2022,
-arXiv:2205.05198, section 4.1, but without dropout and with an attention that keeps no scores).
+arXiv:2205.05198, section 4.1, but without dropout; only eager attention keeps scores).
 """
 
 from recipes.planning.architecture import Counts
@@ -49,15 +49,19 @@ def layer_bytes(model: Counts, wide: int, stream: int, length: int, eager: bool)
         wide: bytes of a number in a product. stream: of one in the residual stream.
     """
     h, q, kv, f = model.hidden, model.attention, model.keys, model.inner
-    # Layer norm: its input and its output. RMS norm, in fp32: what its weight is multiplied with, unless that is frozen, too.
+    # Layer norm: its input and its output. RMS norm, in fp32: what its weight is multiplied with, unless that is frozen, too;
+    # its output as it is cast for each matrix behind it: queries, keys, values; gate and up.
     norms = 2 * h * (stream + wide)
     if model.gated:
-        norms = 2 * h * (4 + (0 if model.adapter else stream) + wide)
-    # Queries, keys, values, what comes out, and that in the order of the projection.
-    attention = wide * (3 * q + 2 * kv)
+        norms = 2 * h * (4 + (0 if model.adapter else stream)) + (5 if stream > wide else 2) * h * wide
+    # Queries, keys, values, and what comes out, in the order of the projection. Eager attention repeats keys and values for
+    # each head, and keeps of each query and key the softmax in fp32, and what it is cast to for the product with the values.
+    attention = wide * (2 * q + 2 * kv)
+    if eager:
+        attention = wide * 4 * q + model.heads * length * (4 + (wide if wide < 4 else 0))
     # Gate, up, activation and their product; without a gate what goes into the activation, and what comes out.
     mlp = wide * f * (4 if model.gated else 2)
-    return norms + attention + mlp + (2 * wide * model.heads * length if eager else 0)
+    return norms + attention + mlp
 
 
 def activation_bytes(model: Counts, values: dict, tokens: float, length: int) -> float:

@@ -2,13 +2,14 @@
 
     python -m recipes.trainers.ppo.benchmark --run runs/quickstart
 
-Both train a run's SFT model against its reward model on the same prompts, each in a process of its own. The first
-update is not timed. Run it on a quiet machine. That both optimise the same objective is tested
-(tests/test_ppo_objective.py).
+Both train a run's SFT model against its reward model on the same prompts, each in a process of its own, one after the
+other, `--repeats` times; the median counts, and the least and the most are printed beside it. The first update is not
+timed. Run it on a quiet machine. That both optimise the same objective is tested (tests/test_ppo_objective.py).
 """
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ import torch
 
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import existing, read_json, write_results
-from data_prep.common.machine import bf16_is_fast, matrix_rates
+from data_prep.common.machine import bf16_is_fast, matrix_rates, peak_memory, seconds_of_others
 from data_prep.common.parallel import cores
 from data_prep.common.provenance import commit, machine
 from data_prep.models.loading import check_context, load_checkpoint
@@ -68,6 +69,7 @@ def main() -> None:
     parser.add_argument(
         "--updates", type=int, default=8, help="updates of each trainer, the first not timed (default: 8)"
     )
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each trainer (default: 3)")
     parser.add_argument("--batch_size", type=int, default=64, help="answers per update (default: 64)")
     parser.add_argument("--response_length", type=int, default=48, help="longest answer in tokens (default: 48)")
     parser.add_argument(
@@ -88,38 +90,48 @@ def main() -> None:
 def compare(arguments: argparse.Namespace) -> dict:
     """Measure each trainer in a process of its own, and print and return the comparison."""
     check_inputs(arguments)
-    load = psutil.getloadavg()[0]  # of others: times on a shared machine do not compare
     torch.set_num_threads(arguments.threads)
     rates = matrix_rates()
     # What bf16 brings is not the trainer's doing, so ours is measured in TRL's precision too.
     workers = ["stock", "ours_fp32", *(["ours_bf16"] if bf16_is_fast() else [])]
-    processes = {worker: measure(worker, arguments.threads) for worker in workers}
+    runs = [{worker: measure(worker, arguments.threads) for worker in workers} for _ in range(arguments.repeats)]
 
     keys = ["episodes_per_second", "peak_memory_mib"]
     if torch.cuda.is_available():
         keys.append("peak_gpu_memory_mib")
-    print_table(processes, keys)
+    print_table(runs, keys)
+    busy = max(found["cores_of_others"] for run in runs for found in run.values())
     print(
-        f"{processes['stock']['episodes']} episodes each after {arguments.batch_size} not timed, {arguments.threads} "
-        f"threads, load average of the machine before {load:.1f}; peak: the most memory the process ever held; loaded: "
-        "what libraries and models hold before training"
+        f"{runs[0]['stock']['episodes']} episodes each after {arguments.batch_size} not timed, {arguments.threads} "
+        f"threads, medians of {arguments.repeats} (least to most); other processes kept up to {busy:.1f} cores busy; peak: "
+        "the most memory the process ever held; loaded: what libraries and models hold before training"
     )
-    stock, fastest = processes["stock"], processes[workers[-1]]
-    metrics = {f"{worker}_{key}": found[key] for worker, found in processes.items() for key in keys}
-    metrics |= {f"{key}_over_stock": fastest[key] / stock[key] for key in keys}
+    metrics = {f"{worker}_{key}": middle(runs, worker, key) for worker in workers for key in keys}
+    metrics |= {f"{key}_over_stock": statistics.median(over_stock(runs, workers[-1], key)) for key in keys}
     return {
         "metrics": metrics,
-        "processes": processes,
+        "runs": runs,
         "matrix_gflops": rates,
-        "load_average_before": load,
         "settings": {**settings_of(arguments), **ENVIRONMENT, "threads": arguments.threads},
         "machine": machine(),
         "commit": commit(),
     }
 
 
+def middle(runs: list[dict[str, dict]], worker: str, key: str) -> float:
+    """The median of a figure of a trainer."""
+    return statistics.median(run[worker][key] for run in runs)
+
+
+def over_stock(runs: list[dict[str, dict]], worker: str, key: str) -> list[float]:
+    """A figure of a trainer over TRL's in the same run."""
+    return [run[worker][key] / run["stock"][key] for run in runs]
+
+
 def check_inputs(arguments: argparse.Namespace) -> None:
     """Raise InputError for a run without the files that are needed, and for sizes that cannot be measured."""
+    if arguments.repeats < 1:
+        raise InputError(f"--repeats {arguments.repeats}: expected at least 1")
     if arguments.updates < 2:
         raise InputError(f"--updates {arguments.updates}: expected at least 2, because the first is not timed")
     run = Path(arguments.run)
@@ -138,25 +150,31 @@ def measure(worker: str, threads: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         options = [*sys.argv[1:], "--worker", worker, "--results_dir", folder]
         command = [sys.executable, "-m", "recipes.trainers.ppo.benchmark", *options]
+        start, before = time.perf_counter(), seconds_of_others()
         if code := subprocess.run(command, env=environment).returncode:
             # An error was printed by the process itself; one that was killed, perhaps out of memory, prints nothing.
             sys.exit(code if code > 0 else f"error: the process of {worker} was killed by signal {-code}")
-        return read_json(Path(folder) / "speed_ppo.json")
+        cores = max(0.0, seconds_of_others() - before) / (time.perf_counter() - start)
+        return {**read_json(Path(folder) / "speed_ppo.json"), "cores_of_others": cores}
 
 
-def print_table(processes: dict[str, dict], keys: list[str]) -> None:
-    """A row for each process, the values of `keys` over TRL's beside them."""
-    print(f"\n{'':10}{'episodes/s':>12}{'over TRL':>10}", end="")
-    print(f"{'peak MiB':>10}{'over TRL':>10}{'loaded MiB':>12}{'tokens per answer':>19}")
-    for worker, found in processes.items():
-        over = {key: found[key] / processes["stock"][key] for key in keys}
+def print_table(runs: list[dict[str, dict]], keys: list[str]) -> None:
+    """A row for each trainer: medians, what they are over TRL's in the same run, and that from least to most."""
+    print(f"\n{'':10}{'episodes/s':>12}{'over TRL':>22}", end="")
+    print(f"{'peak MiB':>10}{'over TRL':>22}{'loaded MiB':>12}{'tokens per answer':>19}")
+    for worker in runs[0]:
+        found = {key: middle(runs, worker, key) for key in (*keys, "loaded_memory_mib", "length")}
+        over = {}
+        for key in keys:
+            ratios = over_stock(runs, worker, key)
+            over[key] = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         row = (
-            f"{worker:10}{found['episodes_per_second']:12.1f}{over['episodes_per_second']:10.2f}"
-            f"{found['peak_memory_mib']:10.0f}{over['peak_memory_mib']:10.2f}{found['loaded_memory_mib']:12.0f}"
+            f"{worker:10}{found['episodes_per_second']:12.1f}{over['episodes_per_second']:>22}"
+            f"{found['peak_memory_mib']:10.0f}{over['peak_memory_mib']:>22}{found['loaded_memory_mib']:12.0f}"
             f"{found['length']:19.1f}"
         )
         if "peak_gpu_memory_mib" in keys:
-            row += f"   GPU: {found['peak_gpu_memory_mib']:.0f} MiB, {over['peak_gpu_memory_mib']:.2f} of TRL's"
+            row += f"   GPU: {found['peak_gpu_memory_mib']:.0f} MiB, {over['peak_gpu_memory_mib']} of TRL's"
         print(row)
 
 
@@ -239,8 +257,6 @@ def build_trainer(
 
 def time_updates(arguments: argparse.Namespace) -> dict:
     """Seconds and peak memory of this process, which trains by one trainer and does nothing else."""
-    import resource  # not on Windows
-
     from tqdm.auto import tqdm
     from transformers import TrainerCallback
 
@@ -263,13 +279,12 @@ def time_updates(arguments: argparse.Namespace) -> dict:
         with tqdm(total=updates, desc=arguments.worker, unit="update") as bar:
             trainer.train()
     episodes, seconds = arguments.batch_size * (updates - 1), ends[-1] - ends[0]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
     return {
         "precision": precision or "fp32",
         "episodes": episodes,
         "seconds": seconds,
         "episodes_per_second": episodes / seconds,
-        "peak_memory_mib": peak / (2**20 if sys.platform == "darwin" else 2**10),
+        "peak_memory_mib": peak_memory() / 2**20,
         "loaded_memory_mib": loaded,
         "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
         "answer_tokens": sum(lengths),
