@@ -57,19 +57,21 @@ def test_shakespeare_is_the_median_of_its_seeds_and_no_ratio_above_nanogpts_loss
     (tmp_path / "text.txt").touch()
     seeds, found = [], iter(bits)
 
-    def python(folder, script, _, config, __, seed):
-        seeds.append(seed)
+    def python(folder, script, _, config, *options):
+        assert (options[0], *options[2:]) == ("--seed", "--max_steps", 480)
+        seeds.append(options[1])
         base = folder / "runs/shakespeare/base"
         base.mkdir(parents=True)  # the run before is gone: a finished model is refused
         (base / "pretrain.json").write_text(json.dumps({"metrics": {"bits_per_byte": next(found)}}))
 
     clock = iter([0.0, 51.0, 0.0, 102.0, 0.0, 204.0])
     rates = iter([95e9, 190e9] * 3)  # beside another process, and alone
-    monkeypatch.setattr(shakespeare, "tokenize", lambda text, folder: None)
+    monkeypatch.setattr(shakespeare, "tokenize", lambda train, heldout, folder: None)
     monkeypatch.setattr(shakespeare, "python", python)
     monkeypatch.setattr(shakespeare, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     monkeypatch.setattr(shakespeare, "matrix_rate", lambda kind, seconds: next(rates))
-    results = shakespeare.run(argparse.Namespace(text=tmp_path / "text.txt", seeds=[5, 6, 7]))
+    given = {"text": tmp_path / "text.txt", "seeds": [5, 6, 7], "max_steps": 480, "dev": False}
+    results = shakespeare.run(argparse.Namespace(**given))
     assert seeds == [5, 6, 7]
     assert results["runs"]["over nanoGPT"] == [0.5, 1.0, 2.0] and results["metrics"]["whole process"] == 102.0
     assert results["metrics"].get("over nanoGPT") == (1.0 if reached else None)

@@ -108,3 +108,11 @@ def test_an_unknown_option_is_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         eval_speed.main()
     assert "unrecognized arguments: --run runs" in capsys.readouterr().err
+
+
+def test_the_dev_split_of_shakespeare_never_touches_nanogpts_validation_text():
+    text = bytes(range(256)) * 5000
+    train, heldout = shakespeare.split(text, dev=False)
+    assert train + heldout == text and len(train) == 1_003_854  # nanoGPT's split
+    smaller, dev = shakespeare.split(text, dev=True)
+    assert smaller + dev == train and len(smaller) == 903_468
