@@ -137,6 +137,9 @@ def test_memory_by_part_by_hand(all_plans):
     ppo = plans["gpt2_small/ppo"]
     assert ppo.parts["KV cache"] == 512 * 1_024 * 2 * 12 * 768 * 2
     assert ppo.parts["weights of the reference"] == 4 * parameters
+    averaged = plans["quickstart/ppo"]  # ema_decay: fp32 weights once more
+    assert averaged.parts["average of the policy"] == averaged.parts["weights of the policy"]
+    assert "average of the policy" not in ppo.parts
     # LoRA: 16 bytes a trained parameter, among them its own fp32 weights; QLoRA: half a byte and a scale for 64 weights.
     lora, quantized = plans["qwen2.5_7b_lora/sft"], plans["adapt_qwen3_8b/sft"]
     assert lora.parts["weights"] == 2 * 7_615_616_512 + 4 * 40_370_176

@@ -95,6 +95,7 @@ def memory_of(
         gradients, states = gradients / gpus, states / gpus
         if sharding == "fsdp2":
             weights = {name: size / gpus if name in trained else size for name, size in weights.items()}
+    average = 4.0 * models["policy"].trainable if values.get("ema_decay") is not None else 0.0
     half = values["bf16"] or values.get("fp16")
     copies = 0.0
     if half and bytes_of(values.get("dtype")) == 4:  # what autocast casts is kept for the backward pass
@@ -123,9 +124,9 @@ def memory_of(
     else:
         logits = tokens * vocabulary * entry
     parts = {f"weights of the {name}" if len(weights) > 1 else "weights": size for name, size in weights.items()}
-    parts |= {"gradients": gradients, "optimizer": states, "bf16 copies": copies}
+    parts |= {"average of the policy": average, "gradients": gradients, "optimizer": states, "bf16 copies": copies}
     parts |= {"activations": activations, "logits": logits, "KV cache": cache, "logits of a rollout": sampled}
-    resident = sum(weights.values()) + states
+    resident = sum(weights.values()) + average + states
     peak = max(resident + gradients + copies + activations + logits, resident + cache, resident + sampled)
     return {name: size for name, size in parts.items() if size}, peak
 
