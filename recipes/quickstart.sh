@@ -36,7 +36,11 @@ RUBRIC=data_prep.rewards.rubric
 step $RUN/data/rankings.jsonl \
     python -m data_prep.rank_completions --completions $RUN/data/completions.jsonl --by function --function $RUBRIC \
     --output $RUN/data/rankings.jsonl
-# The same for held-out wordings and for held-out names, to measure the reward model on.
+# Let the data doctor look at what the assistant and the reward model learn from. (Without --similarity it looks for
+# near-duplicates too, and takes ten seconds more.)
+step $RUN/doctor \
+    python -m data_prep.check $RUN/data/conversations.json $RUN/data/rankings.jsonl --similarity 1 --output $RUN/doctor
+# The same rankings for held-out wordings and for held-out names, to measure the reward model on.
 step $RUN/data/completions_heldout.jsonl \
     python -m data_prep.sample_completions --model $RUN/sft --conversations $RUN/data/conversations_heldout.json \
     --limit 400 --num_return_sequences 16 --batch_size 512 --seed 1 --output $RUN/data/completions_heldout.jsonl
