@@ -139,7 +139,8 @@ def main() -> None:
     revision = model_args.model_revision
     name = checkpoint_or_hub_id(model_args.model_name_or_path, "recipes/sft.py", revision)
     tokenizer = load_tokenizer(name, revision)
-    check_context(tokenizer, AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False), None)
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    check_context(tokenizer, config, None)
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         raise InputError(f"{name}: pads with what ends an answer: answers could not be told from padding")
 
@@ -190,7 +191,7 @@ def main() -> None:
         train_dataset=dataset,
         eval_dataset=heldout,
         processing_class=tokenizer,
-        peft_config=lora_config(model_args, AutoConfig.from_pretrained(name, revision=revision)),
+        peft_config=lora_config(model_args, config),
         callbacks=[alarms],
     )
     WatchRewards(trainer, alarms)
