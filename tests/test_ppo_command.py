@@ -37,7 +37,7 @@ from helpers.recipes import (
     words,
 )
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -564,6 +564,23 @@ def test_of_the_best_checkpoint_the_average_is_kept(best_settings, tmp_path):
     assert all(torch.equal(saved[name], average[name]) for name in saved)
     assert not all(torch.equal(saved[name], own[name]) for name in saved)
     assert results(tmp_path / "ppo", "ppo")["metrics"]["eval_score_last"] == found[best][0]
+
+
+@pytest.mark.slow
+def test_by_lora_too_the_average_is_what_is_evaluated_merged_and_saved(best_settings, tmp_path):
+    given = {**best_settings, **BY_LORA, "learning_rate": 0.01, "ema_decay": 0.5}
+    succeeded(again("ppo", **given, output_dir=tmp_path / "ppo"))
+    found = evaluations(tmp_path / "ppo")
+    best = max(found, key=lambda step: found[step][0])
+    metrics = results(tmp_path / "ppo", "ppo")["metrics"]
+    assert (metrics["eval_score_last"], metrics["eval_kl_last"]) == found[best]
+    # Of the adapter's two matrices the averages are kept, in fp32: put into the checkpoint's adapter they are the model.
+    kept = tmp_path / f"ppo/checkpoint-{best}"
+    average, own = load_file(kept / "average.safetensors"), load_file(kept / "adapter_model.safetensors")
+    named = {name.replace(".default.weight", ".weight"): weight for name, weight in average.items()}
+    assert named.keys() == own.keys() and not all(torch.equal(named[name], own[name]) for name in own)
+    save_file(named, kept / "adapter_model.safetensors", metadata={"format": "pt"})
+    assert_merged(tmp_path / "ppo", kept, given["sft_model_path"])
 
 
 def test_a_decay_that_keeps_all_or_nothing_is_refused(run_settings, tmp_path):
