@@ -159,8 +159,7 @@ def main() -> None:
         raise InputError(f"{len(dataset)} prompts do not fill one batch of {needed} × {args.num_generations} answers")
 
     # Model
-    # By name: TRL loads the policy and its reference alike.
-    args.model_init_kwargs = {**model_kwargs(model_args), "revision": revision}
+    args.model_init_kwargs = {**model_kwargs(model_args), "revision": revision}  # TRL loads policy and reference
     # TRL encodes prompts by this: "<|endoftext|>" that somebody typed stays text.
     args.chat_template_kwargs = {"sanitize_control_tokens": True}
     if not args.use_vllm:  # a sampled pad token would read as padding
