@@ -2,6 +2,9 @@
 
 An update follows the noise of its rollout and of the reward model; the average keeps what many updates agree on, and stays
 nearer to where training began (Polyak 1992; for RLHF Ramé 2024, arXiv:2406.16768, and Lin 2023, arXiv:2309.06256).
+
+torch.optim.swa_utils.AveragedModel copies the whole model, the frozen one under LoRA too, in the dtype of its weights, in
+which bf16 loses steps of a few percent: hence this one.
 """
 
 from collections.abc import Iterator
