@@ -21,6 +21,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadMo
 from data_prep.common.intervals import bootstrap_interval
 from data_prep.ranking.raters import ranks_by_reference
 from data_prep.sample_completions import near_references
+from recipes.trainers import muon
 from recipes.trainers.arguments import parse_arguments
 from recipes.trainers.muon import MuonWithAdamW, orthogonalize
 from recipes.trainers.ppo.loss import advantages_and_returns
@@ -33,6 +34,20 @@ def test_orthogonalized_matrices_have_singular_values_near_one(shape):
     torch.manual_seed(0)
     values = torch.linalg.svdvals(orthogonalize(torch.randn(shape)))
     assert values.min() > 0.6 and values.max() < 1.3
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 16, 64), (2, 64, 16)])
+def test_orthogonalizing_moves_singular_values_alone_and_by_the_quintic(shape, monkeypatch):
+    monkeypatch.setattr(muon, "bf16_is_fast", lambda: False)
+    torch.manual_seed(0)
+    number, rows, columns = shape
+    low_rank = torch.randn(number, rows, 5) @ torch.randn(number, 5, columns)  # three or eleven are almost zero
+    matrices = low_rank + 1e-4 * torch.randn(shape)
+    u, values, v = torch.linalg.svd(matrices.double(), full_matrices=False)
+    values /= values.square().sum(-1, keepdim=True).sqrt()
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    torch.testing.assert_close(orthogonalize(matrices).double(), u * values[:, None] @ v, atol=1e-4, rtol=0)
 
 
 def test_muon_moves_a_matrix_and_adamw_the_rest():

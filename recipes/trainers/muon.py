@@ -19,6 +19,7 @@ from torch import distributed, nn
 from data_prep.common.machine import bf16_is_fast
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan 2024: the steepest quintic at zero that still converges
+SMALLEST = 1e-7  # norm that a matrix is divided by
 
 
 def computed_in() -> torch.dtype:
@@ -38,13 +39,37 @@ def orthogonalize(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """
     a, b, c = COEFFICIENTS
     x = matrices.to(computed_in())
+    if x.dtype == torch.float32 and max(x.shape[1:]) >= 2 * min(x.shape[1:]):
+        return _orthogonalize_by_gram(x, steps).to(matrices.dtype)
     wide = x.size(1) <= x.size(2)
     x = x if wide else x.mT
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # the iteration needs singular values of at most 1
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=SMALLEST)  # the iteration needs singular values of at most 1
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x if wide else x.mT).to(matrices.dtype)
+
+
+def _orthogonalize_by_gram(x: torch.Tensor, steps: int) -> torch.Tensor:
+    """The same for matrices that are not square: the iterations on the smaller of x xᵀ and xᵀ x, then one product with x.
+
+    In half the time for matrices four times as wide as high. Not in bf16: what rounding leaves of singular values near
+    zero would grow with every iteration.
+    """
+    a, b, c = COEFFICIENTS
+    wide = x.size(1) <= x.size(2)
+    gram = x @ x.mT if wide else x.mT @ x
+    norm = (
+        gram.diagonal(dim1=1, dim2=2).sum(1).sqrt().clamp(min=SMALLEST)[:, None, None]
+    )  # the trace is that of x, squared
+    gram, product = gram / norm**2, None
+    for step in range(steps):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        product = factor / norm if product is None else factor @ product
+        if step < steps - 1:
+            gram = factor @ (gram @ factor)
+    return product @ x if wide else x @ product
 
 
 def shares(costs: list[int], processes: int) -> list[int]:
@@ -62,16 +87,14 @@ def orthogonalize_together(pieces: list[torch.Tensor]) -> list[torch.Tensor]:
         (distributed.get_world_size(), distributed.get_rank()) if distributed.is_initialized() else (1, 0)
     )
     owners = shares([piece.numel() * min(piece.shape) for piece in pieces], processes)
-    by_shape = defaultdict(list)  # matrices of one shape are orthogonalized in one batch, lying or standing
+    by_shape = defaultdict(list)  # matrices of one shape are orthogonalized in one batch
     for number, piece in enumerate(pieces):
         if owners[number] == rank:
-            by_shape[tuple(sorted(piece.shape))].append(number)
+            by_shape[tuple(piece.shape)].append(number)
     found = {}
     for numbers in by_shape.values():
-        flip = [pieces[number].size(0) > pieces[number].size(1) for number in numbers]
-        lying = [pieces[number].mT if flips else pieces[number] for number, flips in zip(numbers, flip, strict=True)]
-        for number, flips, direction in zip(numbers, flip, orthogonalize(torch.stack(lying)), strict=True):
-            found[number] = direction.mT if flips else direction
+        directions = orthogonalize(torch.stack([pieces[number] for number in numbers]))
+        found.update(zip(numbers, directions, strict=True))
     if processes == 1:
         return [found[number] for number in range(len(pieces))]
     sizes = [0] * processes
