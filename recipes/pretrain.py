@@ -28,6 +28,7 @@ from recipes.trainers.arguments import parse_arguments
 from recipes.trainers.blocks import Blocks
 from recipes.trainers.callbacks import PretrainingMonitor
 from recipes.trainers.curves import logged, save_curves
+from recipes.trainers.late_peft import import_peft
 from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.resuming import open_run, train
 from recipes.trainers.saving import finish, save_model, serve_as_measured
@@ -146,6 +147,7 @@ def main() -> None:
         tokens_per_step=tokens_per_step,
         rate=matrix_rate(torch.bfloat16 if args.bf16 else torch.float32) * args.world_size,
     )
+    import_peft()  # as the Trainer does, which would bring bitsandbytes and the compiler with it
     trainer = transformers.Trainer(
         model,
         args,

@@ -59,9 +59,8 @@ def _orthogonalize_by_gram(x: torch.Tensor, steps: int) -> torch.Tensor:
     a, b, c = COEFFICIENTS
     wide = x.size(1) <= x.size(2)
     gram = x @ x.mT if wide else x.mT @ x
-    norm = (
-        gram.diagonal(dim1=1, dim2=2).sum(1).sqrt().clamp(min=SMALLEST)[:, None, None]
-    )  # the trace is that of x, squared
+    # The trace is the squared norm of x.
+    norm = gram.diagonal(dim1=1, dim2=2).sum(1).sqrt().clamp(min=SMALLEST)[:, None, None]
     gram, product = gram / norm**2, None
     for step in range(steps):
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
