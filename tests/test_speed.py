@@ -11,9 +11,11 @@ import pytest
 from helpers.ppo import quickstart_like_run
 
 from data_prep.common.errors import run_main
+from data_prep.common.files import write_json
 from data_prep.common.machine import bf16_is_fast
 from eval import speed as eval_speed
 from eval.benchmarks import data, shakespeare
+from eval.benchmarks.publishing import BEGIN, END
 from recipes.trainers.ppo import benchmark
 
 ROOT = Path(__file__).parents[1]
@@ -116,3 +118,45 @@ def test_the_dev_split_of_shakespeare_never_touches_nanogpts_validation_text():
     assert train + heldout == text and len(train) == 1_003_854  # nanoGPT's split
     smaller, dev = shakespeare.split(text, dev=True)
     assert smaller + dev == train and len(smaller) == 903_468
+
+
+def test_what_was_measured_is_published_beside_other_text(tmp_path, monkeypatch, capsys):
+    def measured(name: str, **result) -> None:
+        machine = {"cpu": "Some Processor", "cores": 2}
+        write_json(tmp_path / f"speed_{name}.json", {"machine": machine, "commit": "abcdef" * 6, **result})
+
+    quiet, busy = {"sft": [0.0, 0.04]}, {"ppo": [0.0, 1.25]}
+    measured("training", runs={"SFT": [3.0, 1.0, 2.00004]}, units={"SFT": "times"}, cores_of_others=quiet)
+    measured("ppo", runs=[{}], over_stock={"episodes_per_second": [4.0, 6.0]}, cores_of_others=busy)
+    measured("matrix", metrics={"fp32": 123.0})
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to/RESULTS.md").write_text(f"# Mine\n\n{BEGIN}\nold\n{END}\n\nAnd more.\n")
+    monkeypatch.setattr(
+        sys, "argv", ["speed", "publish", "--results_dir", str(tmp_path), "--folder", str(tmp_path / "to")]
+    )
+    eval_speed.main()
+    assert capsys.readouterr().out == f"speed.json and RESULTS.md are written into {tmp_path / 'to'}\n"
+    assert (tmp_path / "to/RESULTS.md").read_text() == (
+        f"# Mine\n\n{BEGIN}\n"
+        "| `eval.speed` | | median | least to most |\n"
+        "|---|---|---|---|\n"
+        "| `matrix` | matrix product, fp32 | 123 GFLOP/s | 123 to 123 of 1 |\n"
+        "| `ppo` | PPO, episodes/s over TRL's trainer | 5 times | 4 to 6 of 2 |\n"
+        "| `training` | SFT | 2 times | 1 to 3 of 3 |\n"
+        "\n"
+        "`matrix`: commit abcdefabcdef, 2 cores of Some Processor.\n"
+        "`ppo`: commit abcdefabcdef, 2 cores of Some Processor, other processes kept at most 1.25 cores busy.\n"
+        "`training`: commit abcdefabcdef, 2 cores of Some Processor, other processes kept at most 0.04 cores busy.\n"
+        f"{END}\n\nAnd more.\n"
+    )
+    assert json.loads((tmp_path / "to/speed.json").read_text())["training"]["runs"] == {"SFT": [3.0, 1.0, 2.0]}
+
+
+def test_nothing_to_publish_is_an_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        sys, "argv", ["speed", "publish", "--results_dir", str(tmp_path), "--folder", str(tmp_path / "to")]
+    )
+    with pytest.raises(SystemExit, match="1"):
+        run_main(eval_speed.main)
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}: found no speed_*.json; ")
+    assert not (tmp_path / "to").exists()

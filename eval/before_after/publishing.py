@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from data_prep.common.files import atomic_write, write_json
+from data_prep.common.files import write_json
 from eval.before_after.verdict import BITS
+from eval.common.markdown import write_between
 
 BEGIN = "<!-- table: written by python -m eval.adaptation --publish -->"
 END = "<!-- end of table -->"
@@ -33,16 +34,6 @@ def publish_sweep(folder: Path, sweep: dict) -> list[str]:
     write_json(folder / "sweep.json", published)
     write_between(folder / "RESULTS.md", SWEEP_BEGIN, sweep_table(published), SWEEP_END)
     return ["sweep.json", "RESULTS.md"]
-
-
-def write_between(path: Path, begin: str, table: str, end: str) -> None:
-    """Write `table` between the lines `begin` and `end` of a page, which get a place at its end where it lacks them."""
-    text = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        text += f"\n{begin}\n{end}\n"
-    before, rest = text.split(begin)
-    with atomic_write(path) as file:
-        file.write(f"{before}{begin}\n{table}{end}{rest.split(end)[1]}")
 
 
 def table(published: dict) -> str:

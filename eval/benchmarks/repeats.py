@@ -35,5 +35,6 @@ class Repeats:
             print(f"{name:42} {medians[name]:10.4g} {units[name]:7} {spread}")
         most = max(cores for each in self.others.values() for cores in each)
         print(f"other processes kept up to {most:.1f} cores busy: times beside them do not compare")
-        found = {"metrics": medians, "runs": self.runs, "cores_of_others": self.others}
+        found = {"metrics": medians, "units": {name: units[name] for name in medians}, "runs": self.runs}
+        found["cores_of_others"] = self.others
         return {**found, "machine": machine(), "commit": commit()}

@@ -8,7 +8,8 @@ measured `--repeats` times; the median counts, and the least and the most are pr
 measured first, and again around each run that is divided by it: the better of the two counts.
 
     pretrain   recipes/configs/quickstart: model FLOPs, 6N + 12·L·d·T a token (Chowdhery 2022, arXiv:2204.02311, appendix
-               B), over the rate of a matrix product in the precision that is trained in
+               B), over the rate of a matrix product in the precision that is trained in; and the share of a step that
+               Muon takes beyond what AdamW would
     gpt2       the same for GPT-2's layers and context, 12 × 768 and 1,024
     sft        recipes/configs/belle/sft.yaml against TRL's SFTTrainer with its defaults: one pass over the same
                conversations, the same model
@@ -44,6 +45,7 @@ ROOT = Path(__file__).parents[2]
 PARTS = ("pretrain", "gpt2", "sft", "reward", "start")
 UNITS = {
     "pretraining over the matrix rate": "",
+    "Muon beyond AdamW, of a step": "",
     "GPT-2's layers over the matrix rate": "",
     "SFT over TRL's SFTTrainer": "times",
     "reward training over TRL's RewardTrainer": "times",
@@ -122,20 +124,22 @@ def run(arguments: argparse.Namespace) -> dict:
 
 
 def pretrain(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """The quickstart's model and settings."""
-    return {"pretraining over the matrix rate": over_matrix_rate(arguments.run, folder, arguments.steps, {})}
+    """The quickstart's model and settings, and the same with AdamW alone."""
+    fraction, with_muon = over_matrix_rate(arguments.run, folder / "muon", arguments.steps, {})
+    _, with_adamw = over_matrix_rate(arguments.run, folder / "adamw", arguments.steps, {"muon_lr": None})
+    return {"pretraining over the matrix rate": fraction, "Muon beyond AdamW, of a step": 1 - with_adamw / with_muon}
 
 
 def gpt2(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     """GPT-2's layers and context; the vocabulary is the run's, so that the model has 89 M parameters, not 124 M."""
     changed = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "per_device_train_batch_size": 2}
-    return {"GPT-2's layers over the matrix rate": over_matrix_rate(arguments.run, folder, 4, changed)}
+    return {"GPT-2's layers over the matrix rate": over_matrix_rate(arguments.run, folder, 4, changed)[0]}
 
 
-def over_matrix_rate(run: Path, folder: Path, steps: int, changed: dict) -> float:
-    """Model FLOPs/s of `steps` steps after the first few, over the rate of a matrix product in the same precision.
+def over_matrix_rate(run: Path, folder: Path, steps: int, changed: dict) -> tuple[float, float]:
+    """(model FLOPs/s over the rate of a matrix product in the same precision, seconds) of `steps` steps after the first few.
 
-    That is measured before and after: a process beside one of the two would make the fraction too high.
+    The rate is measured before and after: a process beside one of the two would make the fraction too high.
     """
     existing(run / "data/tokens", "recipes/quickstart.sh")
     inputs = {
@@ -159,7 +163,7 @@ def over_matrix_rate(run: Path, folder: Path, steps: int, changed: dict) -> floa
     config = read_json(folder / str(first) / "model/config.json")
     shape = Shape(config["n_layer"], config["n_embd"])
     flops = tokens_per_second * shape.flops_per_token(config["vocab_size"], config["n_positions"])
-    return flops / max(rate, matrix_rate(kind))
+    return flops / max(rate, matrix_rate(kind)), seconds
 
 
 def sft(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:

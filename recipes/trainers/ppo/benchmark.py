@@ -110,6 +110,8 @@ def compare(arguments: argparse.Namespace) -> dict:
     metrics |= {f"{key}_over_stock": statistics.median(over_stock(runs, workers[-1], key)) for key in keys}
     return {
         "metrics": metrics,
+        "over_stock": {key: over_stock(runs, workers[-1], key) for key in keys},
+        "cores_of_others": {"ppo": [found["cores_of_others"] for run in runs for found in run.values()]},
         "runs": runs,
         "matrix_gflops": rates,
         "settings": {**settings_of(arguments), **ENVIRONMENT, "threads": arguments.threads},
