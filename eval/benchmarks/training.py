@@ -15,7 +15,7 @@ measured first, and again around each run that is divided by it: the better of t
                conversations, the same model
     reward     recipes/configs/quickstart/reward.yaml against TRL's RewardTrainer with its defaults: one pass over the
                same pairs, from the run's SFT model
-    start      seconds from the command of recipes/sft.py to its first step
+    start      seconds from the command of recipes/sft.py to its first step, the conversations tokenized on the way
 """
 
 import argparse
@@ -209,7 +209,7 @@ def reward(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
 
 
 def start(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Seconds from the command of SFT to the line of its first step, its data tokenized by a run before."""
+    """Seconds from the command of SFT to the line of its first step; of two runs the second counts, its files in memory."""
     run = arguments.run
     existing(run / "base/config.json", "recipes/quickstart.sh")
     changed = {"model_name_or_path": run / "base", "conversations": [run / "data/conversations.json"], "heldout": None}
