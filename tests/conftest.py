@@ -92,6 +92,16 @@ def talker(tiny_chat_tokenizer, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def yes(talker) -> Path:
+    return talker("yes")
+
+
+@pytest.fixture(scope="session")
+def no(talker) -> Path:
+    return talker("no")
+
+
+@pytest.fixture(scope="session")
 def long_is_good_dir(tiny_chat_tokenizer, tmp_path_factory) -> Path:
     """A reward model whose reward rises with the length of the conversation, and depends on nothing else.
 
@@ -142,6 +152,18 @@ def write_conversations(tmp_path):
     return write
 
 
+@pytest.fixture
+def questions(write_conversations) -> Path:
+    """Four questions, three of them answered by "yes" and one by "no"."""
+    rows = [
+        ("a/what/1", "1?", "yes"),
+        ("b/what/2", "2?", "no"),
+        ("c/module/3", "3?", "yes"),
+        ("d/module/4", "4?", "yes"),
+    ]
+    return write_conversations(rows)
+
+
 @pytest.fixture(scope="session")
 def ready_to_end_dir(tiny_chat_tokenizer, tmp_path_factory) -> Path:
     """An assistant whose answers end after a few tokens, after any of them; see `ready_to_end`."""
@@ -167,6 +189,24 @@ def build_ppo(tiny_chat_tokenizer, ready_to_end_dir, tiny_reward_dir, tmp_path):
         return build_trainer(tiny_chat_tokenizer, policy, tiny_reward_dir, tmp_path / "trainer", **changes)
 
     return build
+
+
+@pytest.fixture(scope="module")
+def reward_file(tmp_path_factory) -> Path:
+    """A file of functions that reward; see `helpers.ppo_runs.REWARDS`."""
+    from helpers.ppo_runs import REWARDS
+
+    path = tmp_path_factory.mktemp("rewards") / "rewards.py"
+    path.write_text(REWARDS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run_settings(ready_to_end_dir, reward_file, tmp_path_factory) -> dict:
+    """Updates of 8 answers, rewarded by their number of characters."""
+    from helpers.ppo_runs import settings_of_a_run
+
+    return settings_of_a_run(ready_to_end_dir, reward_file, tmp_path_factory.mktemp("prompts"))
 
 
 @pytest.fixture

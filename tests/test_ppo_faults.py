@@ -1,7 +1,7 @@
 """Every fault of TRL 1.12's PPOTrainer, one test each: TRL's trainer fails it, strictly, and ours passes it.
 
 Both are built on the same tiny models, prompts and arguments. Left out is what shows under a DDP wrapper alone (LoRA
-without a reference model crashes, saving fails): see the two processes of test_ppo_command.py.
+without a reference model crashes, saving fails): see test_ppo_two_processes.py.
 """
 
 import copy
