@@ -93,11 +93,13 @@ def talker(tiny_chat_tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def yes(talker) -> Path:
+    """A model that answers "yes" to everything, and stops."""
     return talker("yes")
 
 
 @pytest.fixture(scope="session")
 def no(talker) -> Path:
+    """One that answers "no"."""
     return talker("no")
 
 

@@ -2,14 +2,8 @@
 
 import builtins
 from functools import partial
-from pathlib import Path
 
 import pytest
-
-
-@pytest.fixture(scope="module")
-def yes(talker) -> Path:
-    return talker("yes")
 
 
 @pytest.fixture

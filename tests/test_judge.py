@@ -17,11 +17,6 @@ from eval.reporting.drawing.example import caption, example_question, mark
 from eval.reporting.drawing.pictures import LABEL, MARGIN, answers_picture, score_against_kl
 
 
-@pytest.fixture(scope="module")
-def yes(talker) -> Path:
-    return talker("yes")
-
-
 @pytest.fixture
 def facts(write_conversations) -> Path:
     """Four questions whose references have a further fact on the second line."""

@@ -18,12 +18,6 @@ def row(key: str, question: str, answer: str) -> dict:
     return {"id": key, "conversations": [human(question), gpt(answer)]}
 
 
-@pytest.fixture(scope="module")
-def yes(talker):
-    """A model that answers "yes" to everything, and stops."""
-    return talker("yes")
-
-
 @pytest.fixture
 def sample(tmp_path, yes, monkeypatch, capsys):
     """sample(path, "--limit", 1) runs the command; returns the rows of its output and what it printed."""

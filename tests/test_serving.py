@@ -36,11 +36,6 @@ def saved(source: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def yes(talker) -> Path:
-    return talker("yes")
-
-
 @pytest.fixture
 def folder(yes, tmp_path) -> Path:
     return saved(yes, tmp_path / "assistant")
