@@ -53,22 +53,29 @@ def test_the_fraction_is_that_of_the_steps_between_a_short_run_and_a_long_one(tm
     asked = []
 
     def recipe(stage, config, folder, changed):
-        asked.append((changed["max_steps"], changed.get("muon_lr", "that of the YAML")))
+        asked.append(changed["max_steps"])
         write_json(folder / "model/config.json", {"n_layer": 1, "n_embd": 2, "vocab_size": 3, "n_positions": 4})
-        # 5 s are spent once, and 2 s on each step of 100 tokens, 50 tokens a second; with AdamW alone 1.5 s
-        each = 1.5 if "muon_lr" in changed else 2
-        return {"tokens": 100 * changed["max_steps"], "seconds": 5 + each * changed["max_steps"]}
+        # 5 s are spent once, and 2 s on each step of 100 tokens: 50 tokens a second
+        return {"tokens": 100 * changed["max_steps"], "seconds": 5 + 2 * changed["max_steps"]}
 
     monkeypatch.setattr(training, "recipe", recipe)
-    rates = iter([700.0, 1000.0, 700.0, 700.0])  # beside another process, and alone
+    rates = iter([700.0, 1000.0])  # beside another process, and alone
     monkeypatch.setattr(training, "matrix_rate", lambda kind: next(rates))
+    monkeypatch.setattr(training, "share_of_muon", lambda run, folder, steps: 0.25)
     found = training.pretrain(arguments(tmp_path, steps=12), tmp_path / "out")
-    assert asked == [(2, "that of the YAML"), (14, "that of the YAML"), (2, None), (14, None)]
+    assert asked == [2, 14]
     flops = 6 * (12 * 1 * 2**2 + 3 * 2) + 12 * 1 * 2 * 4  # N without the table of positions
     assert found == {
         "pretraining over the matrix rate": pytest.approx(50 * flops / 1000),
-        "Muon beyond AdamW, of a step": pytest.approx(0.25),
+        "Muon, share of a step": 0.25,
     }
+
+
+def test_muons_share_is_its_seconds_over_those_of_whole_steps():
+    seconds = {("a/loss_watch.py", "training_step"): 6.0, ("a/trainer.py", "training_step"): 5.9}
+    seconds |= {("a/trainer.py", "_clip_grad_norm"): 1.0, ("a/muon.py", "step"): 3.0, ("a/muon.py", "_step_muon"): 2.0}
+    stats = Namespace(stats={(path, 1, name): (1, 1, 0.0, value, {}) for (path, name), value in seconds.items()})
+    assert training.share_of_step(stats) == 0.2
 
 
 def test_steps_that_are_lost_in_the_noise_are_an_error(tmp_path, monkeypatch):

@@ -8,8 +8,8 @@ measured `--repeats` times; the median counts, and the least and the most are pr
 measured first, and again around each run that is divided by it: the better of the two counts.
 
     pretrain   recipes/configs/quickstart: model FLOPs, 6N + 12·L·d·T a token (Chowdhery 2022, arXiv:2204.02311, appendix
-               B), over the rate of a matrix product in the precision that is trained in; and the share of a step that
-               Muon takes beyond what AdamW would
+               B), over the rate of a matrix product in the precision that is trained in; and what of a step's time Muon
+               takes, by Python's profiler
     gpt2       the same for GPT-2's layers and context, 12 × 768 and 1,024
     sft        recipes/configs/belle/sft.yaml against TRL's SFTTrainer with its defaults: one pass over the same
                conversations, the same model
@@ -21,6 +21,7 @@ measured first, and again around each run that is divided by it: the better of t
 import argparse
 import json
 import os
+import pstats
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,7 @@ ROOT = Path(__file__).parents[2]
 PARTS = ("pretrain", "gpt2", "sft", "reward", "start")
 UNITS = {
     "pretraining over the matrix rate": "",
-    "Muon beyond AdamW, of a step": "",
+    "Muon, share of a step": "",
     "GPT-2's layers over the matrix rate": "",
     "SFT over TRL's SFTTrainer": "times",
     "reward training over TRL's RewardTrainer": "times",
@@ -124,35 +125,41 @@ def run(arguments: argparse.Namespace) -> dict:
 
 
 def pretrain(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """The quickstart's model and settings, and the same with AdamW alone."""
-    fraction, with_muon = over_matrix_rate(arguments.run, folder / "muon", arguments.steps, {})
-    _, with_adamw = over_matrix_rate(arguments.run, folder / "adamw", arguments.steps, {"muon_lr": None})
-    return {"pretraining over the matrix rate": fraction, "Muon beyond AdamW, of a step": 1 - with_adamw / with_muon}
+    """The quickstart's model and settings."""
+    fraction = over_matrix_rate(arguments.run, folder, arguments.steps, {})
+    share = share_of_muon(arguments.run, folder / "profiled", arguments.steps)
+    return {"pretraining over the matrix rate": fraction, "Muon, share of a step": share}
 
 
 def gpt2(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     """GPT-2's layers and context; the vocabulary is the run's, so that the model has 89 M parameters, not 124 M."""
     changed = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "per_device_train_batch_size": 2}
-    return {"GPT-2's layers over the matrix rate": over_matrix_rate(arguments.run, folder, 4, changed)[0]}
+    return {"GPT-2's layers over the matrix rate": over_matrix_rate(arguments.run, folder, 4, changed)}
 
 
-def over_matrix_rate(run: Path, folder: Path, steps: int, changed: dict) -> tuple[float, float]:
-    """(model FLOPs/s over the rate of a matrix product in the same precision, seconds) of `steps` steps after the first few.
-
-    The rate is measured before and after: a process beside one of the two would make the fraction too high.
-    """
+def inputs_of(run: Path, steps: int) -> dict:
+    """What pretraining of the run's data is given for so many steps alike, evaluated before and after alone."""
     existing(run / "data/tokens", "recipes/quickstart.sh")
-    inputs = {
+    files = {
         "tokenizer": run / "tokenizer",
         "tokens": run / "data/tokens",
         "heldout": [run / "data/corpus_heldout.jsonl"],
     }
-    constant = {"eval_steps": 100_000, "lr_scheduler_type": "constant", "lr_scheduler_kwargs": None, "warmup_steps": 0}
+    constant = {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": None, "warmup_steps": 0}
+    return {**files, **constant, "eval_steps": 100_000, "max_steps": steps}
+
+
+def over_matrix_rate(run: Path, folder: Path, steps: int, changed: dict) -> float:
+    """Model FLOPs/s of `steps` steps after the first few, over the rate of a matrix product in the same precision.
+
+    That is measured before and after: a process beside one of the two would make the fraction too high.
+    """
+    first, found = max(2, steps // 6), []
+    given = [inputs_of(run, count) for count in (first, first + steps)]
     kind = torch.bfloat16 if bf16_is_fast() else torch.float32
-    first, found, rate = max(2, steps // 6), [], matrix_rate(kind)
-    for count in (first, first + steps):
-        sized = {**inputs, **constant, **changed, "max_steps": count}
-        found.append(recipe("pretrain", "quickstart", folder / str(count), sized))
+    rate = matrix_rate(kind)
+    for each in given:
+        found.append(recipe("pretrain", "quickstart", folder / str(each["max_steps"]), {**each, **changed}))
     short, long = found
     seconds = long["seconds"] - short["seconds"]
     if seconds <= 0:
@@ -163,7 +170,32 @@ def over_matrix_rate(run: Path, folder: Path, steps: int, changed: dict) -> tupl
     config = read_json(folder / str(first) / "model/config.json")
     shape = Shape(config["n_layer"], config["n_embd"])
     flops = tokens_per_second * shape.flops_per_token(config["vocab_size"], config["n_positions"])
-    return flops / max(rate, matrix_rate(kind)), seconds
+    return flops / max(rate, matrix_rate(kind))
+
+
+def share_of_muon(run: Path, folder: Path, steps: int) -> float:
+    """Seconds in Muon's part of the optimizer over those of whole steps: forward, backward, clipping, optimizer."""
+    command = launch("pretrain", "quickstart", folder, inputs_of(run, steps))
+    profile = folder / "profile"
+    script = command[command.index("recipes/pretrain.py") :]
+    finished = subprocess.run(
+        [sys.executable, "-m", "cProfile", "-o", str(profile), *script],
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+    )
+    if finished.returncode:
+        sys.exit(f"error: {' '.join(script)} ended with {finished.returncode}: {finished.stdout[-2000:]}")
+    return share_of_step(pstats.Stats(str(profile)))
+
+
+def share_of_step(stats: pstats.Stats) -> float:
+    """What of the steps in a profile of recipes/pretrain.py is in `_step_muon`."""
+    seconds = {}
+    for (path, _, name), (_, _, _, inside, _) in stats.stats.items():
+        seconds[f"{Path(path).stem}.{name}"] = inside
+    whole = ("loss_watch.training_step", "trainer._clip_grad_norm", "muon.step")
+    return seconds["muon._step_muon"] / sum(seconds[name] for name in whole)
 
 
 def sft(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
