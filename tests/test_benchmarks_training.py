@@ -50,6 +50,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is_trained(tmp_path, mo
 
 def test_the_fraction_is_that_of_the_steps_between_a_short_run_and_a_long_one(tmp_path, monkeypatch):
     (tmp_path / "run/data/tokens").mkdir(parents=True)
+    write_jsonl(tmp_path / "run/data/corpus_heldout.jsonl", [{"text": "a"}] * 9)
     asked = []
 
     def recipe(stage, config, folder, changed):
@@ -80,6 +81,7 @@ def test_muons_share_is_its_seconds_over_those_of_whole_steps():
 
 def test_steps_that_are_lost_in_the_noise_are_an_error(tmp_path, monkeypatch):
     (tmp_path / "run/data/tokens").mkdir(parents=True)
+    write_jsonl(tmp_path / "run/data/corpus_heldout.jsonl", [{"text": "a"}] * 9)
     monkeypatch.setattr(training, "matrix_rate", lambda kind: 1.0)
     monkeypatch.setattr(training, "recipe", lambda *given: {"tokens": given[3]["max_steps"], "seconds": 5.0})
     with pytest.raises(InputError, match="--steps 12: 14 steps took no longer than 2: .*; take more"):

@@ -10,7 +10,7 @@ measured first, and again around each run that is divided by it: the better of t
     pretrain   recipes/configs/quickstart: model FLOPs, 6N + 12·L·d·T a token (Chowdhery 2022, arXiv:2204.02311, appendix
                B), over the rate of a matrix product in the precision that is trained in; and what of a step's time Muon
                takes, by Python's profiler
-    gpt2       the same for GPT-2's layers and context, 12 × 768 and 1,024
+    gpt2       the same for GPT-2's layers and context, 12 × 768 and 1,024, with AdamW
     sft        recipes/configs/belle/sft.yaml against TRL's SFTTrainer with its defaults: one pass over the same
                conversations, the same model
     reward     recipes/configs/quickstart/reward.yaml against TRL's RewardTrainer with its defaults: one pass over the
@@ -19,6 +19,7 @@ measured first, and again around each run that is divided by it: the better of t
 """
 
 import argparse
+import itertools
 import json
 import os
 import pstats
@@ -34,7 +35,7 @@ import torch
 import yaml
 
 from data_prep.common.errors import InputError
-from data_prep.common.files import existing, read_json, write_json, write_jsonl
+from data_prep.common.files import existing, read_json, read_jsonl, write_json, write_jsonl
 from data_prep.common.machine import bf16_is_fast, matrix_rate, matrix_rates
 from data_prep.planning.sizes import Shape
 from data_prep.readers.preferences import read_rankings
@@ -132,19 +133,22 @@ def pretrain(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
 
 
 def gpt2(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """GPT-2's layers and context; the vocabulary is the run's, so that the model has 89 M parameters, not 124 M."""
+    """GPT-2's layers and context; the vocabulary is the run's, so that the model has 89 M parameters, not 124 M.
+
+    With AdamW: Muon's work is that of an update, and updates of half a million tokens, as GPT-2's, hardly notice it.
+    """
     changed = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "per_device_train_batch_size": 2}
+    changed |= {"muon_lr": None}
     return {"GPT-2's layers over the matrix rate": over_matrix_rate(arguments.run, folder, 4, changed)}
 
 
-def inputs_of(run: Path, steps: int) -> dict:
-    """What pretraining of the run's data is given for so many steps alike, evaluated before and after alone."""
+def inputs_of(run: Path, folder: Path, steps: int) -> dict:
+    """What pretraining of the run's data is given for so many steps alike, evaluated before and after on little."""
     existing(run / "data/tokens", "recipes/quickstart.sh")
-    files = {
-        "tokenizer": run / "tokenizer",
-        "tokens": run / "data/tokens",
-        "heldout": [run / "data/corpus_heldout.jsonl"],
-    }
+    heldout = folder / "heldout.jsonl"
+    heldout.parent.mkdir(parents=True, exist_ok=True)
+    write_jsonl(heldout, itertools.islice(read_jsonl(run / "data/corpus_heldout.jsonl"), 4))
+    files = {"tokenizer": run / "tokenizer", "tokens": run / "data/tokens", "heldout": [heldout]}
     constant = {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": None, "warmup_steps": 0}
     return {**files, **constant, "eval_steps": 100_000, "max_steps": steps}
 
@@ -155,7 +159,7 @@ def over_matrix_rate(run: Path, folder: Path, steps: int, changed: dict) -> floa
     That is measured before and after: a process beside one of the two would make the fraction too high.
     """
     first, found = max(2, steps // 6), []
-    given = [inputs_of(run, count) for count in (first, first + steps)]
+    given = [inputs_of(run, folder, count) for count in (first, first + steps)]
     kind = torch.bfloat16 if bf16_is_fast() else torch.float32
     rate = matrix_rate(kind)
     for each in given:
@@ -175,7 +179,7 @@ def over_matrix_rate(run: Path, folder: Path, steps: int, changed: dict) -> floa
 
 def share_of_muon(run: Path, folder: Path, steps: int) -> float:
     """Seconds in Muon's part of the optimizer over those of whole steps: forward, backward, clipping, optimizer."""
-    command = launch("pretrain", "quickstart", folder, inputs_of(run, steps))
+    command = launch("pretrain", "quickstart", folder, inputs_of(run, folder, steps))
     profile = folder / "profile"
     script = command[command.index("recipes/pretrain.py") :]
     finished = subprocess.run(
