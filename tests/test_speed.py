@@ -15,7 +15,7 @@ from data_prep.common.files import write_json
 from data_prep.common.machine import bf16_is_fast
 from eval import speed as eval_speed
 from eval.benchmarks import data, shakespeare
-from eval.benchmarks.publishing import BEGIN, END
+from eval.benchmarks.publishing import BEGIN, END, table
 from recipes.trainers.ppo import benchmark
 
 ROOT = Path(__file__).parents[1]
@@ -160,3 +160,10 @@ def test_nothing_to_publish_is_an_error(tmp_path, monkeypatch, capsys):
         run_main(eval_speed.main)
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}: found no speed_*.json; ")
     assert not (tmp_path / "to").exists()
+
+
+def test_the_table_of_speed_in_the_repository_is_that_of_its_measurements():
+    folder = ROOT / "recipes/configs/quickstart"
+    text = (folder / "RESULTS.md").read_text()
+    assert text.count(BEGIN) == text.count(END) == 1
+    assert text.split(BEGIN)[1].split(END)[0] == f"\n{table(json.loads((folder / 'speed.json').read_text()))}"
