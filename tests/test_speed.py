@@ -167,3 +167,14 @@ def test_the_table_of_speed_in_the_repository_is_that_of_its_measurements():
     text = (folder / "RESULTS.md").read_text()
     assert text.count(BEGIN) == text.count(END) == 1
     assert text.split(BEGIN)[1].split(END)[0] == f"\n{table(json.loads((folder / 'speed.json').read_text()))}"
+
+
+def test_a_page_whose_table_has_no_end_is_an_error_and_stays(tmp_path, monkeypatch, capsys):
+    write_json(tmp_path / "speed_matrix.json", {"metrics": {"fp32": 1.0}, "machine": None, "commit": None})
+    (tmp_path / "RESULTS.md").write_text(f"# Mine\n\n{BEGIN}\nold\n")
+    monkeypatch.setattr(sys, "argv", ["speed", "publish", "--results_dir", str(tmp_path), "--folder", str(tmp_path)])
+    with pytest.raises(SystemExit, match="1"):
+        run_main(eval_speed.main)
+    assert "RESULTS.md: expected the lines <!-- speed: " in capsys.readouterr().err
+    assert (tmp_path / "RESULTS.md").read_text() == f"# Mine\n\n{BEGIN}\nold\n"
+    assert not (tmp_path / "speed.json").exists()

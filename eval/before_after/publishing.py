@@ -21,8 +21,8 @@ def publish(folder: Path, adaptation: dict) -> list[str]:
     """
     published = {key: adaptation[key] for key in PUBLISHED}
     folder.mkdir(parents=True, exist_ok=True)
+    write_between(folder / "RESULTS.md", BEGIN, table(published), END)  # first: it may refuse
     write_json(folder / "results.json", {"adaptation": published})
-    write_between(folder / "RESULTS.md", BEGIN, table(published), END)
     return ["results.json", "RESULTS.md"]
 
 
@@ -31,8 +31,8 @@ def publish_sweep(folder: Path, sweep: dict) -> list[str]:
     rows = [{key: value for key, value in row.items() if key != "run"} for row in sweep["rows"]]
     published = {**sweep, "rows": rows}
     folder.mkdir(parents=True, exist_ok=True)
+    write_between(folder / "RESULTS.md", SWEEP_BEGIN, sweep_table(published), SWEEP_END)  # first: it may refuse
     write_json(folder / "sweep.json", published)
-    write_between(folder / "RESULTS.md", SWEEP_BEGIN, sweep_table(published), SWEEP_END)
     return ["sweep.json", "RESULTS.md"]
 
 

@@ -20,7 +20,7 @@ def publish(results_dir: Path, folder: Path) -> list[str]:
     """Write what the speed_*.json of `results_dir` hold into `folder`, and its table into its RESULTS.md, whose other text is
     kept. Returns the names of what was written.
 
-    Raises InputError if there is no such file.
+    Raises InputError if there is no such file, or if the page's lines around the table are not in order.
     """
     paths = sorted(results_dir.glob("speed_*.json"))
     if not paths:
@@ -29,8 +29,8 @@ def publish(results_dir: Path, folder: Path) -> list[str]:
         )
     published = {path.stem.removeprefix("speed_"): shortened(read_json(path)) for path in paths}
     folder.mkdir(parents=True, exist_ok=True)
+    write_between(folder / "RESULTS.md", BEGIN, table(published), END)  # first: it may refuse
     write_json(folder / "speed.json", published)
-    write_between(folder / "RESULTS.md", BEGIN, table(published), END)
     return ["speed.json", "RESULTS.md"]
 
 
@@ -58,10 +58,9 @@ def table(published: dict) -> str:
     told = []
     for command, found in published.items():
         for name, values in found["runs"].items():
-            unit, spread = found["units"][name], f"{min(values):.4g} to {max(values):.4g} of {len(values)}"
-            rows.append(
-                f"| `{command}` | {name} | {statistics.median(values):.4g} {unit} | {spread} |".replace("  |", " |")
-            )
+            median = f"{statistics.median(values):.4g} {found['units'][name]}".rstrip()
+            spread = f"{min(values):.4g} to {max(values):.4g} of {len(values)}"
+            rows.append(f"| `{command}` | {name} | {median} | {spread} |")
         busy = found["cores_of_others"]
         beside = "" if busy is None else f", other processes kept at most {busy} cores busy"
         told.append(f"`{command}`: commit {str(found['commit'])[:12]}, {place(found['machine'])}{beside}.")

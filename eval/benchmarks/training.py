@@ -158,12 +158,11 @@ def over_matrix_rate(run: Path, folder: Path, steps: int, changed: dict) -> floa
 
     That is measured before and after: a process beside one of the two would make the fraction too high.
     """
-    first, found = max(2, steps // 6), []
-    given = [inputs_of(run, folder, count) for count in (first, first + steps)]
     kind = torch.bfloat16 if bf16_is_fast() else torch.float32
-    rate = matrix_rate(kind)
-    for each in given:
-        found.append(recipe("pretrain", "quickstart", folder / str(each["max_steps"]), {**each, **changed}))
+    first, found, rate = max(2, steps // 6), [], matrix_rate(kind)
+    for count in (first, first + steps):
+        sized = {**inputs_of(run, folder, count), **changed}
+        found.append(recipe("pretrain", "quickstart", folder / str(count), sized))
     short, long = found
     seconds = long["seconds"] - short["seconds"]
     if seconds <= 0:

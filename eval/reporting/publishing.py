@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from data_prep.common.errors import InputError
 from data_prep.common.files import atomic_write
+from eval.common.markdown import parts_of
 from eval.reporting.drawing.chart import chart
 from eval.reporting.drawing.example import caption, mark
 from eval.reporting.drawing.pictures import answers_picture
@@ -17,13 +17,7 @@ LEFT_OUT = ("curves", "examples", "alarms")  # long, and no metric
 
 def tables_in(text: str, path: str | Path) -> tuple[str, str, str]:
     """(before, tables, after) of the text of `path`, a RESULTS.md; `InputError` if its markers are not there once each."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise InputError(
-            f"{path}: expected the lines {BEGIN} and {END}, once each and in this order, around the tables"
-        )
-    before, rest = text.split(BEGIN)
-    tables, after = rest.split(END)
-    return before, tables, after
+    return parts_of(text, path, BEGIN, END)
 
 
 def shortened(result: dict) -> dict:
