@@ -42,7 +42,7 @@ step $RUN/tokens \
 # Continue the pretraining of the base model on it. (Of an assistant, pretraining on text would undo the chat.)
 unfinished $RUN/results/continue_pretraining.json $RUN/base
 step $RUN/results/continue_pretraining.json \
-    $LAUNCH recipes/continue_pretraining.py --config $CONFIGS/continue_pretraining.yaml
+    $LAUNCH recipes/continue_pretraining.py $ATTENTION --config $CONFIGS/continue_pretraining.yaml
 # A part of the conversations that the old assistant learned from, so that it does not forget them.
 step $RUN/replay \
     python -m data_prep.hold_out $OLD/data/conversations.json --fraction 0.01 --train_fraction 0.7 \
@@ -51,7 +51,7 @@ step $RUN/replay \
 # assistant of the old one.
 unfinished $RUN/results/sft.json $RUN/sft
 step $RUN/results/sft.json \
-    $LAUNCH recipes/sft.py --config $CONFIGS/sft.yaml
+    $LAUNCH recipes/sft.py $ATTENTION --config $CONFIGS/sft.yaml
 # The proof, before and after, on the domain and elsewhere: bits per byte of the base models (an assistant's say little:
 # it has learned to answer, not to write documents), and answers of the assistants. Docstrings quote each other: 2 of 91
 # held-out documents of NumPy and 8 of 354 of Python, those that both models were pretrained beside, stand nearly whole in

@@ -50,7 +50,7 @@ all_greedy() {
 PPO_SECONDS=$(python -c "import json; print(json.load(open('$RUN/results/ppo.json'))['seconds'])")
 # Learn from the rankings themselves, without a reward model.
 unfinished $RUN/results/dpo.json $RUN/dpo
-step $RUN/results/dpo.json train dpo dpo --max_seconds "$PPO_SECONDS"
+step $RUN/results/dpo.json train dpo dpo --max_seconds "$PPO_SECONDS" $ATTENTION
 # Against the same reward model, each answer compared with others to its prompt instead of with a value model.
 unfinished $RUN/results/rloo.json $RUN/rloo
 step $RUN/results/rloo.json train rloo rloo --max_seconds "$PPO_SECONDS"

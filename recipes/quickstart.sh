@@ -21,11 +21,11 @@ step $RUN/data/tokens \
 # Pretrain a GPT-2-style model from random weights.
 unfinished $RUN/results/pretrain.json $RUN/base
 step $RUN/results/pretrain.json \
-    $LAUNCH recipes/pretrain.py --config recipes/configs/quickstart/pretrain.yaml
+    $LAUNCH recipes/pretrain.py $ATTENTION --config recipes/configs/quickstart/pretrain.yaml
 # Fine-tune it on the demonstrations.
 unfinished $RUN/results/sft.json $RUN/sft
 step $RUN/results/sft.json \
-    $LAUNCH recipes/sft.py --config recipes/configs/quickstart/sft.yaml
+    $LAUNCH recipes/sft.py $ATTENTION --config recipes/configs/quickstart/sft.yaml
 [ "${UNTIL:-}" = sft ] && exit  # recipes/adapt.sh needs no more
 # Sample answers to other prompts …
 step $RUN/data/completions.jsonl \
@@ -56,7 +56,7 @@ step $RUN/data/rankings_heldout_names.jsonl \
 # Train a reward model on the rankings, starting from the assistant.
 unfinished $RUN/results/reward.json $RUN/reward
 step $RUN/results/reward.json \
-    $LAUNCH recipes/reward.py --config recipes/configs/quickstart/reward.yaml
+    $LAUNCH recipes/reward.py $ATTENTION --config recipes/configs/quickstart/reward.yaml
 # Is it fit for PPO? Told before PPO, without training.
 step $RUN/results/reward_gate_heldout.json \
     python -m eval.reward_gate --reward $RUN/reward --policy $RUN/sft --rankings $RUN/data/rankings_heldout.jsonl \

@@ -5,6 +5,9 @@ export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=17179869184 MALL
 # --quiet: no traceback of accelerate after the error of a recipe.
 LAUNCH="accelerate launch --quiet --config_file accelerate_configs/single_process.yaml"
 
+# The YAMLs have the attention that is fast on a processor; a GPU has a better one.
+nvidia-smi > /dev/null 2>&1 && ATTENTION="--attn_implementation sdpa" || ATTENTION=
+
 # step OUTPUT COMMAND…: run the command unless its output exists, and note how long it took
 step() {
     local output=$1 start=$SECONDS

@@ -18,7 +18,7 @@ from recipes.trainers import muon
 def trained(how: str) -> tuple[dict[str, torch.Tensor], list[int]]:
     """(weights, matrices that this process orthogonalized in each update) after three updates on the same 8 rows: by one
     process, or by two with 4 rows each, whose weights are whole ("ddp") or in parts ("fsdp2")."""
-    muon.bf16_is_fast = lambda: False  # in bf16 the gradients' last bits would show
+    muon.bf16_is_fast = lambda device: False  # in bf16 the gradients' last bits would show
     torch.manual_seed(0)
     shape = {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
     model = GPT2LMHeadModel(GPT2Config(vocab_size=61, **shape, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
@@ -60,7 +60,7 @@ def trained_both_ways() -> dict:
 
 
 def test_two_processes_share_the_work_and_train_what_one_trains(monkeypatch):
-    monkeypatch.setattr(muon, "bf16_is_fast", lambda: False)
+    monkeypatch.setattr(muon, "bf16_is_fast", lambda device: False)
     alone, counts = trained("alone")
     # A block has six matrices: query, key, value, the attention's output, and two of the MLP, which cost four times as much.
     assert counts == [12, 12, 12]

@@ -119,7 +119,7 @@ def test_log_probabilities_do_not_depend_on_the_batch(tiny_model_dir):
     expected = []
     for prompt, ids in zip(prompts, drawn, strict=True):
         start = tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"]
-        logprobs = model(torch.tensor([start + ids])).logits[0].log_softmax(-1)
+        logprobs = model(torch.tensor([start + ids], device=model.device)).logits[0].log_softmax(-1)
         expected.append(sum(logprobs[len(start) - 1 + i, token].item() for i, token in enumerate(ids)))
     for batch_size in (1, 2, 3):
         assert sequence_logprobs(model, tokenizer, prompts, drawn, 1.0, batch_size) == pytest.approx(

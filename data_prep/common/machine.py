@@ -9,27 +9,44 @@ import psutil
 import torch
 
 
-def bf16_is_fast() -> bool:
+def bf16_is_fast(device: str | None = None) -> bool:
     """Whether bf16 is faster than fp32: on a GPU that supports it, a CPU with AMX, or AMD's with AVX-512 BF16.
+
+    `device` is the type of one; default: what training uses, a GPU if there is one.
 
     Intel's AVX-512 BF16 without AMX takes about twice as long as fp32: 86 against 153 GFLOP/s in products of 2,048 × 192 by
     192 × 768 on one core of a Xeon whose virtual machine hides AMX. Without either, PyTorch emulates bf16: 0.9 GFLOP/s,
     against 141 in fp32, on a 2-core AMD EPYC with AVX2. By what the processor says of itself, not by a stopwatch: a
     resumed run must find the same.
     """
-    if torch.cuda.is_available():
+    device = device or training_device().type
+    if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if torch.accelerator.is_available():
+    if device != "cpu":
         return False
     if torch.cpu._is_amx_tile_supported():
         return True
     return torch.cpu._is_avx512_bf16_supported() and "intel" not in torch.cpu.get_capabilities()["cpu_name"].lower()
 
 
-def matrix_rate(dtype: torch.dtype = torch.float32, seconds: float = 0.5) -> float:
-    """FLOP/s of 1024 × 1024 matrix products on the device that training uses: the best measured within `seconds`."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    a, b = (torch.randn(1024, 1024, device=device, dtype=dtype) for _ in range(2))
+def training_device() -> torch.device:
+    """The GPU, or what else accelerates, if there is one; else the processor."""
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+
+
+def matrix_size(device: torch.device) -> int:
+    """Rows and columns of the matrices of `matrix_rate`: what keeps a GPU busy, and a processor for a moment only."""
+    return 1024 if device.type == "cpu" else 8192
+
+
+def matrix_rate(dtype: torch.dtype = torch.float32, seconds: float = 0.5, device: torch.device | None = None) -> float:
+    """FLOP/s of products of square matrices on `device` (default: what training uses), the best within `seconds`."""
+    device = device or training_device()
+    size = matrix_size(device)
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    a @ b  # the first brings its library
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
@@ -37,7 +54,7 @@ def matrix_rate(dtype: torch.dtype = torch.float32, seconds: float = 0.5) -> flo
             a @ b
         if device.type != "cpu":
             torch.accelerator.synchronize()
-        best = max(best, 4 * 2 * 1024**3 / (time.perf_counter() - start))
+        best = max(best, 4 * 2 * size**3 / (time.perf_counter() - start))
     return best
 
 
@@ -45,8 +62,10 @@ def matrix_rates() -> dict[str, float]:
     """GFLOP/s of `matrix_rate` by precision, printed too: fp32 and, if it is fast here, bf16."""
     kinds = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if bf16_is_fast() else {})
     rates = {name: matrix_rate(dtype) / 1e9 for name, dtype in kinds.items()}
+    device = training_device()
+    where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else f"on {device.type}"
     for name, rate in rates.items():
-        print(f"{name}: {rate:.0f} GFLOP/s in a 1024³ matrix product, {torch.get_num_threads()} threads")
+        print(f"{name}: {rate:,.0f} GFLOP/s in a {matrix_size(device)}³ matrix product, {where}")
     return rates
 
 

@@ -24,7 +24,7 @@ class FewOpen(StoppingCriteria):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.BoolTensor:
         ended = torch.isin(input_ids[:, self.prompt_length :], self.end).any(1)
-        return torch.full_like(ended, bool((~ended).sum() <= self.count))
+        return ((~ended).sum() <= self.count).expand_as(ended)  # not as a number: a GPU would be waited for
 
 
 @contextlib.contextmanager

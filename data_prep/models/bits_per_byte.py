@@ -64,11 +64,13 @@ def text_nats(model, batches: list[dict], number: int) -> list[float]:
     """
     model.eval()
     nats = [0.0] * number
+    device = model.device if model.device.type == "cuda" else "cpu"  # not every accelerator has 64 bits
     for batch in batches:
         logits, labels = model(input_ids=batch["input_ids"].to(model.device), use_cache=False).logits, batch["labels"]
         for row, place in enumerate(batch["texts"]):
             own = labels[row][labels[row] != -100]
-            loss = torch.nn.functional.cross_entropy(logits[row, : len(own)].cpu().double(), own, reduction="sum")
+            logs = logits[row, : len(own)].to(device).double()
+            loss = torch.nn.functional.cross_entropy(logs, own.to(device), reduction="sum")
             nats[place] += loss.item()
     return nats
 

@@ -60,8 +60,8 @@ def generate_answers(
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))  # by length: less padding
     answers: list[list[dict]] = [[] for _ in prompts]
     rows = max(1, batch_size // num_return_sequences)
-    in_bf16 = temperature > 0 and not exact and bf16_is_fast()
-    draws_in = {"dtype": torch.float64, "device": "cpu"} if exact else {"dtype": torch.float32, "device": model.device}
+    in_bf16 = temperature > 0 and not exact and bf16_is_fast(model.device.type)
+    draws_in = sums_in(model.device, exact)
     with tqdm(total=len(prompts), desc=desc, unit="prompt", disable=len(prompts) < 2 or None) as bar:
         for start in range(0, len(order), rows):
             indices = order[start : start + rows]
@@ -86,6 +86,17 @@ def generate_answers(
                 answers[indices[number // num_return_sequences]].append(answer)
             bar.update(len(indices))
     return answers
+
+
+def sums_in(device: torch.device, exact: bool = False) -> dict:
+    """{"dtype", "device"} of what `OwnDraws` cumulates for a model on `device`: `exact`, or what is fast there.
+
+    A GPU adds up in parallel, so that in 32 bits a later sum may be below an earlier one; 64 bits cost it little. Not
+    every accelerator has them.
+    """
+    if device.type == "cuda":
+        return {"dtype": torch.float64, "device": device}
+    return {"dtype": torch.float64, "device": "cpu"} if exact else {"dtype": torch.float32, "device": device}
 
 
 def end_of_turn_ids(model, tokenizer) -> list[int]:

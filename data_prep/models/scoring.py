@@ -11,6 +11,10 @@ from data_prep.common.intervals import bootstrap_interval
 from data_prep.readers.ranks import pairs
 from data_prep.tokens.chat_encoder import encode_conversations, encode_prompts, encode_text
 
+LOGITS = (
+    2**28
+)  # computed at once, 1 GiB in fp32: a batch of long answers would fill a GPU with those of a large vocabulary
+
 
 def encode_answers(tokenizer, prompts: list[list[dict] | str], answers: list[list[str]]) -> list[list[list[int]]]:
     """The ids of each prompt with each of its answers: one list per prompt, in it one list of ids per answer.
@@ -109,9 +113,14 @@ def sequence_logprobs(
         batch = batch.to(model.device)
         length, first = batch["input_ids"].shape[1], min(len(starts[i]) for i in indices)
         # From the position that predicts the first answer token: logits of the prompts would take most of the memory.
-        logits = model(**batch, use_cache=False, logits_to_keep=length - first + 1).logits[:, :-1].float()
-        tokens = batch["input_ids"][:, first:, None]
-        logprobs = (logits / temperature).log_softmax(-1).gather(-1, tokens).squeeze(-1).tolist()
+        kept = length - first + 1
+        at_once = max(1, LOGITS // (kept * model.config.vocab_size))
+        logprobs = []
+        for some in range(0, len(indices), at_once):
+            part = {name: rows[some : some + at_once] for name, rows in batch.items()}
+            logits = model(**part, use_cache=False, logits_to_keep=kept).logits[:, :-1].float()
+            tokens = part["input_ids"][:, first:, None]
+            logprobs += (logits / temperature).log_softmax(-1).gather(-1, tokens).squeeze(-1).tolist()
         for index, row in zip(indices, logprobs, strict=True):
             sums[index] = sum(row[len(starts[index]) - first : len(encoded[index]) - first])
     return sums

@@ -11,10 +11,10 @@ from data_prep.common.files import write_json
 ROOT = Path(__file__).parents[2]
 # What makes a PPO run what it is; the rest of its settings says where its outputs go, or was not set.
 SETTINGS = (
-    "prompts", "on_bad", "columns", "max_prompt_length", "long_prompts", "muon_lr", "sft_model_path", "model_revision",
+    "prompts", "on_bad", "columns", "max_prompt_length", "long_prompts", "muon_lr", "muon_momentum", "sft_model_path", "model_revision",
     "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps", "total_episodes",
     "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay",
-    "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "use_cpu", "seed", "data_seed",
+    "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "seed", "data_seed",
     "activation_checkpointing", "gradient_checkpointing", "num_mini_batches", "local_rollout_forward_batch_size",
     "response_length", "stop_token_id", "temperature", "missing_eos_penalty", "num_ppo_epochs", "whiten_rewards", "kl_coef",
     "kl_estimator", "cliprange", "cliprange_value", "vf_coef", "gamma", "lam", "target_kl", "value_learning_rate",

@@ -111,6 +111,7 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
         allow_abbrev=False,  # an abbreviation would pass the checks of what is given
     )
     _own_options_first(parser, len(dataclass_types[0].__dataclass_fields__))
+    path, config, words = _config_and_words()  # first: its `env` may be about the GPU, which the next lines ask
     parser.set_defaults(
         bf16=bf16_is_fast(),
         use_cpu=not torch.accelerator.is_available(),
@@ -118,7 +119,6 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
         hub_strategy="end",
         hub_private_repo=True,
     )
-    path, config, words = _config_and_words()
     known = {action.dest for action in parser._actions} - {"help"}
     for name in config:
         if name not in known:
@@ -134,6 +134,8 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
         raise InputError(f"{rest[0]}: found a word that belongs to no option")
     hints = {name: hint for kind in dataclass_types for name, hint in get_type_hints(kind).items()}
     values = {name: typed(name, value, hints[name]) if name in given else value for name, value in vars(read).items()}
+    if "bf16" not in given and values["use_cpu"]:
+        values["bf16"] = bf16_is_fast("cpu")
     check_values({**values, **dict.fromkeys(refused or {})})
     check_folders(values)
     rows = keep_global_batch(values, given)
@@ -251,6 +253,8 @@ def _check_together(parsed: tuple, given: set[str]) -> None:
         raise InputError(f"{idle[0]}: it needs heldout")
     if getattr(script, "muon_lr", None) and not lora and (idle := [name for name in MUON_REFUSED if name in given]):
         raise InputError(f"{idle[0]}: Muon would ignore it; leave it out, or set muon_lr to null")
+    if "muon_momentum" in given and (lora or not getattr(script, "muon_lr", None)):
+        raise InputError("muon_momentum: it needs muon_lr, without LoRA")
     _check_attention(getattr(model_args or script, "attn_implementation", None))
     if model_args is None:
         return

@@ -22,9 +22,9 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan 2024: the steepest quintic at
 SMALLEST = 1e-7  # norm that a matrix is divided by
 
 
-def computed_in() -> torch.dtype:
+def computed_in(device: torch.device) -> torch.dtype:
     """The precision of the iterations."""
-    return torch.bfloat16 if bf16_is_fast() else torch.float32
+    return torch.bfloat16 if bf16_is_fast(device.type) else torch.float32
 
 
 @torch.no_grad()
@@ -38,7 +38,7 @@ def orthogonalize(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
     Returns a stack of the same shape and dtype.
     """
     a, b, c = COEFFICIENTS
-    x = matrices.to(computed_in())
+    x = matrices.to(computed_in(matrices.device))
     if x.dtype == torch.float32 and max(x.shape[1:]) >= 2 * min(x.shape[1:]):
         return _orthogonalize_by_gram(x, steps).to(matrices.dtype)
     wide = x.size(1) <= x.size(2)
@@ -100,10 +100,11 @@ def orthogonalize_together(pieces: list[torch.Tensor]) -> list[torch.Tensor]:
     for piece, owner in zip(pieces, owners, strict=True):
         sizes[owner] += piece.numel()
     # Sent as precise as they were computed.
-    sent = torch.zeros(max(sizes), dtype=computed_in(), device=pieces[0].device)
+    device = pieces[0].device
+    sent = torch.zeros(max(sizes), dtype=computed_in(device), device=device)
     if found:
         sent[: sizes[rank]] = torch.cat([found[number].flatten() for number in sorted(found)])
-    gathered = torch.empty(processes * max(sizes), dtype=sent.dtype, device=sent.device)
+    gathered = torch.empty(processes * max(sizes), dtype=sent.dtype, device=device)
     distributed.all_gather_into_tensor(gathered, sent)
     places, directions = [owner * max(sizes) for owner in range(processes)], []
     for piece, owner in zip(pieces, owners, strict=True):

@@ -86,7 +86,9 @@ def run_as_script(line: list[str], log: str, environment: dict[str, str]) -> Non
 @functools.cache
 def processes():
     """Where processes come from: on Linux forks of one that holds the libraries, elsewhere new ones."""
-    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    # bitsandbytes, where it is installed, starts CUDA when it is imported, which a fork cannot use.
+    forks = sys.platform == "linux" and not torch.cuda.is_available()
+    context = multiprocessing.get_context("forkserver" if forks else "spawn")
     # What the recipes import late, too: a fork then has nothing left to import.
     late = [f"trl.trainer.{method}_trainer" for method in ("sft", "dpo", "kto", "rloo", "grpo")]
     late += ["recipes.trainers.reward_trainer", "recipes.trainers.ppo.trainer", "peft", "transformers.trainer"]

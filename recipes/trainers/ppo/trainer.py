@@ -21,6 +21,7 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import read_json, write_json
+from data_prep.models.generation import sums_in
 from data_prep.models.reward_functions import call_reward_function
 from data_prep.models.scoring import score_answers
 from recipes.trainers.ppo.averaging import MovingAverage
@@ -176,7 +177,7 @@ class PPOTrainer(Trainer):
             answers = sample_answers(
                 policy,
                 batch,
-                uniforms.to(args.device),
+                uniforms.to(**sums_in(args.device)),
                 args.temperature,
                 self.stop_token_id,
                 tokenizer.pad_token_id,
