@@ -32,6 +32,7 @@ from data_prep.tokens.shards import TokenShards
 from recipes.trainers.adapter import add_adapter
 from recipes.trainers.alarms import show_alarms
 from recipes.trainers.arguments import model_kwargs, parse_arguments
+from recipes.trainers.batch import tokens_after
 from recipes.trainers.blocks import Blocks, check_documents_apart, end_of_documents
 from recipes.trainers.curves import logged, save_curves
 from recipes.trainers.muon import MuonWithAdamW
@@ -84,6 +85,9 @@ class ScriptArguments:
     results_dir: str | None = field(default=None, metadata={"help": "Folder for the metrics; default: output_dir."})
     muon_lr: float | None = field(
         default=None, metadata={"help": "Muon's learning rate; unset, or with LoRA: optim is used."}
+    )
+    muon_momentum: float = field(
+        default=0.95, metadata={"help": "Muon's momentum: less for a run of few updates, of hundreds 0.9 or 0.85."}
     )
     max_length: int = field(default=1024, metadata={"help": "Length of a row, in tokens."})
     document_attention: bool = field(
@@ -144,8 +148,7 @@ def main() -> None:
     # Trainer
     set_seed(args.seed)  # LoRA's matrices are initialised at random
     model = add_adapter(model, model_args, args, script.merge_adapter)
-    tokens_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size * script.max_length
-    monitor.tokens_per_step, rows = tokens_per_step, args.per_device_eval_batch_size
+    monitor.tokens, rows = tokens_after(args, len(dataset), script.max_length), args.per_device_eval_batch_size
     for source, files in heldout.items():
         monitor.heldout[source] = heldout_batches(files, tokenizer, script.max_length, rows)
     trainer = transformers.Trainer(
@@ -157,14 +160,16 @@ def main() -> None:
         callbacks=[monitor],
     )
     if script.muon_lr and not model_args.use_peft:  # set afterwards: the Trainer refuses it as an argument under FSDP
-        trainer.optimizer = MuonWithAdamW(trainer.model, script.muon_lr, args.learning_rate, args.weight_decay)
+        trainer.optimizer = MuonWithAdamW(
+            trainer.model, script.muon_lr, args.learning_rate, args.weight_decay, script.muon_momentum
+        )
 
     # Train
     seconds = train(trainer, run)
 
     # Evaluate
     history = trainer.state.log_history
-    loss, tokens = logged(history, "loss"), trainer.state.global_step * tokens_per_step
+    loss, tokens = logged(history, "loss"), monitor.tokens(trainer.state.global_step)
     bits = {source: logged(history, logged_as(source)) for source in heldout}
 
     # Save

@@ -25,8 +25,10 @@ from data_prep.models.loading import load_tokenizer
 from data_prep.tokens.corpus_tokens import encoded_documents
 from data_prep.tokens.shards import TokenShards
 from recipes.trainers.arguments import parse_arguments
+from recipes.trainers.batch import tokens_after
 from recipes.trainers.blocks import Blocks
 from recipes.trainers.callbacks import PretrainingMonitor
+from recipes.trainers.compiled import ease_compiling
 from recipes.trainers.curves import logged, save_curves
 from recipes.trainers.late_peft import import_peft
 from recipes.trainers.muon import MuonWithAdamW
@@ -74,6 +76,9 @@ class ScriptArguments:
     results_dir: str | None = field(default=None, metadata={"help": "Folder for the metrics; default: output_dir."})
     muon_lr: float | None = field(
         default=None, metadata={"help": "Muon's learning rate; unset, or with LoRA: optim is used."}
+    )
+    muon_momentum: float = field(
+        default=0.95, metadata={"help": "Muon's momentum: less for a run of few updates, of hundreds 0.9 or 0.85."}
     )
     n_layer: int = field(default=12, metadata={"help": "Number of blocks."})
     n_head: int = field(default=12, metadata={"help": "Attention heads of a block."})
@@ -137,15 +142,16 @@ def main() -> None:
     for block in model.transformer.h:  # each block starts as the identity: faster at a given number of tokens
         torch.nn.init.zeros_(block.attn.c_proj.weight)
         torch.nn.init.zeros_(block.mlp.c_proj.weight)
+    if args.torch_compile:
+        ease_compiling(model, masked=script.document_attention)
 
     # Trainer
-    tokens_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size * script.n_positions
     monitor = PretrainingMonitor(
         heldout=heldout_batches(script.heldout, tokenizer, script.n_positions),
         tokenizer=tokenizer,
         prompts=script.sample_prompts,
-        tokens_per_step=tokens_per_step,
-        rate=matrix_rate(torch.bfloat16 if args.bf16 else torch.float32) * args.world_size,
+        tokens=tokens_after(args, len(dataset), script.n_positions),
+        rate=matrix_rate(torch.bfloat16 if args.bf16 else torch.float32, device=args.device) * args.world_size,
     )
     import_peft()  # as the Trainer does, which would bring bitsandbytes and the compiler with it
     trainer = transformers.Trainer(
@@ -157,14 +163,16 @@ def main() -> None:
         callbacks=[monitor],
     )
     if script.muon_lr:  # set afterwards: the Trainer refuses it as an argument under FSDP
-        trainer.optimizer = MuonWithAdamW(trainer.model, script.muon_lr, args.learning_rate, args.weight_decay)
+        trainer.optimizer = MuonWithAdamW(
+            trainer.model, script.muon_lr, args.learning_rate, args.weight_decay, script.muon_momentum
+        )
 
     # Train
     seconds = train(trainer, run)
 
     # Evaluate
     history = trainer.state.log_history
-    loss, bpb, tokens = logged(history, "loss"), monitor.curve, trainer.state.global_step * tokens_per_step
+    loss, bpb, tokens = logged(history, "loss"), monitor.curve, monitor.tokens(trainer.state.global_step)
 
     # Save
     serve_as_measured(model, tokenizer)

@@ -88,6 +88,9 @@ class ScriptArguments:
     muon_lr: float | None = field(
         default=None, metadata={"help": "Muon's learning rate; unset, or with LoRA: optim is used."}
     )
+    muon_momentum: float = field(
+        default=0.95, metadata={"help": "Muon's momentum: less for a run of few updates, of hundreds 0.9 or 0.85."}
+    )
     merge_adapter: bool = field(
         default=True, metadata={"help": "Save LoRA merged into the model; false: the adapter alone."}
     )
@@ -188,7 +191,9 @@ def main() -> None:
     )
     keep_tied(trainer.model, script.merge_adapter)
     if script.muon_lr and not model_args.use_peft:  # set afterwards: the Trainer refuses it as an argument under FSDP
-        trainer.optimizer = MuonWithAdamW(trainer.model, script.muon_lr, args.learning_rate, args.weight_decay)
+        trainer.optimizer = MuonWithAdamW(
+            trainer.model, script.muon_lr, args.learning_rate, args.weight_decay, script.muon_momentum
+        )
 
     # Train
     seconds = train(trainer, run, rows=dataset)

@@ -344,7 +344,8 @@ def test_an_option_is_the_same_word_for_word_in_every_recipe_that_has_it():
         for each in fields(script):
             own.setdefault(each.name, {})[recipe] = described(script, each.name)
     shared = {name: of for name, of in own.items() if len(of) > 1}
-    assert {"heldout", "on_bad", "columns", "results_dir", "muon_lr", "max_seconds", "merge_adapter", "prompts", "rankings",
+    assert {"heldout", "on_bad", "columns", "results_dir", "muon_lr", "muon_momentum", "max_seconds", "merge_adapter",
+            "prompts", "rankings",
             "reward_funcs", "reward_model_path", "missing_eos_penalty", "max_prompt_length", "long_prompts",
             "max_prompts", "stop_on", "eval_funcs", "reward_gate", "tokens", "document_attention",
             "global_batch_size"} == set(shared)  # fmt: skip

@@ -11,7 +11,8 @@ from helpers.ppo import quickstart_like_run
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import write_json, write_jsonl
-from eval.benchmarks import training
+from data_prep.models.loading import load_tokenizer
+from eval.benchmarks import processes, training
 
 ROOT = Path(__file__).parents[1]
 TURNS = [{"from": "human", "value": "what is it?"}, {"from": "gpt", "value": "it is what it is"}]
@@ -48,28 +49,37 @@ def test_what_cannot_be_measured_is_said_before_anything_is_trained(tmp_path, mo
         training.run(arguments(tmp_path, **changed))
 
 
-def test_the_fraction_is_that_of_the_steps_between_a_short_run_and_a_long_one(tmp_path, monkeypatch):
+def test_the_fraction_is_that_of_the_steps_after_the_first_that_are_logged(tmp_path, monkeypatch):
     (tmp_path / "run/data/tokens").mkdir(parents=True)
     write_jsonl(tmp_path / "run/data/corpus_heldout.jsonl", [{"text": "a"}] * 9)
     asked = []
 
     def recipe(stage, config, folder, changed):
-        asked.append(changed["max_steps"])
+        asked.append((config, changed["logging_steps"], changed["max_steps"]))
         write_json(folder / "model/config.json", {"n_layer": 1, "n_embd": 2, "vocab_size": 3, "n_positions": 4})
         # 5 s are spent once, and 2 s on each step of 100 tokens: 50 tokens a second
-        return {"tokens": 100 * changed["max_steps"], "seconds": 5 + 2 * changed["max_steps"]}
+        steps = [1, *range(2, 15, 2)]
+        return {"curves": {"tokens per second": [[step, 100 * step / (5 + 2 * step)] for step in steps]}}
 
     monkeypatch.setattr(training, "recipe", recipe)
     rates = iter([700.0, 1000.0])  # beside another process, and alone
     monkeypatch.setattr(training, "matrix_rate", lambda kind: next(rates))
     monkeypatch.setattr(training, "share_of_muon", lambda run, folder, steps: 0.25)
     found = training.pretrain(arguments(tmp_path, steps=12), tmp_path / "out")
-    assert asked == [2, 14]
+    assert asked == [("quickstart", 2, 14)]
     flops = 6 * (12 * 1 * 2**2 + 3 * 2) + 12 * 1 * 2 * 4  # N without the table of positions
     assert found == {
         "pretraining over the matrix rate": pytest.approx(50 * flops / 1000),
         "Muon, share of a step": 0.25,
     }
+
+
+@pytest.mark.parametrize(("steps", "first", "last"), [(1, 2, 4), (12, 2, 14), (60, 10, 70), (8, 2, 10), (13, 2, 16)])
+def test_the_last_step_is_a_logged_one(tmp_path, steps, first, last):
+    (tmp_path / "run/data/tokens").mkdir(parents=True)
+    write_jsonl(tmp_path / "run/data/corpus_heldout.jsonl", [{"text": "a"}] * 9)
+    given = training.inputs_of(tmp_path / "run", tmp_path, steps)
+    assert (given["logging_steps"], given["max_steps"]) == (first, last) and last % first == 0
 
 
 def test_muons_share_is_its_seconds_over_those_of_whole_steps():
@@ -79,13 +89,27 @@ def test_muons_share_is_its_seconds_over_those_of_whole_steps():
     assert training.share_of_step(stats) == 0.2
 
 
-def test_steps_that_are_lost_in_the_noise_are_an_error(tmp_path, monkeypatch):
-    (tmp_path / "run/data/tokens").mkdir(parents=True)
-    write_jsonl(tmp_path / "run/data/corpus_heldout.jsonl", [{"text": "a"}] * 9)
-    monkeypatch.setattr(training, "matrix_rate", lambda kind: 1.0)
-    monkeypatch.setattr(training, "recipe", lambda *given: {"tokens": given[3]["max_steps"], "seconds": 5.0})
-    with pytest.raises(InputError, match="--steps 12: 14 steps took no longer than 2: .*; take more"):
-        training.pretrain(arguments(tmp_path, steps=12), tmp_path / "out")
+def test_steps_that_are_lost_in_the_noise_are_an_error():
+    with pytest.raises(InputError, match="14 steps took no longer than 2: too few to tell their time; raise --steps"):
+        training.rate_of_steps([[1, 20.0], [2, 40.0], [14, 280.0]])
+
+
+def test_a_widened_tokenizer_reads_as_before(tmp_path, tiny_chat_tokenizer):
+    tiny_chat_tokenizer.save_pretrained(tmp_path / "narrow")
+    wide = load_tokenizer(processes.widened(tmp_path / "narrow", 500, tmp_path / "out"))
+    assert len(tiny_chat_tokenizer) < 500 == len(wide)
+    text = "what is it? 漢字 <|end|>"
+    assert wide(text)["input_ids"] == tiny_chat_tokenizer(text)["input_ids"]
+
+
+def test_what_a_gpu_held_is_put_beside_the_times():
+    ours, theirs = {"seconds": 2.0, "peak": 3.0}, {"seconds": 5.0, "peak": 12.0}
+    assert training.over_trl("SFT", "SFTTrainer", ours, theirs) == {
+        "SFT over TRL's SFTTrainer": 2.5,
+        "SFT, peak memory of the GPU over TRL's": 0.25,
+    }
+    del ours["peak"]  # a processor
+    assert training.over_trl("SFT", "SFTTrainer", ours, theirs) == {"SFT over TRL's SFTTrainer": 2.5}
 
 
 def test_the_first_step_is_told_when_it_is_printed(tmp_path, monkeypatch):
@@ -120,19 +144,20 @@ def test_the_first_step_is_told_when_it_is_printed(tmp_path, monkeypatch):
 
 
 def test_trls_trainer_runs_in_the_environment_of_ours(tmp_path, monkeypatch):
-    script = "import json, os, sys; print(json.dumps(dict(os.environ)), file=open(sys.argv[2] + '.env', 'w')); print(4, 1.5)"
-    monkeypatch.setattr(training, "TRL", script)
-    assert training.seconds_of_trl("SFT", tmp_path, tmp_path / "rows.jsonl", 512, 4) == 1.5
+    script = "import json, os, sys; print(json.dumps(dict(os.environ)), file=open(sys.argv[2] + '.env', 'w')); print(4, 1.5, 0.0)"
+    monkeypatch.setattr(processes, "TRL", script)
+    found = processes.trl("SFT", tmp_path, tmp_path / "rows.jsonl", 512, 4)
+    assert found == {"seconds": 1.5, "peak": 0.0}
     seen = json.loads((tmp_path / "rows.jsonl.env").read_text())
-    assert training.ENVIRONMENT.items() <= seen.items()
+    assert processes.ENVIRONMENT.items() <= seen.items()
     with pytest.raises(InputError, match="TRL's SFTTrainer took 4 of 5 rows"):
-        training.seconds_of_trl("SFT", tmp_path, tmp_path / "rows.jsonl", 512, 5)
+        processes.trl("SFT", tmp_path, tmp_path / "rows.jsonl", 512, 5)
 
 
 @pytest.mark.parametrize(("gpu", "attention"), [(False, "eager"), (True, None)])
 def test_the_attention_of_a_processor_is_not_taken_to_a_gpu(gpu, attention, tmp_path, monkeypatch):
-    monkeypatch.setattr(training.torch.cuda, "is_available", lambda: gpu)
-    training.launch("sft", "quickstart", tmp_path, {})
+    monkeypatch.setattr(processes.torch.cuda, "is_available", lambda: gpu)
+    processes.launch("sft", "quickstart", tmp_path, {})
     assert json.loads((tmp_path / "sft.yaml").read_text()).get("attn_implementation") == attention
 
 

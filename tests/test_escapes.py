@@ -124,7 +124,7 @@ def test_the_samples_of_pretraining(tiny_tokenizer, zero_model_dir, tmp_path, mo
     write_jsonl(tmp_path / "documents.jsonl", [{"text": "yes"}])
     held_out = heldout_batches(tmp_path / "documents.jsonl", tiny_tokenizer, 64)
     args, state = SimpleNamespace(output_dir=str(tmp_path)), TrainerState(global_step=0, eval_steps=1, max_steps=9)
-    monitor = PretrainingMonitor(held_out, tiny_tokenizer, [HOSTILE], 1, 1.0)
+    monitor = PretrainingMonitor(held_out, tiny_tokenizer, [HOSTILE], int, 1.0)
     monitor.on_train_begin(args, state, TrainerControl(), model=model)
     out, path = capsys.readouterr().out, tmp_path / "samples.jsonl"
     harmless(out)

@@ -123,6 +123,26 @@ def test_the_results_of_pretraining_count_its_tokens_without_max_steps(pretraine
     assert results(pretrained[0], "pretrain")["tokens"] == 24 * 4 * POSITIONS
 
 
+def test_the_tokens_of_pretraining_are_those_of_its_rows_where_they_do_not_fill_the_last_update(
+    pretrain_settings, tmp_path
+):
+    settings = {**pretrain_settings, "per_device_train_batch_size": 5, "max_steps": 7, "output_dir": tmp_path / "base"}
+    done = succeeded(again("pretrain", **settings))
+    # 24 blocks are five updates, the last of four rows; two more have ten.
+    assert results(tmp_path / "base", "pretrain")["tokens"] == (24 + 2 * 5) * POSITIONS
+    assert f"on {34 * POSITIONS:,} tokens" in done.out
+
+
+@pytest.mark.slow
+def test_pretraining_that_is_compiled_learns_as_without(pretrain_settings, pretrained, tmp_path):
+    settings = {**pretrain_settings, "torch_compile": True, "save_steps": 8, "output_dir": tmp_path / "base"}
+    succeeded(command("pretrain", **settings))
+    one, other = results(pretrained[0], "pretrain")["metrics"], results(tmp_path / "base", "pretrain")["metrics"]
+    assert other["bits_per_byte"] == pytest.approx(one["bits_per_byte"], rel=0.02)
+    assert loaded(tmp_path / "base")[0].config._attn_implementation == "sdpa"
+    assert set(weights(tmp_path / "base")) == set(weights(pretrained[0]))
+
+
 def test_samples_are_drawn_from_every_prompt_from_the_start_to_the_end(pretrained):
     rows = [json.loads(line) for line in (pretrained[0] / "samples.jsonl").read_text().splitlines()]
     assert [(row["step"], row["prompt"]) for row in rows] == [

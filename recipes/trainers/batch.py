@@ -1,7 +1,8 @@
 """Which rows an update is made of: as many as the YAML says, the same ones for any number of processes."""
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +11,7 @@ from torch.utils.data import Sampler
 from data_prep.common.errors import InputError
 
 if TYPE_CHECKING:  # slow to import
-    from transformers import Trainer
+    from transformers import Trainer, TrainingArguments
 
 
 def keep_global_batch(values: dict, given: set[str], processes: int | None = None) -> str | None:
@@ -53,6 +54,23 @@ def keep_global_batch(values: dict, given: set[str], processes: int | None = Non
             f"; one process would take {each * steps:,}: global_batch_size keeps a number for any number of processes"
         )
     return told
+
+
+def tokens_after(args: "TrainingArguments", rows: int, length: int) -> Callable[[int], int]:
+    """The function that gives the tokens trained on after a number of updates, from `rows` rows of `length` tokens.
+
+    The last update of each pass has what is left of the rows.
+    """
+    at_once = args.train_batch_size * args.world_size
+    an_update = at_once * args.gradient_accumulation_steps
+    if args.dataloader_drop_last:
+        rows -= rows % at_once
+
+    def tokens(updates: int) -> int:
+        passes, others = divmod(updates, max(1, math.ceil(rows / an_update)))
+        return (passes * rows + min(others * an_update, rows)) * length
+
+    return tokens
 
 
 class GroupedByLength(Sampler):

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -28,13 +29,15 @@ class PretrainingMonitor(TrainerCallback):
     Args:
         heldout: batches for `bits_per_byte`.
         tokenizer, prompts: what the samples start from; they go to `samples.jsonl` in the output folder.
-        tokens_per_step: tokens in an optimizer step.
+        tokens: gives those trained on after a number of updates (`tokens_after`).
         rate: FLOP/s of the machine's matrix product (`matrix_rate`).
     """
 
-    def __init__(self, heldout: list, tokenizer, prompts: list[str], tokens_per_step: int, rate: float) -> None:
+    def __init__(
+        self, heldout: list, tokenizer, prompts: list[str], tokens: Callable[[int], int], rate: float
+    ) -> None:
         self.heldout, self.tokenizer, self.prompts = heldout, tokenizer, prompts
-        self.tokens_per_step, self.rate = tokens_per_step, rate
+        self.tokens, self.rate = tokens, rate
         self.curve: list[tuple[int, float]] = []
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
@@ -57,7 +60,7 @@ class PretrainingMonitor(TrainerCallback):
     def on_log(self, args, state, control, logs=None, model=None, **kwargs):
         if logs is not None and "loss" in logs and state.global_step > self.first_step:
             seconds = time.perf_counter() - self.started - self.paused
-            speed = (state.global_step - self.first_step) * self.tokens_per_step / seconds
+            speed = (self.tokens(state.global_step) - self.tokens(self.first_step)) / seconds
             logs["tokens_per_second"] = round(speed, 1)
             length = self.heldout[0]["input_ids"].shape[1]
             logs["fraction_of_matrix_rate"] = round(speed * flops_per_token(model, length) / self.rate, 3)
@@ -66,6 +69,8 @@ class PretrainingMonitor(TrainerCallback):
     def measure(self, args, state, model) -> None:
         if not state.is_world_process_zero:
             return
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()  # what is still computed is training
         start = time.perf_counter()
         value, _ = bits_per_byte(model, self.heldout, model.device)
         self.curve.append((state.global_step, value))

@@ -56,7 +56,15 @@ WITHOUT_EFFECT = {
 }
 # Settings that a resumed run cannot change: the checkpoint holds them, in its optimizer or in its weights.
 HELD = {
-    *("learning_rate", "muon_lr", "value_learning_rate", "weight_decay", "kl_coef", "normalize_rewards"),
+    *(
+        "learning_rate",
+        "muon_lr",
+        "muon_momentum",
+        "value_learning_rate",
+        "weight_decay",
+        "kl_coef",
+        "normalize_rewards",
+    ),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "value_model_path"),
 }
 # What `--resume_from_checkpoint` takes besides a folder.

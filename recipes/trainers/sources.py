@@ -7,6 +7,7 @@ The loss on a mixture says neither what was learned of the domain nor what was l
 """
 
 import time
+from collections.abc import Callable
 
 import torch
 from accelerate.utils import broadcast
@@ -35,7 +36,7 @@ class SourceMonitor(Alarms):
         stop_on: names of alarms that stop the run.
 
     Attributes, to be set before training: `heldout`, {source: batches for `bits_per_byte`}, with "general" among the
-    sources; `tokens_per_step`, tokens in an optimizer step.
+    sources; `tokens`, a function that gives those trained on after a number of updates.
 
     Raises InputError for an unknown name in `stop_on`.
     """
@@ -46,7 +47,7 @@ class SourceMonitor(Alarms):
         super().__init__(stop_on)
         self.forgetting_budget = forgetting_budget
         self.heldout: dict[str, list] = {}
-        self.tokens_per_step = 0
+        self.tokens: Callable[[int], int] = lambda updates: 0
 
     def arguments(self) -> dict:
         return {key: getattr(self, key) for key in ("forgetting_budget", "stop_on")}
@@ -64,9 +65,8 @@ class SourceMonitor(Alarms):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs is not None and "loss" in logs and state.global_step > self.first_step:
             seconds = time.perf_counter() - self.started - self.paused
-            logs["tokens_per_second"] = round(
-                (state.global_step - self.first_step) * self.tokens_per_step / seconds, 1
-            )
+            trained = self.tokens(state.global_step) - self.tokens(self.first_step)
+            logs["tokens_per_second"] = round(trained / seconds, 1)
             state.log_history[-1].update(logs)
 
     def measure(self, args, state, control, model) -> None:

@@ -52,6 +52,7 @@ AT_LEAST = {
         "num_value_warmup_updates",
         "kl_coef",
         "beta",
+        "muon_momentum",
         "adam_beta1",
         "adam_beta2",
         "lora_dropout",
@@ -61,7 +62,7 @@ AT_LEAST = {
     ),
 }
 ABOVE_0 = ("num_train_epochs", "muon_lr", "temperature", "adam_epsilon", "cliprange", "cliprange_value", "kl_budget")
-BELOW_1 = ("adam_beta1", "adam_beta2", "lora_dropout")
+BELOW_1 = ("muon_momentum", "adam_beta1", "adam_beta2", "lora_dropout")
 # Packages that no requirement installs: {tracker: what to give to pip}, {names begin with: (module, what to give to pip)}.
 TRACKERS = {"tensorboard": "-e '.[tensorboard]'", "trackio": "-e '.[trackio]'"} | {
     name: name for name in ("wandb", "mlflow", "comet_ml", "clearml", "swanlab", "neptune")
