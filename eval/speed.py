@@ -7,9 +7,9 @@
     python -m eval.speed training --run runs/quickstart --results_dir runs/speed
     python -m eval.speed publish --results_dir runs/speed --folder recipes/configs/quickstart
 
-`matrix` prints the rate of a 1024³ matrix product, by which speeds compare between machines. `shakespeare` times
-nanoGPT's small model to nanoGPT's loss (eval/benchmarks/shakespeare.py). `ppo` times TRL 1.12's own PPO trainer and
-ours (recipes/trainers/ppo/benchmark.py, which has its options). `data` measures data preparation
+`matrix` prints the rate of a matrix product (1024³; on a GPU 8192³), by which speeds compare between machines.
+`shakespeare` times nanoGPT's small model to nanoGPT's loss (eval/benchmarks/shakespeare.py). `ppo` times TRL 1.12's own
+PPO trainer and ours (recipes/trainers/ppo/benchmark.py, which has its options). `data` measures data preparation
 (eval/benchmarks/data.py), `training` pretraining, SFT and reward training (eval/benchmarks/training.py). Each is run
 several times: medians, with the least and the most beside them, and how many cores other processes kept busy meanwhile.
 Run them on a quiet machine: no test looks at their times. `publish` writes what --results_dir holds into --folder:

@@ -68,4 +68,6 @@ def table(published: dict) -> str:
 
 
 def place(machine: dict | None) -> str:
-    return f"{machine['cores']} cores of {machine['cpu']}" if machine else "machine unknown"
+    if not machine:
+        return "machine unknown"
+    return machine.get("gpu") or f"{machine['cores']} cores of {machine['cpu']}"

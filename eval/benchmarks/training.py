@@ -2,26 +2,29 @@
 
     python -m eval.speed training --run runs/quickstart
 
-Each measurement is a process of its own, the recipe as a user starts it. What it computes a step is told from what it does
-once, warm-up and saving, by running it for few steps and for more: a rate is that of the steps between. Every part is
-measured `--repeats` times; the median counts, and the least and the most are printed beside it. The matrix rate is
-measured first, and again around each run that is divided by it: the better of the two counts.
+Each measurement is a process of its own, the recipe as a user starts it. Pretraining's rate is that of the steps after the
+first few, by the recipe's own log. Every part is measured `--repeats` times; the median counts, and the least and the
+most are printed beside it. The matrix rate is measured first, and again around each run that is divided by it: the better
+of the two counts.
 
     pretrain   recipes/configs/quickstart: model FLOPs, 6N + 12·L·d·T a token (Chowdhery 2022, arXiv:2204.02311, appendix
                B), over the rate of a matrix product in the precision that is trained in; and what of a step's time Muon
                takes, by Python's profiler
-    gpt2       the same for GPT-2's layers and context, 12 × 768 and 1,024, with AdamW
+    gpt2       the same for GPT-2's layers and context, 12 × 768 and 1,024, with AdamW; on a GPU GPT-2 124 M, as
+               recipes/configs/gpt2_small/pretrain.yaml has it, with Muon
     sft        recipes/configs/belle/sft.yaml against TRL's SFTTrainer with its defaults: one pass over the same
                conversations, the same model
     reward     recipes/configs/quickstart/reward.yaml against TRL's RewardTrainer with its defaults: one pass over the
                same pairs, from the run's SFT model
     start      seconds from the command of recipes/sft.py to its first step, the conversations tokenized on the way
+
+On a GPU sft and reward train a model of GPT-2's size by the YAMLs of recipes/configs/gpt2_small, and what they hold of the
+GPU's memory at most is measured too.
 """
 
 import argparse
 import itertools
-import json
-import os
+import math
 import pstats
 import shutil
 import subprocess
@@ -32,61 +35,45 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import yaml
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import existing, read_json, read_jsonl, write_json, write_jsonl
 from data_prep.common.machine import bf16_is_fast, matrix_rate, matrix_rates
+from data_prep.common.yaml_file import read_yaml
 from data_prep.planning.sizes import Shape
 from data_prep.readers.preferences import read_rankings
 from data_prep.readers.ranks import pairs
 from eval.benchmarks.data import CONVERSATIONS, load_rows, train_tokenizer, write_corpus
+from eval.benchmarks.processes import (
+    GPT2,
+    ROOT,
+    VOCABULARY,
+    call,
+    environment,
+    launch,
+    random_model,
+    recipe,
+    trl,
+    widened,
+    write_settings,
+)
 from eval.benchmarks.repeats import Repeats
 
-ROOT = Path(__file__).parents[2]
 PARTS = ("pretrain", "gpt2", "sft", "reward", "start")
 UNITS = {
     "pretraining over the matrix rate": "",
     "Muon, share of a step": "",
     "GPT-2's layers over the matrix rate": "",
+    "GPT-2 124 M over the matrix rate": "",
+    "GPT-2 124 M": "tokens/s",
+    "GPT-2 124 M, peak memory of the GPU": "GiB",
     "SFT over TRL's SFTTrainer": "times",
+    "SFT, peak memory of the GPU over TRL's": "times",
     "reward training over TRL's RewardTrainer": "times",
+    "reward training, peak memory of the GPU over TRL's": "times",
     "command to first step": "s",
 }
-# As recipes/steps.sh: offline, and memory kept between steps.
-ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "PYTHONWARNINGS": "ignore",
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-    "MALLOC_TRIM_THRESHOLD_": "17179869184",
-    "MALLOC_TOP_PAD_": "67108864",
-    "PYTHONUNBUFFERED": "1",  # the line of the first step comes when it is printed, not at the end
-}
-
-# TRL's trainers as its documentation starts them: a model, data, and nothing set but where it writes and the context,
-# beyond which a GPT-2 cannot read. It prints how many rows train and the seconds of train().
-TRL = """
-import sys, time
-import torch
-from datasets import load_dataset
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
-path, data, output, length = sys.argv[1:]
-tokenizer = AutoTokenizer.from_pretrained(path)
-if "TRAINER" == "SFT":
-    model = AutoModelForCausalLM.from_pretrained(path)
-else:
-    model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, pad_token_id=tokenizer.pad_token_id)
-arguments = TRAINERConfig(output_dir=output, num_train_epochs=1, max_length=int(length), save_strategy="no",
-                          report_to="none", use_cpu=not torch.accelerator.is_available())
-trainer = TRAINERTrainer(model, arguments, processing_class=tokenizer,
-                         train_dataset=load_dataset("json", data_files=data, split="train"))
-start = time.perf_counter()
-trainer.train()
-print(len(trainer.train_dataset), time.perf_counter() - start)
-"""
+LARGE = 60e9  # bytes of a GPU's memory that the batch of gpt2_small, 32 rows of 1,024, was worked out for
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="parts to measure (default: all)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each measurement (default: 3)")
     parser.add_argument(
-        "--steps", type=int, default=60, help="steps of pretrain between the two lengths of a run (default: 60)"
+        "--steps", type=int, default=60, help="steps of pretrain that are timed, after a few more (default: 60)"
     )
     parser.add_argument(
         "--rows", type=int, default=200, help="conversations of sft, rankings of reward (default: 200)"
@@ -127,7 +114,7 @@ def run(arguments: argparse.Namespace) -> dict:
 
 def pretrain(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     """The quickstart's model and settings."""
-    fraction = over_matrix_rate(arguments.run, folder, arguments.steps, {})
+    fraction, _ = over_matrix_rate("quickstart", folder, inputs_of(arguments.run, folder, arguments.steps))
     share = share_of_muon(arguments.run, folder / "profiled", arguments.steps)
     return {"pretraining over the matrix rate": fraction, "Muon, share of a step": share}
 
@@ -135,45 +122,66 @@ def pretrain(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
 def gpt2(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     """GPT-2's layers and context; the vocabulary is the run's, so that the model has 89 M parameters, not 124 M.
 
-    With AdamW: Muon's work is that of an update, and updates of half a million tokens, as GPT-2's, hardly notice it.
+    With AdamW: Muon's work is that of an update, and updates of half a million tokens, as GPT-2's, hardly notice it. On a
+    GPU it is GPT-2 124 M as its YAML has it, vocabulary, half a million tokens an update and all.
     """
-    changed = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "per_device_train_batch_size": 2}
-    changed |= {"muon_lr": None}
-    return {"GPT-2's layers over the matrix rate": over_matrix_rate(arguments.run, folder, 4, changed)}
+    inputs = inputs_of(arguments.run, folder, 8 if torch.cuda.is_available() else 4)
+    if not torch.cuda.is_available():
+        changed = {**GPT2, "per_device_train_batch_size": 2, "muon_lr": None}
+        return {"GPT-2's layers over the matrix rate": over_matrix_rate("quickstart", folder, inputs | changed)[0]}
+    tokenizer, tokens = widened(arguments.run / "tokenizer", VOCABULARY, folder), folder / "tokens"
+    mix = read_yaml(ROOT / "recipes/configs/quickstart/mix.yaml") | {"tokenizer": tokenizer, "output_dir": tokens}
+    mix["total_tokens"] = 5_500_000  # more than is trained on: the last update of a pass would be a short one
+    for name, source in mix["sources"].items():
+        source["files"] = [arguments.run / f"data/corpus/{name}.jsonl"]
+    write_settings(folder / "mix.yaml", mix)
+    call("mix_corpus", [sys.executable, "-m", "data_prep.mix_corpus", "--config", str(folder / "mix.yaml")])
+    rows = 32 if torch.cuda.get_device_properties(0).total_memory > LARGE else 8
+    changed = {"tokenizer": tokenizer, "tokens": tokens, "per_device_train_batch_size": rows}
+    fraction, found = over_matrix_rate("gpt2_small", folder, inputs | changed)
+    speed = {"GPT-2 124 M over the matrix rate": fraction, "GPT-2 124 M": found["rate"]}
+    return {**speed, "GPT-2 124 M, peak memory of the GPU": found["peak"]}
 
 
 def inputs_of(run: Path, folder: Path, steps: int) -> dict:
-    """What pretraining of the run's data is given for so many steps alike, evaluated before and after on little."""
+    """What pretraining of the run's data is given for `steps` steps alike after a few, evaluated before and after on little."""
     existing(run / "data/tokens", "recipes/quickstart.sh")
     heldout = folder / "heldout.jsonl"
     heldout.parent.mkdir(parents=True, exist_ok=True)
     write_jsonl(heldout, itertools.islice(read_jsonl(run / "data/corpus_heldout.jsonl"), 4))
     files = {"tokenizer": run / "tokenizer", "tokens": run / "data/tokens", "heldout": [heldout]}
     constant = {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": None, "warmup_steps": 0}
-    return {**files, **constant, "eval_steps": 100_000, "max_steps": steps}
+    first = max(2, steps // 6)
+    lengths = {"eval_steps": 100_000, "max_steps": first * (1 + math.ceil(steps / first)), "logging_steps": first}
+    return {**files, **constant, **lengths}
 
 
-def over_matrix_rate(run: Path, folder: Path, steps: int, changed: dict) -> float:
-    """Model FLOPs/s of `steps` steps after the first few, over the rate of a matrix product in the same precision.
+def over_matrix_rate(config: str, folder: Path, changed: dict) -> tuple[float, dict]:
+    """Model FLOPs/s of the steps after the first that are logged, over the rate of a matrix product in the same precision.
 
-    That is measured before and after: a process beside one of the two would make the fraction too high.
+    That is measured before and after: a process beside one of the two would make the fraction too high. Returns it, and
+    {"rate": tokens/s, "peak": GiB of the GPU, if there is one}.
     """
     kind = torch.bfloat16 if bf16_is_fast() else torch.float32
-    first, found, rate = max(2, steps // 6), [], matrix_rate(kind)
-    for count in (first, first + steps):
-        sized = {**inputs_of(run, folder, count), **changed}
-        found.append(recipe("pretrain", "quickstart", folder / str(count), sized))
-    short, long = found
-    seconds = long["seconds"] - short["seconds"]
+    rate = matrix_rate(kind)
+    found = recipe("pretrain", config, folder, changed)
+    tokens = rate_of_steps(found["curves"]["tokens per second"])
+    built = read_json(folder / "model/config.json")
+    shape = Shape(built["n_layer"], built["n_embd"])
+    flops = tokens * shape.flops_per_token(built["vocab_size"], built["n_positions"])
+    return flops / max(rate, matrix_rate(kind)), {"rate": tokens, "peak": found.get("peak")}
+
+
+def rate_of_steps(curve: list) -> float:
+    """Tokens/s of the steps between the second and the last of pretraining's points (step, tokens/s since the beginning).
+
+    The first point is the first step, which is always logged.
+    """
+    (early, at_early), (late, at_late) = curve[1], curve[-1]
+    seconds = late / at_late - early / at_early  # for each token of a step
     if seconds <= 0:
-        raise InputError(
-            f"--steps {steps}: {first + steps} steps took no longer than {first}: too few to tell their time; take more"
-        )
-    tokens_per_second = (long["tokens"] - short["tokens"]) / seconds
-    config = read_json(folder / str(first) / "model/config.json")
-    shape = Shape(config["n_layer"], config["n_embd"])
-    flops = tokens_per_second * shape.flops_per_token(config["vocab_size"], config["n_positions"])
-    return flops / max(rate, matrix_rate(kind))
+        raise InputError(f"{late} steps took no longer than {early}: too few to tell their time; raise --steps")
+    return (late - early) / seconds
 
 
 def share_of_muon(run: Path, folder: Path, steps: int) -> float:
@@ -183,7 +191,7 @@ def share_of_muon(run: Path, folder: Path, steps: int) -> float:
     script = command[command.index("recipes/pretrain.py") :]
     finished = subprocess.run(
         [sys.executable, "-m", "cProfile", "-o", str(profile), *script],
-        env=environment(),
+        env=environment() | {"CUDA_LAUNCH_BLOCKING": "1"},  # else a GPU's time falls to whoever waits for it
         cwd=ROOT,
         stdout=subprocess.PIPE,
     )
@@ -204,23 +212,30 @@ def share_of_step(stats: pstats.Stats) -> float:
 def sft(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     """One pass over the same conversations, from the same random model."""
     rows = [row for row in load_rows(arguments.data) if alternates(row)][: arguments.rows]
-    model = random_model(rows, folder)
+    write_corpus(rows, 1e6, folder / "corpus.jsonl")
+    train_tokenizer(folder / "corpus.jsonl", 6000, folder / "trained")
+    model = random_model(folder / "trained", folder)
     write_json(folder / "rows.json", rows)
     write_jsonl(folder / "messages.jsonl", ({"messages": messages(row)} for row in rows))
-    theirs = seconds_of_trl("SFT", model, folder / "messages.jsonl", 512, len(rows))
+    length = min(512, read_json(model / "config.json")["n_positions"])
+    theirs = trl("SFT", model, folder / "messages.jsonl", length, len(rows))
     changed = {
         "model_name_or_path": model,
         "conversations": [folder / "rows.json"],
         "num_train_epochs": 1,
+        "max_steps": None,
         "warmup_steps": 0,
     }
-    ours = recipe("sft", "belle", folder / "ours", {**changed, "heldout": None})
-    return {"SFT over TRL's SFTTrainer": theirs / ours["seconds"]}
+    config = "gpt2_small" if torch.cuda.is_available() else "belle"
+    ours = recipe("sft", config, folder / "ours", {**changed, "heldout": None})
+    return over_trl("SFT", "SFTTrainer", ours, theirs)
 
 
 def reward(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """One pass over the same pairs, from the run's SFT model."""
+    """One pass over the same pairs, from the run's SFT model; on a GPU from a random model of GPT-2's size."""
     model = existing(arguments.run / "sft/config.json", "recipes/quickstart.sh").parent
+    if torch.cuda.is_available():
+        model = random_model(arguments.run / "tokenizer", folder)
     rankings = read_rankings(existing(arguments.run / "data/rankings.jsonl", "recipes/quickstart.sh"))[0]
     rankings = rankings[: arguments.rows]
     write_jsonl(folder / "rankings.jsonl", rankings)
@@ -231,7 +246,7 @@ def reward(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     ]
     write_jsonl(folder / "pairs.jsonl", ranked)
     length = min(256, read_json(model / "config.json")["n_positions"])
-    theirs = seconds_of_trl("Reward", model, folder / "pairs.jsonl", length, len(ranked))
+    theirs = trl("Reward", model, folder / "pairs.jsonl", length, len(ranked))
     changed = {
         "model_name_or_path": model,
         "max_length": length,
@@ -239,8 +254,17 @@ def reward(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
         "num_train_epochs": 1,
         "warmup_steps": 0,
     }
-    ours = recipe("reward", "quickstart", folder / "ours", {**changed, "heldout": None})
-    return {"reward training over TRL's RewardTrainer": theirs / ours["seconds"]}
+    config = "gpt2_small" if torch.cuda.is_available() else "quickstart"
+    ours = recipe("reward", config, folder / "ours", {**changed, "heldout": None})
+    return over_trl("reward training", "RewardTrainer", ours, theirs)
+
+
+def over_trl(name: str, trainer: str, ours: dict, theirs: dict) -> dict[str, float]:
+    """Times faster, and, on a GPU, what part of its memory."""
+    found = {f"{name} over TRL's {trainer}": theirs["seconds"] / ours["seconds"]}
+    if "peak" in ours:
+        found[f"{name}, peak memory of the GPU over TRL's"] = ours["peak"] / theirs["peak"]
+    return found
 
 
 def start(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
@@ -271,69 +295,6 @@ MEASURES = {"pretrain": pretrain, "gpt2": gpt2, "sft": sft, "reward": reward, "s
 def fresh(folder: Path) -> Path:
     folder.mkdir(parents=True)
     return folder
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, **ENVIRONMENT}
-
-
-def launch(stage: str, config: str, folder: Path, changed: dict) -> list[str]:
-    """The command of a recipe with the settings of recipes/configs/<config>, some changed (None: left out)."""
-    settings = yaml.safe_load((ROOT / f"recipes/configs/{config}/{stage}.yaml").read_text(encoding="utf-8"))
-    settings |= changed | {"output_dir": folder / "model", "results_dir": folder, "save_strategy": "no"}
-    settings = {key: value for key, value in settings.items() if value is not None}
-    if torch.cuda.is_available():
-        settings.pop("attn_implementation", None)  # the YAMLs have the one that is fast on a processor
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{stage}.yaml"
-    path.write_text(json.dumps(settings, default=lambda value: str(value.resolve())))  # JSON is YAML
-    single = ["--quiet", "--config_file", "accelerate_configs/single_process.yaml"]
-    return ["accelerate", "launch", *single, f"recipes/{stage}.py", "--config", str(path)]
-
-
-def recipe(stage: str, config: str, folder: Path, changed: dict) -> dict:
-    """What a recipe writes of itself; its "seconds" are those of training alone."""
-    command = launch(stage, config, folder, changed)
-    finished = subprocess.run(command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    if finished.returncode:
-        sys.exit(f"error: {' '.join(command)} ended with {finished.returncode}: {finished.stdout[-2000:]}")
-    return read_json(folder / f"{stage}.json")
-
-
-def seconds_of_trl(trainer: str, model: Path, data: Path, length: int, rows: int) -> float:
-    """Seconds of train() of TRL's SFTTrainer or RewardTrainer; raises InputError if it left rows out."""
-    script = TRL.replace("TRAINER", trainer)
-    # As our own are run: nothing polls its memory, and the allocator keeps its memory too.
-    command = [sys.executable, "-c", script, *map(str, (model, data, data.with_suffix(".trl"), length))]
-    finished = subprocess.run(command, env=environment(), capture_output=True, text=True)
-    if finished.returncode:
-        sys.exit(f"error: TRL's {trainer}Trainer ended with {finished.returncode}: {finished.stderr[-2000:]}")
-    used, seconds = finished.stdout.split()[-2:]
-    if int(used) != rows:
-        raise InputError(
-            f"TRL's {trainer}Trainer took {used} of {rows} rows: the others are longer than {length} tokens"
-        )
-    return float(seconds)
-
-
-def random_model(rows: list[dict], folder: Path) -> Path:
-    """A model of 4 layers, 256 wide, and its tokenizer, trained on the rows."""
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    from data_prep.models.loading import load_tokenizer
-
-    write_corpus(rows, 1e6, folder / "corpus.jsonl")
-    train_tokenizer(folder / "corpus.jsonl", 6000, folder / "tokenizer")
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    torch.manual_seed(0)
-    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    model = GPT2LMHeadModel(
-        GPT2Config(n_layer=4, n_head=4, n_embd=256, n_positions=512, vocab_size=len(tokenizer), **special)
-    )
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    return folder / "model"
 
 
 def alternates(row: dict) -> bool:
