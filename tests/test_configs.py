@@ -350,7 +350,7 @@ CALCULATIONS = {
     "dpo_zh/reward.yaml": 1,
     "gpt2_small/mix.yaml": 3,
     "gpt2_small/ppo.yaml": 15,
-    "gpt2_small/pretrain.yaml": 17,
+    "gpt2_small/pretrain.yaml": 18,
     "gpt2_small/reward.yaml": 6,
     "gpt2_small/sft.yaml": 6,
     "llama_mixture/mix.yaml": 2,

@@ -42,7 +42,9 @@ def optimizer_bytes(model: Counts, values: dict) -> float:
     return 2 * wide * model.trainable
 
 
-def layer_bytes(model: Counts, wide: int, stream: int, length: int, eager: bool) -> float:
+def layer_bytes(
+    model: Counts, wide: int, stream: int, length: int, eager: bool = False, compiled: bool = False
+) -> float:
     """Bytes that one layer keeps for its backward pass, per token.
 
     Args:
@@ -59,8 +61,9 @@ def layer_bytes(model: Counts, wide: int, stream: int, length: int, eager: bool)
     attention = wide * (2 * q + 2 * kv)
     if eager:
         attention = wide * 4 * q + model.heads * length * (4 + (wide if wide < 4 else 0))
-    # Gate, up, activation and their product; without a gate what goes into the activation, and what comes out.
-    mlp = wide * f * (4 if model.gated else 2)
+    # Gate, up, activation and their product; without a gate what goes into the activation, and what comes out, which a
+    # compiled pass computes again.
+    mlp = wide * f * (4 if model.gated else 1 if compiled else 2)
     return norms + attention + mlp
 
 
@@ -68,7 +71,8 @@ def activation_bytes(model: Counts, values: dict, tokens: float, length: int) ->
     """Bytes kept for the backward pass of `tokens` in rows of `length`; with checkpointing one layer's and the borders."""
     wide = 2 if values["bf16"] or values.get("fp16") else 4
     stream = bytes_of(values.get("dtype"))
-    layer = layer_bytes(model, wide, stream, length, values.get("attn_implementation") == "eager")
+    eager, compiled = values.get("attn_implementation") == "eager", bool(values.get("torch_compile"))
+    layer = layer_bytes(model, wide, stream, length, eager, compiled)
     ends = model.hidden * (2 * stream + wide)  # the embedding, the last norm
     if checkpoints(values):
         return tokens * (model.layers * stream * model.hidden + layer + ends)
@@ -122,6 +126,8 @@ def memory_of(
         )
         cache = 2 * policy.layers * policy.keys * (2 if half else 4) * work.length * rollout / gpus
     else:
+        if stage == "pretrain" and values.get("torch_compile"):  # see recipes/trainers/compiled.py
+            entry = 4 if half else 8  # themselves and their gradient
         logits = tokens * vocabulary * entry
     parts = {f"weights of the {name}" if len(weights) > 1 else "weights": size for name, size in weights.items()}
     parts |= {"average of the policy": average, "gradients": gradients, "optimizer": states, "bf16 copies": copies}
