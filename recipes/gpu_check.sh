@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Does all of it run on this GPU, and how fast? Without a network, in about 20 minutes on an H100:
+# Does all of it run on this GPU, and how fast? Without a network, in about 25 minutes on an H100, by the time of its parts:
 #   1. recipes/quickstart.sh: the whole chain, small;
 #   2. the stages of recipes/configs/gpt2_small by their YAMLs, a few updates each, on the quickstart's data;
 #   3. speed: GPT-2 124 M over the GPU's rate of matrix products, SFT, reward training and PPO beside TRL's own trainers.
 # At the end runs/gpu_check/speed.json, with the GPU's name, and its table, RESULTS.md. A command whose output exists is
-# skipped, so an interrupted run resumes; FRESH=1 starts over. REPEATS: of each measurement (default: 3).
+# skipped, so an interrupted run resumes; FRESH=1 starts over. REPEATS: of each measurement (default: 2).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if ! python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
@@ -35,7 +35,7 @@ train reward reward --model_name_or_path $RUN/sft --rankings $OLD/data/rankings.
 train ppo ppo --sft_model_path $RUN/sft --reward_model_path $RUN/reward --prompts $OLD/data/prompts_ppo.json \
     --heldout $OLD/data/conversations_validation.json --total_episodes 1536
 
-REPEATS=${REPEATS:-3}
+REPEATS=${REPEATS:-2}
 step $RUN/results/speed_training.json \
     python -m eval.speed training --run $OLD --part gpt2 sft reward --data $OLD/data/conversations.json --rows 3000 \
     --repeats "$REPEATS" --results_dir $RUN/results

@@ -31,6 +31,8 @@ def config_of(settings: dict, changes: dict) -> dict:
     names = (*SETTINGS, *LORA) if settings.get("use_peft") else SETTINGS
     kept = {name: settings[name] for name in names if settings.get(name) is not None}
     kept = {name: value for name, value in kept.items() if value is not False or name not in LORA}
+    if not kept.get("muon_lr") or kept.get("use_peft"):
+        kept.pop("muon_momentum", None)  # its default, which without Muon is refused as idle
     if settings.get("stop_token") and settings.get("stop_token_id") is None:
         kept["stop_token"] = "eos"  # the only one that there is; the libraries mask what is called a token
     still = {"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "num_sample_generations": 0}
