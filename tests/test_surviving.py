@@ -346,3 +346,12 @@ def test_the_list_of_files_is_written_last(one_run):
         "trainer_state.json",
     } <= listed.keys()
     assert all((one_run / "checkpoint-2" / name).stat().st_size == size for name, size in listed.items())
+
+
+def test_the_time_at_which_rows_were_ranked_is_not_compared():
+    """The quickstart's rankings bear it; a run that is killed and goes on ranks later."""
+    from survive import without_times
+
+    row = b'{"prompt": "a", "ranks": [1, 0], "ranked_at": "2026-11-27T23:%d:00+00:00"}'
+    assert without_times(row % 12) == without_times(row % 21)
+    assert without_times(row % 12) != without_times((row % 12).replace(b"[1, 0]", b"[0, 1]"))
