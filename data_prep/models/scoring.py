@@ -11,9 +11,8 @@ from data_prep.common.intervals import bootstrap_interval
 from data_prep.readers.ranks import pairs
 from data_prep.tokens.chat_encoder import encode_conversations, encode_prompts, encode_text
 
-LOGITS = (
-    2**28
-)  # computed at once, 1 GiB in fp32: a batch of long answers would fill a GPU with those of a large vocabulary
+# Computed at once, 1 GiB in fp32: of a batch of long answers, those of a large vocabulary would fill a GPU.
+LOGITS = 2**28
 
 
 def encode_answers(tokenizer, prompts: list[list[dict] | str], answers: list[list[str]]) -> list[list[list[int]]]:
