@@ -10,7 +10,7 @@ from helpers.recipes import results
 from transformers import GPT2LMHeadModel
 
 from data_prep.common.intervals import bootstrap_interval
-from data_prep.models import loading
+from data_prep.models import loading, scoring
 from data_prep.models.generation import generate_answers
 from data_prep.models.scoring import sequence_logprobs
 from data_prep.train_tokenizer import train_tokenizer
@@ -112,7 +112,7 @@ def test_no_kl_of_greedy_answers_nor_between_tokenizers(command, yes, zero_model
         assert "kl" not in metrics and "KL" not in out and metrics["length"] == 4
 
 
-def test_log_probabilities_do_not_depend_on_the_batch(tiny_model_dir):
+def test_log_probabilities_do_not_depend_on_the_batch(tiny_model_dir, monkeypatch):
     model, tokenizer = loading.load_checkpoint(str(tiny_model_dir))
     prompts = [[{"role": "user", "content": text}] for text in ("a", "and what is right?", "no")]
     drawn = [answer["ids"] for (answer,) in generate_answers(model, tokenizer, prompts, 12, temperature=1.0)]
@@ -125,6 +125,8 @@ def test_log_probabilities_do_not_depend_on_the_batch(tiny_model_dir):
         assert sequence_logprobs(model, tokenizer, prompts, drawn, 1.0, batch_size) == pytest.approx(
             expected, abs=1e-4
         )
+    monkeypatch.setattr(scoring, "LOGITS", 1)  # each row alone, out of a batch of all
+    assert sequence_logprobs(model, tokenizer, prompts, drawn, 1.0, 3) == pytest.approx(expected, abs=1e-4)
 
 
 def test_answers_come_with_the_ids_that_were_drawn(yes):

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 from transformers.utils import logging
@@ -18,6 +17,7 @@ from transformers.utils import logging
 from data_prep.common.errors import InputError
 from data_prep.common.files import UNFINISHED, existing, read_json
 from data_prep.common.imports import collector_paused
+from data_prep.common.machine import training_device
 
 BAR_AFTER = 3  # seconds: a small model is there before its bar could be read
 
@@ -34,8 +34,7 @@ def load_checkpoint(name: str, reward_model: bool = False):
     else:
         load_config(name, "recipes/pretrain.py, sft.py or ppo.py")
         model, tokenizer = _load(AutoModelForCausalLM, name)
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return model.to(device).eval(), tokenizer
+    return model.to(training_device()).eval(), tokenizer
 
 
 def load_config(name: str, made_by: str):
