@@ -142,6 +142,7 @@ def main() -> None:
     weights = {**model_kwargs(model_args), "revision": revision, "trust_remote_code": False}
     model = AutoModelForCausalLM.from_pretrained(name, **weights)
     model.config.use_cache = False  # with a cache packed documents would see each other
+    model.loss_type = "ForCausalLM"  # none for GPT-2: the Trainer would divide by one token a row too many
     if script.document_attention:
         check_documents_apart(model, end)
 

@@ -142,6 +142,7 @@ def main() -> None:
     for block in model.transformer.h:  # each block starts as the identity: faster at a given number of tokens
         torch.nn.init.zeros_(block.attn.c_proj.weight)
         torch.nn.init.zeros_(block.mlp.c_proj.weight)
+    model.loss_type = "ForCausalLM"  # none for GPT-2: the Trainer would divide by one token a row too many
     if args.torch_compile:
         ease_compiling(model, masked=script.document_attention)
 

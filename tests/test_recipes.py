@@ -113,6 +113,8 @@ def test_pretraining_learns_and_its_figures_fit_together(pretrained):
     assert steps == (0, 12, 24)
     # Every letter is a byte and a token, and before training each of the 262 is about as likely: log2(262) = 8.03.
     assert bits[0] == pytest.approx(math.log2(TOKENS), abs=0.05)
+    # The loss before the first update is the same thing in nats: 63 tokens of a row of 64 are predicted, not 64.
+    assert figures["loss_first"] / math.log(2) == pytest.approx(bits[0], abs=0.03)
     assert bits[-1] == figures["bits_per_byte"] < bits[1] < bits[0]
     assert figures["tokens_per_second"] == curves["tokens per second"][-1][1] > 0
     assert f"held-out bits per byte {bits[0]:.2f} → {bits[-1]:.3f}" in done.out
