@@ -1,10 +1,10 @@
 """Make questions and answers out of documents, each with the place in the document where its answer stands.
 
-    python -m data_prep.ask_documents runs/mine/documents.jsonl --output runs/mine/conversations.json \
+    python -m data_prep.ask_documents runs/mine/documents/documents.jsonl --output runs/mine/conversations.json \
         --reworded runs/mine/conversations_reworded.json --heldout runs/mine/conversations_heldout.json
-    python -m data_prep.ask_documents runs/mine/documents.jsonl --output runs/mine/conversations.json \
+    python -m data_prep.ask_documents runs/mine/documents/documents.jsonl --output runs/mine/conversations.json \
         --model Qwen/Qwen3-0.6B --max_new_tokens 512
-    python -m data_prep.ask_documents runs/mine/documents.jsonl --output runs/mine/conversations.json \
+    python -m data_prep.ask_documents runs/mine/documents/documents.jsonl --output runs/mine/conversations.json \
         --url http://127.0.0.1:8000/v1 --model qwen3 --heldout runs/mine/conversations_heldout.json
 
 Reads documents in any format, such as those of data_prep.read_documents: rows {"text"}, with "file", "heading" and "page"

@@ -14,7 +14,7 @@ language reference that pydoc ships (`pydoc_data.topics`). Writes into `output_d
     conversations_heldout.json                 wordings in none of the above
     conversations_heldout_names.json           the same, about names that are in neither prompt file
     conversations_heldout_others.json          wordings by a language model that had seen none of the others
-    conversations_sealed.json                  the same, written after all settings were fixed and used once
+    conversations_sealed.json                  the same, written later; no setting is chosen by it
     terse/conversations_heldout.json           the questions of conversations_heldout.json, the fact asked for as answer
 
 Two kinds of writers answer in the demonstrations. The terse one gives the fact that was asked for. The complete one adds a

@@ -2,10 +2,11 @@
 
     python -m eval.adaptation --before runs/quickstart/sft --before_base runs/quickstart/base \
         --after runs/adapt/sft --after_base runs/adapt/base \
-        --documents domain=runs/adapt/data/heldout.jsonl general=runs/quickstart/data/corpus_heldout.jsonl \
-        --conversations domain=runs/adapt/data/conversations_heldout.json \
-            general=runs/quickstart/data/conversations_heldout.json \
-        --trained_on runs/adapt/data/train.jsonl runs/adapt/data/conversations.json --output_dir runs/adapt
+        --documents domain=runs/adapt/data_heldout/documents.jsonl general=runs/quickstart/data/corpus_heldout.jsonl \
+        --conversations domain=runs/adapt/numpy/conversations_heldout.json \
+            general=runs/quickstart/data/terse/conversations_heldout.json \
+        --trained_on runs/adapt/data/documents.jsonl runs/adapt/numpy/conversations.json --max_seen 0.03 \
+        --output_dir runs/adapt/again
 
 Measures every model: bits per byte of each source's documents, which compare between tokenizers, with 95 % intervals over
 documents; exact match, chrF and the judge's win rate against `--before` of greedy answers to each source's questions, with

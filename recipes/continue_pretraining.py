@@ -3,7 +3,8 @@ r"""Continue the pretraining of any causal language model on the text of a domai
     accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/continue_pretraining.py \
         --config recipes/configs/adapt/continue_pretraining.yaml
     accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/continue_pretraining.py \
-        --config recipes/configs/adapt/continue_pretraining.yaml --use_peft --lora_target_modules all-linear
+        --config recipes/configs/adapt/continue_pretraining.yaml --use_peft --lora_target_modules all-linear \
+        --output_dir runs/lora/base --results_dir runs/lora
 
 Needs a model, a mixture of the domain's text and replay text, text like that of its earlier training, made by
 data_prep/mix_corpus.py with the model's own tokenizer, and held-out documents of both kinds. Set `warmup_steps` and a

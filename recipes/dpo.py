@@ -3,7 +3,8 @@ r"""Improve an assistant by DPO on ranked answers, without a reward model.
     accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/dpo.py \
         --config recipes/configs/quickstart/dpo.yaml
     accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/dpo.py \
-        --config recipes/configs/quickstart/dpo.yaml --use_peft --lora_target_modules all-linear
+        --config recipes/configs/quickstart/dpo.yaml --use_peft --lora_target_modules all-linear \
+        --output_dir runs/lora/dpo --results_dir runs/lora
 
 Direct preference optimization (Rafailov 2023, arXiv:2305.18290) by TRL's own trainer, from the SFT checkpoint that
 recipes/ppo.py starts from and the rankings that recipes/reward.py takes: every pair of unequal ranks is a chosen and a

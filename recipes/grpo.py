@@ -3,7 +3,8 @@ r"""Improve an assistant by GRPO against a reward model, functions, or both.
     accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/grpo.py \
         --config recipes/configs/quickstart/grpo.yaml
     accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/grpo.py \
-        --config recipes/configs/quickstart/grpo.yaml --use_peft --lora_target_modules all-linear
+        --config recipes/configs/quickstart/grpo.yaml --use_peft --lora_target_modules all-linear \
+        --output_dir runs/lora/grpo --results_dir runs/lora
 
 Group relative policy optimization (Shao 2024, arXiv:2402.03300) by TRL's own trainer: each of several answers to a
 prompt is compared with their mean, in units of their spread, where PPO has a value model. Checkpoint, prompts and rewards

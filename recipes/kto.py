@@ -3,7 +3,8 @@ r"""Improve an assistant by KTO on answers labelled good or bad, without pairs a
     accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/kto.py \
         --config recipes/configs/quickstart/kto.yaml
     accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/kto.py \
-        --config recipes/configs/quickstart/kto.yaml --use_peft --lora_target_modules all-linear
+        --config recipes/configs/quickstart/kto.yaml --use_peft --lora_target_modules all-linear \
+        --output_dir runs/lora/kto --results_dir runs/lora
 
 Kahneman-Tversky optimization (Ethayarajh 2024, arXiv:2402.01306) by TRL's own trainer, from the SFT checkpoint that
 recipes/ppo.py starts from. One label a prompt is enough: thumbs up or down. Rankings and pairs are taken apart, the best

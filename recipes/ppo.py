@@ -3,7 +3,8 @@ r"""Improve an assistant by PPO against a reward model.
     accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/ppo.py \
         --config recipes/configs/quickstart/ppo.yaml
     accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/ppo.py \
-        --config recipes/configs/quickstart/ppo.yaml --use_peft --lora_target_modules all-linear
+        --config recipes/configs/quickstart/ppo.yaml --use_peft --lora_target_modules all-linear \
+        --output_dir runs/lora/ppo --results_dir runs/lora
 
 Policy and reference start from the SFT checkpoint, reward and value from the reward model; functions may reward beside a
 reward model or instead of it (`--reward_funcs`). Prompts are those of conversations or preferences; the answers in the

@@ -2,7 +2,7 @@ r"""Push a trained model, an adapter or a data set to the Hub, with a card that 
 
     python recipes/push_to_hub.py --model runs/quickstart/sft --repo_id me/python-assistant --dry_run
     python recipes/push_to_hub.py --model runs/quickstart/sft --repo_id me/python-assistant --tag v1
-    python recipes/push_to_hub.py --dataset runs/mine/data/checked --repo_id me/mine --license cc-by-4.0
+    python recipes/push_to_hub.py --dataset runs/mine/data/conversations.jsonl --repo_id me/mine --license cc-by-4.0
 
 The card says which stages made the model, from which data and how many rows of it, what was measured (with intervals,
 for the Hub too), what was forgotten, what it cannot do, how it is used and how it is made again: from settings.json and

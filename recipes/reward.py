@@ -3,7 +3,8 @@ r"""Train a reward model from ranked answers, starting from the SFT checkpoint.
     accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/reward.py \
         --config recipes/configs/quickstart/reward.yaml
     accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/reward.py \
-        --config recipes/configs/quickstart/reward.yaml --use_peft --lora_target_modules all-linear
+        --config recipes/configs/quickstart/reward.yaml --use_peft --lora_target_modules all-linear \
+        --output_dir runs/lora/reward --results_dir runs/lora
 
 Takes rankings, pairs, scored lists or labelled answers (data_prep/readers/preference_formats.py). Every pair of unequal
 ranks is a comparison, and each prompt weighs the same however many pairs it gives. At the end: accuracy on held-out

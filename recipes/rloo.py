@@ -3,7 +3,8 @@ r"""Improve an assistant by RLOO against a reward model, functions, or both.
     accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/rloo.py \
         --config recipes/configs/quickstart/rloo.yaml
     accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/rloo.py \
-        --config recipes/configs/quickstart/rloo.yaml --use_peft --lora_target_modules all-linear
+        --config recipes/configs/quickstart/rloo.yaml --use_peft --lora_target_modules all-linear \
+        --output_dir runs/lora/rloo --results_dir runs/lora
 
 REINFORCE leave-one-out (Ahmadian 2024, arXiv:2402.14740) by TRL's own trainer: each of several answers to a prompt is
 compared with the mean of the others, where PPO has a value model. Checkpoint, prompts and rewards are those of

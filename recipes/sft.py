@@ -3,7 +3,8 @@ r"""Fine-tune a base model on conversations.
     accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/sft.py \
         --config recipes/configs/quickstart/sft.yaml
     accelerate launch --quiet --config_file accelerate_configs/single_process.yaml recipes/sft.py \
-        --config recipes/configs/quickstart/sft.yaml --use_peft --lora_target_modules all-linear
+        --config recipes/configs/quickstart/sft.yaml --use_peft --lora_target_modules all-linear \
+        --output_dir runs/lora/sft --results_dir runs/lora
 
 Takes conversations of any usual format as they are (data_prep/readers/conversation_formats.py). The loss is on the
 assistant's turns only (their end-of-turn token included), and short conversations are packed into rows of `max_length`

@@ -60,10 +60,3 @@ def test_rows_that_continue_alone_give_the_answers_of_the_whole_batch(model):
     ended = torch.isin(found, torch.tensor([END, OTHER_END])).any(1)
     assert 8 < ended.sum() < 64 and calls[0] == 64 and len(calls) > 1
     assert all(later <= earlier // 2 for earlier, later in zip(calls, calls[1:], strict=False))
-
-
-def test_one_call_for_all_where_every_process_must_make_the_same_calls(model):
-    calls = []
-    settings = GenerationConfig(max_new_tokens=24, do_sample=False, eos_token_id=END, pad_token_id=PAD)
-    decode(model, prompts(64, ragged=False), settings, lambda rows: calls.append(len(rows)) or [], shrink=False)
-    assert calls == [64]

@@ -181,6 +181,12 @@ def test_the_result_can_be_talked_to(quickstart):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_result_can_be_loaded_as_the_readme_says(quickstart):
+    (code,) = blocks(ENGLISH, "python")
+    done = run(f"cat > load.py <<'END'\n{code}END\npython load.py", quickstart)
+    assert (done.returncode, done.stdout) == (0, "yes\n"), done.stderr
+
+
 def test_own_files_start_as_the_readme_says(quickstart):
     (command,) = [command for command in commands(ENGLISH) if command.startswith("python -m data_prep.start")]
     turns = [
@@ -204,7 +210,7 @@ def test_own_documents_are_read_and_asked_about_as_the_readme_says(quickstart):
     read, ask = [command for command in commands(ENGLISH) if command.startswith(own)]
     done = run(f"{read}\n{ask}", quickstart)
     assert done.returncode == 0, done.stderr
-    rows = json.loads((quickstart / "runs/mine/conversations.json").read_text())
+    rows = json.loads((quickstart / "runs/domain/conversations.json").read_text())
     assert {row["conversations"][1]["value"] for row in rows} < {
         f"It is the {thing} that stands in document {thing}." for thing in ("queue", "stack", "heap")
     }  # one document is held out
@@ -247,7 +253,7 @@ def test_every_command_names_what_exists(document):
 def test_every_setting_named_in_a_readme_is_one_of_a_recipe(document):
     """`key: value` anywhere, and every word of the remedies that is written as code."""
     known = set.union(*map(options_of_recipe, STAGES))
-    for module in ("data_prep.start", "data_prep.ask_documents", "eval.adaptation", "recipes.push_to_hub"):
+    for module in ("data_prep.start", "data_prep.ask_documents", "eval.adaptation", "eval.chat_page", "recipes.push_to_hub"):
         known |= options_of_module(module)
     named = {code.split(":")[0] for code in inline(document) if re.fullmatch(r"\w+: \S+", code)}
     rows = re.findall(r"^\|[^|]*\|[^|]*\|([^|]*)\|$", document.read_text(encoding="utf-8"), flags=re.M)
@@ -265,21 +271,30 @@ def test_every_alarm_named_in_a_readme_is_one():
 
 
 def test_both_readmes_have_the_same_code_figures_and_links():
-    for language in ("bash", "json"):
+    for language in ("bash", "json", "python"):
         assert blocks(ENGLISH, language) == blocks(CHINESE, language) != []
     assert sorted(inline(ENGLISH)) == sorted(inline(CHINESE))
     texts = [document.read_text(encoding="utf-8") for document in (ENGLISH, CHINESE)]
     assert figures(texts[0]) == figures(texts[1])
-    links = [sorted(re.findall(r"]\((.*?)\)", text)) for text in texts]
+    links = [sorted(re.findall(r"]\(([^#].*?)\)", text)) for text in texts]
+    assert len(places(texts[0])) == len(places(texts[1])) > 0
     assert [link.replace(".zh-CN", "") for link in links[1]] == [link.replace(".zh-CN", "") for link in links[0]]
     for pattern in (r"^#+ ", r"^\|", r"^- "):
         assert len(re.findall(pattern, texts[0], flags=re.M)) == len(re.findall(pattern, texts[1], flags=re.M))
 
 
+def places(text: str) -> list[str]:
+    """The headings of its own that a document links to, as GitHub names them."""
+    return re.findall(r"]\(#(.*?)\)", text)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=short)
-def test_every_link_leads_to_a_file(document):
-    for link in re.findall(r"]\((?!https?:)(.*?)\)", document.read_text(encoding="utf-8")):
+def test_every_link_leads_to_a_file_or_a_heading(document):
+    text = document.read_text(encoding="utf-8")
+    for link in re.findall(r"]\((?!https?:|#)(.*?)\)", text):
         assert (document.parent / link).is_file(), link
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.M)
+    assert set(places(text)) <= {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 def figures(text: str) -> list[tuple[str, str, str]]:

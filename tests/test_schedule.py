@@ -1,5 +1,6 @@
 """Settings that a run is too short for, and which model it keeps."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from transformers import TrainerState
 
 from data_prep.common.files import write_json, write_jsonl
 from recipes.trainers.best_model import BestModel
+from recipes.trainers.sharding import check_sharding, under_zero3
 
 BEST = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
 BEST |= {"load_best_model_at_end": True}
@@ -157,8 +159,39 @@ def test_muon_under_the_first_fsdp_is_refused(monkeypatch, tmp_path):
     refused(done, "error: muon_lr: the first FSDP flattens the matrices that Muon needs; launch with")
 
 
-def test_ppo_under_deepspeed_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setitem(ENVIRONMENT, "ACCELERATE_USE_DEEPSPEED", "true")
-    done = again("ppo", sft_model_path="x", prompts="x", output_dir=tmp_path / "out", **EXACT)
-    says = "PPO does not run under DeepSpeed; launch with accelerate_configs/ddp.yaml, or with fsdp2.yaml to shard weights"
-    refused(done, says)
+SHARDED = {  # {environment of the launcher: what it asks for}
+    "fsdp": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
+    "zero2": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
+    "zero3": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
+}
+ASKED = {"sft_model_path": "x", "prompts": "x"}
+SFT = REQUIRED["sft"]
+SAMPLED = {"model_name_or_path": "x", "prompts": "x"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "how", "given", "says"),
+    [
+        ("ppo", "fsdp", ASKED, "PPO runs under neither DeepSpeed nor FSDP; launch with accelerate_configs/ddp.yaml"),
+        ("ppo", "zero2", ASKED, "PPO runs under neither DeepSpeed nor FSDP; launch with accelerate_configs/ddp.yaml"),
+        ("reward", "fsdp", REQUIRED["reward"], "a reward model is scored after training, saved and loaded again"),
+        ("reward", "zero3", REQUIRED["reward"], "a reward model is scored after training, saved and loaded again"),
+        ("rloo", "zero3", SAMPLED, "ZeRO-3 gathers the weights in training alone"),
+        ("grpo", "zero3", SAMPLED, "ZeRO-3 gathers the weights in training alone"),
+        ("sft", "zero2", SFT | {"use_peft": True}, "use_peft: an adapter cannot be merged and saved under DeepSpeed"),
+        ("sft", "zero3", SFT | {"chat_vector": ["x", "y"]}, "chat_vector: ZeRO-3 has the weights in parts"),
+    ],
+)
+def test_what_cannot_be_done_with_weights_in_parts_is_refused(recipe, how, given, says, monkeypatch, tmp_path):
+    for name, value in SHARDED[how].items():
+        monkeypatch.setitem(ENVIRONMENT, name, value)
+    refused(again(recipe, **given, output_dir=tmp_path / "out", **EXACT), f"error: {says}")
+
+
+def test_the_stage_of_deepspeed_is_read_from_its_file(tmp_path):
+    path = tmp_path / "zero.json"
+    for stage in (2, 3):
+        path.write_text(json.dumps({"zero_optimization": {"stage": stage}}))
+        assert under_zero3(str(path)) == (stage == 3)
+    assert not under_zero3(None) and not under_zero3(str(tmp_path / "missing.json"))
+    check_sharding({"deepspeed": None, "fsdp": None, "use_peft": True}, {"PPOConfig"})

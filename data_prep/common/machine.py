@@ -34,6 +34,15 @@ def training_device() -> torch.device:
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 
+def without_cudnn_attention() -> None:
+    """Keep torch from cuDNN's attention on a GPU: torch's own kernels do it.
+
+    From H100 on torch prefers cuDNN's, which plans each new shape for a good part of a second: with padded batches nearly
+    every step, in sampling every token. With a mask its gradients can be NaN (pytorch#196678).
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def matrix_size(device: torch.device) -> int:
     """Rows and columns of the matrices of `matrix_rate`: what keeps a GPU busy, and a processor for a moment only."""
     return 1024 if device.type == "cpu" else 8192

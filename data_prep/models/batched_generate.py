@@ -62,7 +62,6 @@ def decode(
     batch: dict[str, torch.Tensor],
     settings: GenerationConfig,
     processors: Callable[[torch.Tensor], list] = lambda rows: [],
-    shrink: bool = True,
 ) -> torch.Tensor:
     """The tokens that `model` generates after N prompts, (N, `settings.max_new_tokens`), padded after an end token.
 
@@ -70,7 +69,6 @@ def decode(
         batch: `input_ids` and `attention_mask` of the prompts, padded on the left.
         settings: with `max_new_tokens`, `eos_token_id` and `pad_token_id`; one sequence per prompt.
         processors: given the indices of the rows of a call, its logits processors.
-        shrink: False generates all rows in one call.
     """
     settings = copy.deepcopy(settings)
     settings.return_dict_in_generate = True
@@ -81,7 +79,7 @@ def decode(
     length, given = 0, dict(batch)
     while length < longest and len(rows):
         settings.max_new_tokens = longest - length
-        few = len(rows) // 2 if shrink and len(rows) > SMALL else 0
+        few = len(rows) // 2 if len(rows) > SMALL else 0
         with ended_rows_unsaid(), given_settings_alone(model):
             output = model.generate(
                 **given,

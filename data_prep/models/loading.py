@@ -17,7 +17,7 @@ from transformers.utils import logging
 from data_prep.common.errors import InputError
 from data_prep.common.files import UNFINISHED, existing, read_json
 from data_prep.common.imports import collector_paused
-from data_prep.common.machine import training_device
+from data_prep.common.machine import training_device, without_cudnn_attention
 
 BAR_AFTER = 3  # seconds: a small model is there before its bar could be read
 
@@ -34,6 +34,7 @@ def load_checkpoint(name: str, reward_model: bool = False):
     else:
         load_config(name, "recipes/pretrain.py, sft.py or ppo.py")
         model, tokenizer = _load(AutoModelForCausalLM, name)
+    without_cudnn_attention()
     return model.to(training_device()).eval(), tokenizer
 
 

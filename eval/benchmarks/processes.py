@@ -130,6 +130,7 @@ def random_model(tokenizer: Path, folder: Path) -> Path:
     loaded = load_tokenizer(tokenizer)
     torch.manual_seed(0)
     special = {f"{name}_token_id": getattr(loaded, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    shape |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)  # as recipes/pretrain.py leaves a model
     GPT2LMHeadModel(GPT2Config(**shape, vocab_size=len(loaded), **special)).save_pretrained(folder / "model")
     loaded.save_pretrained(folder / "model")
     return folder / "model"

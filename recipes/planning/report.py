@@ -8,6 +8,7 @@ from data_prep.planning.configs import yaml_value
 from recipes.planning.architecture import Sources
 from recipes.planning.hardware import GPUS
 from recipes.planning.run_plan import CHINCHILLA, Plan, changes, fits
+from recipes.trainers.sharding import WHOLE
 
 
 def gigabytes(size: float) -> str:
@@ -84,13 +85,21 @@ def plan_lines(plan: Plan, sources: Sources, given: argparse.Namespace) -> list[
             f"  note: gradient_accumulation_steps: {accumulation:,} is no multiple of {given.num_gpus} GPUs: they cannot share "
             "the batch evenly"
         )
+    if given.num_gpus > 1 and given.sharding in WHOLE.get(plan.stage, ()):
+        lines.append(
+            f"  note: recipes/{plan.stage}.py refuses {given.sharding}: it needs whole weights on each GPU; see ddp"
+        )
     if not fits(plan.peak, gpu.memory):
         lines.append(f"  DOES NOT FIT {gigabytes(plan.peak)}, and a {given.gpu} has {gigabytes(gpu.memory)}")
         if found := changes(plan, sources, gpu.memory, given.num_gpus, given.sharding):
             keys = ", ".join(f"{name}: {yaml_value(value)}" for name, value in found[0].items())
             lines.append(f"  change       {keys} → {gigabytes(found[1])}")
         else:
-            more = "" if given.num_gpus > 1 else "; --num_gpus 8 --sharding fsdp2 shows what sharding does"
+            more = (
+                ""
+                if given.num_gpus > 1 or plan.stage in WHOLE
+                else "; --num_gpus 8 --sharding fsdp2 shows what sharding does"
+            )
             lines.append(f"  change       no smaller batch, checkpointing, LoRA or 4-bit weights makes it fit{more}")
     return lines
 

@@ -11,6 +11,7 @@ from recipes.planning.hardware import GPU, USABLE
 from recipes.planning.memory import memory_of
 from recipes.planning.settings import read_settings
 from recipes.planning.work import Work, work_of
+from recipes.trainers.sharding import WHOLE
 
 LADDER = 10  # halvings of a batch that are tried
 CHINCHILLA = 20  # tokens per parameter (Hoffmann 2022, arXiv:2203.15556, table 3: 19.2 to 21.6 from 0.4 to 10 B)
@@ -110,7 +111,8 @@ def changes(plan: Plan, sources: Sources, memory: float, gpus: int, sharding: st
     if "load_in_4bit" in plan.values and not plan.values["load_in_4bit"]:
         bases.append({**bases[-1], "load_in_4bit": True, "dtype": "bfloat16"})
     rows, accumulation = plan.values["per_device_train_batch_size"], plan.values["gradient_accumulation_steps"]
-    for shards in [sharding, "fsdp2"] if gpus > 1 and sharding != "fsdp2" else [sharding]:
+    shared = gpus > 1 and sharding != "fsdp2" and "fsdp2" not in WHOLE.get(plan.stage, ())
+    for shards in [sharding, "fsdp2"] if shared else [sharding]:
         for base in bases:
             for power in range(LADDER):
                 parts = 2**power

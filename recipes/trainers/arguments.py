@@ -17,7 +17,7 @@ import transformers
 from trl import ModelConfig, TrlParser
 
 from data_prep.common.errors import InputError
-from data_prep.common.machine import bf16_is_fast
+from data_prep.common.machine import bf16_is_fast, without_cudnn_attention
 from data_prep.common.parallel import cores
 from data_prep.common.yaml_file import read_yaml
 from recipes.trainers import quiet
@@ -25,7 +25,7 @@ from recipes.trainers.batch import keep_global_batch
 from recipes.trainers.folders import check_folders
 from recipes.trainers.late_peft import import_peft
 from recipes.trainers.schedule import check_schedule
-from recipes.trainers.under_deepspeed import check_muon
+from recipes.trainers.sharding import check_muon, check_sharding
 from recipes.trainers.values import check_values, typed
 
 # Fields that a library's class has and that nothing would read, in every recipe: {field: what to do instead}.
@@ -136,6 +136,7 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
     values = {name: typed(name, value, hints[name]) if name in given else value for name, value in vars(read).items()}
     if "bf16" not in given and values["use_cpu"]:
         values["bf16"] = bf16_is_fast("cpu")
+    check_sharding(values, {kind.__name__ for kind in dataclass_types})
     check_values({**values, **dict.fromkeys(refused or {})})
     check_folders(values)
     rows = keep_global_batch(values, given)
@@ -152,6 +153,8 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
     except (ValueError, TypeError, KeyError, ImportError, OSError, NotImplementedError) as error:
         raise InputError(" ".join(str(error).split())) from None
     _check_together(parsed, given)
+    if not any(getattr(each, "torch_compile", False) for each in parsed):  # compiled shapes are few
+        without_cudnn_attention()
     quiet.renamed_in_transformers()
     if not {"load_in_4bit", "load_in_8bit"} & given:
         quiet.four_bit_kernels()

@@ -26,6 +26,7 @@ from data_prep.gate.scorers import by_reward_model, lengths_in_tokens, policy_lo
 from data_prep.gate.verdict import MIN_PROMPTS, MORE, as_verdict
 from data_prep.models.generation import generate_answers
 from data_prep.models.reward_functions import call_reward_function, load_function
+from recipes.trainers.sharding import on_device
 
 if TYPE_CHECKING:  # slow to import
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -70,11 +71,10 @@ def gate_reward(
     if run.checkpoint is not None:
         return read_json(path) if path.exists() else None
     found, start = None, time.perf_counter()
-    # Not prepared for several processes yet, a model is whole on each, but for DeepSpeed's ZeRO-3: there all are needed.
-    if trainer.is_deepspeed_enabled or trainer.is_world_process_zero():
+    if trainer.is_world_process_zero():  # not prepared for several processes yet, a model is whole on each
         policy = trainer.accelerator.unwrap_model(trainer.model)
         policy = getattr(policy, "policy", policy)  # PPO has it beside its value model
-        with _untouched(policy, reward_model):
+        with _untouched(policy, reward_model), on_device(policy, trainer.args.device):
             readers = (policy, trainer.processing_class, reward_model, reward_tokenizer or trainer.processing_class)
             found = _check(script, trainer.args, readers, heldout, max_new_tokens)
     (found,) = broadcast_object_list([found])  # the first process decides: the last digits may differ between them

@@ -31,6 +31,7 @@ from data_prep.models.scoring import score_answers
 from data_prep.tokens.chat_encoder import encode_prompts
 from recipes.trainers.alarms import ROUNDING, RewardAlarms
 from recipes.trainers.curves import logged
+from recipes.trainers.sharding import on_device
 
 OWN = ("eval_score", "eval_length", "eval_eos_rate")  # metrics of held-out answers, beside those of eval_funcs
 
@@ -282,7 +283,10 @@ def heldout_metrics(
     """
     prompts = list(dataset["prompt"])
     batch, seed = args.per_device_eval_batch_size, args.seed
-    sampled = generate_answers(model, tokenizer, prompts, args.max_completion_length, args.temperature, 1, batch, seed)
+    with on_device(model, args.device):
+        sampled = generate_answers(
+            model, tokenizer, prompts, args.max_completion_length, args.temperature, 1, batch, seed
+        )
     answers = [answer for (answer,) in sampled]
     columns = {"completion_ids": [answer["ids"] for answer in answers], "reference": list(dataset["reference"])}
     texts, scores = [answer["text"] for answer in answers], [0.0] * len(answers)

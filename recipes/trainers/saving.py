@@ -103,6 +103,8 @@ def save_model(trainer: Trainer, models: dict[str, PreTrainedModel]) -> None:
 
     Raises InputError if the disk is full, RuntimeError if what was written does not load as the same model.
     """
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config  # slow to import
+
     folder = Path(trainer.args.output_dir)
     staged = folder / "partial-model"
     if trainer.is_world_process_zero():
@@ -111,6 +113,7 @@ def save_model(trainer: Trainer, models: dict[str, PreTrainedModel]) -> None:
     with full_disk_as_one_line(folder):
         trainer.save_model(str(staged), _internal_call=True)  # without a push
     trainer.accelerator.wait_for_everyone()
+    unset_hf_deepspeed_config()  # under ZeRO-3 whatever is loaded from here on would be shared out, by all processes at once
     if trainer.is_world_process_zero():
         (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle, for nobody to read
         if (staged / "adapter_config.json").exists():

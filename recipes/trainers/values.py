@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from data_prep.common.errors import InputError
 from data_prep.common.files import check_writable
 from data_prep.common.text import shorten
-from recipes.trainers.under_deepspeed import under_deepspeed
+from recipes.trainers.sharding import under_deepspeed
 
 AT_LEAST = {
     1: (
@@ -190,11 +190,7 @@ def _check_packages(values: dict) -> None:
             "use_vllm: vLLM is not installed: pip install vllm, if there is one for this torch; without it the recipe samples "
             "by generate"
         )
-    if (
-        under_deepspeed(values.get("deepspeed"))
-        and "sft_model_path" not in values  # PPO refuses it, installed or not
-        and importlib.util.find_spec("deepspeed") is None
-    ):
+    if under_deepspeed(values.get("deepspeed")) and importlib.util.find_spec("deepspeed") is None:
         raise InputError("deepspeed: DeepSpeed is not installed: pip install -e '.[deepspeed]'")
     for prefixes, (module, pip) in OPTIMIZERS.items():
         if str(values.get("optim")).startswith(prefixes) and importlib.util.find_spec(module) is None:

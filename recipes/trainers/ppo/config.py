@@ -8,7 +8,7 @@ from pathlib import Path
 import trl
 
 from data_prep.common.errors import InputError
-from recipes.trainers.under_deepspeed import under_deepspeed
+from recipes.trainers.sharding import check_sharding
 
 
 def trl_ppo_config() -> type:
@@ -50,7 +50,7 @@ REFUSED = {
     "eval_use_gather_object": "an evaluation keeps sums only",
     "eval_do_concat_batches": "an evaluation keeps sums only",
     "eval_accumulation_steps": "an evaluation keeps sums only",
-    "ds3_gather_for_generation": "it is for DeepSpeed, which is not supported; use FSDP2 (accelerate_configs/fsdp2.yaml)",
+    "ds3_gather_for_generation": "it is for DeepSpeed, which is not supported",
     "train_sampling_strategy": "prompts are shuffled; micro-batches are sorted by length anyway",
     "include_num_input_tokens_seen": "see objective/length and episodes",
     "include_for_metrics": NO_LABELS,
@@ -71,7 +71,7 @@ class PPOConfig(trl_ppo_config()):
     `sft_model_path` and `reward_model_path`, which are TRL's, are read by recipes/ppo.py: PPOTrainer is given models.
 
     Raises InputError for an argument that would be ignored (`REFUSED`), for values that contradict each other, and under
-    DeepSpeed.
+    DeepSpeed or FSDP.
     """
 
     sft_model_path: str = field(
@@ -133,13 +133,7 @@ class PPOConfig(trl_ppo_config()):
     )
 
     def __post_init__(self) -> None:
-        if under_deepspeed(self.deepspeed):
-            # Its backward pass takes the step itself: before a gradient that is not finite could be skipped, and before the
-            # policy's could be taken out in the warm-up of the value model.
-            raise InputError(
-                "PPO does not run under DeepSpeed; launch with accelerate_configs/ddp.yaml, or with fsdp2.yaml to shard "
-                "weights, gradients and optimizer state"
-            )
+        check_sharding({"deepspeed": self.deepspeed, "fsdp": self.fsdp}, {"PPOConfig"})
         for each in fields(self):
             default = each.default if each.default_factory is MISSING else each.default_factory()
             found = getattr(self, each.name)

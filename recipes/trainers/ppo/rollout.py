@@ -127,7 +127,6 @@ def sample_answers(
     temperature: float,
     stop_token_id: int,
     pad_token_id: int,
-    shrink: bool = True,
 ) -> torch.Tensor:
     """Answers of up to R tokens to N prompts, (N, R), with `pad_token_id` after the stop token.
 
@@ -135,7 +134,6 @@ def sample_answers(
         policy: a causal language model, with an adapter or without.
         batch: `input_ids` and `attention_mask` of the prompts, padded on the left.
         uniforms: (N, R) random numbers in [0, 1), see `OwnDraws`.
-        shrink: drop finished rows from the batch. False under FSDP, where all processes must make the same calls.
     """
     settings = GenerationConfig(
         max_new_tokens=uniforms.shape[1],
@@ -146,10 +144,4 @@ def sample_answers(
         suppress_tokens=[pad_token_id],  # a sampled pad would read as the end of the answer
     )
     width = batch["input_ids"].shape[1]
-    return decode(
-        policy,
-        batch,
-        settings,
-        processors=OwnDraws(uniforms, width, temperature).of_rows,
-        shrink=shrink,
-    )
+    return decode(policy, batch, settings, processors=OwnDraws(uniforms, width, temperature).of_rows)

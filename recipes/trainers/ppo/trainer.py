@@ -125,8 +125,6 @@ class PPOTrainer(Trainer):
         self.reward_model = reward_model.to(args.device).eval() if reward_model is not None else None
         self.reward_processing_class = reward_processing_class
         self.model_accepts_loss_kwargs = False
-        if args.ema_decay is not None and self.is_fsdp_enabled:
-            raise InputError("ema_decay: not supported under FSDP, where no process has whole weights; leave it out")
         self.average = None if args.ema_decay is None else MovingAverage(model, args.ema_decay)
         self.kl_coef = args.kl_coef
         self.reward_moments = None if args.normalize_rewards else (0.0, 1.0)  # mean and standard deviation
@@ -181,7 +179,6 @@ class PPOTrainer(Trainer):
                 args.temperature,
                 self.stop_token_id,
                 tokenizer.pad_token_id,
-                shrink=not self.is_fsdp_enabled,
             )
         policy.train()
         return rollout_of(rows, answers, self.stop_token_id, tokenizer.pad_token_id)
