@@ -156,7 +156,7 @@ def test_the_commands_of_the_evaluations_run_as_they_stand(quickstart):
     block = re.sub(r"(eval\.(answers|win_rate|report) )", r"\1--max_new_tokens 8 ", block)
     done = run(block, quickstart)
     assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads((quickstart / "runs/quickstart/results.json").read_text())["stages"]
+    results = json.loads((quickstart / "runs/try/results.json").read_text())["stages"]
     assert set(results) == {
         "perplexity_base", "answers_sft_heldout", "answers_ppo_heldout", "reward_accuracy_heldout", "reward_gate_heldout",
         "win_rate_ppo_vs_sft", "win_rate_ppo_vs_sft_greedy",
@@ -168,10 +168,10 @@ def test_the_commands_of_the_evaluations_run_as_they_stand(quickstart):
     assert {name: each["difference"]["value"] for name, each in differences.items()} == {
         "asked_fact": 1.0, "all_facts": 1.0, "rubric": 4.0,
     }  # fmt: skip
-    assert '<figure class="chart">' in (quickstart / "runs/quickstart/report.html").read_text()
+    assert '<figure class="chart">' in (quickstart / "runs/try/report.html").read_text()
     verdict = "not shown: 1 prompt with answers that differ in rank, expected at least 20; next: rank answers to more prompts"
     assert f"heldout, on 1 prompt: {verdict}\n" in done.stdout
-    table = (quickstart / "runs/quickstart/results.md").read_text()
+    table = (quickstart / "runs/try/results.md").read_text()
     assert "| win rate, sampled answers: ppo vs sft | 100.0% [100.0%, 100.0%] |" in table
 
 
@@ -253,7 +253,13 @@ def test_every_command_names_what_exists(document):
 def test_every_setting_named_in_a_readme_is_one_of_a_recipe(document):
     """`key: value` anywhere, and every word of the remedies that is written as code."""
     known = set.union(*map(options_of_recipe, STAGES))
-    for module in ("data_prep.start", "data_prep.ask_documents", "eval.adaptation", "eval.chat_page", "recipes.push_to_hub"):
+    for module in (
+        "data_prep.start",
+        "data_prep.ask_documents",
+        "eval.adaptation",
+        "eval.chat_page",
+        "recipes.push_to_hub",
+    ):
         known |= options_of_module(module)
     named = {code.split(":")[0] for code in inline(document) if re.fullmatch(r"\w+: \S+", code)}
     rows = re.findall(r"^\|[^|]*\|[^|]*\|([^|]*)\|$", document.read_text(encoding="utf-8"), flags=re.M)
