@@ -33,6 +33,7 @@ from data_prep.models.sampling_options import (
     add_sampling_options,
     check_model,
     check_sampling_options,
+    digest_of,
     drawn_before,
 )
 from data_prep.pages.launch import add_page_options, check_page_options, serve
@@ -41,8 +42,9 @@ from data_prep.ranking.completions import read_completions
 from data_prep.ranking.journal import Journal
 from data_prep.ranking.people import People
 from data_prep.readers.prompts import read_prompts
+from data_prep.rows.read import data_files
 
-SETTINGS = ("model", "temperature", "max_new_tokens", "num_return_sequences", "seed")
+SETTINGS = ("model", "temperature", "max_new_tokens", "num_return_sequences", "seed", "limit", "columns")
 TITLE = {"en": "Rank the answers", "zh": "给回答排序"}
 
 
@@ -53,13 +55,13 @@ def beside(output: Path, what: str) -> Path:
 
 def draw(arguments, path: Path) -> None:
     """Draw answers from all models into `path`, each text once a prompt; what is there already must be of the same settings."""
+    files = data_files(arguments.conversations)
     settings = {name: getattr(arguments, name) for name in SETTINGS}
+    settings["sha256 of the conversations"] = digest_of(files)
     if drawn_before(path, settings, "--output"):
         return
     quarantine = f"{arguments.output}.quarantine.jsonl"
-    rows = read_prompts(
-        arguments.conversations, arguments.limit, arguments.seed, arguments.on_bad, quarantine, arguments.columns
-    )
+    rows = read_prompts(files, arguments.limit, arguments.seed, arguments.on_bad, quarantine, arguments.columns)
     from data_prep.models.several import answers_of_models  # slow to import: after the input has been checked
 
     drawn = answers_of_models(

@@ -22,6 +22,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from data_prep.common.errors import InputError, run_main
@@ -247,9 +248,12 @@ def main() -> None:
             said.append("no documents: the text of the conversations is the corpus of tokenizer and base model")
 
         # Tokens
+        from data_prep.tokens.sft_dataset import template_roles  # slow to import
+
         corpus = [str(files[0]) for files in sources.values()]
         tokenizer = origin.tokenizer if origin else tokenizer_for(corpus, Path(temporary))
-        readers = {"conversations": conversations_in, "preferences": rankings_in, "labels": labels_in}
+        conversations = partial(conversations_in, roles=template_roles(tokenizer))
+        readers = {"conversations": conversations, "preferences": rankings_in, "labels": labels_in}
         turns = (
             measure_turns(of, parts[kind][0], tokenizer) if kind in parts else None for kind, of in readers.items()
         )

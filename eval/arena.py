@@ -23,15 +23,16 @@ from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import check_writable, read_jsonl, vacant, write_jsonl, write_results
 from data_prep.common.intervals import bootstrap_interval, show_interval
 from data_prep.common.text import counted
-from data_prep.models.sampling_options import add_sampling_options, check_sampling_options, drawn_before
+from data_prep.models.sampling_options import add_sampling_options, check_sampling_options, digest_of, drawn_before
 from data_prep.pages.launch import add_page_options, check_page_options, serve
 from data_prep.pages.ranking import FRAME, ranking_page
 from data_prep.ranking.journal import Journal
 from data_prep.ranking.people import People
 from data_prep.readers.prompts import read_prompts
+from data_prep.rows.read import data_files
 from eval.common.options import CONVERSATIONS, add_row_options, quarantine_file
 
-SETTINGS = ("model", "opponent", "temperature", "max_new_tokens", "seed")
+SETTINGS = ("model", "opponent", "temperature", "max_new_tokens", "seed", "limit", "columns")
 JUDGE = "people, who did not see which model answered ({})"
 TITLE = {"en": "Arena", "zh": "竞技场"}
 WORDS = {
@@ -54,12 +55,12 @@ WORDS = {
 
 def draw(arguments, path: Path, quarantine: Path | None) -> None:
     """Let both models answer every prompt once, into `path`; what is there already must be of the same settings."""
+    files = data_files(arguments.conversations)
     settings = {name: getattr(arguments, name) for name in SETTINGS}
+    settings["sha256 of the conversations"] = digest_of(files)
     if drawn_before(path, settings, "--name"):
         return
-    rows = read_prompts(
-        arguments.conversations, arguments.limit, arguments.seed, arguments.on_bad, quarantine, arguments.columns
-    )
+    rows = read_prompts(files, arguments.limit, arguments.seed, arguments.on_bad, quarantine, arguments.columns)
     from data_prep.models.several import answers_of_models  # slow to import: after the input has been checked
 
     models = [arguments.model, arguments.opponent]

@@ -84,20 +84,17 @@ def main() -> None:
     arguments = read_arguments()
     check_installed()
     name = arguments.name or Path(arguments.model).name
-    bad = {
-        kind: quarantine_file(arguments.on_bad, arguments.results_dir, f"{name}_{kind}")
-        for kind in ("documents", "conversations")
-    }
-    texts = {
-        source: list(
-            read_documents(
-                paths, text_column=arguments.text_column, bad_rows=BadRows(arguments.on_bad, bad["documents"])
-            )
-        )
-        for source, paths in named_lists("--documents", arguments.documents).items()
-    }
+    quarantine_file(arguments.on_bad, arguments.results_dir, name)  # raises where there is no folder for bad rows
+
+    def bad(kind: str, source: str) -> Path | None:
+        return quarantine_file(arguments.on_bad, arguments.results_dir, f"{name}_{kind}_{source}")
+
+    texts = {}
+    for source, paths in named_lists("--documents", arguments.documents).items():
+        bad_rows = BadRows(arguments.on_bad, bad("documents", source))
+        texts[source] = list(read_documents(paths, text_column=arguments.text_column, bad_rows=bad_rows))
     questions = {
-        source: read_prompts(paths, None, 0, arguments.on_bad, bad["conversations"], arguments.columns)
+        source: read_prompts(paths, None, 0, arguments.on_bad, bad("conversations", source), arguments.columns)
         for source, paths in named_lists("--conversations", arguments.conversations).items()
     }
 

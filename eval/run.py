@@ -89,7 +89,7 @@ def data_of(arguments: argparse.Namespace, checkpoints: list[Checkpoint]) -> tup
             print(f"no held-out {kind} in {arguments.run}: {', '.join(sorted(wanted))} left out (see --{kind})")
         found[kind] = {}
         for name, paths in files[kind].items():
-            quarantine = folder / f"quarantine_{name}.jsonl"
+            quarantine = folder / f"quarantine_{kind}_{name}.jsonl"
             if kind == "documents":
                 bad_rows = BadRows(arguments.on_bad, quarantine)
                 found[kind][name] = read_sources(paths, "text", "source", bad_rows)

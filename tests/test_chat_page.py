@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from helpers.browser import PHONE, browser, opened, screenshot
+from helpers.completions import serving
 
 from data_prep.common.errors import InputError
 from data_prep.common.text import printable
 from data_prep.pages import launch
 from data_prep.pages.words import SHARED, in_language
+from data_prep.questions.server import Server
 from data_prep.readers.conversations import read_conversations
 from eval import chat_page
 from eval.pages.chat_html import STYLE, exchange_html
@@ -371,6 +373,35 @@ def test_a_model_behind_an_address_is_streamed_too(server):
     assert settings == ["m", 0.5, 8, True]
     (refused,) = last_of([Remote("", url, None, "")])
     assert refused["error"] == f"{url}: HTTP 401 Unauthorized (wrong: none)"
+
+
+@pytest.mark.parametrize(
+    ("body", "pieces", "said"),
+    [
+        ('data: {"choices": [{"delta": {"content": "ye"}}]}\n\ndata: {"error": {"message": "out of memory"}}\n\n',
+         ["ye"], "found an error in place of a piece (out of memory)"),
+        ('data: {"error": "no\\nkey sk-secret"}\n\n', [], "found an error in place of a piece (no key [key])"),
+        ('{"error": {"message": "no such model"}}', [], "found an error in place of a reply (no such model)"),
+        ('{\n "choices": [\n  {"message": {"content": "yes"}, "finish_reason": "stop"}\n ], "error": null\n}\n',
+         ["yes"], None),
+        ("<html>", [], "found the reply '<html>'; expected a chat completion: choices[0].message.content"),
+        ("", [], "found the reply ''; expected a chat completion: choices[0].message.content"),
+        (": ping\n\ndata: [1]\n\n", [], "found the piece ' [1]\\n'; expected choices[0].delta.content"),
+        ('data: {"choices": [{"delta": {"content": 7}}]}\n\n', [], "found the piece ' {"),
+        (": ping\n\ndata: [DONE]\n\n", [], None),
+    ],
+)  # fmt: skip
+def test_an_error_midway_and_a_reply_that_is_not_streamed_are_no_empty_answers(body, pieces, said):
+    with serving({"": (200, {}, body)}) as other:
+        stream = Server(other.url, "m", "sk-secret", 0.0, 8, 0, timeout=5.0, retries=0).stream([{"content": "hi"}])
+        found, error = [], None
+        try:
+            for text, _ in stream:
+                found.append(text)
+        except InputError as raised:
+            error = str(raised)
+    assert found == pieces
+    assert error is None if said is None else error.startswith(f"{other.url}: {said}")
 
 
 def test_several_addresses_beside_several_checkpoints_each_with_its_model_and_key(

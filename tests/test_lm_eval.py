@@ -198,6 +198,28 @@ def test_what_to_install_is_said(command, monkeypatch, tmp_path, module):
     assert code == 1 and err == "error: lm-eval is not installed; expected: pip install -e '.[lm-eval]'\n"
 
 
+def test_bad_rows_of_each_source_are_kept_in_a_file_of_their_own(command, talker, questions, tmp_path, monkeypatch):
+    """The general files, read later, have no bad row: they leave those of the domain where they are."""
+    monkeypatch.setattr(lm_eval_tasks, "check_installed", lambda: None)
+    monkeypatch.setattr(lm_eval_tasks, "run_tasks", lambda *_: {})
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps([*json.loads(questions.read_text()), {"id": "bad"}]))
+    for name, rows in (("domain", [{"text": "ab"}, {"text": 5}]), ("general", [{"text": "cd"}])):
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    given = ["--documents", *(f"{name}={tmp_path / name}.jsonl" for name in ("domain", "general"))]
+    given += ["--conversations", f"domain={bad}", f"general={questions}", "--on_bad", "quarantine"]
+    model = ("--model", talker("yes"), "--tasks", "ours", "--name", "x")
+    code, out, err = command(lm_eval_tasks, *model, *given, "--results_dir", tmp_path / "out")
+    assert code == 0, err
+    found = {path.name: json.loads(path.read_text())["file"] for path in (tmp_path / "out").glob("quarantine*")}
+    assert found == {
+        "quarantine_x_conversations_domain.jsonl": str(bad),
+        "quarantine_x_documents_domain.jsonl": str(tmp_path / "domain.jsonl"),
+    }
+    code, out, err = command(lm_eval_tasks, *model, *given)
+    assert code == 1 and "error: --on_bad quarantine: give --results_dir" in err
+
+
 @pytest.fixture
 def files(write_conversations, tmp_path) -> list:
     """Four questions, three of them answered by "yes"; two documents."""

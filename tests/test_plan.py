@@ -258,6 +258,37 @@ def test_parameters_equal_those_of_a_folder_and_rows_are_counted(tiny_model_dir,
     assert not (tiny_sft.parent / "out").exists()
 
 
+def test_conversations_with_tools_are_counted(tiny_sft, planned):
+    call = {"from": "function_call", "value": json.dumps({"name": "f", "arguments": {}})}
+    turns = [
+        {"from": "human", "value": "ab"},
+        call,
+        {"from": "observation", "value": "4"},
+        {"from": "gpt", "value": "cd"},
+    ]
+    (tiny_sft.parent / "rows.json").write_text(json.dumps([{"conversations": turns}] * 4))
+    tiny_sft.write_text(tiny_sft.read_text().replace("max_length: 64", "max_length: 256"))
+    # A token is a letter. Besides call and result there are a b and c d, and two control tokens at each of four turns.
+    call, result = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>', "<tool_response>\n4\n</tool_response>"
+    tokens = len(call) + len(result) + 2 + 2 + 8
+    assert line(planned(tiny_sft), "tokens") == f"2 steps × 1 × 4 rows × {tokens}.0 = {8 * tokens}"
+
+
+def test_a_file_without_a_row_to_train_on_is_one_error(tiny_sft, tiny_model_dir, command, tmp_path):
+    (tmp_path / "rows.json").write_text("[]")
+    code, out, err = command(plan, tiny_sft)
+    assert code == 1 and err.startswith(f"error: {tmp_path / 'rows.json'}: no conversation is left of 1 row; expected")
+    (tmp_path / "tied.json").write_text(json.dumps([{"prompt": "ab", "completions": ["c", "d"], "ranks": [0, 0]}]))
+    text = (
+        f"model_name_or_path: {tiny_model_dir}\nrankings: [{tmp_path / 'tied.json'}]\noutput_dir: {tmp_path / 'out'}\n"
+    )
+    (tmp_path / "kto.yaml").write_text(text + "max_length: 64\n")
+    code, out, err = command(plan, tmp_path / "kto.yaml")
+    assert code == 1 and err.startswith(
+        f"error: {tmp_path / 'tied.json'}: found no row to train on; expected at least"
+    )
+
+
 @pytest.mark.slow
 def test_two_steps_are_measured_and_nothing_is_left(tiny_sft, planned, command, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

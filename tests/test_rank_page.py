@@ -281,8 +281,40 @@ def test_answers_are_drawn_from_several_models_once_and_shown_without_their_name
     assert row["drawn"]["model"] == [yes, no]
     run(monkeypatch, rank_page, lambda people: None, **settings)
     assert "the answers that were drawn before" in capsys.readouterr().out
-    with pytest.raises(InputError, match="r.completions.jsonl: was drawn with"):
+    with pytest.raises(InputError, match="r.completions.jsonl: was drawn with temperature 1.0, now it is 0.5. Use"):
         run(monkeypatch, rank_page, lambda people: None, **{**settings, "temperature": 0.5})
+
+
+@pytest.mark.parametrize("module", [rank_page, arena])
+def test_answers_to_other_prompts_are_not_taken_for_those_that_were_drawn(
+    module, conversations, talker, tmp_path, monkeypatch, capsys
+):
+    yes, no = str(talker("yes")), str(talker("no"))
+    settings = {"model": yes, "conversations": conversations, "max_new_tokens": 8}
+    if module is arena:
+        settings |= {"opponent": no, "results_dir": tmp_path / "results", "name": "a"}
+    else:
+        settings |= {"output": tmp_path / "r.jsonl"}
+
+    def again(**changed) -> None:
+        run(monkeypatch, module, lambda people: None, **{**settings, **changed})
+
+    again()
+    moved = conversations.rename(tmp_path / "moved.json")
+    again(conversations=moved)  # the same rows, wherever they are
+    assert "the answers that were drawn before" in capsys.readouterr().out
+    columns = "conversations=conversations"
+    for changed, said in (
+        ({"limit": 2}, "limit None, now it is 2"),
+        ({"columns": columns}, f"columns None, now it is '{columns}'"),
+    ):
+        with pytest.raises(
+            InputError, match=f"completions.jsonl: was drawn with {said}. Use the former, or give another"
+        ):
+            again(conversations=moved, **changed)
+    moved.write_text(moved.read_text().replace("1?", "one?"))
+    with pytest.raises(InputError, match="was drawn with sha256 of the conversations '[0-9a-f]{64}', now it is '"):
+        again(conversations=moved)
 
 
 def test_the_arenas_win_rate_is_one_that_the_report_shows(conversations, talker, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from helpers.recipes import results
 
 from data_prep.common.files import write_jsonl, write_results
 from eval import report
+from eval.reporting.reading.run_folder import data_files
 from eval.reporting.tables import comparison, verdict
 
 
@@ -61,6 +62,32 @@ def test_report_of_an_empty_run_says_what_is_missing(command, tmp_path):
     for name in ("pretrain", "sft", "reward", "ppo"):
         assert f"not run; it is run by <code>accelerate launch recipes/{name}.py</code>" in page
     assert "there are no questions at" in page and "There are no finished models" in page
+
+
+def test_what_lies_beside_the_data_or_cannot_be_read_does_not_end_the_report(command, tmp_path):
+    """A journal and its lock, an archive, an unfinished folder and hidden files are no data files of the run."""
+    data = tmp_path / "data"
+    for name, content in {
+        "whole.json": b'[{"a": 1}, {"a": 2}]', "lines.jsonl": b"{}\n{}\n{}\n", "half.json": b'[{"a": 1}, {"a"',
+        "number.json": b"7", "rankings_by_people.jsonl.journal": b'{"settings": {}}\n{"row": 0}\n',
+        ".rankings.json.lock": b"", "corpus.json.lock": b"", "talk.jsonl.gz": b"\x1f\x8b", "talk.json.gz": b"\x1f\x8b",
+        ".mine.unfinished/kept.json": b"{", "mine.unfinished/kept.jsonl": b"{}\n", ".hidden.json": b"[]",
+    }.items():  # fmt: skip
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_bytes(content)
+    (data / "folder.json").mkdir()
+    found = [(str(each["name"]), each["rows"]) for each in data_files(tmp_path)]
+    assert found == [
+        ("data/half.json", "–"),
+        ("data/lines.jsonl", "3"),
+        ("data/number.json", "–"),
+        ("data/whole.json", "2"),
+    ]
+    code, out, err = command(report, "--run", tmp_path)
+    assert code == 0, err
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "data/half.json" in page
+    assert not [name for name in (".journal", ".lock", ".gz", "kept.json", ".hidden.json") if name in page]
 
 
 def test_report_shows_samples_bars_and_noted_times(command, run):

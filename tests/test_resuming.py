@@ -39,6 +39,7 @@ from data_prep.common.errors import InputError
 from data_prep.common.files import UNFINISHED, write_json
 from data_prep.models.loading import load_checkpoint, load_reward_model
 from recipes.trainers import resuming, saving
+from recipes.trainers.inputs import changed_inputs, inputs_of
 
 TOKEN = "hf_secret_of_the_user"
 
@@ -210,6 +211,29 @@ def test_other_data_models_versions_and_processes_are_told_apart_too(pushed, set
         f"error: {folder}: holds checkpoints of a run with other files (conversations: {data} has changed; {changed}), "
         f"other versions (trl 1.11.0 → {metadata.version('trl')}), other processes (processes 2 → 1): resume it all the same"
     )
+
+
+def test_files_that_a_glob_gives_are_told_apart_too(tmp_path):
+    """The readers' own rules: what a folder holds is read, too, and what is hidden in it is not."""
+    for name in ("part-1.jsonl", "part-2.jsonl", "part-3/deep.json", "part-3/.hidden.json", "other.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    settings = {
+        "conversations": [f"{tmp_path}/part-*"],
+        "heldout": [f"{tmp_path}/oth[e]r.jsonl"],
+        "prompts": ["hf://a/b*"],
+    }
+    before = inputs_of(settings)
+    names = ("part-1.jsonl", "part-2.jsonl", "part-3/deep.json")
+    assert [*before] == [*(f"conversations: {tmp_path}/{name}" for name in names), f"heldout: {tmp_path}/other.jsonl"]
+    (tmp_path / "part-2.jsonl").write_text("[]")
+    assert changed_inputs(before, inputs_of(settings), set()) == [
+        f"conversations: {tmp_path}/part-2.jsonl has changed"
+    ]
+    (tmp_path / "part-4.jsonl").write_text("{}")
+    assert f"conversations: {tmp_path}/part-4.jsonl is new" in changed_inputs(before, inputs_of(settings), set())
+    with pytest.raises(InputError, match="found no file that ends in"):
+        inputs_of({"conversations": [f"{tmp_path}/none-*.jsonl"]})
 
 
 def pushed_input(pushed, name: str) -> str:

@@ -275,6 +275,25 @@ def test_bad_input(command, talker, tmp_path):
     assert code == 1 and "conversations_heldout.json" in err and not list((run / "results").glob("*.json"))
 
 
+def test_bad_rows_of_each_kind_are_kept_in_a_file_of_their_own(command, talker, tmp_path):
+    """The held-out files of a run are all called heldout: the rows of one kind do not replace those of another."""
+    run = make_run(tmp_path, sft=talker("no"))
+    data, results = run / "data", run / "results"
+    write_json(data / "conversations_heldout.json", [*read_json(data / "conversations_heldout.json"), {"id": "bad"}])
+    for name, bad in (("corpus", {"text": 5}), ("rankings", {"prompt": "2?"})):
+        with (data / f"{name}_heldout.jsonl").open("a") as file:
+            file.write(json.dumps(bad) + "\n")
+    options = ("--on_bad", "quarantine", "--only", "perplexity", "answers", "reward_accuracy", "--max_new_tokens", 8)
+    code, out, err = command(run_command, "--run", run, *options)
+    assert code == 0, err
+    found = {path.name: [json.loads(row) for row in path.open()] for path in results.glob("quarantine*")}
+    assert {name: [(Path(row["file"]).name, row["row"]) for row in rows] for name, rows in found.items()} == {
+        "quarantine_documents_heldout.jsonl": [("corpus_heldout.jsonl", 4)],
+        "quarantine_conversations_heldout.jsonl": [("conversations_heldout.json", 5)],
+        "quarantine_rankings_heldout.jsonl": [("rankings_heldout.jsonl", 2)],
+    }
+
+
 def test_a_run_without_held_out_files_says_so(command, talker, tmp_path):
     shutil.copytree(talker("no"), tmp_path / "sft")
     code, out, err = command(run_command, "--run", tmp_path)

@@ -471,6 +471,36 @@ def test_what_is_not_read_is_said(command, tmp_path, tiny_model_dir):
     assert f"{mine}: 1 file not read: .md (1)\n" in out and "\n  fields not read: weight (30 rows)\n" in out
 
 
+def called(number: int) -> list[dict]:
+    """Conversations about up to 100 questions: a call of a tool, its result and an answer."""
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    turns = [{"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "4"}]
+    return [
+        {"messages": [asked["messages"][0], *turns, asked["messages"][1]]} for asked in conversations([2] * number)
+    ]
+
+
+def test_conversations_with_tools_are_counted_as_fine_tuning_reads_them(command, tmp_path, tiny_model_dir):
+    """Half of the rows call a tool; the quickstart's template has a place for calls and results."""
+    write_jsonl(tmp_path / "mine.jsonl", [*conversations([2] * 100)[50:], *called(50)])
+    command(tmp_path / "mine.jsonl", "--model", tiny_model_dir, "--output_dir", tmp_path / "run")
+    train = rows(tmp_path / "run" / "data" / "conversations_train.jsonl")
+    assert any(len(row["messages"]) == 4 for row in train)
+    assert f"{len(train)} conversations, " in (tmp_path / "run" / "sft.yaml").read_text()
+
+
+def test_a_template_without_tools_and_data_of_nothing_else_are_one_error(command, tmp_path, tiny_model_dir):
+    model = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    template = (
+        "{% for m in messages %}{{ m.role }}: {% generation %}{{ m.content }}<|end|>{% endgeneration %}{% endfor %}"
+    )
+    (model / "chat_template.jinja").write_text(template)
+    write_jsonl(tmp_path / "mine.jsonl", called(60))
+    with pytest.raises(start.InputError, match=r"(?s)no conversation is left of .*turns of function_call"):
+        command(tmp_path / "mine.jsonl", "--model", model, "--output_dir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_rows_that_are_too_long_are_counted(command, tmp_path, tiny_model_dir):
     """Of the 262 tokens of this tokenizer a letter is one: "a b", 4 more, and answers of 9 or 79 letters and blanks."""
     write_jsonl(tmp_path / "pairs.jsonl", preferences([(5, 40)] * 60))

@@ -1,6 +1,7 @@
 """Command-line options of the commands that let models answer prompts: which prompts, how the answers are sampled."""
 
 import argparse
+import hashlib
 import math
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from data_prep.common.errors import InputError
 from data_prep.common.files import existing, read_jsonl
 from data_prep.common.numbers import check_at_least
 from data_prep.rows.bad_rows import ON_BAD
+from data_prep.rows.read import HUB
 
 COUNTS = ("limit", "num_return_sequences", "max_new_tokens", "batch_size")
 
@@ -59,17 +61,29 @@ def check_model(name: str) -> None:
         existing(name, "recipes/sft.py")
 
 
+def digest_of(files: list[str]) -> str:
+    """A hash of what is in data files, in their order; of a data set on the Hub, of its name."""
+    whole = hashlib.sha256()
+    for name in files:
+        if name.startswith(HUB):
+            whole.update(name.encode())
+            continue
+        with open(name, "rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
+
+
 def drawn_before(path: Path, settings: dict, option: str) -> bool:
     """Whether an earlier run has drawn the answers in `path` (their "drawn") with these settings.
 
-    Raises `InputError` if it had others; `option` is what gives another file.
+    Raises `InputError` that names the difference if it had others; `option` is what gives another file.
     """
     if not path.exists():
         return False
-    before = next(read_jsonl(path), {}).get("drawn")
-    if before != settings:
-        raise InputError(
-            f"{path}: was drawn with {before}, now it is {settings}. Use the former, or give another {option}"
-        )
+    before = next(read_jsonl(path), {}).get("drawn") or {}
+    names = [name for name in {**settings, **before} if before.get(name) != settings.get(name)]
+    if names:
+        changes = "; ".join(f"{name} {before.get(name)!r}, now it is {settings.get(name)!r}" for name in names)
+        raise InputError(f"{path}: was drawn with {changes}. Use the former, or give another {option}")
     print(f"{path}: the answers that were drawn before")
     return True

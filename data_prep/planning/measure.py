@@ -1,6 +1,6 @@
 """What the training files hold, in tokens: how many, and how long rows, prompts and answers are."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -56,10 +56,16 @@ def measure_text(files: list[str], tokenizer) -> Text:
     return Text(documents, size, round(sum(lengths) * size / seen), np.array(lengths), begins)
 
 
-def conversations_in(path: Path) -> Iterator[list[list[dict]]]:
-    """The conversations of a file, each alone in a list."""
-    for row in conversation_rows([str(path)], BadRows("repair")):
+def conversations_in(path: Path, roles: Iterable[str]) -> Iterator[list[list[dict]]]:
+    """The conversations of a file as recipes/sft.py reads them, each alone in a list.
+
+    `roles` are those that the chat template supports (see `template_roles`). Raises InputError if no row is left.
+    """
+    bad_rows = BadRows("repair")
+    for row in conversation_rows([str(path)], bad_rows, roles=roles):
         yield [row["messages"]]
+    if not bad_rows.rows_out:
+        raise bad_rows.nothing_left(str(path), "conversation")
 
 
 def rankings_in(path: Path) -> Iterator[list[list[dict]]]:
@@ -87,13 +93,17 @@ def last_answer(mask: np.ndarray) -> tuple[int, int]:
 def measure_turns(read: Callable[[Path], Iterator[list[list[dict]]]], path: Path, tokenizer) -> Turns:
     """What `read` finds in `path`, by the tokenizer's chat template; of more than `ROWS` rows an even sample.
 
-    Raises InputError where the template cannot write them.
+    Raises InputError where there is no row, and where the template cannot write them.
     """
     from jinja2 import TemplateError
 
     from data_prep.tokens.chat_encoder import ChatEncoder  # slow to import
 
     encoder, rows = ChatEncoder(tokenizer), sum(1 for _ in read(path))
+    if not rows:
+        raise InputError(
+            f"{path}: found no row to train on; expected at least one: see python -m data_prep.check {path}"
+        )
     lengths, prompts, answers, tokens, measured = [], [], [], 0, 0
     asked: set[str] = set()
     for several in batched(islice(read(path), 0, None, -(-rows // ROWS)), 256):

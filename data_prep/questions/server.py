@@ -63,13 +63,21 @@ class Server(NamedTuple):
     def stream(self, messages: list[dict]) -> Iterator[tuple[str, str | None]]:
         """The server's reply to a conversation as it comes, (piece of text, why it ended or None), asked for once.
 
-        Raises InputError as `reply` does. Closing the iterator closes the connection.
+        From a server that does not stream the reply is one piece. Raises InputError as `reply` does, and for an error
+        that the server tells midway. Closing the iterator closes the connection.
         """
         try:
             with self._send("chat/completions", {**self._body(messages), "stream": True}) as response:
+                whole, streamed = b"", False
                 while line := response.readline(LARGEST):
-                    if line.startswith(b"data:") and line[5:].strip() not in (b"", b"[DONE]"):
+                    streamed = streamed or line.startswith(b"data:")
+                    if not streamed:
+                        whole += line[: LARGEST - len(whole)]
+                    elif line.startswith(b"data:") and line[5:].strip() not in (b"", b"[DONE]"):
                         yield self._piece(line[5:])
+            if not streamed:
+                said = self._whole(whole)
+                yield said["text"], said["finish"]
         except urllib.error.HTTPError as error:
             raise InputError(f"{self.url}: {self._refusal(error)}") from None
         except (OSError, http.client.HTTPException) as error:
@@ -108,39 +116,53 @@ class Server(NamedTuple):
         return _opener(self.url).open(request, timeout=self.timeout)
 
     def _piece(self, content: bytes) -> tuple[str, str | None]:
+        expected = "choices[0].delta.content"
+        value = self._parsed(content, "piece", expected)
         try:
-            value = json.loads(content)
             if not value.get("choices"):  # the last piece may hold the usage alone
                 return "", None
             choice = value["choices"][0]
             text = (choice.get("delta") or {}).get("content") or ""
             return text.encode("utf-8", "replace").decode(), choice.get("finish_reason")
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            found = shorten(content[:200].decode("utf-8", "replace"))
-            raise InputError(
-                f"{self.url}: found the piece {self._safe(found)}; expected choices[0].delta.content"
-            ) from None
+        except (LookupError, TypeError, AttributeError):
+            raise self._strange(content, "piece", expected) from None
 
     def _once(self, body: dict) -> dict:
         with self._send("chat/completions", body) as response:
-            content = response.read(LARGEST)
+            return self._whole(response.read(LARGEST))
+
+    def _whole(self, content: bytes) -> dict:
+        """A reply that came as a whole."""
+        expected = "a chat completion: choices[0].message.content"
+        value = self._parsed(content, "reply", expected)
         try:
-            value = json.loads(content)
             choice, usage = value["choices"][0], value.get("usage") or {}
             text = choice["message"].get("content") or ""
             if not isinstance(text, str):
                 raise TypeError
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            found = shorten(content[:200].decode("utf-8", "replace"))
-            raise InputError(
-                f"{self.url}: found the reply {self._safe(found)}; expected a chat completion: choices[0].message.content"
-            ) from None
+        except (LookupError, TypeError, AttributeError):
+            raise self._strange(content, "reply", expected) from None
         counts = {key: usage.get(key) for key in ("prompt_tokens", "completion_tokens")}
         return {
             "text": text.encode("utf-8", "replace").decode(),  # JSON may hold half a surrogate pair
             "finish": choice.get("finish_reason"),
             **{key: count if isinstance(count, int) else None for key, count in counts.items()},
         }
+
+    def _parsed(self, content: bytes, what: str, expected: str) -> dict:
+        """The object in `content`. Raises InputError for what is none, and for an error that the server tells in it."""
+        try:
+            value = json.loads(content)
+            told = value.get("error")
+        except (ValueError, AttributeError, RecursionError):
+            raise self._strange(content, what, expected) from None
+        if told:  # some servers write "error": null beside a text
+            raise InputError(f"{self.url}: found an error in place of a {what} ({self._safe(_message(told))})")
+        return value
+
+    def _strange(self, content: bytes, what: str, expected: str) -> InputError:
+        found = shorten(content[:200].decode("utf-8", "replace"))
+        return InputError(f"{self.url}: found the {what} {self._safe(found)}; expected {expected}")
 
     def _refusal(self, error: urllib.error.HTTPError) -> str:
         """What a server says that does not reply, on one line."""
@@ -149,16 +171,20 @@ class Server(NamedTuple):
         except (OSError, http.client.HTTPException):
             said = ""
         try:
-            value = json.loads(said)
-            said = value["error"]["message"] if isinstance(value["error"], dict) else value["error"]
+            said = _message(json.loads(said)["error"])
         except (ValueError, LookupError, TypeError, RecursionError):
-            pass
-        said = " ".join(str(said).split())[:200]
+            said = " ".join(said.split())[:200]
         return f"HTTP {error.code} {error.reason}" + (f" ({self._safe(said)})" if said else "")
 
     def _safe(self, text: str) -> str:
         """`text` without the key, which servers may repeat in their refusals."""
         return printable(text.replace(self.key, "[key]") if self.key else text)
+
+
+def _message(error) -> str:
+    """What a reply says under "error", on one line: a message, or an object with one."""
+    said = error.get("message") or error if isinstance(error, dict) else error
+    return " ".join(str(said).split())[:200]
 
 
 def _opener(url: str) -> urllib.request.OpenerDirector:

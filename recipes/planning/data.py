@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 from data_prep.planning.measure import conversations_in, labels_in, measure_turns, rankings_in
 from data_prep.readers.prompts import read_prompts
 from data_prep.rows.read import data_files
+from data_prep.tokens.sft_dataset import template_roles
 from data_prep.tokens.shards import TokenShards
 
 PROMPTS = 500  # of which the length is measured
@@ -47,7 +49,6 @@ def data_of(stage: str, values: dict, tokenizer, made: int | None) -> Data | Non
         return tokens and Data(tokens, 1, np.array([]), 0.0)
     if tokenizer is None or values.get("columns"):
         return None
-    readers = {"sft": conversations_in, "kto": labels_in}
     key = {"sft": "conversations", "reward": "rankings", "dpo": "rankings", "kto": "rankings"}.get(stage, "prompts")
     if not local(values[key]):
         return None
@@ -58,9 +59,12 @@ def data_of(stage: str, values: dict, tokenizer, made: int | None) -> Data | Non
             sampled = [tokenizer.apply_chat_template(row["prompt"], **template) for row in rows[:PROMPTS]]
             lengths = np.array([len(ids) for ids in sampled])
             return Data(len(rows), 1, lengths, float(lengths.mean()))
-        read = readers.get(stage, rankings_in)
+        if stage == "sft":
+            read = partial(conversations_in, roles=template_roles(tokenizer))
+        else:
+            read = labels_in if stage == "kto" else rankings_in
         found = [measure_turns(read, Path(file), tokenizer) for file in data_files(values[key])]
     rows, sampled = sum(each.rows for each in found), sum(len(each.lengths) for each in found)
-    answers = 1 if read is conversations_in else sum(len(each.answers) for each in found) / sampled
+    answers = 1 if stage == "sft" else sum(len(each.answers) for each in found) / sampled
     tokens = sum(each.tokens for each in found)
     return Data(rows, answers, np.concatenate([each.lengths for each in found]), tokens / rows / answers)

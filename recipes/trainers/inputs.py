@@ -4,13 +4,17 @@ Read from the files themselves, 256 MiB of each option at most: a larger file is
 evenly over it. Not by its time, which a copy to another machine changes. What is on the Hub is told by its name alone.
 """
 
+import contextlib
 import hashlib
+import io
 from pathlib import Path
 
 from data_prep.common.files import regular_file
+from data_prep.rows.read import data_files, is_glob
 from recipes.trainers.push.record import MODELS
 
 DATA = ("conversations", "rankings", "prompts", "tokens", "heldout", "heldout_general")
+PATTERNS = {*DATA} - {"tokens"}  # data_prep reads them, and takes globs
 FUNCTIONS = ("reward_funcs", "eval_funcs")  # path/to/file.py:name
 OF_A_MODEL = ("config.json", "adapter_config.json", "*.safetensors", "token*", "*.jinja", "vocab.json", "merges.txt")
 BLOCK, READ = 1 << 16, 1 << 28
@@ -21,7 +25,8 @@ def inputs_of(settings: dict) -> dict[str, str]:
     found = {}
     for option in (*MODELS, "tokenizer", "chat_template_path", *DATA, *FUNCTIONS):
         given = settings.get(option) or []
-        paths = [Path(str(path).rsplit(":", 1)[0] if option in FUNCTIONS else str(path)) for path in listed(given)]
+        names = [str(name).rsplit(":", 1)[0] if option in FUNCTIONS else str(name) for name in listed(given)]
+        paths = [Path(each) for name in names for each in (matched(name) if option in PATTERNS else [name])]
         files = [file for path in paths for file in files_of(path, option in (*MODELS, "tokenizer"))]
         for file in files:
             found[f"{option}: {file}"] = fingerprint(file, READ // len(files))
@@ -30,6 +35,14 @@ def inputs_of(settings: dict) -> dict[str, str]:
 
 def listed(value) -> list:
     return value if isinstance(value, list) else [value]
+
+
+def matched(name: str) -> list[str]:
+    """The files that a glob stands for where data is read, else the name itself. Raises what `data_files` raises."""
+    if not is_glob(name):
+        return [name]
+    with contextlib.redirect_stdout(io.StringIO()):  # what is not read is told when the recipe reads
+        return data_files(name, plain_text=True)
 
 
 def files_of(path: Path, of_a_model: bool) -> list[Path]:

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from data_prep.common.errors import InputError
 from data_prep.common.files import UNFINISHED, read_json, read_jsonl
 from data_prep.common.plots import uri_of
 from eval.reporting.stages import STAGES
@@ -10,17 +11,32 @@ from eval.reporting.tables import number
 
 
 def data_files(run: Path) -> list[dict]:
-    """Name, rows and size of the run's data files."""
-    files = sorted(path for path in run.glob("data/**/*.json*") if path.parent.name != "tokens")
+    """Name, rows and size of the run's data files; no rows of one that cannot be read, or that is too large for it."""
     rows = []
-    for path in files:
-        size, count = path.stat().st_size, None
-        if path.suffix == ".jsonl":
-            count = sum(1 for _ in path.open("rb"))
-        elif size < 5e7:  # a list has to be read as a whole
-            count = len(read_json(path))
-        rows.append({"name": path.relative_to(run), "rows": number(count), "size": f"{size / 1e6:.1f} MB"})
+    for path in sorted(path for path in run.glob("data/**/*.json*") if is_data(path.relative_to(run))):
+        if path.is_file():
+            size = path.stat().st_size
+            rows.append(
+                {"name": path.relative_to(run), "rows": number(count_rows(path)), "size": f"{size / 1e6:.1f} MB"}
+            )
     return rows
+
+
+def is_data(path: Path) -> bool:
+    """Whether a name is that of data: no journal, lock or archive beside it, and nothing hidden or unfinished."""
+    unfinished = any(part.startswith(".") or part.endswith(".unfinished") for part in path.parts)
+    return path.suffix in (".json", ".jsonl") and path.parent.name != "tokens" and not unfinished
+
+
+def count_rows(path: Path) -> int | None:
+    try:
+        if path.suffix == ".jsonl":
+            with path.open("rb") as file:
+                return sum(1 for _ in file)
+        # A list has to be read as a whole.
+        return len(read_json(path)) if path.stat().st_size < 5e7 else None
+    except (InputError, OSError, RecursionError, TypeError):  # TypeError: a number, say, has no rows
+        return None
 
 
 def model_folders(run: Path) -> list[dict]:
