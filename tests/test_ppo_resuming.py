@@ -202,6 +202,28 @@ def test_the_moving_average_is_evaluated_and_saved_and_training_does_not_see_it(
     same_weights(folder, whole)
 
 
+@pytest.mark.parametrize("last_first", [False, True])
+def test_the_average_is_never_taken_for_the_updates_own_weights(last_first, build_ppo, tmp_path, monkeypatch):
+    """A folder lists its files in any order, and the average lies beside the model."""
+    given = {"ema_decay": 0.5, "learning_rate": 0.003, "save_steps": 1, "total_episodes": 8}
+    build_ppo(**given).train()
+    folder = tmp_path / "trainer" / "checkpoint-1"
+    own, average = load_file(folder / "model.safetensors"), load_file(folder / "average.safetensors")
+    assert not all(torch.equal(own[name], average[name]) for name in own)
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda *about: iter(sorted(glob(*about), reverse=last_first)))
+    for way in ("resumed", "best"):
+        trainer = build_ppo(**given)
+        if way == "resumed":
+            trainer._load_from_checkpoint(str(folder))
+        else:
+            trainer.state.best_model_checkpoint = str(folder)
+            trainer._load_best_model()
+        loaded = trainer.model.policy.state_dict()
+        assert all(torch.equal(loaded[name], own[name]) for name in own), way
+        assert all(torch.equal(trainer.average.weights[name], average[name]) for name in average), way
+
+
 # What is saved
 
 
