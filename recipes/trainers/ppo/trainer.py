@@ -495,5 +495,7 @@ class PPOTrainer(Trainer):
                 for file in path.glob("model*.safetensors"):
                     weights |= load_file(file)
                 module.load_state_dict(weights, strict=False)
-        if self.average is not None:
+        if self.average is not None and (folder / AVERAGE).exists():
             self.average.weights = load_file(folder / AVERAGE, device=str(self.args.device))
+        elif self.average is not None:  # of a run without one: it starts from the weights just loaded
+            self.average = MovingAverage(wrapper.policy, self.args.ema_decay)
