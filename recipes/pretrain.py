@@ -27,7 +27,7 @@ from data_prep.tokens.shards import TokenShards
 from recipes.trainers.arguments import parse_arguments
 from recipes.trainers.batch import tokens_after
 from recipes.trainers.blocks import Blocks
-from recipes.trainers.callbacks import PretrainingMonitor
+from recipes.trainers.callbacks import PretrainingMonitor, check_prompts
 from recipes.trainers.compiled import ease_compiling
 from recipes.trainers.curves import logged, save_curves
 from recipes.trainers.late_peft import import_peft
@@ -95,7 +95,7 @@ class ScriptArguments:
         default=False, metadata={"help": "Keep the documents of a row from attending to each other."}
     )
     sample_prompts: list[str] = field(
-        default_factory=lambda: ["The"], metadata={"help": "Texts that the samples continue."}
+        default_factory=lambda: ["The"], metadata={"help": "Texts that the samples continue; []: no samples."}
     )
 
 
@@ -109,6 +109,7 @@ def main() -> None:
 
     # Tokenizer
     tokenizer = load_tokenizer(existing(script.tokenizer, "python -m data_prep.train_tokenizer"))
+    check_prompts(script.sample_prompts, tokenizer, script.n_positions)
 
     # Dataset
     ids = TokenShards(script.tokens)

@@ -202,6 +202,42 @@ def test_the_moving_average_is_evaluated_and_saved_and_training_does_not_see_it(
     same_weights(folder, whole)
 
 
+def test_an_average_that_the_checkpoint_lacks_starts_from_its_weights(uninterrupted, tmp_path):
+    settings, plain, _ = uninterrupted("full")
+    folder = copy_up_to(plain, tmp_path / "ppo", 3)
+    done = succeeded(again("ppo", **settings, ema_decay=0.75, output_dir=folder, resume_from_checkpoint="last"))
+    assert "resuming with another setting, as told: ema_decay None → 0.75\n" in done.out
+    average = load_file(folder / "checkpoint-3/model.safetensors")
+    for update in (4, 5, 6):
+        own = load_file(folder / f"checkpoint-{update}/model.safetensors")
+        average = {name: 0.75 * average[name] + 0.25 * own[name] for name in own}
+    saved = load_file(folder / "model.safetensors")
+    assert max((saved[name] - average[name]).abs().max().item() for name in saved) < 1e-6
+    assert max((saved[name] - own[name]).abs().max().item() for name in saved) > 1e-4
+
+
+@pytest.mark.parametrize("last_first", [False, True])
+def test_the_average_is_never_taken_for_the_updates_own_weights(last_first, build_ppo, tmp_path, monkeypatch):
+    """A folder lists its files in any order, and the average lies beside the model."""
+    given = {"ema_decay": 0.5, "learning_rate": 0.003, "save_steps": 1, "total_episodes": 8}
+    build_ppo(**given).train()
+    folder = tmp_path / "trainer" / "checkpoint-1"
+    own, average = load_file(folder / "model.safetensors"), load_file(folder / "average.safetensors")
+    assert not all(torch.equal(own[name], average[name]) for name in own)
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda *about: iter(sorted(glob(*about), reverse=last_first)))
+    for way in ("resumed", "best"):
+        trainer = build_ppo(**given)
+        if way == "resumed":
+            trainer._load_from_checkpoint(str(folder))
+        else:
+            trainer.state.best_model_checkpoint = str(folder)
+            trainer._load_best_model()
+        loaded = trainer.model.policy.state_dict()
+        assert all(torch.equal(loaded[name], own[name]) for name in own), way
+        assert all(torch.equal(trainer.average.weights[name], average[name]) for name in average), way
+
+
 # What is saved
 
 

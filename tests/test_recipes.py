@@ -44,6 +44,7 @@ from data_prep.common.files import write_json, write_jsonl
 from data_prep.models.generation import generate_answers
 from data_prep.models.scoring import score_answers
 from data_prep.train_tokenizer import train_tokenizer
+from recipes.trainers.callbacks import check_prompts
 
 TOKENS = 262  # entries of the tiny tokenizer, of which a letter is one
 
@@ -151,6 +152,31 @@ def test_samples_are_drawn_from_every_prompt_from_the_start_to_the_end(pretraine
         (step, prompt) for step in (0, 12, 24) for prompt in ("abcd", "h")
     ]
     assert rows[0]["sample"] != rows[-2]["sample"]
+
+
+def test_without_prompts_pretraining_measures_and_samples_nothing(pretrain_settings, tmp_path):
+    config, folder = tmp_path / "pretrain.yaml", tmp_path / "base"
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in pretrain_settings.items()}
+    config.write_text(yaml.safe_dump({**given, "sample_prompts": [], "max_steps": 1}))
+    done = succeeded(again("pretrain", config=config, output_dir=folder))
+    shown = [line for line in done.out.splitlines() if " bits per byte on held-out text" in line]
+    bits = [f"{value:.3f}" for _, value in results(folder, "pretrain")["curves"]["held-out bits per byte"]]
+    assert shown == [f"step {step}: {value} bits per byte on held-out text" for step, value in enumerate(bits)]
+    assert len(bits) == 2 and (folder / "samples.jsonl").read_text() == ""
+
+
+def test_a_prompt_that_leaves_no_room_for_a_sample_is_refused_before_training(
+    pretrain_settings, tiny_tokenizer, tmp_path
+):
+    settings, folder = {**pretrain_settings, "max_steps": 1}, tmp_path / "base"
+    for prompt, shown, tokens in (("a" * POSITIONS, f"'{'a' * 56}...", 64), ("", "''", 0)):
+        text = refused(again("pretrain", **{**settings, "sample_prompts": ["h", prompt]}, output_dir=folder))
+        assert text == (
+            f"error: sample_prompts: {shown}: found {tokens} tokens, expected 1 to 63, which leave room within "
+            "n_positions 64; change the prompt or leave it out"
+        )
+        assert not folder.exists()
+    check_prompts(["a" * (POSITIONS - 1)], tiny_tokenizer, POSITIONS)
 
 
 def test_the_base_model_loads_with_its_tokenizer_and_says_its_letters(pretrained):

@@ -189,6 +189,38 @@ def test_other_settings_are_told_apart_from_a_run_that_goes_on(pushed, settings,
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-1"]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "name", "value"), [("pretrain", "muon_lr", 0.02), ("ppo", "value_learning_rate", 0.01)]
+)
+def test_a_checkpoint_of_another_optimizer_is_refused_by_the_setting(recipe, name, value, pushed, settings, tmp_path):
+    folder = as_killed(pushed(recipe)[0], tmp_path / "run", 2)
+    otherwise = "start anew by --resume_from_checkpoint false, or give another --output_dir"
+    because = "and its optimizer has other groups of weights"
+    # Told so too where nothing is said of resuming: "last" would lead no further.
+    for asked in ({"resume_from_checkpoint": "last"}, {}):
+        text = refused(again(recipe, **settings[recipe], **{name: value}, **asked, output_dir=folder))
+        assert text == (
+            f"error: {name}: found {value}, but {folder}/checkpoint-2 was trained without it, {because}: leave it out, "
+            f"{otherwise}"
+        )
+    marker = json.loads((folder / UNFINISHED).read_text())
+    marker["settings"][name] = value
+    write_json(folder / UNFINISHED, marker)
+    text = refused(again(recipe, **settings[recipe], output_dir=folder, resume_from_checkpoint="last"))
+    assert text == (
+        f"error: {name}: found none, but {folder}/checkpoint-2 was trained with {value}, {because}: set it to {value}, "
+        f"{otherwise}"
+    )
+
+
+def test_with_lora_muon_lr_keeps_no_run_from_going_on(pushed, settings, tmp_path):
+    first, _ = pushed("sft")
+    folder = as_killed(first, tmp_path / "run", 2)
+    given = {**settings["sft"], "muon_lr": 0.02, "output_dir": folder, "resume_from_checkpoint": "last"}
+    succeeded(again("sft", **given))
+    assert differing(first, folder) == set()
+
+
 def test_other_data_models_versions_and_processes_are_told_apart_too(pushed, settings, tmp_path):
     folder, data = as_killed(pushed("sft")[0], tmp_path / "run", 1), settings["sft"]["conversations"]
     marker, content = json.loads((folder / UNFINISHED).read_text()), data.read_bytes()

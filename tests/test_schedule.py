@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 from helpers.recipes import ENVIRONMENT, EXACT, again, conversation, ranking, refused, results, succeeded, weights
-from transformers import TrainerState
+from transformers import TrainerState, TrainingArguments
 
 from data_prep.common.files import write_json, write_jsonl
 from recipes.trainers.best_model import BestModel
+from recipes.trainers.schedule import check_schedule
 from recipes.trainers.sharding import check_sharding, under_zero3
 
 BEST = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
@@ -48,12 +49,36 @@ TOO_LONG = [
         "eval_steps: 5, but the run has 4 updates: load_best_model_at_end would",
     ),
     ({**BEST, "eval_delay": 5}, "eval_delay: 5, but the run has 4 updates: there would be no evaluation to choose by"),
+    (
+        {**BEST, "save_steps": 2},
+        "save_steps: 2, but eval_steps: 1: update 1 is evaluated and has no checkpoint, so that load_best_model_at_end "
+        "could not keep it; set save_steps to 1, eval_steps to 2, or load_best_model_at_end to false",
+    ),
+    (
+        {**BEST, "eval_steps": 0.25, "save_steps": 0.5, "eval_delay": 2},
+        "save_steps: 0.5, but eval_steps: 0.25: update 3 is evaluated and has no checkpoint",
+    ),
 ]
 
 
 @pytest.mark.parametrize("settings, says", TOO_LONG)
 def test_what_would_not_come_in_a_run_of_max_steps_is_refused(settings, says, given):
     refused(again("sft", **given, **settings, max_steps=4), f"error: {says}")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eval_steps": 2, "save_steps": 2},
+        {"eval_steps": 0.34, "save_steps": 0.34},
+        {"eval_steps": 3, "save_steps": 3},  # and the last update has both
+        {"eval_steps": 1, "save_steps": 2, "eval_delay": 4},  # only the last is evaluated
+        {"eval_strategy": "epoch", "save_strategy": "epoch"},
+        {"eval_steps": 1, "save_strategy": "best"},
+    ],
+)
+def test_evaluations_that_all_have_a_checkpoint_are_not_refused(settings, tmp_path):
+    check_schedule(TrainingArguments(str(tmp_path), **EXACT, **{**BEST, **settings}), 4)
 
 
 def test_a_run_of_epochs_is_counted_in_updates(given):

@@ -20,7 +20,7 @@ from data_prep.common.files import read_jsonl, write_json, write_jsonl
 from data_prep.planning import sizes
 from data_prep.planning.configs import Machine, Model, yaml_value
 from data_prep.planning.files import pieces
-from data_prep.planning.measure import Turns
+from data_prep.planning.measure import Turns, measure_text
 from data_prep.planning.preference_configs import label_weights, ppo
 from data_prep.planning.road import LAUNCH
 
@@ -86,6 +86,12 @@ def config(folder: Path, name: str) -> dict:
 
 def rows(path: str | Path) -> list[dict]:
     return list(read_jsonl(path))
+
+
+def test_the_text_of_a_control_token_is_counted_as_the_corpus_has_it(tiny_tokenizer, tmp_path):
+    write_jsonl(tmp_path / "documents.jsonl", [{"text": "a<|endoftext|>b"}])  # 15 bytes, a token each
+    measured = measure_text([str(tmp_path / "documents.jsonl")], tiny_tokenizer)
+    assert (measured.tokens, measured.lengths.tolist()) == (16, [16])  # and the end of text
 
 
 def test_values_from_a_known_histogram(command, tmp_path):

@@ -35,7 +35,8 @@ def window_batches(texts: Iterable[str], tokenizer, length: int, rows: int) -> l
     windows, first = [], first_predicted_from(tokenizer)
     begin = getattr(tokenizer, f"{first}_id") if first else 0
     for place, text in enumerate(texts):
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        # A control token typed in a text stays text, as in the corpus that a model is trained on.
+        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         inputs, targets = ([begin, *ids], ids) if first else (ids, ids[1:])
         size = len(text.encode("utf-8"))
         for start in range(0, len(targets), length):

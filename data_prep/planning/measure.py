@@ -52,7 +52,8 @@ def measure_text(files: list[str], tokenizer) -> Text:
         documents, size = documents + len(batch), size + sum(sizes)
         if seen < SAMPLE:
             seen += sum(sizes)
-            lengths += [len(ids) + 1 for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]]
+            encoded = tokenizer(batch, add_special_tokens=False, split_special_tokens=True)  # as in a corpus
+            lengths += [len(ids) + 1 for ids in encoded["input_ids"]]
     return Text(documents, size, round(sum(lengths) * size / seen), np.array(lengths), begins)
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, TrainerCallback
 
+from data_prep.common.errors import InputError
 from data_prep.common.files import whole_lines, write_jsonl
+from data_prep.common.text import counted, shorten
 from data_prep.models.batched_generate import given_settings_alone
 from data_prep.models.bits_per_byte import bits_per_byte
 from recipes.trainers.curves import logged
@@ -23,12 +25,25 @@ def flops_per_token(model, length: int) -> float:
     return 6 * parameters + 12 * model.config.num_hidden_layers * model.config.hidden_size * length
 
 
+def check_prompts(prompts: list[str], tokenizer, positions: int) -> None:
+    """Raise InputError for a prompt that a model of so many positions cannot go on from."""
+    for prompt in prompts:
+        tokens = len(tokenizer(prompt)["input_ids"])
+        if not 0 < tokens < positions:
+            raise InputError(
+                f"sample_prompts: {shorten(prompt)}: found {counted(tokens, 'token')}, expected 1 to "
+                f"{positions - 1:,}, which leave room within n_positions {positions:,}; change the prompt or leave "
+                "it out"
+            )
+
+
 class PretrainingMonitor(TrainerCallback):
     """Bits per byte on held-out text, samples from fixed prompts and speed, at step 0 and every `eval_steps`.
 
     Args:
         heldout: batches for `bits_per_byte`.
-        tokenizer, prompts: what the samples start from; they go to `samples.jsonl` in the output folder.
+        tokenizer, prompts: what the samples start from; they go to `samples.jsonl` in the output folder; there may be
+            none.
         tokens: gives those trained on after a number of updates (`tokens_after`).
         rate: FLOP/s of the machine's matrix product (`matrix_rate`).
     """
@@ -82,10 +97,8 @@ class PretrainingMonitor(TrainerCallback):
                 row = {"step": state.global_step, "prompt": prompt, "sample": text}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         model.train()
-        shown = " ".join(text.split())[:70]
-        print(
-            f"step {state.global_step}: {value:.3f} bits per byte on held-out text | {self.prompts[-1]!r} → {shown!r}"
-        )
+        shown = f" | {self.prompts[-1]!r} → {' '.join(text.split())[:70]!r}" if self.prompts else ""
+        print(f"step {state.global_step}: {value:.3f} bits per byte on held-out text{shown}")
         self.paused += time.perf_counter() - start
 
 

@@ -67,6 +67,8 @@ HELD = {
     ),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "value_model_path"),
 }
+# Settings that, set or not, divide the weights of the optimizer into other groups: its saved state then does not fit.
+GROUPS = ("muon_lr", "value_learning_rate")
 # What `--resume_from_checkpoint` takes besides a folder.
 LAST, ANEW = ("last", "true", "yes", "1"), ("false", "no", "0")
 
@@ -93,8 +95,8 @@ def open_run(*arguments) -> Run:
     Args:
         arguments: what `parse_arguments` returned; one of them is a `TrainingArguments`.
 
-    Raises InputError for a folder with a finished model, for checkpoints of another run, and for a checkpoint that is not
-    there or not whole.
+    Raises InputError for a folder with a finished model, for checkpoints of another run or of another optimizer, and
+    for a checkpoint that is not there or not whole.
     """
     args = next(each for each in arguments if isinstance(each, TrainingArguments))
     prepare_push(args)
@@ -110,7 +112,10 @@ def open_run(*arguments) -> Run:
     if checkpoint is None:
         return Run(None, False, record)
     marker = Path(checkpoint).parent / UNFINISHED
-    changed = differences(read_json(marker), record) if marker.exists() else None
+    before = read_json(marker) if marker.exists() else None
+    if before is not None:
+        check_groups(checkpoint, before["settings"], settings)
+    changed = differences(before, record) if before is not None else None
     if asked is None and changed != {}:
         more = {kind: [f"and {len(each) - 4} more"] if len(each) > 4 else [] for kind, each in (changed or {}).items()}
         kinds = [f"other {kind} ({'; '.join([*each[:4], *more[kind]])})" for kind, each in (changed or {}).items()]
@@ -125,6 +130,20 @@ def open_run(*arguments) -> Run:
             print(f"resuming with another {SINGULAR[kind]}, as told: {change}{kept}")
     print(f"resuming from {checkpoint}; --resume_from_checkpoint false would start anew")
     return Run(checkpoint, False, record)
+
+
+def check_groups(checkpoint: str, before: dict, now: dict) -> None:
+    """Raise InputError where a setting of `GROUPS` is set and was not, or the other way around."""
+    for name in GROUPS:
+        old, new = before.get(name), now.get(name)
+        if (old is None) == (new is None) or (name == "muon_lr" and now.get("use_peft")):  # LoRA has no Muon
+            continue
+        was, what = ("without it", "leave it out") if old is None else (f"with {old}", f"set it to {old}")
+        raise InputError(
+            f"{name}: found {'none' if new is None else new}, but {checkpoint} was trained {was}, and its optimizer "
+            f"has other groups of weights: {what}, start anew by --resume_from_checkpoint false, or give another "
+            "--output_dir"
+        )
 
 
 def held(settings: dict) -> set[str]:

@@ -1,5 +1,7 @@
 """Settings that count updates, against the number of updates that a run has: what would never come is refused."""
 
+import math
+
 from transformers import SchedulerType, TrainerCallback, TrainingArguments
 
 from data_prep.common.errors import InputError
@@ -15,7 +17,8 @@ class CheckSchedule(TrainerCallback):
 
 
 def check_schedule(args: TrainingArguments, updates: int) -> None:
-    """Raise InputError where `args` ask for more updates of warm-up, decay or waiting than the run has."""
+    """Raise InputError where `args` ask for more updates of warm-up, decay or waiting than the run has, or for the best
+    of evaluations that have no checkpoint."""
     warmup, kwargs = args.get_warmup_steps(updates), args.lr_scheduler_kwargs or {}
     run = f"the run has {updates:,} updates"
     if SchedulerType(args.lr_scheduler_type).value not in WITHOUT_WARMUP and warmup >= updates > 0:
@@ -50,3 +53,15 @@ def check_schedule(args: TrainingArguments, updates: int) -> None:
             )
     if args.eval_strategy.value == "steps" and args.eval_delay > updates:
         raise InputError(f"eval_delay: {args.eval_delay:g}, but {run}: there would be no evaluation to choose by")
+    if args.eval_strategy.value == args.save_strategy.value == "steps":
+        given = (args.eval_steps, args.save_steps)
+        every, kept = (math.ceil(updates * steps) if steps < 1 else int(steps) for steps in given)
+        # The Trainer compares at every evaluation, saved or not; the last update has both.
+        lost = next((step for step in range(every, updates, every) if step >= args.eval_delay and step % kept), None)
+        if lost is not None:
+            evaluated, saved = (f"{steps:.10g}" for steps in given)
+            raise InputError(
+                f"save_steps: {saved}, but eval_steps: {evaluated}: update {lost:,} is evaluated and has no "
+                f"checkpoint, so that load_best_model_at_end could not keep it; set save_steps to {evaluated}, "
+                f"eval_steps to {saved}, or load_best_model_at_end to false"
+            )

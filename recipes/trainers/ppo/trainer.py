@@ -487,10 +487,12 @@ class PPOTrainer(Trainer):
         for module, path in ((wrapper.policy, folder), (wrapper.value_model, folder / "value_model")):
             if hasattr(module, "peft_config"):
                 module.load_adapter(path, adapter_name="default", is_trainable=True)
-            else:  # tied weights stand once in the file; a large model is in several
+            else:  # tied weights stand once in the file; a large model is in several, and the average lies beside
                 weights = {}
-                for file in path.glob("*.safetensors"):
+                for file in path.glob("model*.safetensors"):
                     weights |= load_file(file)
                 module.load_state_dict(weights, strict=False)
-        if self.average is not None:
+        if self.average is not None and (folder / AVERAGE).exists():
             self.average.weights = load_file(folder / AVERAGE, device=str(self.args.device))
+        elif self.average is not None:  # of a run without one: it starts from the weights just loaded
+            self.average = MovingAverage(wrapper.policy, self.args.ema_decay)
