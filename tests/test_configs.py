@@ -396,6 +396,15 @@ def test_the_tokens_of_a_run_are_what_its_comment_says(path, parse):
             assert tokens <= mixture["total_tokens"] <= 1.05 * tokens
 
 
+def test_cudnn_attention_is_left_out_unless_a_run_is_compiled(parse):
+    """Its plans are for one shape each, and batches have many; compiled pretraining has one."""
+    for stage, kept in (("reward", False), ("pretrain", True)):
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        parse(FOLDER / "gpt2_small" / f"{stage}.yaml")
+        assert torch.backends.cuda.cudnn_sdp_enabled() == kept
+    torch.backends.cuda.enable_cudnn_sdp(True)
+
+
 # Dry runs of what does not fit here: on the meta device, where a tensor has a shape and no memory.
 
 

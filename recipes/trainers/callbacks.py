@@ -14,6 +14,7 @@ from data_prep.common.text import counted, shorten
 from data_prep.models.batched_generate import given_settings_alone
 from data_prep.models.bits_per_byte import bits_per_byte
 from recipes.trainers.curves import logged
+from recipes.trainers.sharding import in_parts
 
 
 def flops_per_token(model, length: int) -> float:
@@ -39,6 +40,8 @@ def check_prompts(prompts: list[str], tokenizer, positions: int) -> None:
 
 class PretrainingMonitor(TrainerCallback):
     """Bits per byte on held-out text, samples from fixed prompts and speed, at step 0 and every `eval_steps`.
+
+    The first process measures; where the weights are in parts all do, as one alone would wait for the others.
 
     Args:
         heldout: batches for `bits_per_byte`.
@@ -82,7 +85,8 @@ class PretrainingMonitor(TrainerCallback):
             state.log_history[-1].update(logs)
 
     def measure(self, args, state, model) -> None:
-        if not state.is_world_process_zero:
+        first = state.is_world_process_zero
+        if not first and not in_parts(model):
             return
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()  # what is still computed is training
@@ -91,14 +95,15 @@ class PretrainingMonitor(TrainerCallback):
         self.curve.append((state.global_step, value))
         state.log_history.append({"step": state.global_step, "eval_bits_per_byte": value})
         model.eval()
-        with (Path(args.output_dir) / "samples.jsonl").open("a", encoding="utf-8") as file:
-            for prompt in self.prompts:
-                text = continue_text(model, self.tokenizer, prompt)
-                row = {"step": state.global_step, "prompt": prompt, "sample": text}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        samples = [continue_text(model, self.tokenizer, prompt) for prompt in self.prompts]
         model.train()
-        shown = f" | {self.prompts[-1]!r} → {' '.join(text.split())[:70]!r}" if self.prompts else ""
-        print(f"step {state.global_step}: {value:.3f} bits per byte on held-out text{shown}")
+        if first:
+            with (Path(args.output_dir) / "samples.jsonl").open("a", encoding="utf-8") as file:
+                for prompt, sample in zip(self.prompts, samples, strict=True):
+                    row = {"step": state.global_step, "prompt": prompt, "sample": sample}
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            shown = f" | {self.prompts[-1]!r} → {' '.join(samples[-1].split())[:70]!r}" if self.prompts else ""
+            print(f"step {state.global_step}: {value:.3f} bits per byte on held-out text{shown}")
         self.paused += time.perf_counter() - start
 
 
