@@ -123,7 +123,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=128, help="sequences generated at once (default: 128)")
     parser.add_argument("--seed", type=int, default=42, help="seed for --limit (default: 42)")
     parser.add_argument("--sweep", metavar="NAME=VALUES", help="run --command once for each value of a setting")
-    parser.add_argument("--command", help="the road that --sweep runs, such as 'bash recipes/adapt.sh'")
+    parser.add_argument("--command", help="what --sweep runs, such as 'bash recipes/adapt.sh'")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the page and the figures")
     parser.add_argument(
         "--publish",

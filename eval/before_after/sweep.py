@@ -1,4 +1,4 @@
-"""The whole road once for each value of one setting, and what each brought: gain against forgetting."""
+"""The whole adaptation once for each value of one setting, and what each brought: gain against forgetting."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def read_sweep(text: str) -> tuple[str, list[str]]:
 
 
 def run_road(command: str, key: str, value: str, folder: Path) -> None:
-    """Run the road's command with KEY=value and RUN=folder in its environment, unless its figures are there already."""
+    """Run the command with KEY=value and RUN=folder in its environment, unless its figures are there already."""
     if has_figures(folder):
         print(f"· {folder / 'results.json'} is there: skipped")
         return
@@ -93,7 +93,7 @@ def best_of(rows: list[dict], key: str, budget: float) -> dict:
 
 
 def run_sweep(text: str, command: str, output_dir: Path, budget: float) -> dict:
-    """Run the road for each value, and write sweep.json and sweep.html into `output_dir`; each run is a folder in it.
+    """Run the command for each value, and write sweep.json and sweep.html into `output_dir`; each run is a folder in it.
     Returns what sweep.json has."""
     key, values = read_sweep(text)
     check_writable("--output_dir", output_dir)

@@ -227,6 +227,8 @@ def sft(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
         "warmup_steps": 0,
     }
     config = "gpt2_small" if torch.cuda.is_available() else "belle"
+    if torch.cuda.is_available():
+        changed["global_batch_size"] = None  # an update is one batch: the pass would hardly fill one of that size
     ours = recipe("sft", config, folder / "ours", {**changed, "heldout": None})
     return over_trl("SFT", "SFTTrainer", ours, theirs)
 
