@@ -481,9 +481,10 @@ def test_of_two_processes_the_first_decides(ppo_settings, tmp_path):
 def test_stop_lets_a_fit_reward_pass_and_nothing_else(word, monkeypatch, tmp_path, capsys):
     found = {"verdict": as_verdict(word, "because", "go on"), "metrics": {}, "about": " on paper"}
     monkeypatch.setattr(before_training, "_check", lambda *arguments: found)
-    model = SimpleNamespace(training=True, train=lambda mode: None)
+    cpu = torch.device("cpu")
+    model = SimpleNamespace(training=True, train=lambda mode: None, device=cpu)
     trainer = SimpleNamespace(
-        args=SimpleNamespace(output_dir=str(tmp_path)), is_deepspeed_enabled=False, model=model, processing_class=None,
+        args=SimpleNamespace(output_dir=str(tmp_path), device=cpu), model=model, processing_class=None,
         accelerator=SimpleNamespace(unwrap_model=lambda model: model), is_world_process_zero=lambda: True,
     )  # fmt: skip
     script, run = SimpleNamespace(reward_gate="stop"), SimpleNamespace(checkpoint=None)

@@ -68,7 +68,7 @@ def measured(tokenizer_folder: str, folder: str, how: str) -> list:
     batches = heldout_batches([f"{folder}/heldout.txt"], tokenizer, 32)
     monitor = PretrainingMonitor(batches, tokenizer, ["ab", "h"], lambda updates: 0, 1.0)
     state = SimpleNamespace(is_world_process_zero=rank == 0, global_step=0, log_history=[])
-    monitor.measure(SimpleNamespace(output_dir=f"{folder}/{how}"), state, model)
+    monitor.on_train_begin(SimpleNamespace(output_dir=f"{folder}/{how}"), state, None, model=model)  # measures step 0
     return monitor.curve
 
 
