@@ -213,10 +213,18 @@ def test_what_cannot_be_done_with_weights_in_parts_is_refused(recipe, how, given
     refused(again(recipe, **given, output_dir=tmp_path / "out", **EXACT), f"error: {says}")
 
 
-def test_the_stage_of_deepspeed_is_read_from_its_file(tmp_path):
+def test_the_stage_of_deepspeed_is_read_from_its_file(monkeypatch, tmp_path):
     path = tmp_path / "zero.json"
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(path))
     for stage in (2, 3):
         path.write_text(json.dumps({"zero_optimization": {"stage": stage}}))
-        assert under_zero3(str(path)) == (stage == 3)
+        assert under_zero3(str(path)) == under_zero3(None) == (stage == 3)
+    assert under_zero3({"zero_optimization": {"stage": 3}}) and not under_zero3({"zero_optimization": {"stage": 2}})
+    for odd in ([], {}, {"zero_optimization": 3}):
+        path.write_text(json.dumps(odd))
+        assert not under_zero3(str(path))
+    for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED_CONFIG_FILE"):
+        monkeypatch.delenv(name)
     assert not under_zero3(None) and not under_zero3(str(tmp_path / "missing.json"))
     check_sharding({"deepspeed": None, "fsdp": None, "use_peft": True}, {"PPOConfig"})

@@ -23,15 +23,16 @@ def under_zero3(deepspeed) -> bool:
     """Whether DeepSpeed was asked for with its third stage, in which no process has whole weights."""
     if not under_deepspeed(deepspeed):
         return False
-    if not deepspeed:
+    settings = deepspeed or os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if settings == "none":  # the launcher has no such file, but a stage
         return os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
-    if not isinstance(deepspeed, dict):
-        try:
-            with open(deepspeed, encoding="utf-8") as file:
-                deepspeed = json.load(file)
-        except (OSError, ValueError):
-            return False  # the Trainer says what is wrong with it
-    return deepspeed.get("zero_optimization", {}).get("stage") == 3
+    try:
+        if not isinstance(settings, dict):
+            with open(settings, encoding="utf-8") as file:
+                settings = json.load(file)
+        return settings["zero_optimization"]["stage"] == 3
+    except (OSError, ValueError, LookupError, TypeError):
+        return False  # no stage, or the Trainer says what is wrong with the file
 
 
 def under_fsdp(fsdp=None) -> bool:
