@@ -7,7 +7,8 @@ arXiv:2205.05198, section 4.1, but without dropout; only eager attention keeps s
 from recipes.planning.architecture import Counts
 from recipes.planning.work import ROLLOUTS, Work, answer_length, checkpoints
 
-CHUNK = 256  # tokens of which TRL's chunked_nll holds logits at once
+CHUNK = 256  # tokens of which chunked_nll holds logits at once
+KEPT = 2**28  # bytes of log-probabilities that it keeps at most besides (recipes/trainers/sft_loss.py)
 LOGITS = 12  # bytes an entry: fp32 logits, their log-softmax and its gradient; bf16 adds 4, of the first and the last
 SHARDINGS = ("ddp", "zero2", "fsdp2")
 
@@ -114,7 +115,7 @@ def memory_of(
     if stage == "reward":
         logits = 0.0
     elif stage == "sft" and values.get("loss_type") in (None, "chunked_nll"):
-        logits = float(CHUNK * vocabulary * entry)
+        logits = float(CHUNK * vocabulary * entry + min(4 * tokens * vocabulary, KEPT))
     elif stage in ROLLOUTS:
         answer = answer_length(values)
         logits = float(work.rows * answer * vocabulary * entry)
