@@ -1,4 +1,9 @@
-"""Whether bf16 is trained in: by what the processor is, never by a measurement."""
+"""Whether bf16 is trained in: by what the processor is, never by a measurement. And memory that a process keeps."""
+
+import ctypes
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -27,3 +32,33 @@ def test_bf16_on_a_processor(monkeypatch, name, avx512_bf16, amx, fast):
 
 def test_this_processor_is_asked_for_names_that_torch_has():
     assert isinstance(torch.cpu.get_capabilities()["cpu_name"], str) and bf16_is_fast() in (True, False)
+
+
+FAULTS = """
+import resource
+import sys
+import torch
+from data_prep.common.machine import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def fill():
+    torch.ones(2**23)  # 32 MB, 8,192 pages, freed at once
+for _ in range(10):  # the first ones grow the heap
+    fill()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    fill()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
+def test_freed_memory_is_used_again_unless_the_environment_has_settings_of_its_own():
+    def faults(what: str, **more: str) -> int:
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+        command = [sys.executable, "-c", FAULTS, what]
+        return int(subprocess.run(command, env=clean | more, capture_output=True, text=True, check=True).stdout)
+
+    assert faults("keep") < 100
+    # 128 kB is where glibc goes to the system for each piece; a threshold that is set stays.
+    assert faults("keep", MALLOC_MMAP_THRESHOLD_="131072") > 100

@@ -17,7 +17,7 @@ import transformers
 from trl import ModelConfig, TrlParser
 
 from data_prep.common.errors import InputError
-from data_prep.common.machine import bf16_is_fast, without_cudnn_attention
+from data_prep.common.machine import bf16_is_fast, keep_freed_memory, without_cudnn_attention
 from data_prep.common.parallel import cores
 from data_prep.common.yaml_file import read_yaml
 from recipes.trainers import quiet
@@ -155,6 +155,8 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
     _check_together(parsed, given)
     if not any(getattr(each, "torch_compile", False) for each in parsed):  # compiled shapes are few
         without_cudnn_attention()
+    if any(getattr(each, "use_cpu", False) for each in parsed):
+        keep_freed_memory()
     quiet.renamed_in_transformers()
     if not {"load_in_4bit", "load_in_8bit"} & given:
         quiet.four_bit_kernels()
