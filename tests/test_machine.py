@@ -1,14 +1,14 @@
 """Whether bf16 is trained in: by what the processor is, never by a measurement. And memory that a process keeps."""
 
-import ctypes
 import os
+import platform
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from data_prep.common.machine import bf16_is_fast
+from data_prep.common.machine import bf16_is_fast, keep_freed_memory
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 def test_freed_memory_is_used_again_unless_the_environment_has_settings_of_its_own():
     def faults(what: str, **more: str) -> int:
         clean = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
@@ -62,3 +62,11 @@ def test_freed_memory_is_used_again_unless_the_environment_has_settings_of_its_o
     assert faults("keep") < 100
     # 128 kB is where glibc goes to the system for each piece; a threshold that is set stays.
     assert faults("keep", MALLOC_MMAP_THRESHOLD_="131072") > 100
+
+
+def test_memory_is_left_alone_on_other_systems(monkeypatch):
+    monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("Windows has no library of this process: a TypeError"))
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "platform", "win32")
+    keep_freed_memory()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from trl.trainer import sft_trainer
 
+from recipes.planning import memory
 from recipes.trainers import sft_loss
 
 TRLS = sft_trainer._chunked_cross_entropy_loss  # before a trainer of ours puts its own in this place
@@ -58,3 +59,7 @@ def test_a_chunk_is_computed_once_where_all_are_small_and_again_for_the_gradient
     computed.clear()
     compute(sft_loss.chunked_loss, {"shift_labels": torch.arange(80).reshape(2, 40) % 11})
     assert computed == [16] * 10
+
+
+def test_the_plan_counts_what_is_kept_and_a_chunk_of_trls():
+    assert (memory.KEPT, memory.CHUNK) == (sft_loss.KEPT, sft_trainer._CHUNKED_LM_HEAD_CHUNK_SIZE)

@@ -51,7 +51,10 @@ def keep_freed_memory() -> None:
 
     See mallopt(3); the values are those of recipes/steps.sh, the second one as large as mallopt takes it.
     """
-    if any(name.startswith("MALLOC_") for name in os.environ) or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):  # musl
         return
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # from malloc.h
     libc.mallopt(mmap_threshold, 2**30)
