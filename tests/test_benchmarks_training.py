@@ -38,6 +38,7 @@ def arguments(tmp_path, **changed) -> Namespace:
         ({"part": ["start"]}, "base/config.json: no such file"),
         ({"part": ["pretrain"]}, "data/tokens: no such file"),
         ({"part": ["reward"]}, "sft/config.json: no such file"),
+        ({"part": ["sample"]}, "sft/config.json: no such file"),
         ({"part": ["sft"]}, "a.json: no such file"),
     ],
 )
@@ -161,6 +162,23 @@ def test_the_attention_of_a_processor_is_not_taken_to_a_gpu(gpu, attention, tmp_
     assert json.loads((tmp_path / "sft.yaml").read_text()).get("attn_implementation") == attention
 
 
+def test_as_many_answers_are_sampled_by_generate_as_by_ours(tmp_path, tiny_model_dir, monkeypatch):
+    """Both scripts, as processes: three prompts of different lengths, two answers to each, four rows at once."""
+    prompts = [[{"role": "user", "content": text}] for text in ("a?", "a b c?", "b")]
+    write_jsonl(tmp_path / "prompts.jsonl", ({"prompt": prompt} for prompt in prompts))
+    printed = []
+
+    def call(name: str, command: list[str]) -> str:
+        printed.append(called(name, command).split())
+        return f"{printed[-1][-2]} 0.5"
+
+    called = processes.call
+    monkeypatch.setattr(processes, "call", call)
+    for script in (processes.GENERATE, processes.ANSWERS):
+        assert processes.sampled(script, tiny_model_dir, tmp_path / "prompts.jsonl", 2, 4, 5) == 12.0  # 6 in 0.5 s
+    assert all(float(words[-1]) > 0 for words in printed)
+
+
 @pytest.mark.slow
 def test_the_recipes_are_measured_against_trls_trainers(tmp_path, tiny_chat_tokenizer):
     run = quickstart_like_run(tmp_path / "run", tiny_chat_tokenizer, ["a?", "b b?", "c c c?"])
@@ -168,17 +186,24 @@ def test_the_recipes_are_measured_against_trls_trainers(tmp_path, tiny_chat_toke
     rows = [{"prompt": [{"role": "user", "content": f"{number} a?"}], **ranking} for number in range(4)]
     write_jsonl(run / "data/rankings.jsonl", rows)
     rows = [{"id": str(number), "conversations": TURNS} for number in range(12)]
+    write_json(run / "data/prompts_rankings.json", rows)
     write_json(tmp_path / "a.json", [{"id": "x", "conversations": BROKEN}, *rows])
-    options = ["--run", run, "--data", tmp_path / "a.json", "--part", "sft", "reward", "--rows", 8, "--repeats", 2]
+    options = ["--run", run, "--data", tmp_path / "a.json", "--rows", 8, "--repeats", 2]
+    options += ["--part", "sft", "reward", "sample"]
     command = [sys.executable, "-m", "eval.speed", "training", *options, "--results_dir", tmp_path]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "speed_training.json").read_text())
-    assert list(results["metrics"]) == ["SFT over TRL's SFTTrainer", "reward training over TRL's RewardTrainer"]
+    over = ["SFT over TRL's SFTTrainer", "reward training over TRL's RewardTrainer", "sampled answers/s over generate"]
+    assert list(results["metrics"]) == over
     assert all(value > 0 for value in results["metrics"].values())
     assert {name: (sum(values) / 2, len(values)) for name, values in results["runs"].items()} == {
         name: (pytest.approx(value), 2) for name, value in results["metrics"].items()
     }
-    assert {part: len(cores) for part, cores in results["cores_of_others"].items()} == {"sft": 2, "reward": 2}
+    assert {part: len(cores) for part, cores in results["cores_of_others"].items()} == {
+        "sft": 2,
+        "reward": 2,
+        "sample": 2,
+    }
     assert "other processes kept up to " in done.stdout
     assert results["matrix_gflops"]["fp32"] > 0

@@ -69,6 +69,15 @@ def test_a_command_ends_without_a_last_search_for_cycles_but_with_all_that_is_to
     assert run(CYCLE) == ("done\nfinally\nat exit\n", "")
 
 
+def test_a_command_starts_the_collector_seldom_and_leaves_what_is_imported_out_of_its_rounds():
+    program = (
+        "import gc\nfrom data_prep.common.errors import run_main\nbefore = len(gc.get_objects())\n"
+        "def main():\n    frozen, made = gc.get_freeze_count(), [[] for _ in range(1000)]\n    run_main(lambda: made)\n"
+        "    print(gc.get_threshold()[0], frozen >= before, gc.get_freeze_count() < frozen + 500)\nrun_main(main)"
+    )
+    assert run(program) == ("10000 True True\n", "")
+
+
 def test_the_collector_rests_while_libraries_are_imported_and_leaves_them_alone_afterwards():
     frozen = gc.get_freeze_count()
     try:

@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from data_prep.common.imports import end_without_collecting
+from data_prep.common.imports import collect_seldom, end_without_collecting
 from data_prep.common.text import printable
 
 
@@ -22,6 +22,7 @@ def run_main(main: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     if hasattr(os, "register_at_fork"):  # a worker process just ends, whatever it is doing
         os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    collect_seldom()
     end_without_collecting()
     try:
         main()

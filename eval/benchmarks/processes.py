@@ -53,6 +53,46 @@ seconds = time.perf_counter() - start
 print(len(trainer.train_dataset), seconds, torch.cuda.max_memory_allocated() / 2**30)
 """
 
+# Sampled answers as transformers' documentation draws them: batches in the order of the file, padded on the left. It prints
+# how many there are, and the seconds from the first prompt to the last text.
+GENERATE = """
+import json, sys, time
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+path, data, answers, at_once, length = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+model = AutoModelForCausalLM.from_pretrained(path).to(device).eval()
+with open(data, encoding="utf-8") as file:
+    prompts = [json.loads(line)["prompt"] for line in file]
+torch.manual_seed(0)
+texts, rows = [], int(at_once) // int(answers)
+start = time.perf_counter()
+for first in range(0, len(prompts), rows):
+    batch = tokenizer.apply_chat_template(prompts[first : first + rows], add_generation_prompt=True, padding=True,
+                                          return_tensors="pt", return_dict=True).to(device)
+    drawn = model.generate(**batch, do_sample=True, top_k=0, max_new_tokens=int(length),
+                           num_return_sequences=int(answers), eos_token_id=tokenizer.eos_token_id,
+                           pad_token_id=tokenizer.pad_token_id)
+    texts += tokenizer.batch_decode(drawn[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+print(len(texts), time.perf_counter() - start)
+"""
+
+# The same by the helper of the data scripts, recipes and evaluations.
+ANSWERS = """
+import sys, time
+from data_prep.common.files import read_jsonl
+from data_prep.models.generation import generate_answers
+from data_prep.models.loading import load_checkpoint
+path, data, answers, at_once, length = sys.argv[1:]
+model, tokenizer = load_checkpoint(path)
+prompts = [row["prompt"] for row in read_jsonl(data)]
+start = time.perf_counter()
+drawn = generate_answers(model, tokenizer, prompts, int(length), temperature=1.0, num_return_sequences=int(answers),
+                         batch_size=int(at_once))
+print(sum(map(len, drawn)), time.perf_counter() - start)
+"""
+
 # Runs a recipe, and writes GiB of the GPU that it held at most.
 PEAK = """
 import pathlib, runpy, sys
@@ -118,6 +158,14 @@ def trl(trainer: str, model: Path, data: Path, length: int, rows: int) -> dict[s
             f"TRL's {trainer}Trainer took {used} of {rows} rows: the others are longer than {length} tokens"
         )
     return {"seconds": float(seconds), "peak": float(peak)}
+
+
+def sampled(script: str, model: Path, prompts: Path, *settings: int) -> float:
+    """Answers/s of GENERATE or ANSWERS: `settings` are answers to each prompt, rows at once, tokens of an answer at most."""
+    number, seconds = call("sampling", [sys.executable, "-c", script, *map(str, (model, prompts, *settings))]).split()[
+        -2:
+    ]
+    return int(number) / float(seconds)
 
 
 def random_model(tokenizer: Path, folder: Path) -> Path:

@@ -1,4 +1,5 @@
-"""Benchmark of training: pretraining against the machine's matrix rate, SFT and reward training against TRL's own trainers.
+"""Benchmark of training: pretraining against the machine's matrix rate, SFT, reward training and sampling against the
+libraries' own.
 
     python -m eval.speed training --run runs/quickstart
 
@@ -16,6 +17,8 @@ of the two counts.
                conversations, the same model
     reward     recipes/configs/quickstart/reward.yaml against TRL's RewardTrainer with its defaults: one pass over the
                same pairs, from the run's SFT model
+    sample     answers of the run's SFT model to its prompts for rankings, four to each, sampled as
+               data_prep.sample_completions does, over `generate` of transformers in batches of the same size
     start      seconds from the command of recipes/sft.py to its first step, the conversations tokenized on the way
 
 On a GPU sft and reward train a model of GPT-2's size by the YAMLs of recipes/configs/gpt2_small, and what they hold of the
@@ -42,9 +45,12 @@ from data_prep.common.machine import bf16_is_fast, matrix_rate, matrix_rates
 from data_prep.common.yaml_file import read_yaml
 from data_prep.planning.sizes import Shape
 from data_prep.readers.preferences import read_rankings
+from data_prep.readers.prompts import read_prompts
 from data_prep.readers.ranks import pairs
 from eval.benchmarks.data import CONVERSATIONS, load_rows, train_tokenizer, write_corpus
 from eval.benchmarks.processes import (
+    ANSWERS,
+    GENERATE,
     GPT2,
     ROOT,
     VOCABULARY,
@@ -53,13 +59,14 @@ from eval.benchmarks.processes import (
     launch,
     random_model,
     recipe,
+    sampled,
     trl,
     widened,
     write_settings,
 )
 from eval.benchmarks.repeats import Repeats
 
-PARTS = ("pretrain", "gpt2", "sft", "reward", "start")
+PARTS = ("pretrain", "gpt2", "sft", "reward", "sample", "start")
 UNITS = {
     "pretraining over the matrix rate": "",
     "Muon, share of a step": "",
@@ -71,6 +78,7 @@ UNITS = {
     "SFT, peak memory of the GPU over TRL's": "times",
     "reward training over TRL's RewardTrainer": "times",
     "reward training, peak memory of the GPU over TRL's": "times",
+    "sampled answers/s over generate": "times",
     "command to first step": "s",
 }
 LARGE = 60e9  # bytes of a GPU's memory that the batch of gpt2_small, 32 rows of 1,024, was worked out for
@@ -91,7 +99,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", type=int, default=60, help="steps of pretrain that are timed, after a few more (default: 60)"
     )
     parser.add_argument(
-        "--rows", type=int, default=200, help="conversations of sft, rankings of reward (default: 200)"
+        "--rows",
+        type=int,
+        default=200,
+        help="conversations of sft, rankings of reward, a fifth of the prompts of sample (default: 200)",
     )
 
 
@@ -269,6 +280,15 @@ def over_trl(name: str, trainer: str, ours: dict, theirs: dict) -> dict[str, flo
     return found
 
 
+def sample(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """The run's prompts for rankings, four answers to each, 512 at once, as recipes/quickstart.sh draws them."""
+    model = existing(arguments.run / "sft/config.json", "recipes/quickstart.sh").parent
+    prompts = read_prompts([str(arguments.run / "data/prompts_rankings.json")], 5 * arguments.rows, seed=42)
+    write_jsonl(folder / "prompts.jsonl", ({"prompt": row["prompt"]} for row in prompts))
+    given = model, folder / "prompts.jsonl", 4, 512, 64
+    return {"sampled answers/s over generate": sampled(ANSWERS, *given) / sampled(GENERATE, *given)}
+
+
 def start(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Seconds from the command of SFT to the line of its first step; of two runs the second counts, its files in memory."""
     run = arguments.run
@@ -288,7 +308,7 @@ def start(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     return {"command to first step": seconds}
 
 
-MEASURES = {"pretrain": pretrain, "gpt2": gpt2, "sft": sft, "reward": reward, "start": start}
+MEASURES = {"pretrain": pretrain, "gpt2": gpt2, "sft": sft, "reward": reward, "sample": sample, "start": start}
 
 
 # What they are made of
