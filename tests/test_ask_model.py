@@ -176,6 +176,11 @@ def test_a_busy_server_is_asked_again_and_a_stopped_run_goes_on(ask, tmp_path, m
     ("reply", "says"),
     [
         ((401, {}, json.dumps({"error": {"message": f"Incorrect key: {KEY}"}})), "HTTP 401 Unauthorized (Incorrect key: [key])"),
+        # A key where the text is truncated: half of it would not be found any more.
+        ((400, {}, json.dumps({"error": {"message": f"{190 * 'x'} {KEY} has"}})), f"HTTP 400 Bad Request ({190 * 'x'} [key] has)"),
+        ((400, {}, f"{190 * 'x'}\n{KEY} expired"), f"HTTP 400 Bad Request ({190 * 'x'} [key] exp)"),
+        ((200, {}, f"{190 * 'x'} {KEY}"), f"found the reply '{56 * 'x'}...; expected"),
+        ((200, {}, f"{40 * 'x'} {KEY} {40 * 'x'}"), f"found the reply '{40 * 'x'} [key] {9 * 'x'}...; expected"),
         ((404, {}, json.dumps({"error": "no such model"})), "HTTP 404 Not Found (no such model)"),
         ((307, {"Location": "http://127.0.0.1:1/"}, ""), "HTTP 307 Temporary Redirect"),
         ((200, {}, "<html>"), "found the reply '<html>'; expected a chat completion: choices[0].message.content"),
@@ -187,7 +192,7 @@ def test_a_refusal_is_one_line_without_the_key_and_is_not_tried_again(reply, say
     with serving({"": reply}) as server:
         code, out, err, rows, _ = ask([BRIDGE], "--url", server.url, "--model", "m", "--api_key_env", "MY_KEY")
     assert code == 1 and rows is None and err.splitlines()[-1].startswith(f"error: {server.url}: {says}")
-    assert "Traceback" not in err and KEY not in out + err and len(server.asked) == 1
+    assert "Traceback" not in err and KEY[:5] not in out + err and len(server.asked) == 1
 
 
 def test_no_server_and_one_that_is_silent_are_one_line(ask):

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 from helpers.ppo import quickstart_like_run
+from transformers import TrainingArguments
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import write_json, write_jsonl
 from data_prep.models.loading import load_tokenizer
 from eval.benchmarks import processes, training
+from recipes import pretrain
+from recipes.trainers.arguments import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 TURNS = [{"from": "human", "value": "what is it?"}, {"from": "gpt", "value": "it is what it is"}]
@@ -73,6 +76,28 @@ def test_the_fraction_is_that_of_the_steps_after_the_first_that_are_logged(tmp_p
         "pretraining over the matrix rate": pytest.approx(50 * flops / 1000),
         "Muon, share of a step": 0.25,
     }
+
+
+@pytest.mark.parametrize(("part", "muon_lr", "width"), [("pretrain", 0.01, 192), ("gpt2", None, 768)])
+def test_pretraining_takes_the_settings_that_it_is_measured_with(part, muon_lr, width, tmp_path, monkeypatch):
+    (tmp_path / "run/data/tokens").mkdir(parents=True)
+    write_jsonl(tmp_path / "run/data/corpus_heldout.jsonl", [{"text": "a"}] * 9)
+
+    class Started(Exception):
+        pass
+
+    def recipe(stage, config, folder, changed):
+        command = processes.launch(stage, config, folder, changed)
+        monkeypatch.setattr(sys, "argv", ["pretrain.py", *command[command.index("--config") :]])
+        script, _ = parse_arguments(pretrain.ScriptArguments, TrainingArguments, refused=pretrain.REFUSED)
+        assert (script.muon_lr, script.n_embd) == (muon_lr, width)
+        raise Started
+
+    monkeypatch.setattr(training, "recipe", recipe)
+    monkeypatch.setattr(training, "matrix_rate", lambda kind: 1.0)
+    monkeypatch.setattr(processes.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Started):
+        training.MEASURES[part](arguments(tmp_path), tmp_path / "out")
 
 
 @pytest.mark.parametrize(("steps", "first", "last"), [(1, 2, 4), (12, 2, 14), (60, 10, 70), (8, 2, 10), (13, 2, 16)])

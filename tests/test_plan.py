@@ -258,6 +258,14 @@ def test_parameters_equal_those_of_a_folder_and_rows_are_counted(tiny_model_dir,
     assert not (tiny_sft.parent / "out").exists()
 
 
+def test_rows_of_a_glob_are_counted_as_training_reads_them(tiny_sft, planned):
+    text, folder = tiny_sft.read_text(), tiny_sft.parent
+    tiny_sft.write_text(text.replace(f"{folder}/rows.json", f"'{folder}/row?.j*n'"))
+    assert line(planned(tiny_sft), "tokens") == "6 steps × 1 × 4 rows × 8.0 = 192"
+    tiny_sft.write_text(text.replace(f"{folder}/rows.json", f"'{folder}/other*.json'"))
+    assert "192" not in planned(tiny_sft)
+
+
 def test_conversations_with_tools_are_counted(tiny_sft, planned):
     call = {"from": "function_call", "value": json.dumps({"name": "f", "arguments": {}})}
     turns = [

@@ -213,6 +213,31 @@ def test_a_checkpoint_of_another_optimizer_is_refused_by_the_setting(recipe, nam
     )
 
 
+@pytest.mark.parametrize(
+    ("recipe", "name", "value"),
+    [("pretrain", "n_embd", 24), ("sft", "lora_r", 3), ("sft", "optim", "adafactor"), ("sft", "use_peft", False)],
+)
+def test_a_checkpoint_of_other_shapes_is_refused_by_the_setting(recipe, name, value, pushed, settings, tmp_path):
+    folder = as_killed(pushed(recipe)[0], tmp_path / "run", 2)
+    marker = json.loads((folder / UNFINISHED).read_text())
+    own, marker["settings"][name] = marker["settings"][name], value
+    write_json(folder / UNFINISHED, marker)
+    for asked in ({"resume_from_checkpoint": "last"}, {}):
+        text = refused(again(recipe, **settings[recipe], **asked, output_dir=folder))
+        assert text == (
+            f"error: {name}: found {own}, but {folder}/checkpoint-2 was trained with {value}, and what it holds has other "
+            f"shapes: set it to {value}, start anew by --resume_from_checkpoint false, or give another --output_dir"
+        )
+
+
+def test_an_optimizer_whose_state_is_the_same_goes_on(pushed, settings, tmp_path):
+    first, _ = pushed("sft")
+    folder = as_killed(first, tmp_path / "run", 2)
+    given = {**settings["sft"], "optim": "adamw_torch", "output_dir": folder, "resume_from_checkpoint": "last"}
+    done = succeeded(again("sft", **given))
+    assert "resuming with another setting, as told: optim adamw_torch_fused → adamw_torch\n" in done.out
+
+
 def test_with_lora_muon_lr_keeps_no_run_from_going_on(pushed, settings, tmp_path):
     first, _ = pushed("sft")
     folder = as_killed(first, tmp_path / "run", 2)

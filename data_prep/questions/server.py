@@ -1,5 +1,6 @@
 """One reply of an OpenAI-compatible server: POST /chat/completions, with a time limit and a bounded number of tries."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -52,11 +53,11 @@ class Server(NamedTuple):
                 if error.code not in BUSY:
                     raise InputError(f"{self.url}: {reason}") from None
             except (OSError, http.client.HTTPException) as error:  # no connection, a time-out, a reply that breaks off
-                reason, wait = str(getattr(error, "reason", error)) or type(error).__name__, ""
+                reason, wait = self._safe(str(getattr(error, "reason", error)) or type(error).__name__), ""
             if tried < self.retries:
                 time.sleep(min(float(wait) if wait.isdigit() else 2.0**tried, LONGEST_WAIT))
         raise InputError(
-            f"{self.url}: no reply in {self.retries + 1} {'tries' if self.retries else 'try'} ({self._safe(reason)}); the same command, run again, goes on "
+            f"{self.url}: no reply in {self.retries + 1} {'tries' if self.retries else 'try'} ({reason}); the same command, run again, goes on "
             "with the replies that have come"
         )
 
@@ -161,8 +162,8 @@ class Server(NamedTuple):
         return value
 
     def _strange(self, content: bytes, what: str, expected: str) -> InputError:
-        found = shorten(content[:200].decode("utf-8", "replace"))
-        return InputError(f"{self.url}: found the {what} {self._safe(found)}; expected {expected}")
+        found = shorten(self._hidden(content.decode("utf-8", "replace")))
+        return InputError(f"{self.url}: found the {what} {printable(found)}; expected {expected}")
 
     def _refusal(self, error: urllib.error.HTTPError) -> str:
         """What a server says that does not reply, on one line."""
@@ -170,21 +171,22 @@ class Server(NamedTuple):
             said = error.read(LARGEST).decode("utf-8", "replace")
         except (OSError, http.client.HTTPException):
             said = ""
-        try:
+        with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
             said = _message(json.loads(said)["error"])
-        except (ValueError, LookupError, TypeError, RecursionError):
-            said = " ".join(said.split())[:200]
-        return f"HTTP {error.code} {error.reason}" + (f" ({self._safe(said)})" if said else "")
+        return f"HTTP {error.code} {self._safe(str(error.reason))}" + (f" ({self._safe(said)})" if said else "")
 
     def _safe(self, text: str) -> str:
-        """`text` without the key, which servers may repeat in their refusals."""
-        return printable(text.replace(self.key, "[key]") if self.key else text)
+        """The beginning of a server's `text`, on one line and without the key."""
+        return printable(" ".join(self._hidden(text).split())[:200])
+
+    def _hidden(self, text: str) -> str:
+        """`text` without the key, which servers may repeat in their refusals: before it is truncated, or half would stay."""
+        return text.replace(self.key, "[key]") if self.key else text
 
 
 def _message(error) -> str:
-    """What a reply says under "error", on one line: a message, or an object with one."""
-    said = error.get("message") or error if isinstance(error, dict) else error
-    return " ".join(str(said).split())[:200]
+    """What a reply says under "error": a message, or an object with one."""
+    return str(error.get("message") or error if isinstance(error, dict) else error)
 
 
 def _opener(url: str) -> urllib.request.OpenerDirector:

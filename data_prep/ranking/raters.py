@@ -57,8 +57,8 @@ def by_function(name: str) -> Rater:
 
 def by_reward_model(path: str, rows: list[dict]) -> Rater:
     """The reward model in the folder `path`; `InputError` if it is none, or if an answer in `rows` is too long for it."""
-    import torch  # slow to import: after the input has been checked
-
+    # Slow to import: after the input has been checked.
+    from data_prep.common.machine import training_device
     from data_prep.models.loading import check_context, load_reward_model
     from data_prep.models.scoring import encode_answers, score_answers
 
@@ -73,8 +73,7 @@ def by_reward_model(path: str, rows: list[dict]) -> Rater:
                 f"row {number} of the completions: an answer has {longest} tokens with its prompt, {path} {positions} "
                 "positions: use a reward model with a longer context, or delete the row"
             )
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    model.to(device)
+    model.to(training_device())
 
     def rate(rows: list[dict]) -> list[dict]:
         prompts = [row["prompt"] for row in rows for _ in row["completions"]]

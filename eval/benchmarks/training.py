@@ -138,7 +138,7 @@ def gpt2(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     """
     inputs = inputs_of(arguments.run, folder, 8 if torch.cuda.is_available() else 4)
     if not torch.cuda.is_available():
-        changed = {**GPT2, "per_device_train_batch_size": 2, "muon_lr": None}
+        changed = {**GPT2, "per_device_train_batch_size": 2, "muon_lr": None, "muon_momentum": None}
         return {"GPT-2's layers over the matrix rate": over_matrix_rate("quickstart", folder, inputs | changed)[0]}
     tokenizer, tokens = widened(arguments.run / "tokenizer", VOCABULARY, folder), folder / "tokens"
     mix = read_yaml(ROOT / "recipes/configs/quickstart/mix.yaml") | {"tokenizer": tokenizer, "output_dir": tokens}

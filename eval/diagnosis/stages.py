@@ -79,7 +79,8 @@ def reward_of(model, tokenizer, functions: list[Callable], weights: list[float] 
 def measure_sft(rows: list[dict], tokenizer, max_new_tokens: int) -> dict:
     """Whether the answers end, what they look like beside the references, and what best of n by the judge would bring."""
     references = [row["columns"]["reference"] for row in rows]
-    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in references if text.strip()]
+    plain = {"add_special_tokens": False, "split_special_tokens": True}  # special tokens in a text are text
+    ids = [tokenizer(text, **plain)["input_ids"] for text in references if text.strip()]
     lengths = [len(own) + 1 for own in ids]  # with the end of turn
     cut = [min(length, max_new_tokens) for length in lengths]  # as the answers are
     per_answer = {

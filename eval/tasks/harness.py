@@ -41,10 +41,11 @@ def run_tasks(
     template refuses.
     """
     import datasets
-    import torch
     from jinja2 import TemplateError
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
+
+    from data_prep.common.machine import training_device
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     # Its own thousands of YAMLs take seconds to read: only where one of them is asked for
@@ -55,7 +56,7 @@ def run_tasks(
             f"--tasks {missing[0]}: found no such task; expected ours, or one that lm_eval ls tasks lists"
         )
     names = list(dict.fromkeys(each for name in tasks for each in manager.match_tasks([name])))
-    device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+    device = training_device().type
     arguments = {"pretrained": model, "trust_remote_code": False, "use_safetensors": True}
     try:
         found = simple_evaluate(

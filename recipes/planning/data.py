@@ -1,6 +1,7 @@
 """How many rows a run's data has, and how long they are, where the files and a tokenizer are there."""
 
 import contextlib
+import glob
 import io
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,8 @@ class Data(NamedTuple):
 
 
 def local(names: list[str] | None) -> bool:
-    return bool(names) and all(Path(name).exists() for name in names)
+    """Whether all files, folders and globs are here; a dataset on the Hub is not."""
+    return bool(names) and all(Path(name).exists() or glob.glob(name, recursive=True) for name in names)
 
 
 def data_of(stage: str, values: dict, tokenizer, made: int | None) -> Data | None:

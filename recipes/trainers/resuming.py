@@ -69,6 +69,10 @@ HELD = {
 }
 # Settings that, set or not, divide the weights of the optimizer into other groups: its saved state then does not fit.
 GROUPS = ("muon_lr", "value_learning_rate")
+# Settings that weights or an optimizer's state are shaped by: a checkpoint with others cannot be loaded.
+SHAPES = ("optim", "use_peft", "n_layer", "n_embd", "n_positions")
+SHAPES_OF_LORA = ("lora_r", "lora_target_modules", "lora_modules_to_save", "use_dora")
+SAME_STATE = {"adamw_torch", "adamw_torch_fused"}
 # What `--resume_from_checkpoint` takes besides a folder.
 LAST, ANEW = ("last", "true", "yes", "1"), ("false", "no", "0")
 
@@ -115,6 +119,7 @@ def open_run(*arguments) -> Run:
     before = read_json(marker) if marker.exists() else None
     if before is not None:
         check_groups(checkpoint, before["settings"], settings)
+        check_shapes(checkpoint, before["settings"], settings)
     changed = differences(before, record) if before is not None else None
     if asked is None and changed != {}:
         more = {kind: [f"and {len(each) - 4} more"] if len(each) > 4 else [] for kind, each in (changed or {}).items()}
@@ -143,6 +148,18 @@ def check_groups(checkpoint: str, before: dict, now: dict) -> None:
             f"{name}: found {'none' if new is None else new}, but {checkpoint} was trained {was}, and its optimizer "
             f"has other groups of weights: {what}, start anew by --resume_from_checkpoint false, or give another "
             "--output_dir"
+        )
+
+
+def check_shapes(checkpoint: str, before: dict, now: dict) -> None:
+    """Raise InputError where a setting of `SHAPES`, or with LoRA of `SHAPES_OF_LORA`, is another one."""
+    for name in (*SHAPES, *(SHAPES_OF_LORA if now.get("use_peft") else ())):
+        old, new = before.get(name), now.get(name)
+        if name not in before or old == new or {old, new} == SAME_STATE:
+            continue
+        raise InputError(
+            f"{name}: found {new}, but {checkpoint} was trained with {old}, and what it holds has other shapes: set it to "
+            f"{old}, start anew by --resume_from_checkpoint false, or give another --output_dir"
         )
 
 
