@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 import tomllib
@@ -301,6 +302,16 @@ def test_every_link_leads_to_a_file_or_a_heading(document):
         assert (document.parent / link).is_file(), link
     headings = re.findall(r"^#+ (.*)$", text, flags=re.M)
     assert set(places(text)) <= {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", [ENGLISH, CHINESE], ids=short)
+def test_speeds_in_the_readmes_are_the_medians_that_were_measured(document):
+    measured = json.loads(RESULTS.with_name("speed.json").read_text())
+    runs = {name: values for command in measured.values() for name, values in command["runs"].items()}
+    found = re.findall(r"([\d.]+)<!-- speed: (.+?) -->", document.read_text(encoding="utf-8"))
+    assert len(found) == 4
+    assert [figure for figure, _ in found] == [f"{statistics.median(runs[name]):.1f}" for _, name in found]
+    assert round(statistics.median(runs["PPO, peak memory over TRL's trainer"]), 1) == 0.5  # "half"
 
 
 def figures(text: str) -> list[tuple[str, str, str]]:
