@@ -299,9 +299,16 @@ def places(text: str) -> list[str]:
 def test_every_link_leads_to_a_file_or_a_heading(document):
     text = document.read_text(encoding="utf-8")
     for link in re.findall(r"]\((?!https?:|#)(.*?)\)", text):
-        assert (document.parent / link).is_file(), link
+        path, _, place = link.partition("#")
+        assert (document.parent / path).is_file(), link
+        assert not place or place in anchors((document.parent / path).read_text(encoding="utf-8")), link
+    assert set(places(text)) <= anchors(text)
+
+
+def anchors(text: str) -> set[str]:
+    """The names that GitHub gives to the headings of a document."""
     headings = re.findall(r"^#+ (.*)$", text, flags=re.M)
-    assert set(places(text)) <= {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("document", [ENGLISH, CHINESE], ids=short)
