@@ -9,7 +9,7 @@ from data_prep.common.errors import InputError
 from data_prep.gate.verdict import as_verdict
 from eval import diagnose
 from eval.diagnosis import perfect
-from eval.diagnosis.stages import leash, repetition, weights_moved
+from eval.diagnosis.stages import leash, measure_sft, repetition, weights_moved
 from eval.diagnosis.verdict import check_gate, check_perfect, check_ppo, check_sft, table, weakest
 
 
@@ -19,6 +19,13 @@ def row(counts: list[int], stopped: list[bool] | None = None) -> dict:
         "counts": counts,
         "stopped": stopped or [True] * len(counts),
     }
+
+
+def test_a_control_token_in_a_reference_is_as_long_as_its_letters(tiny_chat_tokenizer):
+    """As in training: "a<|end|>" is eight tokens of one letter each and the end of turn."""
+    answered = {**row([1]), "ids": [[5]], "scores": [1.0], "columns": {"reference": "a<|end|>"}}
+    found = measure_sft([answered] * 2, tiny_chat_tokenizer, max_new_tokens=9)
+    assert (found["reference_length"], found["references_too_long"]) == (9.0, 0.0)
 
 
 def test_how_far_kl_coef_lets_a_policy_go_by_hand():

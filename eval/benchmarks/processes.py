@@ -162,9 +162,8 @@ def trl(trainer: str, model: Path, data: Path, length: int, rows: int) -> dict[s
 
 def sampled(script: str, model: Path, prompts: Path, *settings: int) -> float:
     """Answers/s of GENERATE or ANSWERS: `settings` are answers to each prompt, rows at once, tokens of an answer at most."""
-    number, seconds = call("sampling", [sys.executable, "-c", script, *map(str, (model, prompts, *settings))]).split()[
-        -2:
-    ]
+    command = [sys.executable, "-c", script, *map(str, (model, prompts, *settings))]
+    number, seconds = call("sampling", command).split()[-2:]
     return int(number) / float(seconds)
 
 

@@ -18,7 +18,8 @@ of the two counts.
     reward     recipes/configs/quickstart/reward.yaml against TRL's RewardTrainer with its defaults: one pass over the
                same pairs, from the run's SFT model
     sample     answers of the run's SFT model to its prompts for rankings, four to each, sampled as
-               data_prep.sample_completions does, over `generate` of transformers in batches of the same size
+               data_prep.sample_completions does (in bf16 where that is fast), over `generate` of transformers in the
+               model's precision, in batches of the same size
     start      seconds from the command of recipes/sft.py to its first step, the conversations tokenized on the way
 
 On a GPU sft and reward train a model of GPT-2's size by the YAMLs of recipes/configs/gpt2_small, and what they hold of the

@@ -35,9 +35,8 @@ class PackedSFTTrainer(SFTTrainer):
     """
 
     def __init__(self, *args, **kwargs) -> None:
-        sft_trainer._chunked_cross_entropy_loss = (
-            chunked_loss  # the model's forward, as TRL sets it, calls it by this name
-        )
+        # The model's forward, as TRL sets it, calls it by this name.
+        sft_trainer._chunked_cross_entropy_loss = chunked_loss
         super().__init__(*args, **kwargs)
         attention = self.model.config._attn_implementation
         self.in_rows = self.args.packing and self.padding_free and attention in ("sdpa", "eager")

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 from trl.trainer import sft_trainer
 
-KEPT = (
-    2**28
-)  # bytes of log-probabilities, 4 for each token and entry of the vocabulary, that are kept and not recomputed
+# Bytes of log-probabilities, 4 for each token and entry of the vocabulary, that are kept and not recomputed.
+KEPT = 2**28
 
 
 def chunk_sums(
