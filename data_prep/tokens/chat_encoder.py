@@ -29,6 +29,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from data_prep.common.errors import InputError
 from data_prep.common.reasoning import BLOCK, REASONING, block, reasoning_of
 from data_prep.common.text import shorten
+from data_prep.tokens.control_tokens import ControlTokens
 
 IGNORED = -100  # the label that the loss ignores (ignore_index of torch's cross entropy)
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -80,6 +81,7 @@ class ChatEncoder:
         self._tokenizer.encode_special_tokens = False
         self._literal.encode_special_tokens = True  # control tokens are text to this one
         self._special = special_token_text(tokenizer)
+        self._control = ControlTokens(tokenizer, self._special)
 
     def render(self, conversations: list[list[dict]], add_generation_prompt: bool = False) -> list[Rendered]:
         """The conversations as texts. With `add_generation_prompt` each ends where the assistant's next turn begins.
@@ -174,12 +176,24 @@ class ChatEncoder:
 
     def encode(self, rendered: list[Rendered]) -> list[Encoded]:
         """The tokens of each conversation, with its mask. Releases the GIL while `tokenizers` works."""
-        plain = [each for each in rendered if not each.stand_ins]
-        encodings = iter(self._tokenizer.encode_batch([each.text for each in plain], add_special_tokens=False))
-        return [
-            self._encode_pieces(each) if each.stand_ins else with_mask(next(encodings), each.spans)
-            for each in rendered
-        ]
+        found = [self._encode_pieces(each) if each.stand_ins else None for each in rendered]
+        counted = {
+            index: borders
+            for index, each in enumerate(rendered)
+            if found[index] is None and (borders := self._control.counted(each.text, each.spans))
+        }
+        texts = [rendered[index].text for index in counted]
+        for index, encoding in zip(
+            counted, self._tokenizer.encode_batch_fast(texts, add_special_tokens=False), strict=True
+        ):
+            ids = np.array(encoding.ids, dtype=np.int32)
+            if (mask := self._control.mask(ids, counted[index])) is not None:
+                found[index] = Encoded(ids, mask)
+        rest = [index for index, each in enumerate(found) if each is None]
+        texts = [rendered[index].text for index in rest]
+        for index, encoding in zip(rest, self._tokenizer.encode_batch(texts, add_special_tokens=False), strict=True):
+            found[index] = with_mask(encoding, rendered[index].spans)
+        return found
 
     def _encode_pieces(self, rendered: Rendered) -> Encoded:
         """A conversation with typed control tokens: each of them is encoded as text, apart from the text around it."""
