@@ -48,7 +48,7 @@ rank: $(VENV)/pages
 	    --output runs/quickstart/data/rankings_by_people.jsonl
 
 test: $(VENV)/test
-	$(RUN) HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	$(RUN) HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/test
 	$(RUN) && ruff check . && ruff format --check .

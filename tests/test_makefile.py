@@ -163,7 +163,7 @@ def test_uv_is_used_where_it_is_installed(clone, index):
         f"{python} {TORCH} --index-url {index}",
         f"{python} --index-url http://mirror/simple -r requirements.txt",
         f"{python} --index-url http://mirror/simple -e .[test]",
-        "venv-python -m pytest -n auto --maxprocesses 4 --dist worksteal",
+        "venv-python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder",
     ]
 
 

@@ -93,7 +93,9 @@ def processes():
     late = [f"trl.trainer.{method}_trainer" for method in ("sft", "dpo", "kto", "rloo", "grpo")]
     late += ["recipes.trainers.reward_trainer", "recipes.trainers.ppo.trainer", "peft", "transformers.trainer"]
     late += ["transformers.models.gpt2.modeling_gpt2", "trl.models.utils", "data_prep.models.generation"]
-    context.set_forkserver_preload(["pytest", *(f"recipes.{recipe}" for recipe in RECIPES), *late, "tests.helpers.warm"])
+    context.set_forkserver_preload(
+        ["pytest", *(f"recipes.{recipe}" for recipe in RECIPES), *late, "tests.helpers.warm"]
+    )
     return context
 
 
