@@ -6,7 +6,7 @@ from helpers.conversations import messages
 from tokenizers import AddedToken, normalizers, pre_tokenizers
 
 from data_prep.tokens.chat_encoder import ChatEncoder, special_token_text
-from data_prep.tokens.control_tokens import Counted, ControlTokens
+from data_prep.tokens.control_tokens import ControlTokens, Counted
 
 CONVERSATIONS = [messages("Hi", "Yo"), messages("system: Z", " a ", " x", "b\n", "é x"), messages("数", "据")]
 TEXT = "<|user|>Hi<|end|><|assistant|>Yo<|end|>"
