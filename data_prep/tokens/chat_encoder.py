@@ -78,6 +78,7 @@ class ChatEncoder:
         for copy in (self._tokenizer, self._literal):
             copy.no_truncation()
             copy.no_padding()
+            copy.post_processor = None  # it may trim offsets: a blank at the border of an answer would be lost
         self._tokenizer.encode_special_tokens = False
         self._literal.encode_special_tokens = True  # control tokens are text to this one
         self._special = special_token_text(tokenizer)
@@ -224,12 +225,12 @@ def loss_mask(encoding, spans: list[tuple[int, int]]) -> np.ndarray:
     """
     mask = np.zeros(len(encoding.ids), dtype=bool)
     for begin, end in spans:
-        if end > begin:
-            first = encoding.char_to_token(begin)
-            last = encoding.char_to_token(end - 1)
-            if first is None:
-                break
-            last = len(mask) - 1 if last is None else last
+        # A character of no token, such as a blank that the tokenizer strips, is passed over.
+        tokens = map(encoding.char_to_token, range(begin, end))
+        first = next((token for token in tokens if token is not None), None)
+        if first is not None:
+            backwards = map(encoding.char_to_token, range(end - 1, begin - 1, -1))
+            last = next(token for token in backwards if token is not None)
             while last + 1 < len(mask) and encoding.token_to_chars(last + 1)[0] < end:
                 last += 1
             mask[first : last + 1] = True

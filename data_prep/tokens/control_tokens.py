@@ -33,7 +33,8 @@ class ControlTokens:
         backend = json.loads(tokenizer.backend_tokenizer.to_str())
         self._exact = bool(tokens) and plain and backend["normalizer"] is None and _of_bytes(backend["pre_tokenizer"])
         self._pattern, self._id_of = pattern, {token.content: number for number, token in tokens.items()}
-        self._is_control = np.zeros(len(tokenizer) if tokens else 0, dtype=bool)
+        # A vocabulary may have holes: its highest id is not its size.
+        self._is_control = np.zeros(max(tokenizer.get_vocab().values()) + 1, dtype=bool)
         self._is_control[list(tokens)] = True
 
     def counted(self, text: str, spans: list[tuple[int, int]]) -> Counted | None:

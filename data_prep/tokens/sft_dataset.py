@@ -132,8 +132,10 @@ class LengthPolicy:
     def report(self) -> str:
         """What was done, as a line to print."""
         counts, limit = self.counts, f"max_length={self.max_length:,} tokens" if self.max_length else ""
+        lost = counts["without an answer"]
         if not limit or not counts["long"]:
-            return f"no conversation is longer than {limit}" if limit else "conversations may be of any length"
+            line = f"no conversation is longer than {limit}" if limit else "conversations may be of any length"
+            return line + f"; without a token to learn, and dropped: {lost:,}" * bool(lost)
         are = "conversation is" if counts["long"] == 1 else "conversations are"
         line = f"{counts['long']:,} {are} longer than {limit}: "
         cut = f"training will not see the last {counted(counts['tokens truncated'], 'token')} of them"
@@ -145,7 +147,7 @@ class LengthPolicy:
                 line += f"; of them {counts['truncated']:,} are still longer, an exchange each: {cut}"
         else:
             line += cut
-        if lost := counts["without an answer"]:
+        if lost:
             line += f"; {lost:,} of those truncated {'has' if lost == 1 else 'have'} no answer left and {'is' if lost == 1 else 'are'} dropped"
         return line
 
