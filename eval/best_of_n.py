@@ -29,7 +29,7 @@ from data_prep.gate.measures import best_of_n, verdicts
 from data_prep.gate.trained_on import trained_prompts
 from data_prep.gate.verdict import points
 from data_prep.judging.agreement import NOT_MEASURED, agreement_line, judged_with_agreement
-from data_prep.judging.judges import NAMES, Judge, load_judge
+from data_prep.judging.judges import NAMES, Judge, load_judge, short_name
 from data_prep.judging.language_model import ranks_of_outcomes, told_line
 from data_prep.readers.preferences import prompt_key
 from eval.common.options import add_judge, add_result_options, add_row_options, load_judges, quarantine_file
@@ -96,7 +96,7 @@ def worth_by(judge: Judge, rows: list[dict], other: Judge | None) -> tuple[list[
 
 def main() -> None:
     arguments = read_arguments()
-    name = arguments.name or Path(arguments.reward).stem.replace(":", ".").rsplit(".", 1)[-1]
+    name = arguments.name or short_name(arguments.reward)
     quarantine = quarantine_file(arguments.on_bad, arguments.results_dir, name)
     kept = Path(arguments.results_dir, f".best_of_n_{name}") if arguments.results_dir else None
     reward = load_judge(arguments.reward, journal=kept and kept.with_name(f"{kept.name}.reward"))

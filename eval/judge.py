@@ -34,7 +34,7 @@ from data_prep.common.files import write_jsonl, write_results
 from data_prep.common.numbers import check_at_least
 from data_prep.common.text import counted
 from data_prep.judging.agreement import agreement, agreement_line, described, judged_with_agreement
-from data_prep.judging.judges import Judge, recorded
+from data_prep.judging.judges import Judge, recorded, short_name
 from data_prep.judging.language_model import told_line
 from data_prep.ranking.completions import read_completions
 from eval.common.options import add_judge, add_result_options, add_row_options, load_judges, quarantine_file
@@ -66,13 +66,13 @@ def read_arguments() -> argparse.Namespace:
 def judged(judge: Judge, rows: list[dict], own: Judge | None, other: Judge | None) -> tuple[list[dict], list[dict]]:
     """(the outcomes of all pairs; the agreement with the ranks of the rows, if they have any, and with `other`)."""
     outcomes, agreed = judged_with_agreement(judge, rows, None, other)
-    found = [described(own, agreement(outcomes, own.outcomes(rows, None)))] if own else []
+    found = [described(own, agreement(rows, outcomes, own.outcomes(rows, None)))] if own else []
     return outcomes, found + ([agreed] if agreed else [])
 
 
 def main() -> None:
     arguments = read_arguments()
-    name = arguments.name or Path(arguments.judge).stem.replace(":", ".").rsplit(".", 1)[-1]
+    name = arguments.name or short_name(arguments.judge)
     quarantine = quarantine_file(arguments.on_bad, arguments.results_dir, name)
     kept = Path(arguments.results_dir, f".judge_{name}") if arguments.results_dir else None
     judge, other = load_judges(arguments, kept)

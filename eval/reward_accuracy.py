@@ -16,10 +16,12 @@ import argparse
 import time
 from pathlib import Path
 
+from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import run_main
 from data_prep.common.files import atomic_write, write_results
 from data_prep.common.numbers import check_at_least
-from data_prep.readers.preferences import read_rankings
+from data_prep.gate.trained_on import trained_prompts
+from data_prep.readers.preferences import prompt_key, read_rankings
 from eval.common.options import add_result_options, add_row_options, quarantine_file
 from eval.common.stamps import stamps
 
@@ -47,6 +49,10 @@ def main() -> None:
     changed = {key: count for key, count in counts.items() if key.startswith(("repaired", "quarantined")) and count}
     if changed:
         print("; ".join(f"{key}: {count:,}" for key, count in changed.items()))
+    trained, unknown = trained_prompts(arguments.model)
+    check_disjoint(trained, [prompt_key(row["prompt"]) for row in rows], arguments.rankings)
+    if unknown:
+        print(f"whether {arguments.model} was trained on these prompts is not known: {unknown}")
 
     from data_prep.models.loading import check_chat, load_checkpoint
     from data_prep.models.scoring import score_rankings  # slow to import: after the input has been checked
@@ -62,7 +68,7 @@ def main() -> None:
         write_results(arguments.results_dir, f"reward_accuracy_{name}", results)
         with atomic_write(Path(arguments.results_dir, f"reward_accuracy_{name}.png"), "wb") as file:
             file.write(picture(metrics))
-    print("\n".join(lines(name, metrics, len(rows))))
+    print("\n".join(lines(name, metrics)))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from data_prep.common.numbers import check_at_least
 from data_prep.common.text import counted
 from data_prep.gate.answers import leave_out_long, other_rows, read_answers
 from data_prep.gate.trained_on import trained_prompts
-from data_prep.judging.judges import as_function, is_function, is_reward_model
+from data_prep.judging.judges import as_function, is_reward_model, short_name
 from data_prep.readers.preferences import prompt_key
 from eval.common.options import add_result_options, add_row_options, quarantine_file
 
@@ -79,7 +79,7 @@ def main() -> None:
     arguments = parser.parse_args()
     check_at_least(1, arguments, "batch_size", "limit")
     which = arguments.reward
-    name = arguments.name or (which.replace(":", ".").rsplit(".", 1)[-1] if is_function(which) else Path(which).name)
+    name = arguments.name or short_name(which)
     quarantine = quarantine_file(arguments.on_bad, arguments.results_dir, name)
     is_model = is_reward_model(which)
     function = None if is_model else as_function(which, "--reward")

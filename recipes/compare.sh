@@ -105,9 +105,9 @@ for SEED in 1 2; do
 done
 sealed ppo sft  # the first seed, from the quickstart
 all_greedy ppo sft
-# Their greedy answers, and win rates of each against the SFT model that it is from, as in the quickstart.
-step $RUN/results/win_rate_grpo_vs_sft_greedy.json \
-    python -m eval.run --run $RUN --only answers win_rate \
+# Their greedy answers, and win rates of each against the SFT model that it is from, as in the quickstart. Of the eight it
+# measures those that are not measured yet.
+python -m eval.run --run $RUN --only answers win_rate \
     --models ppo_seed1 ppo_seed2 ppo_rater ppo_right_or_wrong ppo_over_budget dpo rloo grpo \
     --conversations heldout=$RUN/data/conversations_heldout.json \
     --judge $RUBRIC --eval_funcs $FACTS $RUBRIC --limit 1000 --max_new_tokens 48 --batch_size 512

@@ -58,7 +58,7 @@ def test_bad_rankings_and_documents(command, long_is_good_dir, zero_model_dir, t
     arguments += ("--columns", "prompt=q,chosen=good,rejected=bad", "--name", "x", "--results_dir", tmp_path)
     assert command(reward_accuracy, *arguments)[0] == 1
     code, out, err = command(reward_accuracy, *arguments, "--on_bad", "quarantine")
-    assert code == 0 and out.startswith("quarantined: 1\nx: 100.0%"), err
+    assert code == 0 and out.startswith("quarantined: 1\nwhether ") and "\nx: 100.0%" in out, err
     assert json.loads((tmp_path / "quarantine_x.jsonl").read_text())["row"] == 2
 
     write_jsonl(tmp_path / "documents.jsonl", [{"body": "yes"}, {"body": 7}])

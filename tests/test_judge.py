@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from data_prep.common.files import write_results
 from data_prep.common.intervals import bootstrap_interval
+from data_prep.judging.judges import short_name
 from eval import answers, report, win_rate
 from eval.reporting.drawing.chart import against_sft, chart
 from eval.reporting.drawing.example import caption, example_question, mark
@@ -461,3 +462,19 @@ def test_the_name_of_a_model_does_not_reach_its_answer(title, tmp_path):
     path.write_bytes(answers_picture(question, {title: "no"}, {title: ("wrong", "")}, ""))
     between = matplotlib.image.imread(path)[80:, MARGIN + LABEL - 7 : MARGIN + LABEL - 2, :3]
     assert between.min() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("judge", "name"),
+    [
+        ("data_prep.rewards.rubric", "rubric"),
+        ("my.py:brevity", "brevity"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "Llama-3.1-8B-Instruct"),
+        ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5-0.5B-Instruct"),
+        ("runs/judge.yaml", "judge"),
+        ("data/people.v2.jsonl", "people.v2"),
+        ("reference", "reference"),
+    ],
+)
+def test_results_of_different_judges_have_different_names(judge, name):
+    assert short_name(judge) == name

@@ -286,12 +286,15 @@ def test_kendalls_tau_and_kappa_by_hand():
     # First prompt: 2 pairs agree, the third is a tie to one of them: tau-b 2 / sqrt(2 · 3). Second: they contradict.
     ours = [{(0, 1): 1.0, (0, 2): 1.0, (1, 2): 0.5}, {(0, 1): 1.0}, {(0, 1): None}]
     theirs = [{(0, 1): 1.0, (0, 2): 1.0, (1, 2): 1.0}, {(0, 1): 0.0}, {(0, 1): 1.0}]
-    found = agreement(ours, theirs)
+    rows = [{"prompt": [{"role": "user", "content": question}]} for question in "abc"]
+    found = agreement(rows, ours, theirs)
     assert found["pairs"] == 4 and found["accuracy"] == bootstrap_interval([(1 + 1 + 0.5) / 3, 0])
     assert found["kendall_tau"] == bootstrap_interval([2 / 6**0.5, -1])
     # Both directions: of 8, 4 agree; ours 3 wins, 3 losses, 2 ties, theirs 4 and 4: chance 2 · 3/8 · 1/2 = 3/8.
     assert found["kappa"]["value"] == pytest.approx((0.5 - 0.375) / (1 - 0.375))
-    assert agreement([{(0, 1): None}], [{(0, 1): 1.0}]) is None
+    assert agreement(rows[:1], [{(0, 1): None}], [{(0, 1): 1.0}]) is None
+    # The same prompts a second time, ranked by another person, say: no more is known.
+    assert agreement(rows * 2, ours * 2, theirs * 2) == {**found, "pairs": 8}
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,8 @@ def test_the_expected_best_is_the_mean_over_all_subsets(answers, data):
 
 
 def test_best_of_n_stops_where_most_prompts_have_fewer_samples():
-    rows = [row([0, 1], counts=[2, 2], scores=[1.0, 0.0])] * 2 + [row([0, 1], scores=[1.0, 0.0])] * 2
+    rows = [row([0, 1], counts=[2, 2], scores=[1.0, 0.0], question=letter) for letter in "ab"]
+    rows += [row([0, 1], scores=[1.0, 0.0], question=letter) for letter in "cd"]
     worth, words = verdicts(rows)
     found = best_of_n(rows, worth, worth)
     assert words == "points of the rater" and [(each["n"], each["prompts"]) for each in found] == [
@@ -127,6 +128,20 @@ def test_calibration_by_hand():
     assert found["error"] == pytest.approx(0.25)
     (one,) = found["bins"]
     assert (one["from"], one["to"], one["share"], one["observed"]) == (0.7, 0.8, 1.0, 0.5)
+
+
+def test_a_prompt_with_several_rows_counts_once():
+    rows = [row([0, 1], question=f"{number}") for number in range(20)]
+    rewards = [[1.0, 0.0]] * 13 + [[0.0, 1.0]] * 7
+    one, two = (check_reward(rows * n, rewards * n, [None] * 20 * n, [None] * 20 * n)["metrics"] for n in (1, 2))
+    assert one["prompts"] == two["prompts"] == 20 and one["accuracy"] == two["accuracy"]
+    assert one["accuracy"]["value"] == 13 / 20
+    assert one["best_of_n"] == two["best_of_n"]
+    assert one["calibration"]["error"] == pytest.approx(two["calibration"]["error"])
+    assert one["baselines"]["longer"] == two["baselines"]["longer"]
+    # Nineteen prompts are too few, however often they were ranked.
+    few = check_reward(rows[1:] * 2, rewards[1:] * 2, [None] * 38, [None] * 38)["verdict"]
+    assert "19 prompts with answers that differ in rank, expected at least 20" in few["reason"]
 
 
 def test_the_n_gram_model_knows_what_answers_alone_tell_of_prompts_that_it_was_not_fitted_on():

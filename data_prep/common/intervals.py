@@ -1,6 +1,21 @@
 """95 % intervals for averages over prompts."""
 
+from collections.abc import Hashable, Iterable
+
 import numpy as np
+
+
+def by_prompt(keys: Iterable[Hashable], values: Iterable) -> list:
+    """The mean of each prompt's values, in the order in which the prompts come first; None is left out.
+
+    Several rows may have one prompt, ranked by several people, say: as units of their own they would make intervals narrower
+    than they are.
+    """
+    found: dict[Hashable, list] = {}
+    for key, value in zip(keys, values, strict=True):
+        if value is not None:
+            found.setdefault(key, []).append(value)
+    return [sum(own) / len(own) for own in found.values()]
 
 
 def bootstrap_interval(values, weights=None, resamples: int = 2000, seed: int = 0) -> dict:

@@ -9,7 +9,7 @@ arXiv:2210.10760), so it says about what there is to be had.
 import math
 from collections.abc import Callable
 
-from data_prep.common.intervals import bootstrap_interval, show_interval
+from data_prep.common.intervals import bootstrap_interval, by_prompt, show_interval
 from data_prep.common.text import counted
 from data_prep.gate.measures import (
     best_of_n,
@@ -18,6 +18,7 @@ from data_prep.gate.measures import (
     difference,
     lengths_of,
     pairs_right,
+    prompt_keys,
     spread,
     verdicts,
 )
@@ -50,7 +51,7 @@ def check_reward(
 
 def unmeasurable(rows: list[dict], rewards: list[list[float]]) -> dict | None:
     """The verdict on what no figure can be had of: too few prompts, ties alone, NaN, a constant; None where it can."""
-    compared = sum(bool(pairs(row["ranks"])) for row in rows)
+    compared = len(set(prompt_keys([row for row in rows if pairs(row["ranks"])])))
     scores = [score for row in rows for score in row.get("scores") or ()]
     if bad := sum(not math.isfinite(score) for score in scores):
         reason = f"the rater's score of {bad:,} of {counted(len(scores), 'answer')} is not a number"
@@ -89,7 +90,7 @@ def measure(
     length_correlation      of the reward with characters, over all answers and within prompts
     calibration, best_of_n  see there; "worth" says in words what best_of_n counts
     """
-    lengths = lengths_of(rows)
+    lengths, keys = lengths_of(rows), prompt_keys(rows)
     right = pairs_right(rows, rewards)
     others = {
         "chance": [None if share is None else 0.5 for share in right],
@@ -101,16 +102,16 @@ def measure(
     }
     baselines = {}
     for name, own in others.items():
-        if found := difference(right, own):
-            accuracy = bootstrap_interval([share for share in own if share is not None])
+        if found := difference(keys, right, own):
+            accuracy = bootstrap_interval(by_prompt(keys, own))
             baselines[name] = {"accuracy": accuracy, "difference": found}
     worth, words = verdicts(rows)
     return {
-        "prompts": len(rows),
+        "prompts": len(set(keys)),
         "answers": sum(len(row["completions"]) for row in rows),
         "samples": sum(sum(row["counts"]) for row in rows),
         "pairs": sum(len(pairs(row["ranks"])) for row in rows),
-        "accuracy": bootstrap_interval([share for share in right if share is not None]),
+        "accuracy": bootstrap_interval(by_prompt(keys, right)),
         "baselines": baselines,
         "spread": spread(rows, rewards),
         "length_correlation": {

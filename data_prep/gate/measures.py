@@ -5,10 +5,12 @@ list per row, in it one number per answer: a reward, a log-likelihood, a length.
 """
 
 import math
+from collections import Counter
 
 import numpy as np
 
-from data_prep.common.intervals import bootstrap_interval
+from data_prep.common.intervals import bootstrap_interval, by_prompt
+from data_prep.readers.preferences import prompt_key
 from data_prep.readers.ranks import pairs
 
 CALIBRATION_BINS = 5
@@ -31,10 +33,23 @@ def lengths_of(rows: list[dict]) -> list[list[float]]:
     return [[float(len(text)) for text in row["completions"]] for row in rows]
 
 
-def difference(one: list[float | None], other: list[float | None]) -> dict | None:
-    """The mean of one − other over the rows that have both, with its interval over them; None without such a row."""
-    both = [a - b for a, b in zip(one, other, strict=True) if a is not None and b is not None]
-    return bootstrap_interval(both) if both else None
+def prompt_keys(rows: list[dict]) -> list[str]:
+    """For each row what is equal for equal prompts."""
+    return [prompt_key(row["prompt"]) for row in rows]
+
+
+def pair_weights(rows: list[dict]) -> list[float]:
+    """What each pair of unequal rank of a row weighs, so that each prompt weighs 1, however many rows it has."""
+    keys, numbers = prompt_keys(rows), [len(pairs(row["ranks"])) for row in rows]
+    compared = Counter(key for key, number in zip(keys, numbers, strict=True) if number)
+    return [1 / number / compared[key] if number else 0.0 for key, number in zip(keys, numbers, strict=True)]
+
+
+def difference(keys: list[str], one: list[float | None], other: list[float | None]) -> dict | None:
+    """The mean of one − other over the prompts (`keys`) that have both, with its interval over them; None without one."""
+    both = [None if None in (a, b) else a - b for a, b in zip(one, other, strict=True)]
+    differences = by_prompt(keys, both)
+    return bootstrap_interval(differences) if differences else None
 
 
 def spread(rows: list[dict], values: list[list[float]]) -> dict:
@@ -91,12 +106,11 @@ def calibration(rows: list[dict], values: list[list[float]]) -> dict:
     arXiv:1706.04599, eq. 3). Each prompt weighs 1. Empty bins are left out.
     """
     found = []
-    for row, own in zip(rows, values, strict=True):
-        compared = pairs(row["ranks"])
-        for better, worse in compared:
+    for row, own, weight in zip(rows, values, pair_weights(rows), strict=True):
+        for better, worse in pairs(row["ranks"]):
             margin = own[better] - own[worse]
             predicted = 1 / (1 + math.exp(-min(abs(margin), 50.0)))
-            found.append((predicted, 1.0 if margin > 0 else 0.5 if margin == 0 else 0.0, 1 / len(compared)))
+            found.append((predicted, 1.0 if margin > 0 else 0.5 if margin == 0 else 0.0, weight))
     predicted, observed, weights = np.array(found).T
     width = 0.5 / CALIBRATION_BINS
     places = np.minimum(((predicted - 0.5) / width).astype(int), CALIBRATION_BINS - 1)
@@ -160,7 +174,7 @@ def best_of_n(rows: list[dict], values: list[list[float]], worth: list[list[floa
     the expected worth of a random answer, of the one with the highest value, and of the best, with intervals over
     prompts.
     """
-    found = []
+    found, keys = [], prompt_keys(rows)
     for n in N:
         enough = [index for index, row in enumerate(rows) if sum(row["counts"]) >= n]
         if not enough or 2 * len(enough) < len(rows):
@@ -171,11 +185,13 @@ def best_of_n(rows: list[dict], values: list[list[float]], worth: list[list[floa
             picks["random"].append(expected_best(counts, own, own, 1))
             picks["reward"].append(expected_best(counts, values[index], own, n))
             picks["rater"].append(expected_best(counts, own, own, n))
+        own_keys = [keys[index] for index in enough]
+        picks = {name: by_prompt(own_keys, own) for name, own in picks.items()}
         by_chance = np.array(picks["random"])
         found.append(
             {
                 "n": n,
-                "prompts": len(enough),
+                "prompts": len(by_chance),
                 **{name: bootstrap_interval(own) for name, own in picks.items()},
                 "gain": bootstrap_interval(np.array(picks["reward"]) - by_chance),
                 "rater_gain": bootstrap_interval(np.array(picks["rater"]) - by_chance),

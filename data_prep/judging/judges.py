@@ -123,6 +123,13 @@ def as_function(name: str, option: str) -> Callable[..., list[float]]:
     return reward
 
 
+def short_name(name: str) -> str:
+    """What results of a judge or reward are called: a function's own name, or that of the file, folder or model."""
+    if is_function(name):
+        return name.replace(":", ".").rsplit(".", 1)[-1]
+    return Path(name).stem if name.endswith((".yaml", ".yml")) or _is_data(name) else Path(name).name
+
+
 def is_function(name: str) -> bool:
     """Whether a name is that of a function: path/to/file.py:name or package.module.name."""
     if ".py:" in name:

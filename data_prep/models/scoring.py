@@ -7,7 +7,8 @@ import torch
 from tqdm.auto import tqdm
 
 from data_prep.common.errors import InputError
-from data_prep.common.intervals import bootstrap_interval
+from data_prep.common.intervals import bootstrap_interval, by_prompt
+from data_prep.readers.preferences import prompt_key
 from data_prep.readers.ranks import pairs
 from data_prep.tokens.chat_encoder import encode_conversations, encode_prompts, encode_text
 
@@ -157,10 +158,11 @@ def agreement_with_rankings(rows: list[dict], scores: list[list[float]]) -> dict
     mean reward of the better minus the worse answer, "length_correlation": Pearson correlation of reward and characters
     (None if all rewards or all lengths are equal), "pairs": their number}.
     """
-    rights, margins, number = [], [], 0
+    keys, rights, margins, number = [], [], [], 0
     for row, own in zip(rows, scores, strict=True):
         differences = [own[better] - own[worse] for better, worse in pairs(row["ranks"])]
         if differences:
+            keys.append(prompt_key(row["prompt"]))
             rights.append(float(np.mean([difference > 0 for difference in differences])))
             margins.append(float(np.mean(differences)))
             number += len(differences)
@@ -169,8 +171,8 @@ def agreement_with_rankings(rows: list[dict], scores: list[list[float]]) -> dict
     with np.errstate(invalid="ignore"):  # a constant has no correlation: NumPy divides 0 by 0
         correlation = float(np.corrcoef(all_scores, lengths)[0, 1])
     return {
-        "accuracy": bootstrap_interval(rights),
-        "margin": float(np.mean(margins)),
+        "accuracy": bootstrap_interval(by_prompt(keys, rights)),
+        "margin": float(np.mean(by_prompt(keys, margins))),
         "length_correlation": correlation if math.isfinite(correlation) else None,  # NaN is not JSON
         "pairs": number,
     }

@@ -235,7 +235,7 @@ def _rewards(run: Run, checkpoint: Checkpoint) -> None:
         about = {"seconds": time.perf_counter() - start, "model": checkpoint.folder, "data": files}
         run.store.write(name, {**about, **stamps(checkpoint.folder), "rankings": len(rows), "metrics": metrics})
         _save(run.store.folder / f"{name}.png", rewards.picture(metrics))
-        print("\n".join(rewards.lines(name, metrics, len(rows))))
+        print("\n".join(rewards.lines(name, metrics)))
 
 
 def _save(path: Path, png: bytes) -> None:

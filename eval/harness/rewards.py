@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from data_prep.common.intervals import bootstrap_interval, show_interval
+from data_prep.common.intervals import bootstrap_interval, by_prompt, show_interval
 from data_prep.common.numbers import rounded
 from data_prep.common.plots import BLUE, GREY, as_png, canvas
-from data_prep.common.text import printable
-from data_prep.gate.measures import calibration
+from data_prep.common.text import counted, printable
+from data_prep.gate.measures import calibration, pair_weights, prompt_keys
 from data_prep.models.scoring import agreement_with_rankings
 from data_prep.ranking.agreement import kendall_tau
 from data_prep.readers.ranks import pairs, ranks_of_scores
@@ -28,7 +28,7 @@ def _by_bins(compared: list[tuple[int, float, float, float]]) -> list[dict]:
     for number, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
         last = number == len(edges) - 2
         inside = [each for each in compared if low <= each[1] and (each[1] < high or last and each[1] == high)]
-        own: dict[int, list[tuple[float, float]]] = {}
+        own: dict[str, list[tuple[float, float]]] = {}
         for prompt, _, right, weight in inside:
             own.setdefault(prompt, []).append((right, weight))
         weights = [sum(weight for _, weight in each) for each in own.values()]
@@ -54,32 +54,34 @@ def measure_rankings(rows: list[dict], scores: list[list[float]]) -> dict:
         rows, scores: of `data_prep.models.scoring.score_rankings`. In bins each prompt weighs 1, as in the accuracy.
     """
     binned: dict[str, list] = {"by_margin": [], "by_length_difference": [], "by_score_difference": []}
-    taus, subsets = [], {}
-    for prompt, (row, own) in enumerate(zip(rows, scores, strict=True)):
+    keys, taus, subsets = prompt_keys(rows), [], {}
+    for prompt, row, own, weight in zip(keys, rows, scores, pair_weights(rows), strict=True):
         compared = pairs(row["ranks"])
         for better, worse in compared:
-            margin, rest = own[better] - own[worse], (float(own[better] > own[worse]), 1 / len(compared))
+            margin, rest = own[better] - own[worse], (float(own[better] > own[worse]), weight)
             longer = len(row["completions"][better]) - len(row["completions"][worse])
             binned["by_margin"].append((prompt, abs(margin), *rest))
             binned["by_length_difference"].append((prompt, float(longer), *rest))
             if row.get("scores"):
                 distance = abs(row["scores"][better] - row["scores"][worse])
                 binned["by_score_difference"].append((prompt, distance, *rest))
+        taus.append(kendall_tau(ranks_of_scores(own), row["ranks"]) or 0.0 if compared else None)
         if compared:
-            taus.append(kendall_tau(ranks_of_scores(own), row["ranks"]) or 0.0)
             right = float(np.mean([own[better] > own[worse] for better, worse in compared]))
             if row.get("subset") is not None:
-                subsets.setdefault(str(row["subset"]), []).append(right)
+                subsets.setdefault(str(row["subset"]), []).append((prompt, right))
     found = agreement_with_rankings(rows, scores)
     found |= {name: _by_bins(each) for name, each in binned.items() if each}
-    found |= {"calibration": calibration(rows, scores), "kendall_tau": bootstrap_interval(taus)}
+    found |= {"calibration": calibration(rows, scores), "kendall_tau": bootstrap_interval(by_prompt(keys, taus))}
     if subsets:
-        found["subsets"] = {name: bootstrap_interval(values) for name, values in sorted(subsets.items())}
+        found["subsets"] = {
+            name: bootstrap_interval(by_prompt(*zip(*values, strict=True))) for name, values in sorted(subsets.items())
+        }
         found["subsets_mean"] = float(np.mean([each["value"] for each in found["subsets"].values()]))
     return rounded(found)
 
 
-def lines(name: str, metrics: dict, prompts: int) -> list[str]:
+def lines(name: str, metrics: dict) -> list[str]:
     """The figures in words."""
     correlation = metrics["length_correlation"]
     bins = metrics["by_length_difference"]
@@ -90,7 +92,7 @@ def lines(name: str, metrics: dict, prompts: int) -> list[str]:
         f"{each['from']:+.0f} to {each['to']:+.0f} characters {each['accuracy']['value']:.0%}" for each in bins
     )
     found = [
-        f"{name}: {show_interval(metrics['accuracy'])} of {metrics['pairs']:,} pairs right (from {prompts:,} prompts), "
+        f"{name}: {show_interval(metrics['accuracy'])} of {metrics['pairs']:,} pairs right (from {counted(metrics['accuracy']['n'], 'prompt')}), "
         f"margin {metrics['margin']:.2f}, correlation of reward with length "
         + ("undefined" if correlation is None else f"{correlation:+.2f}"),
         f"{name}: {tau}; calibration error {metrics['calibration']['error']:.3f}; right by margin, the smallest first: "
