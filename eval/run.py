@@ -15,9 +15,11 @@ name, such as ppo_seed1. Measured are, by part (`--only`):
 
 The files are those in data/ of the run whose names hold "heldout", as the quickstart names them, else those that the
 checkpoints' settings name. The judge is the first of PPO's eval_funcs, else agreement with the reference. A result that is
-there is kept, and named where it is of other weights than the checkpoint has now; the answers and the bits of every document
-are kept too, in results/per_row, so that what is added later is paired with them. All is seeded, and the figures do not
-depend on the batch size, unless two tokens are as likely up to rounding. Writes results/<part>_….json and results/table.md; `python -m eval.report` makes the page.
+there is kept, and named where it is of other weights than the checkpoint has now, or was measured by another judge, on
+other data or prompts, without a function that is asked for, or with other settings; the answers and the bits of every
+document are kept too, in results/per_row, so that what is added later is paired with them. All is seeded, and the
+figures do not depend on the batch size, unless two tokens are as likely up to rounding. Writes results/<part>_….json and
+results/table.md; `python -m eval.report` makes the page.
 """
 
 import argparse
@@ -117,7 +119,7 @@ def main() -> None:
     start = time.perf_counter()
     arguments.results_dir = arguments.results_dir or arguments.run / "results"
     check_writable("--results_dir", arguments.results_dir)
-    from eval.judging.outcomes import row_to_judge  # slow to import
+    from eval.judging.outcomes import row_to_judge, say  # slow to import
 
     given = load_functions(arguments.eval_funcs)
     every = find_checkpoints(arguments.run)
@@ -156,6 +158,8 @@ def main() -> None:
         run.let_go(checkpoints[place + 1 :])
     if "matrix" in arguments.only:
         measure_matrix(run)
+    if any(name.startswith(("win_rate_", "win_matrix_")) for name in store.written):
+        say("the judge", judge, None)
     judge.close()
     with atomic_write(store.folder / "table.md") as file:
         file.write(table(arguments.run, store))

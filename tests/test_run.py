@@ -2,19 +2,22 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from helpers.completions import serving
 
 from data_prep.common.files import read_json, write_json, write_jsonl
 from data_prep.common.intervals import bootstrap_interval, detectable_difference
+from data_prep.judging.judges import FUNCTION, REFERENCE
 from data_prep.models.generation import generate_answers
 from data_prep.models.loading import load_checkpoint
 from data_prep.models.scoring import score_rankings
 from data_prep.ranking.agreement import kendall_tau
 from data_prep.readers.preferences import read_rankings
-from eval import perplexity, reward_accuracy
+from eval import perplexity, reward_accuracy, win_rate
 from eval import run as run_command
 from eval.harness import measuring
 from eval.harness.assistants import form_faults, loops
@@ -92,9 +95,8 @@ def test_every_model_is_loaded_once_and_what_is_there_is_kept(
     )  # of 1, 0, 1, 1 the standard deviation is one half
     assert (run / "results" / "win_matrix_heldout.png").read_bytes()[:4] == b"\x89PNG"
     table = (run / "results" / "table.md").read_text()
-    assert (
-        "| ppo_seed1 against sft | greedy | 4 | 75.0% [25.0%, 100.0%] (would show 70.0 percentage points) |" in table
-    )
+    row = "| ppo_seed1_vs_sft_greedy | ppo_seed1 against sft | greedy | 4 | 75.0% [25.0%, 100.0%] (would show 70.0 "
+    assert f"{row}percentage points) |" in table
     assert "Stale" not in table
 
     # Again: nothing is loaded. With one result gone its model alone is; without its answers it would be two.
@@ -117,6 +119,154 @@ def test_every_model_is_loaded_once_and_what_is_there_is_kept(
     assert command(run_command, *arguments, "--only", "answers", "--models", "ppo_seed1", "--overwrite")[0] == 0
     assert loads == ["ppo_seed1"]
     assert read_json(run / "results" / "answers_ppo_seed1_heldout.json")["metrics"]["exact_match"]["value"] == 0.25
+
+
+KEPT = re.compile(r"(\S+)\.json: kept, but stale: (.*); --overwrite measures it anew")
+
+
+def kept(out: str) -> dict[str, str]:
+    """{result: why it is stale} of what was printed."""
+    return {Path(path).name: reason for path, reason in KEPT.findall(out)}
+
+
+def test_a_kept_result_made_otherwise_is_named(command, loads, talker, long_is_good_dir, tmp_path):
+    run = make_run(tmp_path / "mine", sft=talker("no"), ppo=talker("yes"), reward=long_is_good_dir)
+    exact = "data_prep.rewards.exact_match"
+    others, results = run / "data" / "conversations_heldout_others.json", run / "results"
+    arguments = ("--run", run, "--max_new_tokens", 8)
+    assert command(run_command, *arguments)[0] == 0
+    before = {path: path.read_bytes() for path in results.glob("*.json")}
+    loads.clear()
+    sampled, greedy, matrix = "win_rate_ppo_vs_sft", "win_rate_ppo_vs_sft_greedy", "win_matrix_heldout"
+    rates = (sampled, greedy, matrix)
+    answers = [f"answers_{name}_heldout" for name in ("sft", "ppo")]
+    heldout, own = run / "data" / "conversations_heldout.json", [f"{each}_others" for each in answers]
+    judge = f"its judge is {REFERENCE}, not {FUNCTION.format(exact)}"
+    for options, expected in [
+        ((), {}),
+        (("--batch_size", 3), {}),  # no figure depends on it
+        (("--judge", exact), dict.fromkeys(rates, judge)),
+        (("--limit", 2), dict.fromkeys([*rates, *answers], "its number of prompts is 4, not 2")),
+        (
+            ("--eval_funcs", exact),
+            dict.fromkeys([sampled, greedy, *answers, *own], "it was measured without exact_match"),
+        ),
+        (("--temperature", 0.5), {sampled: "its temperature is 1.0, not 0.5"}),
+        (("--num_return_sequences", 2), {sampled: "its num_return_sequences is 4, not 2"}),
+        (("--seed", 1), {sampled: "its seed is 42, not 1"}),
+        (("--max_new_tokens", 9), dict.fromkeys([*rates, *answers, *own], "its max_new_tokens is 8, not 9")),
+        (
+            ("--conversations", f"heldout={others}"),
+            dict.fromkeys([*rates, *answers], f"its data is {heldout}, not {others}"),
+        ),
+    ]:
+        code, out, err = command(run_command, *arguments, *options)
+        assert code == 0 and kept(out) == expected, (options, out, err)
+        table = (results / "table.md").read_text()
+        assert all(f"- `{name}`: " in table for name in expected) and ("Stale" in table) == bool(expected)
+        assert ("stale)" in out) == bool(expected)
+        assert "the judge: agreement" not in out  # it was not asked
+    # Nothing was measured anew, or read differently.
+    assert loads == [] and before == {path: path.read_bytes() for path in results.glob("*.json")}
+
+    # A run that was moved, or files under other names, hold the same; other rows under the same name do not.
+    shutil.move(run, tmp_path / "moved")
+    run = tmp_path / "moved"
+    arguments = ("--run", run, "--max_new_tokens", 8)
+    assert kept(command(run_command, *arguments)[1]) == {}
+    shutil.copy(run / "data" / heldout.name, tmp_path / "copy.json")
+    given = ("--conversations", f"heldout={tmp_path / 'copy.json'}")
+    assert kept(command(run_command, *arguments, *given)[1]) == {}
+    rows = read_json(run / "data" / heldout.name)
+    rows[0]["conversations"][1]["value"] = "no"
+    write_json(run / "data" / heldout.name, rows)
+    reason = f"it is of other rows of {run / 'data' / heldout.name}: the files or --seed have changed"
+    assert kept(command(run_command, *arguments)[1]) == dict.fromkeys([*rates, *answers], reason)
+    for name, more in (("corpus", {"text": "a"}), ("rankings", {"prompt": "2?", "chosen": "aa", "rejected": "a"})):
+        with (run / "data" / f"{name}_heldout.jsonl").open("a") as file:
+            file.write(json.dumps(more) + "\n")
+    found = kept(command(run_command, *arguments, "--only", "perplexity", "reward_accuracy")[1])
+    reason = f"it is of other rows of {run / 'data' / 'corpus_heldout.jsonl'}: the files or --seed have changed"
+    assert found == {
+        **dict.fromkeys(["perplexity_sft", "perplexity_ppo"], reason),
+        "reward_accuracy_heldout": "its number of rankings is 1, not 2",
+    }
+
+    # With --overwrite they are measured anew, and then are what is asked for.
+    options = (*arguments, "--only", "answers", "win_rate", "--judge", exact, "--limit", 2, "--eval_funcs", exact)
+    code, out, err = command(run_command, *options, "--overwrite")
+    assert code == 0 and kept(out) == {} and "the judge: agreement with people: not measured\n" in out, err
+    assert command(run_command, *options)[1].count("stale") == 0
+    # Fewer functions than it has are no other result.
+    assert kept(command(run_command, *options[:-2])[1]) == {}
+
+
+def test_results_of_other_commands_and_of_before_are_kept(command, loads, talker, tmp_path):
+    run = make_run(tmp_path, sft=talker("no"), ppo=talker("yes"))
+    results, heldout = run / "results", run / "data" / "conversations_heldout.json"
+    arguments = ("--run", run, "--only", "answers", "win_rate", "matrix", "--max_new_tokens", 8)
+    assert command(run_command, *arguments)[0] == 0
+    for path in results.glob("*.json"):  # as they were written before
+        unknown = ("digest", "max_new_tokens") if path.stem == "win_matrix_heldout" else ("digest",)
+        write_json(path, {key: value for key, value in read_json(path).items() if key not in unknown})
+    models = ("--model", run / "ppo", "--opponent", run / "sft", "--conversations", heldout, "--results_dir", results)
+    for name, *options in (
+        ("ppo_vs_sft_sealed", "--limit", 2, "--judge", "data_prep.rewards.exact_match"),
+        ("ppo_vs_sft_greedy", "--temperature", 0),
+    ):
+        code, _, err = command(win_rate, *models, "--max_new_tokens", 8, "--name", name, *options)
+        assert code == 0, err
+    loads.clear()
+    code, out, err = command(run_command, *arguments)
+    assert code == 0 and kept(out) == {} and "stale" not in out and loads == [], out + err
+
+
+def test_the_rows_of_the_table_identify_themselves(command, talker, long_is_good_dir, tmp_path):
+    run = make_run(tmp_path, sft=talker("no"), ppo=talker("yes"), reward=long_is_good_dir)
+    results, heldout = run / "results", run / "data" / "conversations_heldout.json"
+    arguments = ("--run", run, "--only", "win_rate", "--max_new_tokens", 8)
+    assert command(run_command, *arguments)[0] == 0
+
+    def rows() -> list[str]:
+        part = (results / "table.md").read_text().split("## One against another\n\n")[1]
+        return [line for line in part.splitlines() if line]
+
+    assert rows()[-1] == f"The judge is {REFERENCE}." and rows()[0].startswith("| result | models | answers | n | win")
+    rate = ("--conversations", heldout, "--opponent", run / "sft", "--max_new_tokens", 8, "--results_dir", results)
+    best = ("--model", run / "sft", "--best_of", 2, "--reward_model", run / "reward", "--name", "best_of_2_vs_sft")
+    assert command(win_rate, *rate, *best)[0] == 0
+    exact = ("--judge", "data_prep.rewards.exact_match")
+    assert command(win_rate, *rate, "--model", run / "ppo", *exact, "--name", "ppo_vs_sft_exact")[0] == 0
+    assert command(run_command, *arguments)[0] == 0
+    header, _, *shown = rows()
+    assert header.startswith("| result | models | answers | judge | n | win rate |")
+    judge = FUNCTION.format(exact[1])
+    assert [tuple(row.strip("| ").split(" | ")[:5]) for row in shown] == [
+        ("ppo_vs_sft", "ppo against sft", "sampled", REFERENCE, "4"),
+        ("ppo_vs_sft_greedy", "ppo against sft", "greedy", REFERENCE, "4"),
+        ("best_of_2_vs_sft", "sft against sft", "sampled, best of 2", REFERENCE, "4"),
+        ("ppo_vs_sft_exact", "ppo against sft", "sampled", judge, "4"),
+    ]
+
+
+def test_what_a_language_model_that_judges_tells_of_itself_is_printed(command, talker, monkeypatch, tmp_path):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    run = make_run(tmp_path, sft=talker("no"), ppo=talker("yes"))
+    with serving({"": "Verdict: A"}) as server:
+        lines = ("model: m", f"url: {server.url}", "retries: 0", "concurrency: 1")
+        (tmp_path / "judge.yaml").write_text("\n".join(lines) + "\n")
+        arguments = ("--run", run, "--only", "win_rate", "--max_new_tokens", 8, "--judge", tmp_path / "judge.yaml")
+        code, out, err = command(run_command, *arguments)
+        assert code == 0, err
+        asked = len(server.asked)
+        again = command(run_command, *arguments)[1]
+    # It always says that the first is better: each of four pairs, sampled and greedy, in both orders.
+    told = (
+        "the judge: 8 pairs in both orders: 8 with a verdict, 8 of them ties; position bias +100.0% [+100.0%, +100.0%]"
+    )
+    assert told in out and "tokens" in out.split(told)[1].splitlines()[0]
+    assert "the judge: agreement with people: not measured\n" in out
+    assert asked == 8 and "the judge: " not in again
 
 
 def test_no_figure_depends_on_the_batch(command, tiny_model_dir, ready_to_end_dir, tiny_reward_dir, tmp_path):

@@ -101,9 +101,11 @@ def measure_checkpoint(run: Run, checkpoint: Checkpoint) -> None:
 
 def _documents(run: Run, checkpoint: Checkpoint) -> None:
     name = f"perplexity_{checkpoint.name}"
-    if not run.store.wants(name, checkpoint.folder):
+    files, data = [file for files in run.files["documents"].values() for file in files], _digest(run.documents)
+    made = {"data": files, "digest": data}
+    if not run.store.wants(name, made, checkpoint.folder):
         return
-    start, data = time.perf_counter(), _digest(run.documents)
+    start = time.perf_counter()
     measured, bits = measure_documents(*run.model(checkpoint), run.documents, DOCUMENT_ROWS)
     rows = [{"bits": each} for each in bits]
     run.store.keep_rows(name, {"weights": stamp(checkpoint.folder)["weights"], "documents": data}, rows)
@@ -113,8 +115,7 @@ def _documents(run: Run, checkpoint: Checkpoint) -> None:
         if theirs := run.store.rows(f"perplexity_{other.name}", key):
             difference = compare_documents(run.documents, bits, [row["bits"] for row in theirs])
             measured["against"] = {"model": other.folder, "difference": difference}
-    files = [file for files in run.files["documents"].values() for file in files]
-    about = {"seconds": time.perf_counter() - start, "model": checkpoint.folder, "data": files}
+    about = {"seconds": time.perf_counter() - start, "model": checkpoint.folder, **made}
     run.store.write(name, {**about, **stamps(checkpoint.folder), **measured})
     print(f"{name}: {measured['metrics']['bits_per_byte']:.3f} bits per byte")
 
@@ -136,9 +137,17 @@ def greedy(run: Run, checkpoint: Checkpoint, name: str) -> list[dict]:
     return found
 
 
+def _about(run: Run, set_name: str) -> dict:
+    """What a result says of the questions that it is of."""
+    rows = run.questions[set_name]
+    return {"data": run.files["conversations"][set_name], "prompts": len(rows), "digest": _digest(rows)}
+
+
 def _answers(run: Run, checkpoint: Checkpoint, set_name: str) -> None:
     name, rows = f"answers_{checkpoint.name}_{set_name}", run.questions[set_name]
-    if not run.store.wants(name, checkpoint.folder):
+    made = _about(run, set_name)
+    wanted = {**made, "eval_funcs": [*run.functions], "max_new_tokens": run.sampling["max_new_tokens"]}
+    if not run.store.wants(name, wanted, checkpoint.folder):
         return
     start = time.perf_counter()
     answers = greedy(run, checkpoint, set_name)
@@ -148,8 +157,7 @@ def _answers(run: Run, checkpoint: Checkpoint, set_name: str) -> None:
     }
     metrics, _ = measure_answers(rows, answers, measured, None)
     examples = [{**row, "answer": answer["text"]} for row, answer in zip(rows, answers, strict=True)][:12]
-    about = {"seconds": time.perf_counter() - start, "model": checkpoint.folder}
-    about |= {"data": run.files["conversations"][set_name], **stamps(checkpoint.folder), "prompts": len(rows)}
+    about = {"seconds": time.perf_counter() - start, "model": checkpoint.folder, **made, **stamps(checkpoint.folder)}
     run.store.write(name, {**about, **run.sampling, "metrics": metrics, "groups": {}, "examples": examples})
     print(f"{name}: exact match {metrics['exact_match']['value']:.1%} on {len(rows):,} prompts")
 
@@ -170,9 +178,14 @@ def _win_rates(run: Run, checkpoint: Checkpoint, opponent: Checkpoint) -> None:
     rows, label = run.questions[set_name], f"win_rate_{checkpoint.name}_vs_{role(opponent.name)}"
     prompts, players = [row["prompt"] for row in rows], (checkpoint, opponent)
     for name, temperature in ((label, run.temperature), (f"{label}_greedy", 0.0)):
-        if not run.store.wants(name, checkpoint.folder, opponent.folder):
+        made = {"judge": run.judge.words, **_about(run, set_name)}
+        settings = {"num_return_sequences": run.answers_per_prompt if temperature else 1, "temperature": temperature}
+        settings |= {"max_new_tokens": run.sampling["max_new_tokens"]}
+        seed = {"seed": run.seed} if temperature else {}  # greedy answers have none
+        wanted = {**made, "eval_funcs": [*run.functions], **settings, **seed}
+        if not run.store.wants(name, wanted, checkpoint.folder, opponent.folder):
             continue
-        start, per_prompt = time.perf_counter(), run.answers_per_prompt if temperature else 1
+        start = time.perf_counter()
         if temperature:
             # By different random numbers: with the same the two would not be independent.
             both = [_sampled(run, each, set_name, run.seed + place) for place, each in enumerate(players)]
@@ -188,11 +201,8 @@ def _win_rates(run: Run, checkpoint: Checkpoint, opponent: Checkpoint) -> None:
             for row, own, theirs, group in zip(rows, *texts, outcomes, strict=True)
         ][:8]
         about = {"seconds": time.perf_counter() - start, "model": checkpoint.folder, "opponent": opponent.folder}
-        about |= {"data": run.files["conversations"][set_name], "judge": run.judge.words}
-        about |= stamps(checkpoint.folder, opponent.folder)
-        settings = {"prompts": len(rows), "num_return_sequences": per_prompt, "temperature": temperature}
-        settings |= {"max_new_tokens": run.sampling["max_new_tokens"], "seed": run.seed}
-        run.store.write(name, {**about, **settings, "metrics": metrics, "examples": examples})
+        about |= {**made, **stamps(checkpoint.folder, opponent.folder), **settings, "seed": run.seed}
+        run.store.write(name, {**about, "metrics": metrics, "examples": examples})
         print(f"{name}: {metrics['win_rate']['value']:.1%} on {len(rows):,} prompts")
 
 
@@ -204,7 +214,13 @@ def _wants_matrix(run: Run) -> bool:
     players = _players(run)
     if "matrix" not in run.parts or len(players) < 2:
         return False
-    return run.store.wants(f"win_matrix_{next(iter(run.questions))}", *(each.folder for each in players))
+    set_name = next(iter(run.questions))
+    return run.store.wants(f"win_matrix_{set_name}", _of_matrix(run, set_name), *(each.folder for each in players))
+
+
+def _of_matrix(run: Run, set_name: str) -> dict:
+    """What the matrix of a set says of what it was measured with."""
+    return {"judge": run.judge.words, **_about(run, set_name), "max_new_tokens": run.sampling["max_new_tokens"]}
 
 
 def measure_matrix(run: Run) -> None:
@@ -216,9 +232,9 @@ def measure_matrix(run: Run) -> None:
     start = time.perf_counter()
     answers = {each.name: [answer["text"] for answer in greedy(run, each, set_name)] for each in players}
     rates = matrix.win_matrix(rows, answers, run.judge)
-    about = {"seconds": time.perf_counter() - start, "models": [*answers], "judge": run.judge.words}
-    about |= {"data": run.files["conversations"][set_name], **stamps(*(each.folder for each in players))}
-    run.store.write(name, {**about, "prompts": len(rows), "win_rates": rates, "metrics": {}})
+    about = {"seconds": time.perf_counter() - start, "models": [*answers], **_of_matrix(run, set_name)}
+    about |= stamps(*(each.folder for each in players))
+    run.store.write(name, {**about, "win_rates": rates, "metrics": {}})
     _save(run.store.folder / f"{name}.png", matrix.picture(rates))
     print(f"{name}: {', '.join(answers)}, every one against every other")
 
@@ -227,13 +243,14 @@ def _rewards(run: Run, checkpoint: Checkpoint) -> None:
     whose = "" if checkpoint.name == "reward" else f"{checkpoint.name}_"
     for set_name, files in rankings_of(checkpoint, run.checkpoints, run.files["rankings"]).items():
         name, rows = f"reward_accuracy_{whose}{set_name}", run.rankings[set_name]
-        if not run.store.wants(name, checkpoint.folder):
+        made = {"data": files, "rankings": len(rows), "digest": _digest(rows)}
+        if not run.store.wants(name, made, checkpoint.folder):
             continue
         start = time.perf_counter()
         scored = score_rankings(*run.model(checkpoint), rows, batch_size=run.sampling["batch_size"])
         metrics = rewards.measure_rankings(*scored)
-        about = {"seconds": time.perf_counter() - start, "model": checkpoint.folder, "data": files}
-        run.store.write(name, {**about, **stamps(checkpoint.folder), "rankings": len(rows), "metrics": metrics})
+        about = {"seconds": time.perf_counter() - start, "model": checkpoint.folder, **made}
+        run.store.write(name, {**about, **stamps(checkpoint.folder), "metrics": metrics})
         _save(run.store.folder / f"{name}.png", rewards.picture(metrics))
         print("\n".join(rewards.lines(name, metrics)))
 

@@ -71,20 +71,25 @@ def _answers(results: dict) -> list[str]:
 
 
 def _comparisons(results: dict) -> list[str]:
-    shown = []
-    for result in results.values():
+    """Each by its result's name; who judged stands below, or in a column where not all have the same judge."""
+    judges = [result.get("judge", "not named") for result in results.values()]
+    several, shown = len(set(judges)) > 1, []
+    for (name, result), judge in zip(results.items(), judges, strict=True):
         metrics, found = result["metrics"], result["metrics"].get("eval_funcs", {})
         names = f"{Path(result['model']).name} against {Path(result['opponent']).name}"
         kind = "sampled" if result["temperature"] else "greedy"
+        kind += f", best of {result['best_of']}" if result.get("best_of") else ""
         rate = show_interval(metrics["win_rate"]) + _would(metrics, "win_rate")
         differences = [
             f"{in_words(each)} {show_difference(each, own['difference'])}{_would(own, each)}"
             for each, own in found.items()
         ]
         kl = show_nats(metrics["kl"]) if "kl" in metrics else "–"
-        shown.append([names, kind, f"{result['prompts']:,}", rate, kl, "; ".join(differences) or "–"])
-    header = ["", "answers", "n", "win rate", "KL, nats per answer", "paired differences"]
-    return ["## One against another", "", *_rows(header, shown)]
+        row = [name.removeprefix("win_rate_"), names, kind, *([judge] if several else []), f"{result['prompts']:,}"]
+        shown.append([*row, rate, kl, "; ".join(differences) or "–"])
+    header = ["result", "models", "answers", *(["judge"] if several else []), "n", "win rate", "KL, nats per answer"]
+    lines = ["## One against another", "", *_rows([*header, "paired differences"], shown)]
+    return lines if several else [*lines, f"The judge is {_cell(judges[0])}.", ""]
 
 
 def _matrices(results: dict) -> list[str]:
