@@ -322,6 +322,15 @@ def test_the_opponent_is_what_a_model_was_trained_from(talker, zero_model_dir, c
     assert role("sft_seed1") == "sft" and role("ppo_rater") == "ppo_rater"
 
 
+def test_rankings_that_a_reward_model_was_trained_on_are_refused(command, yes, long_is_good_dir, tmp_path):
+    run = make_run(tmp_path, sft=yes, reward=long_is_good_dir)
+    rankings = run / "data" / "rankings_heldout.jsonl"
+    write_json(run / "reward" / "settings.json", {"settings": {"rankings": [str(rankings)]}})
+    code, _, err = command(run_command, "--run", run, "--only", "reward_accuracy")
+    assert code == 1 and f"{rankings}: 1 of 1 held-out prompts is trained on too" in err, err
+    assert not (run / "results" / "reward_accuracy_heldout.json").exists()
+
+
 def test_a_reward_model_by_hand(command, long_is_good_dir, tmp_path):
     # The longer answer is preferred. Pairs by how much longer the better one is: -4 (wrong), 3, 4 and 7 (right).
     rows = [

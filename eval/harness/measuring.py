@@ -7,12 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_prep.common.disjoint import check_disjoint
 from data_prep.common.files import atomic_write
 from data_prep.common.numbers import rounded
+from data_prep.gate.trained_on import trained_prompts
 from data_prep.judging.judges import Judge
 from data_prep.models.generation import generate_answers
 from data_prep.models.loading import check_chat, load_checkpoint
 from data_prep.models.scoring import score_rankings
+from data_prep.readers.preferences import prompt_key
 from eval.common.functions import measure
 from eval.common.stamps import stamp, stamps
 from eval.harness import matrix, rewards
@@ -246,6 +249,10 @@ def _rewards(run: Run, checkpoint: Checkpoint) -> None:
         made = {"data": files, "rankings": len(rows), "digest": _digest(rows)}
         if not run.store.wants(name, made, checkpoint.folder):
             continue
+        trained, unknown = trained_prompts(checkpoint.folder)
+        check_disjoint(trained, [prompt_key(row["prompt"]) for row in rows], files)
+        if unknown:
+            print(f"whether {checkpoint.folder} was trained on these prompts is not known: {unknown}")
         start = time.perf_counter()
         scored = score_rankings(*run.model(checkpoint), rows, batch_size=run.sampling["batch_size"])
         metrics = rewards.measure_rankings(*scored)
