@@ -8,7 +8,8 @@ conversations from preferences row by row. Text (.txt, or rows with "text" alone
 pretraining. Prints how many rows have which problem and where the first of them are, and counts turns, tokens, lengths and
 languages. Without --output nothing is written. With it the folder holds, if there is anything to write into them,
 
-    conversations.jsonl, preferences.jsonl, documents.jsonl   the rows that are kept, in one schema for each kind
+    conversations.jsonl, preferences.jsonl, documents.jsonl   the rows that are kept, in one schema for each kind; a
+                                      ranking with its counts, who drew and ranked the answers, and why
     report/quarantine.jsonl           the others, unchanged, with file, line and reasons; of a row that is too long to be
                                       read (33,554,432 characters) the beginning
     report/check.json, check.html     the report, as data and as a page
@@ -63,7 +64,7 @@ from data_prep.corpus.languages import language, method
 from data_prep.corpus.near_duplicates import Duplicate, near_duplicates
 from data_prep.readers.unread import Tally
 from data_prep.rows.bad_rows import ON_BAD, BadRows
-from data_prep.rows.problems import Problem, Row
+from data_prep.rows.problems import Problem, Row, not_utf8
 from data_prep.rows.read import data_files
 
 SHOWN = 5  # examples of each kind of problem
@@ -258,7 +259,10 @@ def examine(
                 if arguments.output:
                     if kind not in outputs:
                         outputs[kind] = stack.enter_context(atomic_write(folder / f"{kind}.jsonl"))
-                    outputs[kind].write(json.dumps(as_written(record), ensure_ascii=False) + "\n")
+                    written = as_written(record)
+                    line = json.dumps(written, ensure_ascii=False)
+                    # In ASCII if a note on a ranking has half a surrogate pair, which UTF-8 cannot encode.
+                    outputs[kind].write((line if not_utf8(line) is None else json.dumps(written)) + "\n")
     return findings, bad_rows
 
 

@@ -8,10 +8,12 @@
     python -m data_prep.hold_out data/alpaca.json --as_text --fraction 0.05 \
         --train runs/mine/corpus.jsonl --heldout runs/mine/heldout.jsonl
 
-Takes conversations, preferences and documents in all their formats, and writes each row unchanged, as JSON Lines. Plain
-text (.txt) is split at its documents, which are those of the corpus readers: the lines, if they are long, as in dumps of
-Wikipedia; otherwise pieces of 131,072 characters, cut at the end of a line. They are written as {"text"}. With --as_text
-conversations of any format become documents too, for a corpus: the texts of their turns, with a blank line between two.
+Takes conversations, preferences and documents in all their formats, and writes each row unchanged, as JSON Lines. What
+JSON has no form for, in columns of Parquet or the Hub that no reader uses, is counted: dates, decimals and bytes become
+text, NaN and infinite numbers null. Plain text (.txt) is split at its documents, which are those of the corpus readers:
+the lines, if they are long, as in dumps of Wikipedia; otherwise pieces of 131,072 characters, cut at the end of a line.
+They are written as {"text"}. With --as_text conversations of any format become documents too, for a corpus: the texts of
+their turns, with a blank line between two.
 
 The prompt of a conversation is what precedes its first answer; that of a preference is what its answers reply to; that of
 a document is its text. The prompt and the seed alone decide where a row goes. So a held-out prompt stays held out when rows
@@ -30,10 +32,12 @@ from tqdm.auto import tqdm
 from data_prep.common.disjoint import split_position
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import atomic_write, vacant
-from data_prep.common.text import counted, shorten
+from data_prep.common.json_values import AS_NULL, AS_TEXT, json_value
+from data_prep.common.text import counted, printable, shorten
 from data_prep.readers import conversation_formats, preference_formats
 from data_prep.readers.kinds import classify
 from data_prep.readers.preferences import prompt_key
+from data_prep.readers.unread import fields_line
 from data_prep.rows.bad_rows import ON_BAD, BadRows
 from data_prep.rows.problems import REPAIRED_BY_READING, Problem, not_utf8
 from data_prep.rows.read import HUB, data_files, is_text, rows_of
@@ -85,9 +89,21 @@ def prompt_of(value, text_column: str) -> tuple[list[dict], list[Problem]]:
     return prompt, [problem for problem in problems if problem.kind not in REPAIRABLE]
 
 
-def as_line(value) -> str:
-    """A row as a line of JSON; in ASCII if a field that nobody reads has half a surrogate pair, which UTF-8 cannot encode."""
-    line = json.dumps(value, ensure_ascii=False)
+def as_line(value: dict, changed: dict[str, Counter]) -> str:
+    """A row as a line of JSON; in ASCII if a field that nobody reads has half a surrogate pair, which UTF-8 cannot encode.
+
+    What JSON has no form for is changed (see `json_value`); `changed`, {how: {column: rows}}, counts it.
+    """
+    try:
+        line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):  # another type, or NaN
+        # The readers refuse such values where they read them, but for dates among tools, which they take as this text.
+        found: dict[str, set[str]] = {column: set() for column in value}
+        value = {column: json_value(each, found[column]) for column, each in value.items()}
+        for column, ways in found.items():
+            for way in ways:
+                changed[way][printable(column)] += 1
+        line = json.dumps(value, ensure_ascii=False)
     return (line if not_utf8(line) is None else json.dumps(value)) + "\n"
 
 
@@ -119,6 +135,7 @@ def main() -> None:
     check_outputs(arguments.train, arguments.heldout, quarantine, files)
     bad_rows = BadRows(arguments.on_bad, quarantine)
     counts: Counter = Counter()
+    changed: dict[str, Counter] = {AS_TEXT: Counter(), AS_NULL: Counter()}
     with atomic_write(arguments.train) as train, atomic_write(arguments.heldout) as heldout:
         for row in tqdm(rows_of(files, counts), desc="reading", unit=" rows", disable=None):
             value, prompt, problems = row.value, [], []
@@ -140,7 +157,7 @@ def main() -> None:
             part = "held out" if position < held else "to train on" if position < held + trained else "unused"
             counts[part] += 1
             if part != "unused":
-                (heldout if part == "held out" else train).write(as_line(value))
+                (heldout if part == "held out" else train).write(as_line(value, changed))
         bad_rows.close()
         if not (counts["held out"] and counts["to train on"]):
             text = f"; {SPLIT_TEXT}" if any(map(is_text, files)) else ""
@@ -159,6 +176,9 @@ def main() -> None:
         print(f"{counted(counts['empty'], 'document')} without text left out")
     if counts["cut"]:
         print(f"{counted(counts['cut'], 'piece')} cut off lines longer than {LONGEST_LINE:,} characters")
+    for way, columns in changed.items():
+        if columns:
+            print(f"{way}: {fields_line(columns)}")
     print(
         f"{counted(bad_rows.rows_out, 'row')}: {counts['to train on']:,} to train on in {arguments.train}, "
         f"{counts['held out']:,} held out in {arguments.heldout}, {counts['unused']:,} unused"

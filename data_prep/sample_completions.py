@@ -10,7 +10,8 @@ recipes/sft.py reads will do, from files, folders, globs or the Hub.
 `--include_reference` adds the reference to the sampled answers (Stiennon 2020, arXiv:2009.01325, section 3.3). Without
 it, a model that is often wrong never shows the reward model a right answer. `--include_others` adds references of
 neighbouring questions in the file. They are good answers to another question, which a model that is mostly right
-samples too rarely for the reward model to learn from.
+samples too rarely for the reward model to learn from. A prompt with nothing but answers labelled bad has no reference:
+"" is written for it, and adds no answer.
 
 One JSONL row per prompt: `{"id", "prompt": messages, "completions": [distinct texts], "counts": [how often each was
 sampled], "reference", "drawn": the model and the sampling settings}`.
@@ -44,11 +45,14 @@ SETTINGS = (
 
 
 def near_references(references: list[str], position: int, number: int, rng: random.Random) -> list[str]:
-    """`number` of the references nearest to `position` that differ from the one there, sampled from twice as many."""
+    """`number` of the references nearest to `position` that differ from the one there, sampled from twice as many.
+
+    Empty ones, of prompts that have no reference, are left out.
+    """
     found: dict[str, None] = {}
     for distance in range(1, len(references)):
         for other in (position - distance, position + distance):
-            if 0 <= other < len(references) and references[other] != references[position]:
+            if 0 <= other < len(references) and references[other] not in ("", references[position]):
                 found.setdefault(references[other])
         if len(found) >= 2 * number:
             break
@@ -100,7 +104,7 @@ def main() -> None:
     for position, (row, sampled) in enumerate(zip(rows, answers, strict=True)):
         texts = [answer["text"] for answer in sampled]
         distinct = dict.fromkeys(text for text in texts if text.strip())
-        if arguments.include_reference:
+        if arguments.include_reference and references[position]:
             distinct.setdefault(references[position])
         for other in near_references(references, position, arguments.include_others, rng):
             distinct.setdefault(other)
@@ -120,6 +124,8 @@ def main() -> None:
     matches = sum(exact_match(answer["text"], reference) for answer, reference in pairs)
     stopped = sum(answer["stopped"] for answer, _ in pairs)
     empty = sum(not answer["text"].strip() for answer, _ in pairs)
+    if without := references.count(""):
+        print(f"{counted(without, 'prompt')} without a reference: nothing but answers labelled bad")
     print(
         f"sampled {len(pairs):,} answers to {counted(len(rows), 'prompt')} (exact match {matches / len(pairs):.0%}, "
         f"EOS rate {stopped / len(pairs):.0%}, {empty:,} empty ones left out); they are in {arguments.output}"

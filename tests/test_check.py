@@ -2,15 +2,19 @@
 
 import gzip
 import json
+import math
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from helpers.data import DATA, needs_data
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +24,7 @@ from data_prep import check
 from data_prep.checking.report import histogram, share
 from data_prep.common.errors import run_main
 from data_prep.common.files import read_json, read_jsonl
+from data_prep.gate.answers import read_answers
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 EVIL = "<script>document.title = 'taken'</script><img src='http://example.com/x.png' onerror='document.title = 1'>"
@@ -359,6 +364,28 @@ def test_rows_that_differ_in_the_system_turn_alone_are_no_near_duplicates_for_it
     (tmp_path / "shared.jsonl").write_text("\n".join(lines))
     checked(monkeypatch, capsys, tmp_path / "shared.jsonl", "--output", tmp_path / "out")
     assert read_json(tmp_path / "out" / "report" / "check.json")["findings"] == []
+
+
+def test_a_ranking_keeps_what_later_commands_read_beside_it(tmp_path, monkeypatch, capsys):
+    ranking = {"id": "1", "prompt": [user("Q")], "completions": ["ref", "sampled", "s2"], "ranks": [0, 1, 2]}
+    beside = {"counts": [0, 3, 1], "drawn": {"model": "m", "seed": 0}, "ranked_by": "a person", "note": "\ud800"}
+    rows = [{**ranking, **beside}, {**ranking, "id": "2", "prompt": [user("R")]}]
+    (tmp_path / "ranked.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    checked(monkeypatch, capsys, tmp_path / "ranked.jsonl", "--output", tmp_path / "out")
+    written = list(read_jsonl(tmp_path / "out" / "preferences.jsonl"))
+    about = {"source": str(tmp_path / "ranked.jsonl")}
+    assert written == [{**each, **about, "row": number} for number, each in enumerate(rows, start=1)]
+    one, two = read_answers(tmp_path / "out" / "preferences.jsonl")
+    assert (one["completions"], one["counts"]) == (["sampled", "s2"], [3, 1]) and two["counts"] == [1, 1, 1]
+    assert one["columns"]["drawn"]["model"] == "m" and one["columns"]["ranked_by"] == "a person"
+
+    when = datetime(2026, 11, 27, 23, 5)
+    rows = [{**ranking, "counts": [0, 3, 1], "ranked_at": when, "drawn": {"model": "m", "temperature": math.nan}}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "ranked.parquet")
+    checked(monkeypatch, capsys, tmp_path / "ranked.parquet", "--output", tmp_path / "again")
+    (written,) = read_jsonl(tmp_path / "again" / "preferences.jsonl")
+    assert written["counts"] == [0, 3, 1] and written["ranked_at"] == str(when)
+    assert written["drawn"] == {"model": "m", "temperature": None}
 
 
 @pytest.mark.parametrize(

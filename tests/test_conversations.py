@@ -80,6 +80,22 @@ DEFECTIVE = {
         "found 'messages' and 'prompt and completion', which differ",
     ),
     "history not in pairs": ({"instruction": "x", "output": "y", "history": [["q"]]}, "found ['q'] under 'history'"),
+    "input or reasoning that is not text": (
+        {"instruction": "Sort", "input": [3, 1], "output": "[1, 3]"},
+        "found [3, 1] under 'input'; expected a string below the instruction, or nothing",
+    ),
+    "input or reasoning that is not text (number)": (
+        {"instruction": "Double", "input": 5, "output": "10"},
+        "found 5 under 'input'",
+    ),
+    "input or reasoning that is not text (object, beside the same in turns)": (
+        {"messages": messages("Sort", "a"), "instruction": "Sort", "input": {"b": 1}, "output": "a"},
+        "found {'b': 1} under 'input'",
+    ),
+    "input or reasoning that is not text (steps)": (
+        {"question": "Twice 2?", "answer": "4.", "cot": ["s1", "s2"]},
+        "found ['s1', 's2'] under 'cot'; expected a string, the reasoning before the answer, or nothing",
+    ),
     "turn that is not text": (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, *messages("", "b")[1:]]},
         "found 'image_url' at turn 1",

@@ -2,10 +2,15 @@
 
 import gzip
 import json
+import math
 import shutil
 import sys
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,6 +18,7 @@ from hypothesis import strategies as st
 from data_prep import hold_out
 from data_prep.common.errors import InputError
 from data_prep.common.files import read_jsonl
+from data_prep.readers.conversations import read_conversations
 from data_prep.readers.documents import read_documents
 from data_prep.readers.kinds import classify
 
@@ -133,6 +139,32 @@ def test_half_a_surrogate_pair_in_a_field_that_nobody_reads_is_kept(monkeypatch,
     rows = [{**chat(f"{number}?", "é"), "note": "\ud800"} for number in range(20)]
     train, held = held_out(monkeypatch, tmp_path, rows)
     assert sorted(train + held, key=rows.index) == rows
+
+
+def test_what_json_has_no_form_for_is_written_as_text_or_null_and_counted(monkeypatch, tmp_path, capsys):
+    when = datetime(2026, 11, 27, 23, 5)
+    row = {
+        "completion": "a",
+        "at": when,
+        "cost": Decimal("1.50"),
+        "loss": math.nan,
+        "more": {"day": [when.date()], "x": [0.5]},
+    }
+    rows = [{"prompt": f"{number}?", **row} for number in range(20)]
+    rows[3] |= {"at": None, "loss": 0.25}
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    train, held = run(monkeypatch, tmp_path, path, "--fraction", 0.4, "--train_fraction", 0.6)
+    written = {"at": str(when), "cost": "1.50", "loss": None, "more": {"day": ["2026-11-27"], "x": [0.5]}}
+    expected = [{**each, **written} for each in rows]
+    expected[3] |= {"at": None, "loss": 0.25}
+    assert train and held and sorted(train + held, key=expected.index) == expected
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "written as text, which JSON has no other form for: cost (20 rows), more (20 rows), at (19 rows)",
+        "written as null, which was NaN or Infinity: loss (19 rows)",
+    ]
+    read, _ = read_conversations([tmp_path / "train.jsonl", tmp_path / "heldout.jsonl"])
+    assert len(read) == 20
 
 
 @pytest.mark.parametrize(

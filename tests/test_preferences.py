@@ -62,6 +62,7 @@ READABLE = {
         ["good", "bad"],
         [0, 1],
     ),
+    "instruction blank, input": ({"instruction": " ", "input": "Q", **SIDES}, USER, ["good", "bad"], [0, 1]),
     "instruction, no input": ({"instruction": "Q", "input": "", **SIDES}, USER, ["good", "bad"], [0, 1]),
     "medical": (
         {
@@ -291,6 +292,11 @@ DEFECTIVE = {
     "unknown fields (two prompts)": ({"prompt": "Q", "question": "Q", **PAIR}, "'prompt', 'question'"),
     "unknown fields (both)": ({"prompt": "Q", "chosen": "a", "rejected": "b", **PAIR}, "'chosen', 'completions'"),
     "prompt is not a text": ({"prompt": 3, **PAIR}, "found 3 under 'prompt'"),
+    "input or reasoning that is not text": (
+        {"instruction": "Sort", "input": [3, 1], **SIDES},
+        "found [3, 1] under 'input'; expected a string below the instruction, or nothing",
+    ),
+    "input or reasoning that is not text (number)": ({"instruction": "Sort", "input": 5, **PAIR}, "found 5 under"),
     "empty turn": ({"prompt": " ", **PAIR}, "found ' ' at turn 1"),
     "unknown role": ({"prompt": [{"role": "bot", "content": "Q"}], **PAIR}, "found 'bot' under 'role' at turn 1"),
     "prompt does not end on a human turn": ({"prompt": ASSISTANT_LAST, **PAIR}, "found assistant as its last turn"),

@@ -6,7 +6,7 @@ import sys
 import pytest
 from helpers.conversations import gpt, human, write
 
-from data_prep import rank_page, sample_completions
+from data_prep import rank_completions, rank_page, sample_completions
 from data_prep.common.errors import InputError
 from data_prep.common.files import write_jsonl
 from data_prep.pages import launch
@@ -48,6 +48,20 @@ def test_completions_with_the_reference_and_others(tmp_path, yes, sample):
     # Both answers to a and c match exactly, blanks aside: 4 of 6
     expected = "sampled 6 answers to 3 prompts (exact match 67%, EOS rate 100%, 0 empty ones left out); they are in "
     assert out.endswith(f"{expected}{tmp_path}/completions.jsonl\n")
+
+
+def test_prompts_that_have_bad_answers_alone_add_no_empty_reference(tmp_path, sample, monkeypatch):
+    labelled = [("Is it?", "bad", False), ("Why?", "so", True), ("Who?", "bad", False), ("How?", " so", True)]
+    rows = [{"prompt": prompt, "completion": text, "label": label} for prompt, text, label in labelled]
+    write_jsonl(tmp_path / "labels.jsonl", rows)
+    rows, out = sample(tmp_path / "labels.jsonl", "--include_reference", "--include_others", 3)
+    assert [each["reference"] for each in rows] == ["so", " so", "", ""]
+    assert [set(each["completions"]) for each in rows] == [{"yes", "so", " so"}] * 4
+    assert "2 prompts without a reference: nothing but answers labelled bad\n" in out
+    words = ["--completions", tmp_path / "completions.jsonl", "--output", tmp_path / "rankings.jsonl"]
+    monkeypatch.setattr(sys, "argv", ["rank_completions", *map(str, words)])
+    rank_completions.main()
+    assert len((tmp_path / "rankings.jsonl").read_text().splitlines()) == 2  # without a reference all answers tie
 
 
 def test_a_trailing_human_turn_is_trimmed_and_counted(tmp_path, sample):

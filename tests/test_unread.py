@@ -120,6 +120,28 @@ def test_fields_of_preferences_that_nobody_reads_are_counted(tmp_path, capsys):
         assert said in capsys.readouterr().out.splitlines()
 
 
+def test_an_input_without_an_instruction_and_reasoning_without_a_place_are_counted(tmp_path, capsys):
+    question = {"question": "Q", "chosen": "a", "rejected": "b", "input": "x"}
+    load_rankings(write(tmp_path, [{**PAIR, "input": "x"}, question, {**PAIR, "input": "", "margin": 1}]))
+    assert "fields not read: input (2 rows)" in capsys.readouterr().out.splitlines()
+    load_rankings(write(tmp_path, [{"instruction": "Q", "input": "x", "chosen": "a", "rejected": "b"}]))
+    load_rankings(write(tmp_path, [question]), columns="question=question,chosen=chosen,rejected=rejected,input=input")
+    assert capsys.readouterr().out.count("fields not read") == 1
+    answer = {"question": "Q", "answer": "a", "cot": "Hm."}
+    load_prompts(write(tmp_path, [{**answer, "label": True}]))
+    assert "fields not read: cot (1 row)" in capsys.readouterr().out.splitlines()
+    alpaca = {"instruction": messages("Q"), "input": "x", "output": "a"}
+    reasoned = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "a", "reasoning": ["s1", "s2"]}]
+    rows = [alpaca, {**answer, "answer": messages("Q", "a")[1:], "reasoning": 5}, {"messages": reasoned}]
+    load_tokenized(write(tmp_path, rows), trained(), None)
+    said = "fields not read: cot (1 row), input (1 row), reasoning (1 row), reasoning in turns (1 row)"
+    assert said in capsys.readouterr().out.splitlines()
+    load_tokenized(
+        write(tmp_path, rows[:1]), trained(), None, columns="instruction=instruction,output=output,input=input"
+    )
+    assert "fields not read: input (1 row)" in capsys.readouterr().out.splitlines()
+
+
 MEDIA = [
     ({"images": ["a.png"]}, "found ['a.png'] under 'images'"),
     ({"image": "a.png"}, "found 'a.png' under 'image'"),

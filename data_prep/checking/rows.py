@@ -9,6 +9,7 @@ import numpy as np
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import existing
+from data_prep.common.json_values import json_value
 from data_prep.common.text import counted, shorten
 from data_prep.readers import conversation_formats, preferences
 from data_prep.readers.conversation_formats import (
@@ -66,6 +67,9 @@ WARNINGS = (
 KINDS_TO_TRAIN_ON = "conversations or preferences, to make an assistant"
 CORPUS_COMMANDS = "data_prep.train_tokenizer, clean_corpus and mix_corpus"
 PREFERENCES = "'chosen' and 'rejected', 'completions' and 'ranks' or 'scores', 'completion' and 'label'"
+# What rank_completions and people write beside a ranking, and later commands read: the gate (counts, drawn), best_of_n and
+# judges (ranked_by), the report (the reasons for the ranks). ranked_at goes with ranked_by.
+KEPT = ("counts", "drawn", "ranked_by", "ranked_at", "reasons", "reason", "notes", "note")
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffd\ufffe\uffff]")
 # Without a tokenizer: how common model families write their control tokens. <s> is left out: it is HTML too.
 SPECIAL_TOKENS = re.compile(r"<\|\w{1,40}\|>|<(?:start|end)_of_turn>|\[/?INST\]")
@@ -126,6 +130,7 @@ def checked_rows(
             media = media_problems(row.value)
             said, problems = ({}, media) if media else preference_of(row.value, columns)
             unread = [] if problems else preferences.unread_fields(row.value, columns)
+            said |= beside_ranks(row) if "ranks" in said else {}
         elif kind == "conversations":
             messages, problems = to_conversation(row.value, columns, roles)
             if (turns := count_reasoning(messages, problems)) and reasoning == "drop":
@@ -138,6 +143,12 @@ def checked_rows(
         identifier, row = identify(row.with_found(problems), (columns or {}).get("id", "id"))
         record = {"id": identifier, "source": row.path, "row": row.number, **said}
         yield Checked(row, kind, record, tuple(unread), turns)
+
+
+def beside_ranks(row: Row) -> dict:
+    """The fields in `KEPT` of a row with a ranking. Parquet and the Hub, which have no lines, have dates and NaN too."""
+    kept = {field: row.value[field] for field in KEPT if field in row.value}
+    return json_value(kept, set()) if row.line is None else kept
 
 
 def document(row: Row, text: str, found: str) -> Checked:

@@ -2,10 +2,10 @@
 
     conversations            Baichuan, ShareGPT: [{"from": "human" | "gpt" | "system", "value": str}, ...]
     messages                 OpenAI: [{"role": "user" | "assistant" | "system", "content": str}, ...]
-    instruction, output      Alpaca; optional: "input", "history" ([[question, answer], ...]) and "system"
+    instruction, output      Alpaca; optional: "input" (a string), "history" ([[question, answer], ...]) and "system"
     prompt, completion       or prompt, response; or question, answer; text or messages; optional: "history", "system"
-    question, answer         of easy-dataset and synthetic-data-kit; the reasoning is under "cot" or "reasoning". The latter's
-                             file, {"summary", "qa_pairs" or "cot_examples": [...]}, is read as the list in it
+    question, answer         of easy-dataset and synthetic-data-kit; the reasoning (a string) is under "cot" or "reasoning".
+                             The latter's file, {"summary", "qa_pairs" or "cot_examples": [...]}, is read as the list in it
     "Human: … Assistant: …"  in one string (Belle), under instruction, prompt, conversations, messages or text
 
 The format of a row is recognised by its own keys, so a file may mix formats. What may stand beside the turns, or in them:
@@ -44,6 +44,7 @@ PLAIN_ROLES = ("system", "user", "assistant")  # without tools
 ALL_ROLES = (*PLAIN_ROLES, "function_call", "tool", "tools", "reasoning_content")
 UNKNOWN_FORMAT = "no known format"
 CONTRADICTION = "two formats that contradict each other"
+NOT_TEXT = "input or reasoning that is not text"
 TWO_SYSTEMS = "two system turns that differ"
 SAME_SPEAKER = "two turns of the same speaker in a row"
 TRAILING_HUMAN = "trailing human turn"
@@ -118,10 +119,9 @@ def to_conversation(
     candidates = _found_formats(value)
     if not candidates:
         return [], [Problem(UNKNOWN_FORMAT, f"keys {shorten(sorted(value))}", EXPECTED)]
-    results = [
-        ([], each.problems) if each.problems else with_system(*alternating(each.turns), value.get("system"))
-        for each in candidates
-    ]
+    if unreadable := [problem for each in candidates for problem in each.problems]:
+        return [], unreadable
+    results = [with_system(*alternating(each.turns), value.get("system")) for each in candidates]
     messages, problems = results[0]
     if len(results) > 1 and any(other[0] != messages for other in results[1:]):
         found = " and ".join(repr(each.name) for each in candidates)
@@ -157,7 +157,8 @@ def unread_fields(value, columns: dict[str, str] | None = None, roles: Iterable[
     kept = value if columns is None else {field: value.get(column) for field, column in columns.items()}
     found = list(_candidates(kept))
     read = {"system", "tools", *(field for each in found for field in each.fields)}
-    unread = unread_of(value, read if columns is None else columns.values())
+    named = {"id", *read}
+    unread = unread_of(value, named if columns is None else [columns[field] for field in columns if field in named])
     turns = [turn for each in found for turn in each.turns if isinstance(turn, dict)]
     if any_tools(kept.get("tools")) or (turns and any_tools(turns[0].get("tools"))):
         unread += ["tools"] * ("tools" not in roles)
@@ -176,7 +177,8 @@ def unread_in_turns(turns: list[dict], roles: Iterable[str]) -> dict[str, None]:
                 *(["tools"] * (not number)),
             }
             read |= {"tool_calls", "function_call"} if role == "assistant" else set()
-            read |= set(REASONING_FIELDS) if role == "assistant" and "reasoning_content" in roles else set()
+            if role == "assistant" and "reasoning_content" in roles:
+                read |= {field for field in REASONING_FIELDS if isinstance(turn.get(field), str)}
             read |= {"name", "tool_call_id"} if role == "tool" else set()
             unread |= dict.fromkeys(unread_of(turn, read))
     return unread
@@ -240,8 +242,8 @@ def _candidates(value: dict) -> Iterator[Candidate]:
             yield Candidate(key, content, [], (key,))
     for question, answer in QUESTION_AND_ANSWER:
         if value.get(question) is not None and value.get(answer) is not None:
-            fields = (question, answer, "history", *(["input"] * (question == "instruction")))
-            fields += REASONING_BESIDE if question == "question" else ()
+            fields = (question, answer, "history", *(["input"] * reads_input(value, question)))
+            fields += tuple(_reasoning_fields(value) if question == "question" else ())
             yield Candidate(f"{question} and {answer}", *_question_and_answer(value, question, answer), fields)
 
 
@@ -271,9 +273,39 @@ def _spoken(text: str) -> list[dict] | None:
     return turns[:-1] if turns[-1] == {"from": "gpt", "value": ""} else turns
 
 
+def reads_input(value: dict, field: str) -> bool:
+    """Whether "input" belongs to the prompt under `field`: beside an instruction that is a text."""
+    return field == "instruction" and isinstance(value.get(field), str)
+
+
+def with_input(value: dict, field: str) -> tuple[object, list[Problem]]:
+    """What is under `field`, an instruction with the row's "input" below it, and what is wrong with that."""
+    asked, given = value[field], value.get("input")
+    if field != "instruction" or given in (None, ""):
+        return asked, []
+    if not isinstance(given, str):
+        return asked, [_not_text(given, "input", "a string below the instruction")]
+    if not isinstance(asked, str):
+        return asked, []
+    return (f"{asked}\n{given}" if asked.strip() else given), []
+
+
+def _not_text(found, field: str, expected: str) -> Problem:
+    return Problem(NOT_TEXT, f"{shorten(found)} under {field!r}", f"{expected}, or nothing")
+
+
+def _reasoning_fields(value: dict) -> list[str]:
+    """The field beside "question" and "answer" that holds the answer's reasoning, the first of two; [] if none does.
+
+    An answer in turns has its reasoning in them.
+    """
+    found = [field for field in REASONING_BESIDE if value.get(field) not in (None, "")]
+    return [] if isinstance(value["answer"], list) else found[:1]
+
+
 def _question_and_answer(value: dict, question: str, answer: str) -> tuple[list, list[Problem]]:
     """The turns of a row that holds a question and its answer."""
-    asked, answered, history = value[question], value[answer], value.get("history") or []
+    answered, history = value[answer], value.get("history") or []
     turns: list = []
     if not isinstance(history, list):
         return [], [
@@ -283,8 +315,13 @@ def _question_and_answer(value: dict, question: str, answer: str) -> tuple[list,
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             return [], [Problem("history not in pairs", f"{shorten(pair)} under 'history'", "[question, answer]")]
         turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    if question == "instruction" and isinstance(asked, str) and isinstance(value.get("input"), str) and value["input"]:
-        asked = f"{asked}\n{value['input']}" if asked.strip() else value["input"]
+    asked, problems = with_input(value, question)
+    reasoning = {field: value[field] for field in (_reasoning_fields(value) if question == "question" else ())}
+    for field, text in reasoning.items():
+        if not isinstance(text, str):
+            problems = [*problems, _not_text(text, field, "a string, the reasoning before the answer")]
+    if problems:
+        return [], problems
     if isinstance(asked, list):
         turns += asked
     elif isinstance(asked, str) and (spoken := _spoken(asked)):
@@ -293,8 +330,8 @@ def _question_and_answer(value: dict, question: str, answer: str) -> tuple[list,
         turns.append({"role": "user", "content": asked})
     if not isinstance(answered, list):
         answered = [answered] if isinstance(answered, dict) else [{"role": "assistant", "content": answered}]
-        if question == "question" and (reasoning := next(filter(None, map(value.get, REASONING_BESIDE)), None)):
-            answered = [{"reasoning_content": reasoning, **answered[0]}]
+        for text in reasoning.values():
+            answered = [{"reasoning_content": text, **answered[0]}]
     return turns + answered, []
 
 

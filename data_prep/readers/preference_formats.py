@@ -6,9 +6,9 @@ r"""One row of preferences in any of the common formats → a ranking of answers
     {"prompt", "completion", "label"}             one answer, good or bad (TRL's format for KTO); the label is true or false
     {"messages", "label"}                         the same; any format of conversation_formats.py, whose last turn is judged
 
-The prompt is a text or turns, under "prompt", "question", "conversations" or "instruction" (followed by "input"). A text
-may come with "system" (str) and "history" (a list of [question, answer]). An answer is a text, a turn, a list of turns
-that may begin with the prompt; those of a pair may be hh-rlhf's "\n\nHuman: … \n\nAssistant: …" (Bai 2022,
+The prompt is a text or turns, under "prompt", "question", "conversations" or "instruction" (followed by "input", a string). A
+text may come with "system" (str) and "history" (a list of [question, answer]). An answer is a text, a turn, a list of
+turns that may begin with the prompt; those of a pair may be hh-rlhf's "\n\nHuman: … \n\nAssistant: …" (Bai 2022,
 arXiv:2204.05862). Turns are `{"role", "content"}` or `{"from", "value"}`. Ranked answers may also be objects with their
 own "rank" (Nectar) or score (UltraFeedback, arXiv:2310.01377). A pair may have scores for its sides, or their difference,
 "margin". LLaMA-Factory's "kto_tag" is a label too. Other fields are ignored.
@@ -34,6 +34,7 @@ from data_prep.readers.conversation_formats import (
     to_conversation,
     to_messages,
     unsupported_roles,
+    with_input,
     with_system,
 )
 from data_prep.readers.ranks import pairs, ranks_of_scores
@@ -233,7 +234,10 @@ def _messages(turns: list) -> tuple[list[dict], list[Problem]]:
 
 def _prompt(row: dict, field: str) -> tuple[list[dict], list[Problem]]:
     """System text, history and the prompt under `field` as messages, and what is wrong with them."""
-    prompt, history = row[field], row.get("history")
+    history = row.get("history")
+    prompt, problems = with_input(row, field)
+    if problems:
+        return [], problems
     turns: list = []
     if not isinstance(history or [], list):
         found = f"{shorten(history)} under 'history'"
@@ -249,8 +253,7 @@ def _prompt(row: dict, field: str) -> tuple[list[dict], list[Problem]]:
         cue = own[-1]["role"] == "assistant" and not own[-1]["content"].strip()  # "Assistant:" alone at the end
         turns += own[:-1] if cue else own
     elif isinstance(prompt, str):
-        text = row.get("input") if field == "instruction" else None
-        turns.append({"role": "user", "content": f"{prompt}\n{text}" if isinstance(text, str) and text else prompt})
+        turns.append({"role": "user", "content": prompt})
     else:
         return [], [
             Problem("prompt is not a text", f"{shorten(prompt)} under {field!r}", "a string or a list of turns")

@@ -13,7 +13,7 @@ from data_prep.common.errors import InputError
 from data_prep.common.text import counted, shorten
 from data_prep.readers import conversation_formats
 from data_prep.readers.columns import parse_columns
-from data_prep.readers.conversation_formats import label_of, unread_in_turns
+from data_prep.readers.conversation_formats import REASONING_BESIDE, label_of, reads_input, unread_in_turns
 from data_prep.readers.preference_formats import FIELDS, REPAIRABLE, preference_of
 from data_prep.readers.ranks import pairs
 from data_prep.readers.unread import Tally, media_problems, unread_of
@@ -128,11 +128,13 @@ def read_preference(row: Row, columns: dict[str, str] | None) -> tuple[dict, lis
 
 def unread_fields(value: dict, columns: dict[str, str] | None) -> list[str]:
     """The fields of a row of preferences, and of the turns in it, that hold something and are not read."""
-    read = FIELDS if columns is None else columns.values()
+    kept = value if columns is None else {field: value[column] for field, column in columns.items()}
+    read = {*FIELDS}
     if columns is None and label_of(value)[1] is not None:  # a conversation with a label
-        read = {*read, *conversation_formats.FIELDS} - {"tools"}
-    unread = unread_of(value, read)
-    kept = value if columns is None else {column: value[column] for column in columns.values()}
+        read = {*read, *conversation_formats.FIELDS} - {"tools", *REASONING_BESIDE}
+    if not reads_input(kept, "instruction"):
+        read.remove("input")
+    unread = unread_of(value, read if columns is None else [columns[field] for field in columns if field in read])
     lists = [field for field in kept.values() if isinstance(field, list)]
     turns = [turn for each in lists for turn in each if isinstance(turn, dict) and ("role" in turn or "from" in turn)]
     return unread + [f"{key} in turns" for key in unread_in_turns(turns, ())]
