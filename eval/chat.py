@@ -55,7 +55,7 @@ def main() -> None:
     from transformers import TextStreamer
 
     from data_prep.models.batched_generate import given_settings_alone
-    from data_prep.models.loading import check_template, load_checkpoint
+    from data_prep.models.loading import check_answer, check_template, context_of, load_checkpoint
     from data_prep.tokens.chat_encoder import encode_text
 
     class PrintableStreamer(TextStreamer):
@@ -63,14 +63,11 @@ def main() -> None:
             super().on_finalized_text(printable(text), stream_end)
 
     model, tokenizer = load_checkpoint(arguments.model)
-    context = model.config.max_position_embeddings
-    max_new_tokens = min(128, context // 2) if arguments.max_new_tokens is None else arguments.max_new_tokens
-    if not 0 < max_new_tokens < context:
-        raise InputError(
-            f"--max_new_tokens {max_new_tokens}: expected 1 to {context - 1}; "
-            f"{arguments.model} has {context} positions"
-        )
-    longest = context - max_new_tokens
+    context, max_new_tokens = context_of(model.config), arguments.max_new_tokens
+    if max_new_tokens is None:
+        max_new_tokens = min(128, context // 2) if context else 128
+    check_answer(arguments.model, model.config, max_new_tokens)
+    longest = (context or math.inf) - max_new_tokens
     if not arguments.raw and tokenizer.chat_template is not None:
         check_template(tokenizer, arguments.model)
     chat = not arguments.raw and is_chat_model(model, tokenizer)
@@ -107,7 +104,7 @@ def main() -> None:
             else:
                 ids = encode_text(tokenizer, question)
                 forgotten, truncated = 0, max(0, len(ids) - longest)
-                ids = ids[-longest:]
+                ids = ids[truncated:]
             if note := note_of(forgotten, truncated):
                 print(f"({note})")
             sys.stdout.write("model> " if chat else printable(question))

@@ -282,12 +282,13 @@ def main() -> None:
     if arguments.save_to:
         check_file(arguments.save_to)
 
-    from data_prep.models.loading import check_folder, load_config  # slow to import
+    from data_prep.models.loading import check_folder, context_of, load_config  # slow to import
 
     configs = [load_config(name, "recipes/pretrain.py, sft.py or ppo.py") for name in arguments.model]
     if arguments.reward_model:
         check_folder(arguments.reward_model, "recipes/reward.py")
-    context = min([config.max_position_embeddings for config in configs], default=2 * LONGEST_ANSWER)
+    enough = 2 * LONGEST_ANSWER  # where there is no limit
+    context = min([context_of(config) or enough for config in configs], default=enough)
     most = min(LONGEST_ANSWER, context * 3 // 4)
     longest = min(128, context // 2) if arguments.max_new_tokens is None else arguments.max_new_tokens
     if not 0 < longest <= most:

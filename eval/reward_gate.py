@@ -99,7 +99,7 @@ def main() -> None:
     from data_prep.gate.gate import behind_other_prompts, check_reward, table
     from data_prep.gate.picture import gate_picture
     from data_prep.gate.scorers import by_reward_function, by_reward_model, lengths_in_tokens, policy_logprobs
-    from data_prep.models.loading import check_chat, load_checkpoint
+    from data_prep.models.loading import check_chat, context_of, load_checkpoint
 
     start = time.perf_counter()
     policy, tokenizer = load_checkpoint(arguments.policy)
@@ -112,13 +112,13 @@ def main() -> None:
     given = len(rows)
     for whose, model, its_tokenizer in readers:
         check_chat(whose, model, its_tokenizer, 1)
-        limit = model.config.max_position_embeddings
+        limit = context_of(model.config) or math.inf
         rows = leave_out_long(rows, lengths_in_tokens(its_tokenizer, rows)[1], limit, whose)
     if not rows:
         raise InputError(f"{', '.join(arguments.rankings)}: no ranking fits into the context of the models")
     starts, lengths = lengths_in_tokens(readers[-1][2], rows)
     longest = [max(own) - first for first, own in zip(starts, lengths, strict=True)]
-    limit = readers[-1][1].config.max_position_embeddings if is_model else math.inf
+    limit = (context_of(readers[-1][1].config) if is_model else None) or math.inf
     others = other_rows(rows, starts, longest, limit, arguments.seed)
     logprobs = policy_logprobs(policy, tokenizer, rows, batch_size=arguments.batch_size)
     found = check_reward(rows, score(rows), behind_other_prompts(rows, others, score), logprobs)

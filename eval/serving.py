@@ -12,6 +12,7 @@ with 0 where all that is installed is the same, with 1 otherwise. Writes `servin
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from eval.common.options import CONVERSATIONS, add_result_options, add_row_optio
 from eval.serving_checks.rows import GOOD, table
 
 
-def prompts_that_fit(rows: list[dict], tokenizer, most: int) -> list[dict]:
+def prompts_that_fit(rows: list[dict], tokenizer, most: float) -> list[dict]:
     """The rows whose prompt has at most `most` tokens and no tools; how many are left out is printed."""
     from data_prep.tokens.chat_encoder import encode_prompts, uses_tools
 
@@ -74,7 +75,7 @@ def main() -> None:
         if not arguments.llama_cpp:
             raise InputError("--gguf_dir: it needs --llama_cpp, whose converter writes the GGUF file")
 
-    from data_prep.models.loading import check_chat, load_checkpoint  # slow to import
+    from data_prep.models.loading import check_chat, context_of, load_checkpoint  # slow to import
     from data_prep.readers.prompts import read_prompts
     from eval.serving_checks.adapters import adapter_of_training, adapter_row, is_adapter, merged_row
     from eval.serving_checks.answers import Expected, pipeline_row
@@ -95,7 +96,7 @@ def main() -> None:
     model, tokenizer = load_checkpoint(arguments.model)
     check_chat(arguments.model, model, tokenizer, arguments.max_new_tokens)
     rows = rows[: arguments.limit]
-    rows = prompts_that_fit(rows, tokenizer, model.config.max_position_embeddings - arguments.max_new_tokens)
+    rows = prompts_that_fit(rows, tokenizer, (context_of(model.config) or math.inf) - arguments.max_new_tokens)
     training, where = tokenizer_of_training(arguments.model, arguments.tokenizer, tokenizer)
     prompts = [row["prompt"] for row in rows]
 

@@ -14,6 +14,7 @@ its margin are logged and plotted. With `--use_peft` LoRA adapters are trained, 
 `--merge_adapter false`.
 """
 
+import math
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -25,7 +26,7 @@ from transformers import AutoConfig
 from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
-from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_tokenizer
+from data_prep.models.loading import check_context, checkpoint_or_hub_id, context_of, load_tokenizer
 from data_prep.models.scoring import encode_answers
 from data_prep.readers.preferences import load_rankings, prompt_key
 from data_prep.readers.ranks import pairs
@@ -70,7 +71,7 @@ class ScriptArguments:
     )
 
 
-def as_pairs(rankings: Dataset, tokenizer, max_length: int) -> Dataset:
+def as_pairs(rankings: Dataset, tokenizer, max_length: float) -> Dataset:
     """Every pair of unequal ranks in TRL's conversational format, {"prompt", "chosen", "rejected"} as messages.
 
     Pairs with an answer beyond `max_length` tokens are left out, with a count on the screen: TRL would truncate the
@@ -115,7 +116,7 @@ def main() -> None:
     )
     if heldout:
         check_disjoint(map(prompt_key, dataset["prompt"]), map(prompt_key, heldout["prompt"]), script.heldout)
-    max_length = args.max_length or config.max_position_embeddings
+    max_length = args.max_length or context_of(config) or math.inf
     dataset = as_pairs(dataset, tokenizer, max_length)
     heldout = as_pairs(heldout, tokenizer, max_length) if heldout else None
 

@@ -15,6 +15,7 @@ seed. With `--use_peft` LoRA adapters are trained, beside quantized weights with
 policy with its adapter switched off. They are merged before saving unless `--merge_adapter false`.
 """
 
+import math
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -26,7 +27,7 @@ from transformers import AutoConfig
 from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
-from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_tokenizer
+from data_prep.models.loading import check_context, checkpoint_or_hub_id, context_of, load_tokenizer
 from data_prep.models.scoring import encode_answers
 from data_prep.readers.labels import load_labels
 from data_prep.readers.preferences import prompt_key
@@ -91,7 +92,7 @@ def check_batches(args: "trl.KTOConfig") -> None:
         )
 
 
-def as_labelled(answers: Dataset, tokenizer, max_length: int, args: "trl.KTOConfig") -> Dataset:
+def as_labelled(answers: Dataset, tokenizer, max_length: float, args: "trl.KTOConfig") -> Dataset:
     """The rows in TRL's conversational format, {"prompt", "completion": messages, "label"}, shuffled once by the seed.
 
     Answers beyond `max_length` tokens with their prompt are left out, with a count on the screen: TRL would truncate them,
@@ -143,7 +144,8 @@ def main() -> None:
         prompts = dict.fromkeys(map(prompt_key, heldout["prompt"]))  # each may have several answers
         check_disjoint(map(prompt_key, dataset["prompt"]), prompts, script.heldout)
     # Set for TRL too: a prompt with another's answer may be longer than any row, and is truncated for the KL alone.
-    args.max_length = max_length = args.max_length or config.max_position_embeddings
+    args.max_length = args.max_length or context_of(config)
+    max_length = args.max_length or math.inf
     dataset = as_labelled(dataset, tokenizer, max_length, args)
     heldout = as_labelled(heldout, tokenizer, max_length, args) if heldout else None
 

@@ -114,7 +114,7 @@ def main() -> None:
     )
     # Std 1/sqrt(width + 1): rewards start with a variance near 1 whatever the width (Stiennon 2020, as in
     # lm-human-preferences; Huang 2024, arXiv:2403.17031, detail 11).
-    model.score.weight.data.normal_(std=(model.config.hidden_size + 1) ** -0.5)
+    model.score.weight.data.normal_(std=(model.config.get_text_config().hidden_size + 1) ** -0.5)
 
     # Trainer
     from recipes.trainers.reward_trainer import RankingRewardTrainer  # slow to import

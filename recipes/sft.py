@@ -15,6 +15,7 @@ mask; at the end the EOS rate of sampled answers is measured. Tools and calls in
 on the calls; `--reasoning` says what becomes of <think> blocks.
 """
 
+import math
 import sys
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +31,7 @@ from data_prep.common.files import existing, write_results
 from data_prep.common.intervals import bootstrap_interval, show_interval
 from data_prep.common.text import printable
 from data_prep.models.generation import generate_answers
-from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_tokenizer
+from data_prep.models.loading import check_context, checkpoint_or_hub_id, context_of, load_tokenizer
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import last_question, split_last_answer
 from data_prep.tokens.chat_encoder import end_of_turn
@@ -142,13 +143,13 @@ def main() -> None:
             raise InputError(f"chat_template_path is {args.chat_template_path!r}; expected a .jinja or .j2 file")
         tokenizer.chat_template = existing(args.chat_template_path).read_text(encoding="utf-8")
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    args.max_length = args.max_length or config.max_position_embeddings
+    args.max_length = args.max_length or context_of(config)
     check_context(tokenizer, config, args.max_length)
     take_end_of_turn(tokenizer, args)
-    if script.max_new_tokens >= config.max_position_embeddings:
-        raise InputError(
-            f"max_new_tokens is {script.max_new_tokens}, but the model has {config.max_position_embeddings} positions"
-        )
+    if script.max_new_tokens >= (positions := context_of(config) or math.inf):
+        raise InputError(f"max_new_tokens is {script.max_new_tokens}, but the model has {positions} positions")
+    if args.packing and not args.max_length:
+        raise InputError("max_length: the model's context has no limit; expected a number, the length of packed rows")
 
     # Dataset
     load = partial(

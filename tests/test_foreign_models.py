@@ -11,13 +11,46 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.recipes import ENVIRONMENT, ROOT, Done, again, refused, words
+import torch
+import yaml
+from helpers.models import POSITIONS, save
+from helpers.recipes import (
+    ENVIRONMENT,
+    EXACT,
+    ROOT,
+    Done,
+    again,
+    conversation,
+    loaded,
+    ranking,
+    refused,
+    results,
+    succeeded,
+    words,
+)
 from safetensors.torch import load_file, save_file
-from transformers import GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    Gemma3Config,
+    GPT2LMHeadModel,
+    MptConfig,
+)
 
 from data_prep.common.errors import InputError
-from data_prep.common.files import readable
-from data_prep.models.loading import checkpoint_or_hub_id, load_reward_model, load_tokenizer
+from data_prep.common.files import readable, write_json, write_jsonl
+from data_prep.models.generation import generate_answers
+from data_prep.models.loading import (
+    check_length,
+    checkpoint_or_hub_id,
+    context_of,
+    load_checkpoint,
+    load_reward_model,
+    load_tokenizer,
+)
+from eval import perplexity
+from eval.judging.kl import kl_divergence
+from eval.pages.talkers import Checkpoint
 
 
 @pytest.fixture
@@ -308,3 +341,127 @@ def test_weights_can_be_read_by_whom_their_neighbours_can(tmp_path, tiny_model_d
     finally:
         os.umask(before)
     assert weights.stat().st_mode & 0o777 == mode
+
+
+# Models whose config names no limit of the context, or names it for one of their parts
+
+
+def bloom(**shared) -> BloomConfig:
+    """No table of positions, and no limit: its attention falls off with distance."""
+    return BloomConfig(hidden_size=32, n_layer=2, n_head=2, **shared)
+
+
+def gemma3(**shared) -> Gemma3Config:
+    """A text model beside one of images; the limit is in the config of the text."""
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "hidden_size": 32}
+    text = {**layers, **shared, "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": POSITIONS}
+    vision = {**layers, "image_size": 8, "patch_size": 4}
+    return Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, **shared)
+
+
+CONFIGS, CONTEXTS = {"bloom": bloom, "gemma3": gemma3}, {"bloom": None, "gemma3": POSITIONS}
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def foreign(request, tiny_chat_tokenizer, tmp_path_factory) -> Path:
+    """A model of random weights, whose folder is named after its kind."""
+    ids = {key: getattr(tiny_chat_tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS[request.param](vocab_size=len(tiny_chat_tokenizer), **ids))
+    return save(model, tiny_chat_tokenizer, tmp_path_factory.mktemp("foreign") / request.param)
+
+
+def test_the_context_of_a_model_is_that_of_its_text(foreign, tiny_chat_tokenizer):
+    config = load_checkpoint(str(foreign))[0].config
+    assert not hasattr(config, "max_position_embeddings")
+    assert context_of(config) == CONTEXTS[foreign.name]
+    check_length(tiny_chat_tokenizer, config, POSITIONS)
+    if foreign.name == "gemma3":
+        with pytest.raises(InputError, match="max_length is 65, but the model has 64 positions"):
+            check_length(tiny_chat_tokenizer, config, POSITIONS + 1)
+
+
+def test_no_token_beyond_the_limit_of_mpt_can_be_read():
+    config = MptConfig(d_model=8, n_heads=2, n_layers=1, vocab_size=9, max_seq_len=16)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    assert context_of(config) == 16
+    assert model(input_ids=torch.ones(1, 16, dtype=torch.long)).logits.shape == (1, 16, 9)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        model(input_ids=torch.ones(1, 17, dtype=torch.long))
+
+
+def test_a_model_of_another_context_is_talked_to(chat_with, foreign):
+    code, out, err = chat_with(foreign, b"hello\n" + b"and " * 30 + b"\n")
+    assert code == 0, err
+    assert out.count("model> ") == 2
+    assert ("do not fit and are truncated" in out) == (foreign.name == "gemma3")
+    code, _, err = chat_with(foreign, b"hello\n", "--max_new_tokens", 0)
+    room = f"1 to 63; {foreign} has 64 positions" if foreign.name == "gemma3" else "1 or more"
+    one_line(code, err, f"--max_new_tokens 0: expected {room}")
+    assert Checkpoint(str(foreign)).kind == "chat"
+
+
+def test_a_model_of_another_context_is_asked(capsys, foreign):
+    model, tokenizer = load_checkpoint(str(foreign))
+    prompts = [[{"role": "user", "content": "what is right " * 8}], [{"role": "user", "content": "yes?"}]]
+    answers = generate_answers(model, tokenizer, prompts, 8, temperature=1.0)
+    assert all(1 <= answer["tokens"] <= 8 for (answer,) in answers)
+    truncated = "1 of 2 prompts are longer than 56 tokens, the context minus max_new_tokens: truncated on the left"
+    assert (truncated in capsys.readouterr().out) == (foreign.name == "gemma3")
+    divergence = kl_divergence(model, model, tokenizer, prompts, answers, 8, 1.0, 2)
+    assert divergence["value"] == 0
+    assert ("KL: 1 of 2 prompts" in capsys.readouterr().out) == (foreign.name == "gemma3")
+
+
+def test_a_model_of_another_context_is_measured_on_documents(command, foreign, tmp_path):
+    write_jsonl(tmp_path / "documents.jsonl", [{"text": "what is right " * 80}])  # 1,120 tokens
+    given = ("--model", foreign, "--documents", tmp_path / "documents.jsonl", "--results_dir", tmp_path)
+    code, _, err = command(perplexity, *given)
+    assert code == 0, err
+    found = results(tmp_path, f"perplexity_{foreign.name}")
+    assert (found["tokens"], found["context"]) == (1120, CONTEXTS[foreign.name] or 1024)
+
+
+def without_max_length(folder: Path, **settings) -> dict:
+    """Settings as a YAML in `folder`, where max_length is left to the model."""
+    settings |= {"max_length": None, "per_device_train_batch_size": 2, "max_steps": 2}
+    config = folder / "settings.yaml"
+    config.write_text(yaml.safe_dump({**EXACT, **settings}))
+    return {"config": config, "output_dir": folder / "out"}
+
+
+@pytest.mark.parametrize("recipe", ["sft", "dpo", "kto"])
+def test_a_model_of_another_context_is_trained(foreign, tmp_path, recipe):
+    data, long = tmp_path / "data.json", "what is right " * 8
+    settings = {"model_name_or_path": str(foreign)}
+    if recipe == "sft":
+        write_json(data, [conversation(each, each, "yes") for each in ("a", "b", "c", "d", long)])
+        settings |= {"conversations": [str(data)], "max_new_tokens": 8}
+    else:
+        write_jsonl(data.with_suffix(".jsonl"), [ranking(each, {"yes": 1, "no": 2}) for each in ("a", "b", long)])
+        settings |= {"rankings": [str(data.with_suffix(".jsonl"))]}
+    done = succeeded(again(recipe, **without_max_length(tmp_path, **settings)))
+    found = {
+        "sft": ("conversations may be of any length", "1 conversation is longer than max_length=64 tokens"),
+        "dpo": (
+            "3 pairs of a chosen and a rejected answer\n",
+            "1 with an answer beyond 64 tokens (max_length) are left",
+        ),
+        "kto": ("3 answers labelled good and 3 labelled bad\n", "2 beyond 64 tokens (max_length) are left out"),
+    }
+    assert found[recipe][foreign.name == "gemma3"] in done.out
+    assert loaded(tmp_path / "out")[0].generation_config.max_length == CONTEXTS[foreign.name]
+
+
+def test_rows_are_not_packed_for_a_model_that_would_not_keep_them_apart(foreign, tmp_path):
+    write_json(tmp_path / "data.json", [conversation(each, each, "yes") for each in "abcd"])
+    settings = {"model_name_or_path": str(foreign), "conversations": [str(tmp_path / "data.json")], "packing": True}
+    given = without_max_length(tmp_path, **settings, max_new_tokens=8)
+    if foreign.name == "gemma3":
+        succeeded(again("sft", **given))
+        return
+    refused(again("sft", **given), "max_length: the model's context has no limit; expected a number")
+    given["max_length"] = POSITIONS
+    refused(
+        again("sft", **given), "packing: BloomForCausalLM takes no positions, which keep conversations of a row apart"
+    )

@@ -6,6 +6,7 @@ from transformers import GenerationConfig
 
 from data_prep.common.machine import bf16_is_fast
 from data_prep.models.batched_generate import decode
+from data_prep.models.loading import context_of
 from data_prep.models.own_draws import OwnDraws, uniform_draws
 from data_prep.tokens.chat_encoder import encode_prompts
 
@@ -41,7 +42,8 @@ def generate_answers(
     """
     model.eval()
     encoded = encode_prompts(tokenizer, prompts)
-    max_prompt_length = model.config.max_position_embeddings - max_new_tokens
+    context = context_of(model.config)
+    max_prompt_length = context - max_new_tokens if context else max(map(len, encoded), default=0)
     if truncated := sum(len(ids) > max_prompt_length for ids in encoded):
         print(
             f"{truncated:,} of {len(encoded):,} prompts are longer than {max_prompt_length} tokens, the context minus "

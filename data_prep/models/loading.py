@@ -224,6 +224,15 @@ def _config(name: str, revision: str = "main"):
     return config
 
 
+def context_of(config) -> int | None:
+    """The positions of a model's context, those of its text where it has several parts; None if it has no limit, as BLOOM.
+
+    MPT has no table of positions either, but transformers makes its attention's biases for max_seq_len tokens, no more.
+    """
+    text = config.get_text_config()
+    return getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
+
+
 def _vocabulary(config) -> int:
     """Entries of the embedding; a model of several parts has a config for its text."""
     return config.get_text_config().vocab_size
@@ -308,11 +317,15 @@ def _check_vocabulary(tokenizer, config, name: str) -> None:
 def check_chat(name: str, model, tokenizer, max_new_tokens: int) -> None:
     """Raise `InputError` where a model cannot be asked: no chat template, or no position left for a prompt."""
     check_template(tokenizer, name)
-    positions = model.config.max_position_embeddings
-    if not 0 < max_new_tokens < positions:
-        raise InputError(
-            f"--max_new_tokens {max_new_tokens}: expected 1 to {positions - 1}; {name} has {positions} positions"
-        )
+    check_answer(name, model.config, max_new_tokens)
+
+
+def check_answer(name: str, config, max_new_tokens: int) -> None:
+    """Raise `InputError` where an answer would have no token, or leave no position for a prompt."""
+    positions = context_of(config)
+    if max_new_tokens < 1 or (positions and max_new_tokens >= positions):
+        expected = f"1 to {positions - 1}; {name} has {positions} positions" if positions else "1 or more"
+        raise InputError(f"--max_new_tokens {max_new_tokens}: expected {expected}")
 
 
 def check_context(tokenizer, config, max_length: int | None) -> None:
@@ -327,7 +340,7 @@ def check_context(tokenizer, config, max_length: int | None) -> None:
 def check_length(tokenizer, config, max_length: int | None) -> None:
     """Raise `InputError` where text of `max_length` tokens does not fit the checkpoint, or the tokenizer does not."""
     _check_vocabulary(tokenizer, config, getattr(tokenizer, "name_or_path", "") or "the tokenizer")
-    positions = getattr(config, "max_position_embeddings", None)  # GPT2Config maps it to n_positions
+    positions = context_of(config)
     if positions is not None and max_length is not None and max_length > positions:
         raise InputError(
             f"max_length is {max_length:,}, but the model has {positions:,} positions: "

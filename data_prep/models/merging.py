@@ -2,6 +2,8 @@
 
 import torch
 
+from data_prep.models.loading import context_of
+
 # Of the logits' standard deviation. Merging moved the logits of a GPT-2 of 4 layers by 0.00001 of it in float32 and by 0.09
 # in bfloat16, which is the rounding of any bfloat16 model; a 4-bit adapter in the weights as they were before quantization
 # by 0.43 (see merge_adapter in recipes/trainers/saving.py).
@@ -15,7 +17,7 @@ def probe_logits(model, rows: int = 4, length: int = 32) -> torch.Tensor:
     Of a reward or value model: its scores at every position, (rows, length, 1).
     """
     config = model.config.get_text_config()
-    length = min(length, getattr(config, "max_position_embeddings", None) or length)
+    length = min(length, context_of(config) or length)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(config.vocab_size, (rows, length), generator=generator).to(model.device)
     training = model.training
@@ -57,7 +59,9 @@ def why_merging_differs(model) -> str:
         )
     rows = base.get_input_embeddings().weight.shape[0]
     if rows != base.config.get_text_config().vocab_size:
-        reasons.append(f"the vocabulary was resized: {rows:,} embeddings, {base.config.vocab_size:,} in the config")
+        reasons.append(
+            f"the vocabulary was resized: {rows:,} embeddings, {base.config.get_text_config().vocab_size:,} in the config"
+        )
     return (
         "; ".join(reasons) or "no usual reason is found (weights in low precision, tied embeddings, other vocabulary)"
     )

@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 
 from data_prep.common.errors import InputError
 from data_prep.common.intervals import bootstrap_interval, by_prompt
+from data_prep.models.loading import context_of
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.ranks import pairs
 from data_prep.tokens.chat_encoder import encode_conversations, encode_prompts, encode_text
@@ -64,7 +65,7 @@ def score_answers(
         encoded[index] = (
             before + tokenizer(answers[index], add_special_tokens=False, split_special_tokens=True)["input_ids"]
         )
-    longest, positions = max(map(len, encoded), default=0), getattr(model.config, "max_position_embeddings", math.inf)
+    longest, positions = max(map(len, encoded), default=0), context_of(model.config) or math.inf
     if longest > positions:
         raise InputError(
             f"a prompt with its answer has {longest} tokens, the reward model {positions} positions: use a "
@@ -114,7 +115,7 @@ def sequence_logprobs(
         length, first = batch["input_ids"].shape[1], min(len(starts[i]) for i in indices)
         # From the position that predicts the first answer token: logits of the prompts would take most of the memory.
         kept = length - first + 1
-        at_once = max(1, LOGITS // (kept * model.config.vocab_size))
+        at_once = max(1, LOGITS // (kept * model.config.get_text_config().vocab_size))
         logprobs = []
         for some in range(0, len(indices), at_once):
             part = {name: rows[some : some + at_once] for name, rows in batch.items()}
@@ -139,7 +140,7 @@ def score_rankings(
     Rankings with an answer longer than `max_length` tokens (default: the model's context) are left out, and their number
     is printed. Raises `InputError` if none is left. Rewards have five decimals: further ones depend on the batch.
     """
-    max_length = max_length or model.config.max_position_embeddings
+    max_length = max_length or context_of(model.config) or math.inf
     encoded = encode_answers(tokenizer, [row["prompt"] for row in rows], [row["completions"] for row in rows])
     kept = [row for row, own in zip(rows, encoded, strict=True) if all(len(ids) <= max_length for ids in own)]
     if left_out := len(rows) - len(kept):

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.common.errors import InputError
-from data_prep.models.loading import checkpoint_or_hub_id
+from data_prep.models.loading import checkpoint_or_hub_id, context_of
 from data_prep.planning.configs import Machine, Model
 
 # Written with the model's own tokens alone, for a base model without a chat template: each answer ends on its end of text.
@@ -64,13 +64,14 @@ def size_of(origin: Origin, machine: Machine) -> Model:
     config = AutoConfig.from_pretrained(origin.name, trust_remote_code=False)
     with torch.device("meta"):
         parameters = AutoModelForCausalLM.from_config(config).num_parameters()
+    text = config.get_text_config()
     return Model(
         origin.name,
-        config.num_hidden_layers,
-        config.hidden_size,
+        text.num_hidden_layers,
+        text.hidden_size,
         parameters,
         6 * parameters,
         len(origin.tokenizer),
-        getattr(config, "max_position_embeddings", None) or 1024,
+        context_of(config) or 1024,
         lora=BYTES * parameters > machine.memory / 2,
     )

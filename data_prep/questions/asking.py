@@ -1,6 +1,7 @@
 """Ask a model about every span, and keep each reply in a journal: a stopped run loses and pays nothing twice."""
 
 import hashlib
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
@@ -77,13 +78,13 @@ def ask_checkpoint(
     """
     # Slow to import: after the input has been checked.
     from data_prep.models.generation import generate_answers
-    from data_prep.models.loading import check_chat, load_checkpoint
+    from data_prep.models.loading import check_chat, context_of, load_checkpoint
     from data_prep.tokens.chat_encoder import encode_prompts
 
     model, tokenizer = load_checkpoint(name)
     check_chat(name, model, tokenizer, max_new_tokens)
     lengths = [len(ids) for ids in encode_prompts(tokenizer, prompts)]
-    room = model.config.max_position_embeddings - max_new_tokens
+    room = (context_of(model.config) or math.inf) - max_new_tokens
     if (longest := max(lengths)) > room:
         raise InputError(
             f"{name}: the longest prompt has {longest:,} tokens, but its context has room for {room:,} beside "

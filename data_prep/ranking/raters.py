@@ -59,12 +59,12 @@ def by_reward_model(path: str, rows: list[dict]) -> Rater:
     """The reward model in the folder `path`; `InputError` if it is none, or if an answer in `rows` is too long for it."""
     # Slow to import: after the input has been checked.
     from data_prep.common.machine import training_device
-    from data_prep.models.loading import check_context, load_reward_model
+    from data_prep.models.loading import check_context, context_of, load_reward_model
     from data_prep.models.scoring import encode_answers, score_answers
 
     model, tokenizer = load_reward_model(path, dtype="float32")
     check_context(tokenizer, model.config, None)
-    positions = getattr(model.config, "max_position_embeddings", math.inf)
+    positions = context_of(model.config) or math.inf
     encoded = encode_answers(tokenizer, [row["prompt"] for row in rows], [row["completions"] for row in rows])
     for number, own in enumerate(encoded, start=1):
         longest = max(map(len, own), default=0)

@@ -5,7 +5,7 @@ import math
 from transformers import AutoConfig
 
 from data_prep.common.errors import InputError
-from data_prep.models.loading import checkpoint_or_hub_id, load_tokenizer
+from data_prep.models.loading import checkpoint_or_hub_id, context_of, load_tokenizer
 from data_prep.tokens.chat_encoder import encode_prompts
 
 LONG_PROMPTS = ("error", "drop", "truncate")
@@ -27,9 +27,7 @@ def longest_prompt(
         checkpoint_or_hub_id(name, "recipes/reward.py")
         if _reads_ids_of(tokenizer, name):
             contexts[name] = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    positions = {
-        name: getattr(config, "max_position_embeddings", None) or math.inf for name, config in contexts.items()
-    }
+    positions = {name: context_of(config) or math.inf for name, config in contexts.items()}
     shortest = min(positions, key=positions.get)
     room = positions[shortest] - max_new_tokens
     if room < 1:

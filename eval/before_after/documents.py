@@ -11,11 +11,6 @@ from data_prep.common.intervals import bootstrap_interval
 LONGEST = 1024  # tokens of a window: the logits of more would not fit beside a model of the Hub
 
 
-def context_of(config) -> int | None:
-    """The positions that a model has; None if it has no end."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
-
-
 def first_token(tokenizer, name: str) -> int:
     """The token from which a document's first one is predicted: the beginning of a text, else the end of the one before."""
     ids = (tokenizer.bos_token_id, tokenizer.eos_token_id)

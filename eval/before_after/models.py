@@ -1,9 +1,6 @@
 """What one model makes of the documents and questions."""
 
-import math
-
-from data_prep.common.errors import InputError
-from eval.before_after.documents import LONGEST, context_of, document_bits, first_token
+from eval.before_after.documents import LONGEST, document_bits, first_token
 from eval.common.assistants import is_assistant
 
 MADE_BY = "recipes/pretrain.py, sft.py or ppo.py"
@@ -14,9 +11,9 @@ def check_readers(models: dict[str, str]) -> int:
 
     Raises `InputError`, before any model is loaded, where a checkpoint is missing or cannot be used.
     """
-    from data_prep.models.loading import load_config, load_tokenizer
+    from data_prep.models.loading import context_of, load_config, load_tokenizer
 
-    contexts = [context_of(load_config(folder, MADE_BY)) or math.inf for folder in models.values()]
+    contexts = [context_of(load_config(folder, MADE_BY)) or LONGEST for folder in models.values()]
     for folder in models.values():
         first_token(load_tokenizer(folder), folder)
     return min(LONGEST, *contexts)
@@ -28,23 +25,19 @@ def check_asked(models: dict[str, str], max_new_tokens: int) -> tuple[dict[str, 
     The first and the last model are asked in any case, one between them only if it is an assistant. Raises `InputError`
     where a checkpoint or its template cannot be used, or where it has no room for an answer.
     """
-    from data_prep.models.loading import check_template, load_config, load_tokenizer
+    from data_prep.models.loading import check_answer, check_template, load_config, load_tokenizer
 
     first, *between, last = models
     asked, mute = dict(models), []
     for name, folder in models.items():
-        positions = context_of(load_config(folder, MADE_BY)) or math.inf
-        tokenizer = load_tokenizer(folder)
+        config, tokenizer = load_config(folder, MADE_BY), load_tokenizer(folder)
         if name in between and not is_assistant(tokenizer):
             del asked[name]
         elif tokenizer.chat_template is None:
             mute.append(name)
         else:
             check_template(tokenizer, folder)
-            if max_new_tokens >= positions:
-                raise InputError(
-                    f"--max_new_tokens {max_new_tokens}: expected 1 to {positions - 1}; {folder} has {positions} positions"
-                )
+            check_answer(folder, config, max_new_tokens)
     return asked, mute
 
 

@@ -17,6 +17,7 @@ from data_prep.gate.gate import behind_other_prompts, check_reward
 from data_prep.gate.measures import best_of_n, spread
 from data_prep.gate.scorers import by_reward_function, by_reward_model, lengths_in_tokens, policy_logprobs
 from data_prep.models.generation import generate_answers
+from data_prep.models.loading import context_of
 from data_prep.tokens.chat_encoder import encode_prompts
 from eval.common.functions import measure
 
@@ -27,7 +28,7 @@ def prompts_that_fit(rows: list[dict], readers: list[tuple], max_new_tokens: int
     """The rows whose prompts leave room for an answer with each of `readers`, (model, tokenizer); the rest is counted."""
     kept = rows
     for model, tokenizer in readers:
-        room = (getattr(model.config, "max_position_embeddings", None) or math.inf) - max_new_tokens
+        room = (context_of(model.config) or math.inf) - max_new_tokens
         lengths = map(len, encode_prompts(tokenizer, [row["prompt"] for row in kept]))
         kept = [row for row, length in zip(kept, list(lengths), strict=True) if length <= room]
     if left_out := len(rows) - len(kept):
@@ -120,7 +121,7 @@ def gate(rows: list[dict], reward: Callable, policy, tokenizer, reader: tuple | 
     """
     starts, lengths = lengths_in_tokens(reader[1] if reader else tokenizer, rows)
     longest = [max(own) - start for start, own in zip(starts, lengths, strict=True)]
-    context = (getattr(reader[0].config, "max_position_embeddings", None) if reader else None) or math.inf
+    context = (context_of(reader[0].config) if reader else None) or math.inf
     others = other_rows(rows, starts, longest, context)
     logprobs = policy_logprobs(policy, tokenizer, rows, settings["temperature"], settings["batch_size"])
     return check_reward(rows, reward(rows), behind_other_prompts(rows, others, reward), logprobs)

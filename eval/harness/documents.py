@@ -43,10 +43,12 @@ def measure_documents(model, tokenizer, found: list[tuple[str, str]], batch_size
     them and their bytes. Its figures do not depend on the batch. Raises InputError where no token is left.
     """
     from data_prep.models.bits_per_byte import first_predicted_from, text_nats, window_batches  # slow to import
+    from data_prep.models.loading import context_of
+    from eval.before_after.documents import LONGEST
 
     first = first_predicted_from(tokenizer)
     texts = [text for text, _ in found]
-    context = model.config.max_position_embeddings
+    context = context_of(model.config) or LONGEST
     batches = window_batches(texts, tokenizer, context, batch_size)
     bits = [nats / math.log(2) for nats in text_nats(model, batches, len(texts))]
     tokens = int(sum((batch["labels"] != -100).sum() for batch in batches))

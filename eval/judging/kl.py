@@ -1,6 +1,9 @@
 """How far a model's answers are from another model, in nats."""
 
+import math
+
 from data_prep.common.intervals import bootstrap_interval
+from data_prep.models.loading import context_of
 from data_prep.models.scoring import sequence_logprobs
 from data_prep.tokens.chat_encoder import encode_prompts
 
@@ -28,7 +31,7 @@ def kl_divergence(
     `max_new_tokens` and at `temperature`. Prompts too long for one of the models were truncated: they are left out, and
     their number is printed. None if no prompt is left.
     """
-    longest = min(player.config.max_position_embeddings for player in (model, opponent)) - max_new_tokens
+    longest = min(context_of(player.config) or math.inf for player in (model, opponent)) - max_new_tokens
     whole = [index for index, ids in enumerate(encode_prompts(tokenizer, prompts)) if len(ids) <= longest]
     if len(whole) < len(prompts):
         left_out = len(prompts) - len(whole)

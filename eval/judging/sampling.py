@@ -4,6 +4,7 @@ import math
 
 from data_prep.common.errors import InputError
 from data_prep.models.generation import generate_answers
+from data_prep.models.loading import context_of
 from data_prep.models.scoring import score_answers
 from data_prep.tokens.chat_encoder import encode_prompts
 
@@ -12,7 +13,7 @@ Answers = list[list[dict]]  # of `generate_answers`: one list per prompt
 
 def check_room(name: str, model, tokenizer, prompts: list[list[dict]], max_new_tokens: int) -> None:
     """`InputError` where a prompt leaves no room for an answer in the reward model `name`: before any is generated."""
-    room = getattr(model.config, "max_position_embeddings", math.inf) - max_new_tokens
+    room = (context_of(model.config) or math.inf) - max_new_tokens
     if long := sum(len(ids) > room for ids in encode_prompts(tokenizer, prompts)):
         raise InputError(
             f"--reward_model {name}: {long:,} of {len(prompts):,} prompts have more than {room} tokens, its context minus "

@@ -1,5 +1,6 @@
 """Whom a chat talks to: a checkpoint in this process, which answers or continues text, or a model behind an address."""
 
+import math
 import random
 import threading
 from collections.abc import Callable
@@ -59,7 +60,7 @@ def is_chat_model(model, tokenizer) -> bool:
     return written.endswith(tuple(tokenizer.convert_ids_to_tokens(ids)))
 
 
-def fitting(tokenizer, history: list[dict], most: int) -> tuple[list[dict], list[int], int, int]:
+def fitting(tokenizer, history: list[dict], most: float) -> tuple[list[dict], list[int], int, int]:
     """(`history` without the oldest turns that do not fit, its ids, at most `most`, exchanges forgotten, tokens truncated).
 
     A question is dropped together with its answer; a system turn is kept. A last question that is too long is truncated
@@ -75,11 +76,12 @@ def fitting(tokenizer, history: list[dict], most: int) -> tuple[list[dict], list
             break
         history = history[:first] + history[first + 2 :]
         forgotten += 1
-    return history, ids[-most:], forgotten, max(0, len(ids) - most)
+    truncated = max(0, len(ids) - most)
+    return history, ids[truncated:], forgotten, truncated
 
 
 def fake_dialogue_ids(
-    tokenizer, exchanges: list[tuple[str, str]], message: str, most: int, language: str
+    tokenizer, exchanges: list[tuple[str, str]], message: str, most: float, language: str
 ) -> tuple[list[int], int, int]:
     """(ids of a document that looks like a conversation, at most `most`, exchanges forgotten, tokens truncated)."""
     from data_prep.tokens.chat_encoder import encode_text
@@ -89,7 +91,8 @@ def fake_dialogue_ids(
         turns = "".join(f"{QUESTION} {asked}\n{ANSWER} {answered}\n\n" for asked, answered in [*invented, *real])
         ids = encode_text(tokenizer, f"{turns}{QUESTION} {message}\n{ANSWER}")
         if len(ids) <= most or not (real or invented):
-            return ids[-most:], forgotten, max(0, len(ids) - most)
+            truncated = max(0, len(ids) - most)
+            return ids[truncated:], forgotten, truncated
         forgotten += bool(real)
         (real or invented).pop(0)
 
@@ -118,11 +121,11 @@ class Checkpoint:
     """A folder's or the Hub's model in this process. `kind` is "chat" for one that answers, "base" for one that continues."""
 
     def __init__(self, name: str) -> None:
-        from data_prep.models.loading import check_template, load_checkpoint
+        from data_prep.models.loading import check_template, context_of, load_checkpoint
 
         self.name = name
         self.model, self.tokenizer = load_checkpoint(name)
-        self.positions = self.model.config.max_position_embeddings
+        self.positions = context_of(self.model.config) or math.inf
         self.lock = threading.Lock()  # a model writes one answer at a time
         if self.tokenizer.chat_template is not None:
             check_template(self.tokenizer, name)
@@ -197,7 +200,8 @@ class Checkpoint:
         if options.fake_dialogue:
             return fake_dialogue_ids(self.tokenizer, exchanges, message, most, options.fake_dialogue)
         ids = encode_text(self.tokenizer, message)
-        return ids[-most:], 0, max(0, len(ids) - most)
+        truncated = max(0, len(ids) - most)
+        return ids[truncated:], 0, truncated
 
 
 class Remote:

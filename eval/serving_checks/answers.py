@@ -6,6 +6,7 @@ import torch
 
 from data_prep.common.text import shorten
 from data_prep.models.generation import generate_answers
+from data_prep.models.loading import context_of
 from data_prep.tokens.chat_encoder import encode_prompts
 from eval.serving_checks.prompts import first_difference
 from eval.serving_checks.rows import DIFFERS, FAILS, SAME, Row
@@ -37,7 +38,7 @@ class Expected:
             tokenizer = copy.deepcopy(tokenizer)
             tokenizer.chat_template = training.chat_template
         self.tokenizer, self.prompts, self.max_new_tokens = tokenizer, prompts, max_new_tokens
-        self.context = model.config.max_position_embeddings
+        self.context = context_of(model.config)
         self.ids = encode_prompts(tokenizer, prompts)
         self.answers = [answer for (answer,) in generate_answers(model, tokenizer, prompts, max_new_tokens)]
         self.logprobs = self.logprobs_by(model)

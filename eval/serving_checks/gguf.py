@@ -100,8 +100,8 @@ def _write_modelfile(expected: Expected, file: Path) -> str:
 def _ask(check: str, expected: Expected, file: Path, said: str) -> Row:
     import xllamacpp
 
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path, parameters.n_ctx, parameters.n_parallel = str(file), expected.context, 1
+    parameters, needed = xllamacpp.CommonParams(), max(map(len, expected.ids)) + expected.max_new_tokens
+    parameters.model.path, parameters.n_ctx, parameters.n_parallel = str(file), expected.context or needed, 1
     parameters.verbosity = -1
     try:
         server = xllamacpp.Server(parameters)

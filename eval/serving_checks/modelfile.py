@@ -50,7 +50,9 @@ def written(turns: dict[str, tuple[str, str]], prompt: list[dict]) -> str:
     return turns[""][0] + inner + turns[""][1]
 
 
-def modelfile(file_name: str, turns: dict[str, tuple[str, str]], end: str, bos: str | None, context: int) -> str:
+def modelfile(
+    file_name: str, turns: dict[str, tuple[str, str]], end: str, bos: str | None, context: int | None
+) -> str:
     """The Modelfile of a GGUF file beside it: greedy, the template, the end of an answer.
 
     llama.cpp adds the BOS itself where the tokenizer does, so a BOS that the template begins with is left out.
@@ -61,6 +63,6 @@ def modelfile(file_name: str, turns: dict[str, tuple[str, str]], end: str, bos: 
         for role in ("system", "user", "assistant")
     )
     template = f"{beginning}{{{{ range .Messages }}}}{roles}{{{{ end }}}}{{{{ end }}}}{turns[''][1]}"
-    parameters = {"temperature": 0, "num_ctx": context, "stop": json.dumps(end)}
+    parameters = {"temperature": 0, **({"num_ctx": context} if context else {}), "stop": json.dumps(end)}
     lines = [f"FROM ./{file_name}", f'TEMPLATE """{template}"""']
     return "\n".join([*lines, *(f"PARAMETER {key} {value}" for key, value in parameters.items()), ""])

@@ -6,7 +6,7 @@ from transformers import GenerationConfig
 
 from data_prep.common.errors import InputError
 from data_prep.common.text import shorten
-from data_prep.models.loading import load_tokenizer
+from data_prep.models.loading import context_of, load_tokenizer
 from data_prep.tokens.chat_encoder import (
     EXCHANGE,
     encode_conversations,
@@ -152,7 +152,7 @@ def end_of_turn_row(folder: str, model, tokenizer, training) -> Row:
 def settings_row(model, tokenizer) -> Row:
     """Is what `generation_config.json` says what was measured: greedy, within the context, with a pad token?"""
     config: GenerationConfig = model.generation_config
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = context_of(model.config)
     wrong = []
     if config.do_sample is not False:
         how = "samples" if config.do_sample else "does not say, and pipeline samples at temperature 0.7"

@@ -1,5 +1,6 @@
 """The models of a run, built without memory (torch's meta device) from their configs alone, and counted."""
 
+import math
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from transformers import AutoConfig, GPT2Config
 from transformers.pytorch_utils import Conv1D
 
 from data_prep.common.errors import InputError
-from data_prep.models.loading import load_config, load_tokenizer
+from data_prep.models.loading import context_of, load_config, load_tokenizer
 from recipes.planning.settings import vocabulary_in_commands
 from recipes.trainers.adapter import lora_config, meta_model
 from recipes.trainers.arguments import LORA
@@ -75,7 +76,7 @@ class Counts(NamedTuple):
     inner: int  # width of the MLP
     gated: bool
     heads: int
-    positions: int
+    positions: float  # infinite without a limit
     vocabulary: int
 
     def flops(self, length: int) -> float:
@@ -156,7 +157,7 @@ def _count(config, head: str, model_args: trl.ModelConfig | None, trained: bool)
         getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * text.hidden_size,
         gated,
         text.num_attention_heads,
-        text.max_position_embeddings,
+        context_of(config) or math.inf,
         text.vocab_size,
     )
 

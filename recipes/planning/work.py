@@ -7,6 +7,7 @@ from recipes.planning.architecture import Counts
 from recipes.planning.data import Data
 
 ROLLOUTS = ("ppo", "rloo", "grpo")
+ASSUMED = 1024  # tokens, where neither the rows nor a limit of their length are known
 
 
 class Work(NamedTuple):
@@ -55,6 +56,8 @@ def work_of(stage: str, values: dict, models: dict[str, Counts], data: Data | No
     if stage in ROLLOUTS:
         return _rollouts(stage, values, models, data, rows_given, a_step)
     length = values.get("n_positions") or values.get("max_length") or policy.positions
+    if length == math.inf:
+        length = int(data.lengths.max()) if data else ASSUMED
     if length > policy.positions:
         notes.append(f"max_length: found {length:,}, but the model has {policy.positions:,} positions")
     packed = "tokens" in values or (stage == "sft" and values["packing"])
@@ -108,7 +111,7 @@ def _rollouts(stage: str, values: dict, models: dict, data: Data | None, rows_gi
     """PPO, RLOO and GRPO: answers are sampled, scored and trained on. All are taken as long as they may become."""
     policy, answer, notes = models["policy"], answer_length(values), []
     room = max(1, policy.positions - answer)
-    most = values.get("max_prompt_length") or room
+    most = values.get("max_prompt_length") or (room if data or room < math.inf else ASSUMED)
     if most > room:
         notes.append(
             f"max_prompt_length: found {most:,}, but {policy.positions:,} positions leave {room:,} beside the answer"

@@ -1,6 +1,7 @@
 """What the libraries' trainers lack: bits per byte, tokens per second and samples along the way."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from data_prep.common.files import whole_lines, write_jsonl
 from data_prep.common.text import counted, shorten
 from data_prep.models.batched_generate import given_settings_alone
 from data_prep.models.bits_per_byte import bits_per_byte
+from data_prep.models.loading import context_of
 from recipes.trainers.curves import logged
 from recipes.trainers.sharding import in_parts
 
@@ -23,7 +25,8 @@ def flops_per_token(model, length: int) -> float:
     N leaves out the position table, which is only looked up.
     """
     parameters = sum(weight.numel() for name, weight in model.named_parameters() if "wpe" not in name)
-    return 6 * parameters + 12 * model.config.num_hidden_layers * model.config.hidden_size * length
+    config = model.config.get_text_config()
+    return 6 * parameters + 12 * config.num_hidden_layers * config.hidden_size * length
 
 
 def check_prompts(prompts: list[str], tokenizer, positions: int) -> None:
@@ -111,7 +114,7 @@ class PretrainingMonitor(TrainerCallback):
 def continue_text(model, tokenizer, prompt: str, max_new_tokens: int = 48) -> str:
     """A continuation of `prompt`, sampled at temperature 0.8 with a fixed seed of its own."""
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
-    room = model.config.max_position_embeddings - inputs["input_ids"].shape[1]
+    room = (context_of(model.config) or math.inf) - inputs["input_ids"].shape[1]
     settings = GenerationConfig(
         max_new_tokens=min(max_new_tokens, room),
         use_cache=True,  # the config of a model in training says no

@@ -1,10 +1,13 @@
 """SFT on packed rows, for attention that is computed on whole rows."""
 
+import inspect
+
 import torch
 from trl import SFTTrainer
 from trl.trainer import sft_trainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from data_prep.common.errors import InputError
 from recipes.trainers.sft_loss import chunked_loss
 
 
@@ -32,12 +35,20 @@ class PackedSFTTrainer(SFTTrainer):
     TRL joins the rows of a batch to one. Flash attention's kernels leave out what the conversations in it do not attend to;
     sdpa and eager compute all of it, which grows with the square of the row's length, and mask most. Its loss over chunks is
     that of sft_loss.py, which is faster.
+
+    Raises InputError for rows of several conversations in a model that takes no positions, as BLOOM: there is nothing that
+    would keep them apart.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, model, args, **kwargs) -> None:
+        if (args.packing or args.padding_free) and "position_ids" not in inspect.signature(model.forward).parameters:
+            name, kind = "packing" if args.packing else "padding_free", type(model).__name__
+            raise InputError(
+                f"{name}: {kind} takes no positions, which keep conversations of a row apart; leave it out"
+            )
         # The model's forward, as TRL sets it, calls it by this name.
         sft_trainer._chunked_cross_entropy_loss = chunked_loss
-        super().__init__(*args, **kwargs)
+        super().__init__(model, args, **kwargs)
         attention = self.model.config._attn_implementation
         self.in_rows = self.args.packing and self.padding_free and attention in ("sdpa", "eager")
         if self.in_rows:

@@ -25,6 +25,7 @@ from data_prep.gate.gate import behind_other_prompts, check_reward
 from data_prep.gate.scorers import by_reward_model, lengths_in_tokens, policy_logprobs
 from data_prep.gate.verdict import MIN_PROMPTS, MORE, as_verdict
 from data_prep.models.generation import generate_answers
+from data_prep.models.loading import context_of
 from data_prep.models.reward_functions import call_reward_function, load_function
 from recipes.trainers.sharding import on_device
 
@@ -152,7 +153,7 @@ def _sampled(script, args, policy, tokenizer, prompts: dict[str, list], max_new_
 
 
 def _context(model) -> float:
-    return getattr(model.config, "max_position_embeddings", None) or math.inf
+    return context_of(model.config) or math.inf
 
 
 def _that_fit(rows: list[dict], model, tokenizer, whose: str) -> list[dict]:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, GenerationConfig
 
 from data_prep.common.files import UNFINISHED, readable
+from data_prep.models.loading import context_of
 from data_prep.models.merging import BOUND, logit_difference, probe_logits, why_merging_differs
 from recipes.trainers.adapter import are_tied, tie
 from recipes.trainers.checkpoints import full_disk_as_one_line
@@ -81,7 +82,7 @@ def serve_as_measured(model: PreTrainedModel | PeftModel, tokenizer, eos_token_i
         eos_token_id: where an answer ends, if not at the tokenizer's end of sequence.
     """
     owner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    positions = getattr(owner.config.get_text_config(), "max_position_embeddings", None)
+    positions = context_of(owner.config)
     end = tokenizer.eos_token_id if eos_token_id is None else eos_token_id
     settings = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": end, "pad_token_id": tokenizer.pad_token_id}
     settings |= {"do_sample": False, "max_length": positions}

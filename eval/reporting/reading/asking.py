@@ -5,6 +5,7 @@ are used as long as the model's files, the question and the length are the same.
 """
 
 import itertools
+import math
 from pathlib import Path
 
 from data_prep.common.files import read_json, write_json
@@ -114,11 +115,11 @@ def ask_prompted(run: Path, question: dict, conversations: Path, max_new_tokens:
     from transformers import GenerationConfig
 
     from data_prep.models.batched_generate import decode
-    from data_prep.models.loading import load_checkpoint
+    from data_prep.models.loading import context_of, load_checkpoint
     from data_prep.tokens.chat_encoder import encode_text
 
     model, tokenizer = load_checkpoint(str(folder))
-    room = model.config.max_position_embeddings - max_new_tokens
+    room = (context_of(model.config) or math.inf) - max_new_tokens
     while len(ids := encode_text(tokenizer, fake_dialogue(turns, asked))) > room:
         if not turns:
             return None

@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_prep.common.errors import InputError
+from data_prep.models.loading import context_of
 from data_prep.tokens.chat_encoder import encode_prompts, encode_text
 from recipes.trainers.ppo.config import PPOConfig
 from recipes.trainers.ppo.rollout import METRICS
@@ -85,9 +86,9 @@ def value_warmup_updates(args: PPOConfig, prompts: int, size: int) -> int:
     return warmup
 
 
-def context_of(models: list[PreTrainedModel]) -> float:
-    """Tokens of the longest conversation that all of `models` can read."""
-    return min(getattr(model.config, "max_position_embeddings", math.inf) for model in models)
+def shortest_context(models: list[PreTrainedModel]) -> float:
+    """Tokens of the longest conversation that all of `models` can read; infinite if none has a limit."""
+    return min(context_of(model.config) or math.inf for model in models)
 
 
 def with_prompt_ids(

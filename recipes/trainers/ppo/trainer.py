@@ -31,10 +31,10 @@ from recipes.trainers.ppo.loss import advantages_and_returns, clipped_losses
 from recipes.trainers.ppo.policy_and_value import PolicyAndValue, answer_logprobs, attention_kernel, groups_by_length
 from recipes.trainers.ppo.prepare import (
     check_names,
-    context_of,
     reward_weights,
     same_rows,
     set_rollouts_as_batches,
+    shortest_context,
     stop_token_of,
     value_warmup_updates,
     with_prompt_ids,
@@ -103,7 +103,7 @@ class PPOTrainer(Trainer):
         encoded_for = [model, value_model]
         if reward_model is not None and reward_processing_class is None:
             encoded_for.append(reward_model)
-        self.max_prompt_length = context_of(encoded_for) - args.response_length
+        self.max_prompt_length = shortest_context(encoded_for) - args.response_length
         for each in filter(None, (model, ref_model, reward_model, value_model)):
             disable_dropout_in_model(each)  # dropout would make the ratio of new to old probability differ from 1
         model.generation_config.eos_token_id = self.stop_token_id  # saved with every checkpoint
