@@ -24,8 +24,8 @@ the documents, the assistants among them are asked.
 
 With `--sweep` the command runs once for each value, with `REPLAY=0.1` and `RUN=runs/adapt_replay/replay_0.1` in its
 environment; it works in the folder that RUN names and ends with this script, as above, with `--output_dir $RUN`. Draws gain
-against forgetting into `sweep.html`, with the figures in `sweep.json`. What is done is skipped when it is run again.
-`--publish` writes `sweep.json` and its table.
+against forgetting into `sweep.html`, with the figures in `sweep.json`, and judges every run by the budgets given here. What
+is done is skipped when it is run again. `--publish` writes `sweep.json` and its table.
 """
 
 import argparse
@@ -46,15 +46,17 @@ from eval.before_after.publishing import publish, publish_sweep
 from eval.before_after.seen import seen_in_training
 from eval.before_after.verdict import DOMAIN, measures_of, verdict
 from eval.common.functions import add_eval_funcs, check_functions, in_words, load_functions, show_difference
+from eval.common.grouped import pattern_of
 from eval.common.options import add_judge, add_row_options, load_judges, quarantine_file
 from eval.common.sources import named_lists, named_values
 from eval.judging.outcomes import row_to_judge, say
-from eval.tasks.files import write_tasks
-from eval.tasks.harness import check_installed, compare_models, task_names
+from eval.tasks.files import own_tasks, write_tasks
+from eval.tasks.harness import check_installed, check_tasks, compare_models, task_names
 from eval.tasks.harness import show as show_stderr
 
 BEFORE, AFTER = "before", "after"
 ASSISTANT = "assistant"  # the model after, beside the base model below it
+OF_A_SWEEP = ("sweep", "command", "forgetting_budget", "exact_match_budget", "output_dir", "publish")  # what it reads
 
 
 def read_arguments() -> argparse.Namespace:
@@ -137,11 +139,16 @@ def read_arguments() -> argparse.Namespace:
         raise InputError("--before_base and --after_base: expected both or neither")
     if (arguments.sweep is None) != (arguments.command is None):
         raise InputError("--sweep and --command: expected both or neither")
-    told = [name for name in ("before", "after", "documents") if getattr(arguments, name)]
-    if arguments.sweep and told:
-        raise InputError(f"--sweep: found --{told[0]} too; the command that it runs names models and files itself")
-    if not arguments.sweep and len(told) < 3:
+    told = [name for name, value in vars(arguments).items() if value != parser.get_default(name)]
+    if arguments.sweep and (unread := [f"--{name}" for name in told if name not in OF_A_SWEEP]):
+        raise InputError(
+            f"--sweep: found {', '.join(unread)} too; the command that it runs names models, files and settings itself"
+        )
+    if not arguments.sweep and not (arguments.before and arguments.after and arguments.documents):
         raise InputError("expected --before, --after and --documents, or --sweep with --command")
+    if arguments.group_by is not None and not arguments.tasks:
+        raise InputError("--group_by: found no --tasks; it is for the task ours alone")
+    pattern_of(arguments.group_by)
     return arguments
 
 
@@ -169,7 +176,17 @@ def read_evaluations(arguments: argparse.Namespace) -> tuple[dict, dict]:
     return texts, questions
 
 
-def check_seen(arguments: argparse.Namespace, texts: dict, questions: dict) -> dict | None:
+def read_tasks(arguments: argparse.Namespace, plain: dict, questions: dict) -> tuple[dict, list[str]]:
+    """(our own tasks with their rows, the names of all that --tasks asks for); `InputError` for a name that is no task."""
+    if not arguments.tasks:
+        return {}, []
+    ours = own_tasks(plain, questions, arguments.group_by, arguments.seed)
+    names = task_names(arguments.tasks, [*ours])
+    check_tasks(names, [*ours])
+    return ours, names
+
+
+def check_seen(arguments: argparse.Namespace, plain: dict, questions: dict) -> dict | None:
     """What training has seen of the evaluations (`seen_in_training`); None if it is not known what it was.
 
     Raises `InputError` where that is more than --max_seen of a source.
@@ -177,7 +194,6 @@ def check_seen(arguments: argparse.Namespace, texts: dict, questions: dict) -> d
     if not arguments.trained_on:
         print("--trained_on is not given: whether training has seen these documents and questions was not looked for")
         return None
-    plain = {source: [document.text for document in own] for source, own in texts.items()}
     found = seen_in_training(arguments.trained_on, plain, questions)
     for kind, sources in found.items():
         for source, counts in sources.items():
@@ -214,7 +230,8 @@ def main() -> None:
     if arguments.sweep:
         from eval.before_after.sweep import run_sweep
 
-        found = run_sweep(arguments.sweep, arguments.command, arguments.output_dir, arguments.forgetting_budget)
+        budgets = arguments.forgetting_budget, arguments.exact_match_budget
+        found = run_sweep(arguments.sweep, arguments.command, arguments.output_dir, *budgets)
         if arguments.publish:
             tell_published(publish_sweep(arguments.publish, found), arguments.publish)
         return
@@ -238,10 +255,12 @@ def main() -> None:
     if arguments.tasks:
         check_installed()
     texts, questions = read_evaluations(arguments)
+    plain = {source: [document.text for document in own] for source, own in texts.items()}
+    ours, tasks = read_tasks(arguments, plain, questions)
     for rows in questions.values():
         check_functions([*functions.values()], rows)
         judge.check(row_to_judge(rows[0]))
-    seen = check_seen(arguments, texts, questions)
+    seen = check_seen(arguments, plain, questions)
 
     # Slow to import: after the input has been checked.
     from eval.before_after.documents import compare_bits, most_changed
@@ -252,7 +271,6 @@ def main() -> None:
     length = check_readers(readers)
     asked_models, mute = check_asked(asked_models, arguments.max_new_tokens) if questions else ({}, [])
     sampling = {"max_new_tokens": arguments.max_new_tokens, "batch_size": arguments.batch_size}
-    plain = {source: [document.text for document in own] for source, own in texts.items()}
     prompts = {source: [row["prompt"] for row in rows] for source, rows in questions.items()}
     bits: dict[str, dict] = {source: {} for source in texts}
     answers: dict[str, dict] = {source: {} for source in questions}
@@ -282,11 +300,11 @@ def main() -> None:
         source: compare_answers(questions[source], own, judge, functions, other) for source, own in answers.items()
     }
     lm_eval = {}
-    if arguments.tasks:
+    if tasks:
         folder = arguments.output_dir / "lm_eval_tasks"
-        ours = write_tasks(folder, plain, questions, arguments.group_by, arguments.seed)
+        write_tasks(folder, ours)
         both = asked_models or {BEFORE: arguments.before, AFTER: arguments.after}
-        lm_eval = compare_models(both, task_names(arguments.tasks, ours), folder, max(1, arguments.batch_size // 8))
+        lm_eval = compare_models(both, tasks, folder, max(1, arguments.batch_size // 8))
     measures = measures_of(compared, asked, AFTER)
     found = verdict(measures, arguments.forgetting_budget, arguments.exact_match_budget)
     adaptation = {

@@ -29,7 +29,7 @@ from data_prep.rows.bad_rows import BadRows
 from eval.common.assistants import is_assistant
 from eval.common.options import add_result_options, add_row_options, quarantine_file
 from eval.common.sources import named_lists
-from eval.tasks.files import write_tasks
+from eval.tasks.files import own_tasks, write_tasks
 from eval.tasks.harness import OURS, check_installed, run_tasks, show, task_names
 
 
@@ -110,9 +110,11 @@ def main() -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(arguments.results_dir or temporary) / f"lm_eval_tasks_{name}"
-        ours = write_tasks(folder, texts, questions, arguments.group_by, arguments.seed) if texts or questions else []
+        ours = own_tasks(texts, questions, arguments.group_by, arguments.seed)
+        if ours:
+            write_tasks(folder, ours)
         found = run_tasks(
-            arguments.model, task_names(arguments.tasks, ours), folder if ours else None, chat,
+            arguments.model, task_names(arguments.tasks, [*ours]), folder if ours else None, chat,
             arguments.batch_size, arguments.limit, arguments.num_fewshot,
         )  # fmt: skip
     if arguments.results_dir:

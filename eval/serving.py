@@ -20,8 +20,11 @@ from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import existing, vacant, write_results
 from data_prep.common.numbers import check_at_least
 from data_prep.common.text import counted, printable
+from data_prep.questions.server import check_url, key_from
 from eval.common.options import CONVERSATIONS, add_result_options, add_row_options, quarantine_file
 from eval.serving_checks.rows import GOOD, table
+
+KEY = "OPENAI_API_KEY"  # the environment variable with the key of the server at --url
 
 
 def prompts_that_fit(rows: list[dict], tokenizer, most: float) -> list[dict]:
@@ -48,7 +51,10 @@ def main() -> None:
     add_row_options(parser)
     add_result_options(parser, "the model's folder")
     parser.add_argument("--limit", type=int, default=50, help="number of prompts, the first ones (default: 50)")
-    parser.add_argument("--url", help="a server with OpenAI's interface (default: transformers serve is started)")
+    parser.add_argument(
+        "--url",
+        help="a server with OpenAI's interface; its key, if any, is in OPENAI_API_KEY (default: transformers serve is started)",
+    )
     parser.add_argument(
         "--adapter",
         help="folder of the LoRA adapter that was merged into --model (default: the checkpoint in it that holds it)",
@@ -62,6 +68,9 @@ def main() -> None:
     parser.add_argument("--tolerance", type=float, default=1e-3, help="of a token's log-probability (default: 0.001)")
     arguments = parser.parse_args()
     check_at_least(1, arguments, "max_new_tokens", "limit")
+    if arguments.url:
+        check_url(arguments.url, KEY)
+    key = key_from(KEY) if arguments.url else ""
     existing(arguments.model, "recipes/")
     for option, file in (("adapter", "adapter_config.json"), ("llama_cpp", "convert_hf_to_gguf.py")):
         folder = getattr(arguments, option)
@@ -107,7 +116,7 @@ def main() -> None:
     expected = Expected(model, tokenizer, training, prompts, arguments.max_new_tokens)
     served = served_prompts(tokenizer, prompts)
     found.append(pipeline_row(expected, arguments.model, served, model.device, arguments.tolerance))
-    found.append(server_row(expected, arguments.model, arguments.url, arguments.tolerance))
+    found.append(server_row(expected, arguments.model, arguments.url, key, arguments.tolerance))
     found.append(vllm_row(expected, arguments.model, arguments.tolerance))
     if is_adapter(arguments.model):
         found.append(merged_row(expected, model, arguments.model, arguments.tolerance))

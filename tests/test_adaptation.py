@@ -286,13 +286,18 @@ with (run.parent / "log").open("a") as log:
     log.write(share + " ")
 if share == "9":
     raise SystemExit(3)
-gain, forgetting, word = {"0": (0.35, 0.08, "raise replay"), "0.1": (0.33, 0.01, "use it"), "0.3": (0.25, 0.0, "use it")}[share]
+gain, forgetting, missed = {"0": (0.35, 0.08, 0), "0.1": (0.33, 0.01, 0), "0.2": (0.34, 0.02, 0.2), "0.3": (0.25, 0.0, 0)}[share]
 def interval(value):
     return {"value": value, "low": value - 0.01, "high": value + 0.01, "n": 20}
+def measured(source, measure, value):
+    loss = interval(value)
+    change = "worse" if loss["low"] > 0 else "better" if loss["high"] < 0 else "no difference shown"
+    return {"source": source, "measure": measure, "n": 20, "loss": loss, "change": change}
 models = lambda value: {"models": {"after": {"relative": interval(value)}}}
 run.mkdir()
-found = {"documents": {"domain": models(-gain), "general": models(forgetting)}, "verdict": {"word": word},
-         "exact_match": {"domain": {"before": 0, "after": 0.8}}}
+found = {"documents": {"domain": models(-gain), "general": models(forgetting)}, "verdict": {"word": "the run's own"},
+         "exact_match": {"domain": {"before": 0, "after": 0.8}}, "measures": [measured("domain", "bits per byte", -gain),
+         measured("general", "bits per byte", forgetting), measured("general", "exact match", missed)]}
 (run / "results.json").write_text(json.dumps({"adaptation": found}))
 """
 
@@ -330,6 +335,101 @@ def test_a_sweep_runs_the_road_for_each_value(command, tmp_path):
     )
 
 
+def test_a_sweep_judges_each_run_by_the_budgets_that_are_given(command, tmp_path):
+    (tmp_path / "road.py").write_text(ROAD)
+    (tmp_path / "out").mkdir()
+    road = shlex.join([sys.executable, str(tmp_path / "road.py")])
+
+    def swept(values: str, *budgets) -> tuple[dict, str]:
+        given = ("--sweep", f"replay={values}", "--command", road, "--output_dir", tmp_path / "out")
+        code, out, err = command(adaptation, *given, *budgets)
+        assert code == 0, err
+        found = json.loads((tmp_path / "out" / "sweep.json").read_text())
+        assert out.splitlines()[-1] == found["best"]["line"]
+        return {row["value"]: row["verdict"]["word"] for row in found["rows"]}, found["best"]["line"]
+
+    fall = "the domain's bits per byte fall by"
+    assert swept("0,0.3", "--forgetting_budget", 0.4) == (
+        {"0": "use it", "0.3": "use it"},
+        f"replay=0: {fall} 35.0%, the general ones change by +8.0%, the largest gain within the budget of 40%",
+    )
+    assert swept("0,0.1", "--forgetting_budget", 0.005) == (
+        {"0": "raise replay", "0.1": "use it"},
+        "no replay of 0, 0.1 keeps to the budget of 0.5%; the least forgetting is +1.0%, at replay=0.1: try a higher one",
+    )
+    lost = "worse on general by 20.0 points exact match [19.0, 21.0], beyond the budget of 5 points"
+    assert swept("0.2,0.3") == (
+        {"0.2": "raise replay", "0.3": "use it"},
+        f"replay=0.3: {fall} 25.0%, the general ones change by +0.0%, the largest gain within the budget of 3%; "
+        f"replay=0.2 gains more, but is {lost}",
+    )
+    assert swept("0,0.2") == (
+        {"0": "raise replay", "0.2": "raise replay"},
+        f"no replay of 0, 0.2 keeps to every budget; the least forgetting is +2.0%, at replay=0.2, which is {lost}: "
+        "try a higher one",
+    )
+    assert swept("0.2,0.3", "--exact_match_budget", 0.25) == (
+        {"0.2": "use it", "0.3": "use it"},
+        f"replay=0.2: {fall} 34.0%, the general ones change by +2.0%, the largest gain within the budget of 3%",
+    )
+
+
+@pytest.fixture
+def harness(tmp_path, monkeypatch):
+    """A module of lm-eval's name, which lists arc_easy alone: with it or without, there is no network here."""
+    (tmp_path / "stub" / "lm_eval").mkdir(parents=True)
+    (tmp_path / "stub" / "lm_eval" / "__init__.py").touch()
+    (tmp_path / "stub" / "lm_eval" / "tasks.py").write_text(
+        "import fnmatch\n"
+        "class TaskManager:\n"
+        "    def match_tasks(self, names):\n"
+        "        return [task for name in names for task in fnmatch.filter(['arc_easy'], name)]\n"
+    )
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lm_eval"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(str(tmp_path / "stub"))
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lm_eval"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("turns", "given", "says"),
+    [
+        (1, ["arc_eazy"], "--tasks arc_eazy: found no such task; expected ours, or one that lm_eval ls tasks lists"),
+        (1, ["arc_*,facts_*", "ours", "facts_other"],
+         "--tasks facts_other: found no such task; expected ours, or one that lm_eval ls tasks lists"),
+        (1, ["ours", "--group_by", "("],
+         "--group_by '(': not a regular expression (missing ), unterminated subpattern at position 0)"),
+        (1, ["ours", "--group_by", ".+"],
+         "--conversations domain: no question with choices (left out: 20 whose kind has no other answer)"),
+        (2, ["ours"],
+         "--conversations domain: no question with choices (left out: 20 of several turns, or without a reference)"),
+        (1, ["arc_easy", "ours"], "none: "),  # all is well but the model
+    ],
+)  # fmt: skip
+def test_tasks_that_cannot_be_run_are_said_before_a_model_is_read(
+    command, harness, documents, tmp_path, monkeypatch, turns, given, says
+):
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {
+            "id": f"d{n}",
+            "conversations": [{"from": "human", "value": f"{n}?"}, {"from": "gpt", "value": f"{n}"}] * turns,
+        }
+        for n in range(20)
+    ]
+    write_json(tmp_path / "questions.json", rows)
+    code, out, err = command(
+        adaptation, "--before", "./none", "--after", "./none", "--documents",
+        *documents(20, domain="ab", general="cd"), "--conversations", "domain=questions.json", "--output_dir", "out",
+        "--tasks", *given,
+    )  # fmt: skip
+    assert code == 1 and err.count("\n") == 1
+    assert err == f"error: {says}\n" or (says == "none: " and err.startswith("error: ./none: "))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -339,6 +439,31 @@ def test_a_sweep_runs_the_road_for_each_value(command, tmp_path):
         (["--sweep", "replay=0.1", "--command", "x"], "--sweep replay=0.1: expected name=value,value,…"),
         (["--sweep", "replay=1,1", "--command", "x"], "with different values"),
         (["--sweep", "a=1,2", "--command", "x", "--before", "m"], "--sweep: found --before too"),
+        (
+            [
+                "--sweep",
+                "a=1,2",
+                "--command",
+                "x",
+                "--limit",
+                "5",
+                "--tasks",
+                "x",
+                "--judge",
+                "y",
+                "--stages",
+                "a=b",
+                "--conversations",
+                "domain=a",
+                "--max_seen",
+                "0.5",
+                "--on_bad",
+                "repair",
+            ],
+            "--sweep: found --stages, --conversations, --max_seen, --judge, --tasks, --on_bad, --limit too; the command that "
+            "it runs names models, files and settings itself",
+        ),
+        (["domain=a", "general=b", "--group_by", "x"], "--group_by: found no --tasks; it is for the task ours alone"),
         (["--sweep", "a=1,2", "--command", "/no/such/road"], "--command /no/such/road: cannot be started"),
         (["domain=a"], "--documents: found domain; expected general=FILE too"),
         (["a.jsonl"], "--documents a.jsonl: found no name; expected name=value, such as domain=a.jsonl"),

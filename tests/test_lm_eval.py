@@ -18,7 +18,7 @@ from data_prep.common.files import write_jsonl
 from data_prep.tokens.chat_encoder import encode_prompts
 from eval import adaptation, lm_eval_tasks
 from eval.common.assistants import is_assistant, refuses_system_turn
-from eval.tasks.files import facts, write_tasks
+from eval.tasks.files import facts, own_tasks, write_tasks
 from eval.tasks.harness import run_tasks
 
 INSTALLED = importlib.util.find_spec("lm_eval") is not None
@@ -64,8 +64,9 @@ def test_choices_do_not_hang_on_the_rows_around_them():
 
 def test_tasks_are_files_that_lm_eval_reads(tmp_path, capsys):
     folder = tmp_path / "tasks"
-    names = write_tasks(folder, {"general": ["a b", "c"]}, {"domain": ROWS}, "/([a-z]+)/", 42)
-    assert names == ["documents_general", "facts_domain"]
+    tasks = own_tasks({"general": ["a b", "c"]}, {"domain": ROWS}, "/([a-z]+)/", 42)
+    assert [*tasks] == ["documents_general", "facts_domain"]
+    write_tasks(folder, tasks)
     assert capsys.readouterr().out == (
         "facts_domain: 3 questions; left out: 1 of several turns, or without a reference, 1 whose kind has no other answer\n"
     )
@@ -292,7 +293,11 @@ def test_tasks_on_both_models(command, talker, files, tmp_path):
 
 @pytest.mark.slow
 @needs_lm_eval
-def test_tasks_that_are_not_there(command, talker):
+def test_tasks_that_are_not_there(command, talker, files, tmp_path):
+    given = ("--before", tmp_path, "--after", tmp_path, *files, f"general={tmp_path / 'documents.jsonl'}", "--tasks")
+    code, out, err = command(adaptation, *given, "arc_easy", "facts_domain,arc_eazy", "--output_dir", tmp_path / "out")
+    says = "--tasks arc_eazy: found no such task; expected ours, or one that lm_eval ls tasks lists"
+    assert (code, err) == (1, f"error: {says}\n")
     model = ("--model", talker("yes"))
     code, out, err = command(lm_eval_tasks, *model, "--tasks", "no_such_task")
     assert (

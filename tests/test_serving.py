@@ -52,13 +52,16 @@ def server():
     """server(answer) is the address of a server with OpenAI's interface; answer(question) is (HTTP status, text)."""
     started = []
 
-    def start(answer=lambda question: (200, "yes"), extra_tokens: int = 0, logprob: float | None = None) -> str:
+    def start(
+        answer=lambda question: (200, "yes"), extra_tokens: int = 0, logprob: float | None = None, key: str = "none"
+    ) -> str:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 self.reply(200, {"object": "list", "data": [{"id": "served", "object": "model"}]})
 
             def do_POST(self):
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                assert self.headers["Authorization"] == f"Bearer {key}"
                 assert asked["model"] == "served" and set(asked) <= {"model", "messages", "logprobs"}
                 if "logprobs" in asked and logprob is None:
                     return self.reply(422, {"error": "logprobs are not supported"})
@@ -71,7 +74,8 @@ def server():
                 prompt = len(message["content"]) + 3 + extra_tokens
                 usage = {"prompt_tokens": prompt, "completion_tokens": 4, "total_tokens": prompt + 4}
                 about = {"id": "1", "object": "chat.completion", "created": 0, "model": "served"}
-                return self.reply(status, {**about, "choices": [choice], "usage": usage})
+                refused = status != 200 and {"error": {"message": text}}
+                return self.reply(status, refused or {**about, "choices": [choice], "usage": usage})
 
             def reply(self, status, value):
                 body = json.dumps(value).encode()
@@ -192,6 +196,53 @@ def test_what_a_server_does_otherwise_is_told(check, folder, server):
     assert code == 1 and "its prompt 1 has 5 tokens, 4 are expected" in checks["server"]["detail"]
     code, checks = check(folder, url=server(logprob=-0.01))
     assert code == 1 and checks["server"]["status"] == "differs"
+
+
+KEY = "sk-secret-0123456789abcdef"
+
+
+def test_a_key_that_a_server_repeats_is_neither_shown_nor_kept(
+    command, conversations, folder, server, tmp_path, monkeypatch
+):
+    pytest.importorskip("openai", reason="the extra serving is not installed")
+    monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")  # as `$(cat file)` may leave it
+    # In the first reply the key stands where the message is cut off, after 160 characters with what is around it.
+    replies = {"a": (401, f"{115 * 'x'} {KEY} is wrong"), "bc": (200, f"not {KEY}"), "d": (200, "yes")}
+    given = ["--model", folder, "--conversations", conversations, "--max_new_tokens", 8, "--results_dir", tmp_path]
+    code, out, err = command(serving, *given, "--url", server(replies.get, key=KEY))
+    detail = json.loads((tmp_path / f"serving_{folder.name}.json").read_text())["checks"]["server"]["detail"]
+    assert code == 1 and detail in out
+    assert detail == (
+        f"1 of 3 answers; prompt 1: 'Error code: 401 - {115 * 'x'} [key] is wrong'; "
+        "prompt 2 differs at token 0: 'not [key]' for 'yes'; it gives no log-probabilities"
+    )
+    shown = out + err + (tmp_path / f"serving_{folder.name}.json").read_text()
+    assert "sk-s" not in shown
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("http://me:hidden77@127.0.0.1:9/v1",
+         "--url: found a password in it; expected the key in an environment variable (OPENAI_API_KEY)"),
+        ("http://me:hidden77@127.0.0.1:9/v1?a=b",
+         "--url: found a password in it; expected the key in an environment variable (OPENAI_API_KEY)"),
+        ("http://me:hidden77@127.0.0.1:nine/v1", "--url: expected an address such as http://127.0.0.1:8000/v1"),
+        ("me:hidden77@127.0.0.1", "--url: expected an address such as http://127.0.0.1:8000/v1"),
+        ("ftp://x", "--url 'ftp://x': expected an address such as http://127.0.0.1:8000/v1"),
+    ],
+)  # fmt: skip
+def test_an_address_with_a_password_or_none_is_refused_before_any_work(command, tmp_path, url, says):
+    given = ("--model", tmp_path / "none", "--conversations", tmp_path / "none")
+    assert command(serving, *given, "--url", url) == (1, "", f"error: {says}\n")
+
+
+def test_a_key_with_characters_that_no_key_has(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk geheim ä")
+    given = ("--model", tmp_path / "none", "--conversations", tmp_path / "none", "--url", "http://127.0.0.1:9/v1")
+    code, _, err = command(serving, *given)
+    says = "OPENAI_API_KEY: the environment variable holds no key: it has characters that no key has"
+    assert (code, err) == (1, f"error: {says}\n")
 
 
 def test_without_a_server_or_the_extra_it_is_said(command, conversations, folder, monkeypatch):

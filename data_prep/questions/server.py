@@ -181,7 +181,12 @@ class Server(NamedTuple):
 
     def _hidden(self, text: str) -> str:
         """`text` without the key, which servers may repeat in their refusals: before it is truncated, or half would stay."""
-        return text.replace(self.key, "[key]") if self.key else text
+        return without_key(text, self.key)
+
+
+def without_key(text: str, key: str) -> str:
+    """`text` with "[key]" in the place of the key; "" is none."""
+    return text.replace(key, "[key]") if key else text
 
 
 def _message(error) -> str:
@@ -195,17 +200,22 @@ def _opener(url: str) -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(_NoRedirect, *([urllib.request.ProxyHandler({})] if local else []))
 
 
-def check_url(url: str) -> None:
-    """Raise InputError for an address that no request can be sent to, and for one that holds a password."""
+def check_url(url: str, variable: str = "--api_key_env") -> None:
+    """Raise InputError for an address that no request can be sent to, and for one that holds a password.
+
+    Args:
+        variable: what names the environment variable with the key, or its own name.
+    """
     try:
         parts = urllib.parse.urlsplit(url)
         good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True) and " " not in url
     except ValueError:
         good, parts = False, None
+    if parts and (parts.username or parts.password):
+        raise InputError(f"--url: found a password in it; expected the key in an environment variable ({variable})")
     if not good or parts.query or parts.fragment:
-        raise InputError(f"--url {shorten(url)}: expected an address such as http://127.0.0.1:8000/v1")
-    if parts.username or parts.password:
-        raise InputError("--url: found a password in it; expected the key in an environment variable (--api_key_env)")
+        found = "--url" if "@" in url else f"--url {shorten(url)}"  # before an @ may stand a password
+        raise InputError(f"{found}: expected an address such as http://127.0.0.1:8000/v1")
 
 
 def key_from(variable: str) -> str:

@@ -12,7 +12,7 @@ from data_prep.common.page import render
 from data_prep.common.plots import uri_of
 from data_prep.common.provenance import commit, machine
 from eval.before_after.pictures import sweep_picture
-from eval.before_after.verdict import DOMAIN, RAISE
+from eval.before_after.verdict import BITS, DOMAIN, MATCH, beyond_budget, in_words, verdict
 
 GENERAL = "general"
 
@@ -56,13 +56,19 @@ def has_figures(folder: Path) -> bool:
     return isinstance(found, dict) and "adaptation" in found
 
 
-def sweep_row(value: str, folder: Path) -> dict:
-    """What one value brought: {"value", "run", "gain", "forgetting", "exact_match", "verdict"}."""
+def sweep_row(value: str, folder: Path, budgets: dict[str, float]) -> dict:
+    """What one value brought: {"value", "run", "gain", "forgetting", "exact_match", "verdict", "beyond"}.
+
+    The verdict is by the sweep's `budgets`, whatever those of the run were; "beyond" has a sentence for each loss that is
+    larger than its budget.
+    """
     found = read_json(folder / "results.json")["adaptation"]
     try:
         domain, general = (found["documents"][source]["models"]["after"]["relative"] for source in (DOMAIN, GENERAL))
         gain = {"value": -domain["value"], "low": -domain["high"], "high": -domain["low"]}
-        about = {"exact_match": found["exact_match"], "verdict": found["verdict"]}
+        beyond = [in_words(row, budgets[row["measure"]]) for row in beyond_budget(found["measures"], budgets)]
+        judged = verdict(found["measures"], budgets[BITS], budgets[MATCH])
+        about = {"exact_match": found["exact_match"], "verdict": judged, "beyond": beyond}
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{folder / 'results.json'}: found no {error}; expected what eval.adaptation writes"
@@ -71,16 +77,22 @@ def sweep_row(value: str, folder: Path) -> dict:
 
 
 def best_of(rows: list[dict], key: str, budget: float) -> dict:
-    """{"value", "line"}: of those that keep to the budget the one that gained most; None where none does."""
-    kept = [row for row in rows if row["forgetting"]["value"] <= budget and row["verdict"]["word"] != RAISE]
+    """{"value", "line"}: of those that keep to the budgets the one that gained most; None where none does.
+
+    Args:
+        budget: of the general bits per byte; what is larger than this or another budget is in a row's "beyond" too.
+    """
+    within = [row for row in rows if row["forgetting"]["value"] <= budget]
+    kept = [row for row in within if not row["beyond"]]
     shown = f"the budget of {100 * budget:g}%"
     if not kept:
         least = min(rows, key=lambda row: row["forgetting"]["value"])
-        return {
-            "value": None,
-            "line": f"no {key} of {', '.join(row['value'] for row in rows)} keeps to {shown}; the least forgetting is "
-            f"{100 * least['forgetting']['value']:+z.1f}%, at {key}={least['value']}: try a higher one",
-        }
+        line = (
+            f"no {key} of {', '.join(row['value'] for row in rows)} keeps to {'every budget' if within else shown}; "
+        )
+        line += f"the least forgetting is {100 * least['forgetting']['value']:+z.1f}%, at {key}={least['value']}"
+        line += f", which is {' and '.join(least['beyond'])}" if within else ""
+        return {"value": None, "line": f"{line}: try a higher one"}
     best = max(kept, key=lambda row: row["gain"]["value"])
     line = (
         f"{key}={best['value']}: the domain's bits per byte fall by {100 * best['gain']['value']:z.1f}%, the general ones "
@@ -89,21 +101,26 @@ def best_of(rows: list[dict], key: str, budget: float) -> dict:
     rivals = [row["value"] for row in kept if row is not best and row["gain"]["high"] >= best["gain"]["low"]]
     if rivals:
         line += f"; not told apart from {key}={', '.join(rivals)}: their intervals overlap"
+    for row in within:
+        if row not in kept and row["gain"]["value"] > best["gain"]["value"]:
+            line += f"; {key}={row['value']} gains more, but is {' and '.join(row['beyond'])}"
     return {"value": best["value"], "line": line}
 
 
-def run_sweep(text: str, command: str, output_dir: Path, budget: float) -> dict:
+def run_sweep(text: str, command: str, output_dir: Path, budget: float, exact_match_budget: float) -> dict:
     """Run the command for each value, and write sweep.json and sweep.html into `output_dir`; each run is a folder in it.
-    Returns what sweep.json has."""
+    Returns what sweep.json has. The budgets are those of `verdict`."""
+    budgets = {BITS: budget, MATCH: exact_match_budget}
     key, values = read_sweep(text)
     check_writable("--output_dir", output_dir)
     folders = {value: output_dir / f"{key}_{value}" for value in values}
     rows = []
     for value, folder in folders.items():
         run_road(command, key, value, folder)
-        rows.append(sweep_row(value, folder))
+        rows.append(sweep_row(value, folder, budgets))
     best = best_of(rows, key, budget)
-    facts = {"key": key, "command": command, "forgetting_budget": budget, "rows": rows, "best": best}
+    facts = {"key": key, "command": command, "forgetting_budget": budget, "exact_match_budget": exact_match_budget}
+    facts |= {"rows": rows, "best": best}
     facts |= {"machine": machine(), "commit": commit()}
     write_json(output_dir / "sweep.json", facts)
     picture = uri_of(sweep_picture(rows, key, budget))

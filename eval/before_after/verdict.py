@@ -57,7 +57,7 @@ def verdict(measures: list[dict], forgetting_budget: float, exact_match_budget: 
     others = [row for row in measures if row["source"] != DOMAIN]
     gains, setbacks = ([row for row in domain if row["change"] == change] for change in ("better", "worse"))
     losses = [row for row in others if row["change"] == "worse"]
-    beyond = [row for row in losses if row["loss"]["value"] > budgets[row["measure"]]]
+    beyond = beyond_budget(losses, budgets)
     unknown = [row for row in others if row["change"] == FEW and row["measure"] == BITS]
     if gains:
         word = RAISE if beyond else MIXED if setbacks else NOT_SHOWN if unknown else USE
@@ -72,6 +72,12 @@ def verdict(measures: list[dict], forgetting_budget: float, exact_match_budget: 
     if word == NONE and any(row["change"] == FEW for row in domain):
         advice += "; give more held-out documents or questions of the domain"
     return {"word": word, "line": f"{'; '.join(told)}. Verdict: {advice}", "reasons": reasons}
+
+
+def beyond_budget(measures: list[dict], budgets: dict[str, float]) -> list[dict]:
+    """The measures of other sources than the domain whose loss is shown, and larger than the budget of its kind."""
+    losses = [row for row in measures if row["source"] != DOMAIN and row["change"] == "worse"]
+    return [row for row in losses if row["loss"]["value"] > budgets[row["measure"]]]
 
 
 def in_words(row: dict, budget: float | None) -> str:

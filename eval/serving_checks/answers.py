@@ -7,6 +7,7 @@ import torch
 from data_prep.common.text import shorten
 from data_prep.models.generation import generate_answers
 from data_prep.models.loading import context_of
+from data_prep.questions.server import without_key
 from data_prep.tokens.chat_encoder import encode_prompts
 from eval.serving_checks.prompts import first_difference
 from eval.serving_checks.rows import DIFFERS, FAILS, SAME, Row
@@ -70,12 +71,14 @@ class Expected:
         logprobs: list[torch.Tensor] | None,
         tolerance: float | None,
         note: str = "",
+        key: str = "",
     ) -> Row:
         """The line for one way to serve: its answers (or the error in place of one), and what it says of their tokens.
 
         Args:
             logprobs: of the expected answers' tokens, where this way tells them.
             tolerance: by how much a token's log-probability may differ, in nats.
+            key: the server's, which it may repeat in what it says: hidden before that is truncated, or half would stay.
         """
         errors = [(index, each) for index, each in enumerate(given) if isinstance(each, Exception)]
         places = {
@@ -88,12 +91,14 @@ class Expected:
         parts = [f"{same} of {len(given)} answers"]
         if errors:
             index, error = errors[0]
-            parts.append(f"prompt {index + 1}: {shorten(' '.join(str(error).split()) or type(error).__name__, 160)}")
+            told = " ".join(without_key(str(error), key).split()) or type(error).__name__
+            parts.append(f"prompt {index + 1}: {shorten(told, 160)}")
         if places:
             index, place = next(iter(places.items()))
             there = given[index] if isinstance(given[index], str) else self.tokenizer.decode(given[index])
+            there = shorten(without_key(there, key))
             parts.append(
-                f"prompt {index + 1} differs at token {place}: {shorten(there)} for {shorten(self.answers[index]['text'])}"
+                f"prompt {index + 1} differs at token {place}: {there} for {shorten(self.answers[index]['text'])}"
             )
             figures["token"] = place
         far = 0.0

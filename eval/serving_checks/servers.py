@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from data_prep.common.errors import InputError
+from data_prep.questions.server import without_key
 from eval.serving_checks.answers import Expected
 from eval.serving_checks.rows import DIFFERS, FAILS, NOT_INSTALLED, NOTE, Row
 
@@ -70,14 +71,17 @@ def _answers(url: str) -> bool:
         return False
 
 
-def server_row(expected: Expected, folder: str, url: str | None, tolerance: float) -> Row:
-    """A server at `url`, or a `transformers serve` of its own, asked each prompt with no setting but the messages."""
+def server_row(expected: Expected, folder: str, url: str | None, key: str, tolerance: float) -> Row:
+    """A server at `url`, or a `transformers serve` of its own, asked each prompt with no setting but the messages.
+
+    `key` is that of the server at `url`, "" if it needs none.
+    """
     check = "server" if url else "transformers serve"
     missing = [name for name in NEEDED[: 1 if url else None] if importlib.util.find_spec(name) is None]
     if missing:
         return Row(check, NOT_INSTALLED, f"{', '.join(missing)}: pip install -e '.[serving]'")
     if url:
-        return asked(check, expected, _served_name(url, folder), url, tolerance)
+        return asked(check, expected, _served_name(url, folder, key), url, tolerance, key)
     if (Path(folder) / "adapter_config.json").exists():  # transformers 5.23 looks for a config.json in it
         return Row(
             check, NOTE, "not asked: it serves no adapter by itself; merge it, or name a server that does with --url"
@@ -90,34 +94,39 @@ def server_row(expected: Expected, folder: str, url: str | None, tolerance: floa
         return Row(check, FAILS, f"it does not start: {error}")
 
 
-def _client(url: str):
+def _client(url: str, key: str):
     """OpenAI's client for a server; a proxy of the environment is not asked for an address on this machine."""
     import openai
 
     local = openai.DefaultHttpxClient(trust_env=False) if "//127.0.0.1" in url or "//localhost" in url else None
-    key = os.environ.get("OPENAI_API_KEY", "none")
-    return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=600, http_client=local)
+    return openai.OpenAI(base_url=url, api_key=key or "none", max_retries=0, timeout=600, http_client=local)
 
 
-def _served_name(url: str, folder: str) -> str:
+def _served_name(url: str, folder: str, key: str) -> str:
     """What the server at `url` calls its model: the only name that it lists, or the folder."""
     import openai
 
-    with _client(url) as client:
+    with _client(url, key) as client:
         try:
             names = [model.id for model in client.models.list()]
         except openai.APIStatusError:  # as transformers serve without a cache of the Hub
             return folder
         except openai.APIError as error:
-            raise InputError(f"--url {url}: no server with OpenAI's interface answers there ({error})") from None
+            said = without_key(str(error), key)
+            raise InputError(f"--url {url}: no server with OpenAI's interface answers there ({said})") from None
     return names[0] if len(names) == 1 else folder
 
 
-def asked(check: str, expected: Expected, name: str, url: str, tolerance: float | None, **settings) -> Row:
-    """A server's answers to the prompts, asked with `settings` alone; without a tolerance no log-probability is compared."""
+def asked(
+    check: str, expected: Expected, name: str, url: str, tolerance: float | None, key: str = "", **settings
+) -> Row:
+    """A server's answers to the prompts, asked with `settings` alone; without a tolerance no log-probability is compared.
+
+    `key` is sent as the bearer token, and stands in no row.
+    """
     import openai
 
-    with _client(url) as client:
+    with _client(url, key) as client:
         given, logprobs, counts = [], [], []
         options = {"logprobs": True} if tolerance is not None else {}
         for prompt in expected.prompts:
@@ -140,7 +149,7 @@ def asked(check: str, expected: Expected, name: str, url: str, tolerance: float 
             logprobs.append(torch.tensor([token.logprob for token in tokens or ()]))
     told = logprobs if options and len(logprobs) == len(given) and all(map(len, logprobs)) else None
     silent = "" if told or tolerance is None else "it gives no log-probabilities"
-    row = expected.row(check, given, told, tolerance, silent)
+    row = expected.row(check, given, told, tolerance, silent, key)
     for index, count in counts:
         if count not in (None, len(expected.ids[index])):
             wrong = f"its prompt {index + 1} has {count} tokens, {len(expected.ids[index])} are expected"

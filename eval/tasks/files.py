@@ -50,13 +50,12 @@ def facts(rows: list[dict], group_by: str | None, seed: int) -> tuple[list[dict]
     return [found[position] for position in sorted(found)], left_out
 
 
-def write_tasks(
-    folder: Path, documents: dict[str, list[str]], questions: dict[str, list[dict]], group_by: str | None, seed: int
-) -> list[str]:
-    """Write `facts_<source>` of the questions and `documents_<source>` of the texts into `folder`; returns their names.
+def own_tasks(
+    documents: dict[str, list[str]], questions: dict[str, list[dict]], group_by: str | None, seed: int
+) -> dict[str, list[dict]]:
+    """{task: its rows}: `facts_<source>` of the questions and `documents_<source>` of the texts, for `write_tasks`.
 
-    The folder is made anew, whole or not at all. Prints what is left out. Raises `InputError` for a source without one
-    question that has another answer of its kind.
+    Prints what is left out. Raises `InputError` for a source without one question that has another answer of its kind.
     """
     rows = {f"documents_{source}": [{"text": text} for text in texts] for source, texts in documents.items()}
     for source, own in questions.items():
@@ -67,6 +66,11 @@ def write_tasks(
         if reasons:
             print(f"facts_{source}: {counted(len(items), 'question')}; left out: {reasons}")
         rows[f"facts_{source}"] = items
+    return rows
+
+
+def write_tasks(folder: Path, rows: dict[str, list[dict]]) -> None:
+    """Write the tasks of `own_tasks` into `folder`, which is made anew, whole or not at all."""
     with atomic_folder(folder) as new:
         for base in sorted({name.partition("_")[0] for name in rows}):
             shutil.copyfile(FOLDER / f"{base}.yaml", new / f"{base}.yaml")
@@ -76,4 +80,3 @@ def write_tasks(
             task = {"include": f"{name.partition('_')[0]}.yaml", "task": name, "dataset_kwargs": data}
             with atomic_write(new / f"{name}.yaml") as file:
                 yaml.safe_dump(task, file, allow_unicode=True, sort_keys=False)
-    return [*rows]

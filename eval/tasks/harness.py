@@ -1,5 +1,6 @@
 """Tasks by lm-evaluation-harness on one model, as its own command runs them."""
 
+import fnmatch
 import importlib.util
 import logging
 import math
@@ -22,6 +23,22 @@ def task_names(words: list[str], ours: list[str]) -> list[str]:
     """The tasks that `--tasks` names, "a,b" or "a b"; "ours" stands for those of our own files."""
     names = [name for word in words for name in word.split(",") if name]
     return list(dict.fromkeys(each for name in names for each in (ours if name == OURS else [name])))
+
+
+def check_tasks(tasks: list[str], ours: list[str]) -> None:
+    """Raise `InputError` for a name that is none of `ours` and none of lm-eval's, whose list needs no network."""
+    others = [name for name in tasks if not fnmatch.filter(ours, name)]
+    if others:  # its own thousands of YAMLs take seconds to read
+        from lm_eval.tasks import TaskManager
+
+        _check_names(TaskManager(), others)
+
+
+def _check_names(manager, tasks: list[str]) -> None:
+    if missing := [name for name in tasks if not manager.match_tasks([name])]:
+        raise InputError(
+            f"--tasks {missing[0]}: found no such task; expected ours, or one that lm_eval ls tasks lists"
+        )
 
 
 def run_tasks(
@@ -51,10 +68,7 @@ def run_tasks(
     # Its own thousands of YAMLs take seconds to read: only where one of them is asked for
     own = include_path and all((include_path / f"{name}.yaml").exists() for name in tasks)
     manager = TaskManager(include_path=include_path and str(include_path), include_defaults=not own)
-    if missing := [name for name in tasks if not manager.match_tasks([name])]:
-        raise InputError(
-            f"--tasks {missing[0]}: found no such task; expected ours, or one that lm_eval ls tasks lists"
-        )
+    _check_names(manager, tasks)
     names = list(dict.fromkeys(each for name in tasks for each in manager.match_tasks([name])))
     device = training_device().type
     arguments = {"pretrained": model, "trust_remote_code": False, "use_safetensors": True}
