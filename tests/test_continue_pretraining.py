@@ -2,19 +2,33 @@
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import PartialState
 from helpers.models import POSITIONS, save, tiny_config, write_shards
+from helpers.processes import by_two
 from helpers.recipes import EXACT, LORA, Done, again, differing, is_png, loaded, refused, results, succeeded
-from transformers import AutoTokenizer, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
+from torch import distributed
+from transformers import (
+    AutoTokenizer,
+    GPT2LMHeadModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    TrainerControl,
+    TrainerState,
+)
 
 from data_prep.common.errors import InputError
 from data_prep.models.bits_per_byte import bits_per_byte, heldout_batches
 from data_prep.train_tokenizer import train_tokenizer
+from recipes.trainers import sources
 from recipes.trainers.blocks import check_documents_apart
+from recipes.trainers.sources import SourceMonitor
 
 DOMAIN, GENERAL = "abcdefgh", "stuvwxyz"
 LETTER = math.log(4)
@@ -219,6 +233,8 @@ def test_what_cannot_show_forgetting_is_refused(settings, tiny_tokenizer, tmp_pa
     (tmp_path / "seen.jsonl").write_text(json.dumps({"text": DOMAIN * 3}) + "\n")
     done = again("continue_pretraining", **{**given, "heldout_general": tmp_path / "seen.jsonl"})
     refused(done, f"{tmp_path / 'seen.jsonl'}: 1 of 1 held-out documents is trained on too")
+    done = again("continue_pretraining", **{**given, "eval_steps": 0})
+    refused(done, "error: eval_steps: expected at least 1, or a share of the run such as 0.1, found 0; ")
     refused(again("continue_pretraining", **given, forgetting_budget=-1), "forgetting_budget: expected at least 0")
     refused(
         again("continue_pretraining", **given, stop_on="forgeting"),
@@ -228,6 +244,30 @@ def test_what_cannot_show_forgetting_is_refused(settings, tiny_tokenizer, tmp_pa
         again("continue_pretraining", **{**given, "max_length": 65}),
         "max_length is 65, but the model has 64 positions",
     )
+
+
+def measured(bits: float) -> list[float]:
+    """What is logged of two sources where this process has measured so much of each."""
+    monitor, state = SourceMonitor(0.03, []), TrainerState(max_steps=9)
+    monitor.heldout, monitor.paused, device = {"domain": [], "general": []}, 0.0, torch.device("meta")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "bits_per_byte", lambda model, batches, device: (bits, 0.0))
+        monitor.measure(SimpleNamespace(device=device), state, TrainerControl(), SimpleNamespace(device=device))
+    return [state.log_history[0][f"eval_{source}_bits_per_byte"] for source in ("domain", "general")]
+
+
+def measured_by_one_of_two() -> list[float]:
+    os.environ["LOCAL_RANK"] = os.environ["RANK"]
+    assert PartialState(cpu=True).num_processes == 2
+    return measured(0.1 + distributed.get_rank())
+
+
+def test_what_is_measured_never_lies_on_the_device_which_may_have_no_64_bits():
+    assert measured(0.1) == [0.1, 0.1]
+
+
+def test_of_two_processes_all_have_what_the_first_has_measured_to_the_last_bit():
+    assert by_two(measured_by_one_of_two) == [[0.1, 0.1], [0.1, 0.1]]
 
 
 class SeesAll(GPT2LMHeadModel):

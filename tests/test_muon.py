@@ -1,8 +1,11 @@
 """Muon on several processes: each does a part of the work, and what comes out is what one process gives."""
 
+import copy
+
+import pytest
 import torch
 from helpers.processes import by_two
-from torch import distributed
+from torch import distributed, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
@@ -10,7 +13,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from recipes.trainers import muon
 
@@ -77,3 +80,60 @@ def test_work_is_shared_evenly():
     assert muon.shares([1, 1, 4, 4, 1, 1], 2) == [0, 1, 0, 1, 0, 1]
     assert muon.shares([5, 3, 3], 2) == [0, 1, 1]
     assert muon.shares([2], 4) == [0]
+
+
+def experts() -> nn.Module:
+    """A mixture of experts, whose matrices lie in one weight of three dimensions."""
+    shape = {"hidden_size": 8, "moe_intermediate_size": 4, "num_hidden_layers": 1, "vocab_size": 11, "head_dim": 4}
+    shape |= {"num_attention_heads": 2, "num_key_value_heads": 1, "num_experts": 3, "num_experts_per_tok": 2}
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape))
+
+
+def convolution() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(8, 8, 3), nn.Flatten(), nn.Linear(8, 8))
+
+
+@pytest.mark.parametrize(
+    ("build", "inputs", "solid"),
+    [(experts, torch.arange(8)[None], [(3, 8, 8), (3, 8, 4)]), (convolution, torch.ones(1, 8, 3), [(8, 8, 3)])],
+)
+def test_weights_of_three_dimensions_are_adamws_and_decay(build, inputs, solid):
+    torch.manual_seed(0)
+    model = build()
+    optimizer = muon.MuonWithAdamW(model, muon_lr=0.1, lr=0.01, weight_decay=0.5)
+    matrices, rest, vectors = (group["params"] for group in optimizer.param_groups)
+    found = [weight for weight in model.parameters() if weight.ndim == 3]
+    assert [tuple(weight.shape) for weight in found] == solid
+    assert {weight.ndim for weight in matrices} == {2} and {weight.ndim for weight in vectors} == {1}
+    assert {id(weight) for weight in found} <= {id(weight) for weight in rest}
+    before = [weight.detach().clone() for weight in found]
+    output = model(inputs)
+    (output.logits if build is experts else output).square().sum().backward()
+    optimizer.step()
+    for weight, old in zip(found, before, strict=True):
+        # AdamW's first step: 0.01 in the direction of the gradient's sign, beside a decay by 0.01 · 0.5.
+        trained = weight.grad.abs() > 1e-5
+        assert trained.any()
+        expected = old * (1 - 0.01 * 0.5) - 0.01 * weight.grad.sign()
+        torch.testing.assert_close(weight.detach()[trained], expected[trained], atol=1e-5, rtol=0)
+
+
+def test_a_step_for_which_no_gradient_is_left_changes_nothing():
+    """As the Trainer takes one after PPO's own."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=11, n_positions=8, n_embd=8, n_layer=1, n_head=2))
+    optimizer = muon.MuonWithAdamW(model, muon_lr=0.1, lr=0.01, weight_decay=0.5)
+    model(input_ids=torch.arange(8)[None], labels=torch.arange(8)[None]).loss.backward()
+    for taken in (False, True):  # of the optimizer's state there is none yet, then some
+        if taken:
+            optimizer.step()
+        gradients = [weight.grad for weight in model.parameters()]
+        weights = [weight.detach().clone() for weight in model.parameters()]
+        state = copy.deepcopy(optimizer.state_dict())
+        optimizer.zero_grad(set_to_none=True)
+        optimizer.step()
+        assert all(map(torch.equal, model.parameters(), weights))
+        torch.testing.assert_close(optimizer.state_dict(), state, atol=0, rtol=0)
+        assert len(state["state"]) == taken * len(weights)
+        for weight, gradient in zip(model.parameters(), gradients, strict=True):
+            weight.grad = gradient

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -362,6 +363,15 @@ def test_the_time_is_that_of_ordinary_rows_and_the_memory_that_of_the_longest(ti
     for seconds, a_position in ((1.0, 0.0), (9.0, 2 / 40)):
         far = {**found[measure.longest], "seconds": seconds}
         assert measure.seconds_of_a_position(far, found[measure.ordinary]) == a_position
+
+
+def test_two_steps_of_ppo_are_counted_in_answers_alone(tmp_path):
+    """The recipe refuses both."""
+    (tmp_path / "ppo.yaml").write_text("sft_model_path: a\nmax_steps: 60\n")
+    values = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    plan = SimpleNamespace(stage="ppo", path=tmp_path / "ppo.yaml", values=values)
+    assert "max_steps" not in (settings := measure.short_run(plan, tmp_path, measure.ordinary))
+    assert settings["total_episodes"] == measure.STEPS * 8
 
 
 @pytest.mark.parametrize(("eval_steps", "times"), [(25, 4), (20, 4), (0.4, 4), (100, 2)])  # at 0, …, and at step 60

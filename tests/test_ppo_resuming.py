@@ -23,7 +23,7 @@ from helpers.ppo_runs import (
     table_of,
     values_of,
 )
-from helpers.recipes import ENVIRONMENT, again, loaded, processes, results, run_as_script, succeeded, words
+from helpers.recipes import ENVIRONMENT, again, differing, loaded, processes, results, run_as_script, succeeded, words
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
@@ -127,6 +127,20 @@ def test_the_newest_whole_checkpoint_is_the_last_by_number(tmp_path, capsys):
         str(tmp_path / "checkpoint-11"),
         str(tmp_path / "partial-checkpoint-12"),
     ]
+
+
+def test_with_muon_too_a_resumed_run_ends_where_an_uninterrupted_one_does(resumable, tmp_path):
+    given = {name: value for name, value in resumable.items() if name != "value_learning_rate"}
+    given |= {"muon_lr": 0.01, "weight_decay": 0.1}
+    whole, folder = tmp_path / "whole", tmp_path / "ppo"
+    succeeded(again("ppo", **given, output_dir=whole))
+    matrices = {f"transformer.h.{block}.{name}.weight" for block in (0, 1) for name in ("attn.c_attn", "mlp.c_fc")}
+    assert matrices | {"transformer.wte.weight"} <= differing(whole, given["sft_model_path"])
+    copy_up_to(whole, folder, 3)
+    done = succeeded(again("ppo", **given, output_dir=folder))
+    assert f"resuming from {folder / 'checkpoint-3'}; " in done.out
+    same_weights(folder, whole)
+    assert log_of(folder / "checkpoint-6") == log_of(whole / "checkpoint-6")
 
 
 # The table

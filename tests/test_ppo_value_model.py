@@ -17,12 +17,12 @@ def test_with_muon_a_value_learning_rate_is_refused(run_settings, tiny_reward_di
     refused(again("ppo", **given, output_dir=tmp_path / "ppo"), "error: value_learning_rate: Muon would ignore it")
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("changes", [{}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "muon_lr": 0.01}])
 def test_in_the_warm_up_of_the_value_model_the_policy_stays_bit_for_bit(
-    run_settings, tiny_reward_dir, weight_decay, tmp_path
+    run_settings, tiny_reward_dir, changes, tmp_path
 ):
     start = run_settings["sft_model_path"]
-    given = {**run_settings, "reward_model_path": tiny_reward_dir, "total_episodes": 24, "weight_decay": weight_decay}
+    given = {**run_settings, "reward_model_path": tiny_reward_dir, "total_episodes": 24, **changes}
     succeeded(again("ppo", **given, num_value_warmup_updates=2, output_dir=tmp_path / "ppo"))
     checkpoints = [tmp_path / "ppo" / f"checkpoint-{step}" for step in (1, 2, 3)]
     assert differing(checkpoints[0], start) == set() and differing(checkpoints[1], start) == set()

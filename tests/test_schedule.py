@@ -7,6 +7,7 @@ import pytest
 from helpers.recipes import ENVIRONMENT, EXACT, again, conversation, ranking, refused, results, succeeded, weights
 from transformers import TrainerState, TrainingArguments
 
+from data_prep.common.errors import InputError
 from data_prep.common.files import write_json, write_jsonl
 from recipes.trainers.best_model import BestModel
 from recipes.trainers.schedule import check_schedule
@@ -162,6 +163,33 @@ def test_which_evaluation_is_kept(values, kl, says, capsys):
             state.best_metric, state.best_model_checkpoint = value, f"out/checkpoint-{step}"
     callback.on_train_end(args, state, None)
     assert f"kept: {says}" in capsys.readouterr().out
+
+
+def test_a_best_model_by_what_is_not_evaluated_is_one_error(given):
+    done = again("sft", **given, **BEST, metric_for_best_model="accuracy", max_steps=2)
+    refused(done, "error: metric_for_best_model: found accuracy, which is not evaluated; expected one of loss")
+
+
+def test_ppo_says_so_before_training(tiny_model_dir, tmp_path):
+    write_json(tmp_path / "prompts.json", [conversation(letter, letter, "yes") for letter in "abcdefgh"])
+    write_json(tmp_path / "heldout.json", [conversation(letter, letter, "yes") for letter in "xy"])
+    given = {"sft_model_path": tiny_model_dir, "prompts": tmp_path / "prompts.json", **EXACT, "response_length": 4}
+    given |= {"reward_funcs": "data_prep.rewards.chrf", "eval_funcs": "data_prep.rewards.exact_match", **BEST}
+    given |= {"heldout": tmp_path / "heldout.json", "metric_for_best_model": "rubric", "num_mini_batches": 1}
+    done = again("ppo", **given, per_device_train_batch_size=4, total_episodes=12, output_dir=tmp_path / "out")
+    says = "error: metric_for_best_model: found rubric, which is not evaluated; expected one of score, kl, "
+    assert refused(done, says).endswith("kl, rlhf_reward, length, eos_rate, entropy, repetition, exact_match")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluation_after_training_is_not_asked_for_the_metric_of_the_best():
+    """Nothing is compared by it, and a trained model would be lost."""
+    args = SimpleNamespace(metric_for_best_model="accuracy", greater_is_better=True, load_best_model_at_end=False)
+    callback, state = BestModel(), TrainerState(max_steps=1)
+    with pytest.raises(InputError, match="metric_for_best_model: found accuracy, which is not evaluated"):
+        callback.on_evaluate(args, state, None, metrics={"eval_loss": 1.0})
+    callback.on_train_end(args, state, None)
+    callback.on_evaluate(args, state, None, metrics={"eval_loss": 1.0})
 
 
 REQUIRED = {

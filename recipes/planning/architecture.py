@@ -126,7 +126,7 @@ def _count(config, head: str, model_args: trl.ModelConfig | None, trained: bool)
     matrices = sum(
         weight.numel()
         for name, weight in weights.items()
-        if weight.ndim > 1 and id(weight) not in tables and not any(each in name for each in heads)
+        if weight.ndim == 2 and id(weight) not in tables and not any(each in name for each in heads)
     )
     parameters = sum(weight.numel() for weight in weights.values())
     gated = any(name.endswith("gate_proj") for name, _ in model.named_modules())

@@ -36,6 +36,7 @@ LEFT_OUT = {
     "num_value_warmup_updates",
     "save_steps",
     "num_train_epochs",
+    "max_steps",
     "save_only_model",
 }
 

@@ -1,11 +1,13 @@
 """Which model a run keeps where `load_best_model_at_end` asks for the best one: the last of equals, and said."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
+from data_prep.common.errors import InputError
 from recipes.trainers.curves import logged
 
 
@@ -15,9 +17,16 @@ class BestModel(TrainerCallback):
         kept: update 8 of 8, best eval_exact_match 0.000 (all 4 evaluations equal: the last)
 
     transformers keeps the first of equals: where a metric is 0 throughout, that is the model that has learned least.
+
+    Raises InputError at the first evaluation where it lacks the metric that decides.
     """
 
+    def __init__(self) -> None:
+        self.ended = False
+
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        if not self.ended:  # the Trainer compares no evaluation after training
+            check_metric(args, metrics)
         # The Trainer compares after this: what was the best is put one unit in the last place below its equal.
         best = state.best_metric
         if args.metric_for_best_model is None or best is None or beyond_budget(args, metrics):
@@ -26,6 +35,7 @@ class BestModel(TrainerCallback):
             state.best_metric = math.nextafter(best, -math.inf if args.greater_is_better else math.inf)
 
     def on_train_end(self, args, state, control, **kwargs):
+        self.ended = True
         if not args.load_best_model_at_end or not state.is_world_process_zero:
             return
         key = key_of(args)
@@ -57,6 +67,18 @@ class BestModel(TrainerCallback):
 def key_of(args) -> str:
     """The metric that decides, by its name in an evaluation."""
     return f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+
+
+def check_metric(args, evaluated: Iterable[str]) -> None:
+    """Raise InputError for a `metric_for_best_model` that is not among the names of what an evaluation gives."""
+    if args.metric_for_best_model is None or key_of(args) in evaluated:
+        return
+    names = [name.removeprefix("eval_") for name in evaluated if name.startswith("eval_")]
+    names = [name for name in names if not name.endswith(("runtime", "per_second"))]
+    raise InputError(
+        f"metric_for_best_model: found {args.metric_for_best_model}, which is not evaluated; expected one of "
+        f"{', '.join(names)}"
+    )
 
 
 def budget_of(args) -> float | None:

@@ -127,14 +127,15 @@ def part_of(whole: torch.Tensor, sharded: torch.Tensor) -> torch.Tensor:
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Muon on the 2-D weights inside the blocks of `model`, AdamW on embeddings, head, norms and biases.
+    """Muon on the 2-D weights inside the blocks of `model`, AdamW on embeddings, head, norms, biases and weights of more
+    dimensions, such as convolutions and experts that lie in one.
 
     Args:
         model: the model to train.
         muon_lr: step length of Muon, on AdamW's scale: the update is scaled by 0.2·sqrt(max(rows, columns)) so that its
             root mean square is AdamW's (Liu 2025, arXiv:2502.16982, section 2.2).
         lr: learning rate of AdamW.
-        weight_decay: decoupled, on matrices and embeddings; not on norms and biases.
+        weight_decay: decoupled, on matrices, embeddings and weights of more dimensions; not on norms and biases.
         momentum: of Muon (Nesterov).
         betas, eps: of AdamW.
     """
@@ -158,7 +159,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
                 continue
             if weight.ndim < 2:
                 vectors.append(weight)
-            elif id(weight) in in_tables or "lm_head" in name or "score" in name:
+            elif weight.ndim > 2 or id(weight) in in_tables or "lm_head" in name or "score" in name:
                 tables.append(weight)
             else:
                 matrices.append(weight)
@@ -193,6 +194,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
             state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
             updates.append((weight, parts, weight.grad.lerp(state["momentum"], group["momentum"])))
             weight.mul_(1 - group["lr"] * group["weight_decay"])
+        if not updates:  # after PPO's own steps the Trainer takes one, for which no gradient is left
+            return
         at_once = len(updates)
         if any(is_sharded(weight) for weight, *_ in updates):
             # Whole matrices, one for each process at a time, of one shape where possible: all at once have no room.

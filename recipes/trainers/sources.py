@@ -9,8 +9,7 @@ The loss on a mixture says neither what was learned of the domain nor what was l
 import time
 from collections.abc import Callable
 
-import torch
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast_object_list
 
 from data_prep.models.bits_per_byte import bits_per_byte
 from recipes.trainers.alarms import Alarms
@@ -73,7 +72,7 @@ class SourceMonitor(Alarms):
         start = time.perf_counter()
         # Every process measures, since the weights may be in parts; the first decides, so that all stop at the same step.
         found = [bits_per_byte(model, batches, model.device)[0] for batches in self.heldout.values()]
-        found = broadcast(torch.tensor(found, dtype=torch.float64, device=args.device)).tolist()
+        found = broadcast_object_list(found)  # as they are: not every device has 64 bits
         values = dict(zip(self.heldout, found, strict=True))
         state.log_history.append(
             {"step": state.global_step, **{logged_as(each): bits for each, bits in values.items()}}

@@ -164,6 +164,11 @@ def check_values(values: dict) -> None:
     steps = values.get("max_steps", -1)
     if steps == 0 or steps < -1:
         raise InputError(f"max_steps: expected at least 1, or -1 for num_train_epochs, found {steps}")
+    if "tokens" in values and values.get("eval_steps") == 0:  # elsewhere the Trainer takes logging_steps for it
+        raise InputError(
+            "eval_steps: expected at least 1, or a share of the run such as 0.1, found 0; as many as the run has updates "
+            "measure its beginning and its end alone"
+        )
     if "n_embd" in values and values["n_embd"] % values["n_head"]:
         raise InputError(f"n_embd: found {values['n_embd']}, expected a multiple of n_head, {values['n_head']}")
     model = "sft_model_path" if "sft_model_path" in values else "model_name_or_path"

@@ -1,6 +1,7 @@
 """Arguments of PPO: TRL 1.12's, each of which works here or is refused by name, and some of its own."""
 
 import importlib.util
+import os
 import sys
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -146,6 +147,13 @@ class PPOConfig(trl_ppo_config()):
             raise InputError(f"stop_token: expected eos or nothing, found {self.stop_token!r}; see stop_token_id")
         if self.stop_token and self.stop_token_id is not None:
             raise InputError("stop_token and stop_token_id are both set: an answer ends on one token")
+        if self.max_steps > 0 and self.total_episodes is not None:
+            rows = self.per_device_train_batch_size * self.gradient_accumulation_steps
+            answers = self.max_steps * rows * int(os.environ.get("WORLD_SIZE", 1))
+            raise InputError(
+                f"max_steps {self.max_steps} and total_episodes {self.total_episodes} are both set: each says how long the "
+                f"run is; give total_episodes alone, {answers} for {self.max_steps} updates, or max_steps alone"
+            )
         if self.kl_estimator not in ("k1", "k3"):
             raise InputError(f"kl_estimator: expected k1 or k3, found {self.kl_estimator!r}")
         if self.temperature <= 0:

@@ -24,6 +24,7 @@ from data_prep.common.files import read_json, write_json
 from data_prep.models.generation import sums_in
 from data_prep.models.reward_functions import call_reward_function
 from data_prep.models.scoring import score_answers
+from recipes.trainers.best_model import check_metric
 from recipes.trainers.ppo.averaging import MovingAverage
 from recipes.trainers.ppo.completions import log_completions
 from recipes.trainers.ppo.config import PPOConfig
@@ -39,7 +40,7 @@ from recipes.trainers.ppo.prepare import (
     value_warmup_updates,
     with_prompt_ids,
 )
-from recipes.trainers.ppo.rollout import Rollout, answer_metrics, rollout_of, sample_answers
+from recipes.trainers.ppo.rollout import METRICS, Rollout, answer_metrics, rollout_of, sample_answers
 
 AVERAGE = "average.safetensors"  # in a checkpoint, with ema_decay
 REWARD_SAMPLE = 256  # answers from which normalize_rewards takes mean and spread
@@ -95,6 +96,7 @@ class PPOTrainer(Trainer):
         self.reward_funcs, self.eval_funcs = list(reward_funcs or []), list(eval_funcs or [])
         check_names("reward_funcs", self.reward_funcs)
         check_names("eval_funcs", self.eval_funcs)
+        check_metric(args, [f"eval_{name}" for name in (*METRICS, *(each.__name__ for each in self.eval_funcs))])
         self.reward_weights = reward_weights(args, (reward_model is not None) + len(self.reward_funcs))
         self.stop_token_id = stop_token_of(args, processing_class)
         self.micro_batch_size = args.per_device_train_batch_size
