@@ -151,6 +151,28 @@ def test_a_reference_that_cannot_follow_the_policy_is_told(recipe, tiny_model_di
         refused(run_again(recipe, **given, beta=0), "error: sync_ref_model: with beta 0 there is no reference")
 
 
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16", "float16", "auto"])
+def test_flash_attention_in_32_bits_is_told(dtype, sft):
+    done = sft(attn_implementation="flash_attention_3", bf16=True, dtype=dtype)
+    if dtype in (None, "float32"):
+        refused(
+            done,
+            "error: attn_implementation: flash_attention_3 computes in 16 bits, and dtype is float32: set dtype to bfloat16 "
+            "or float16, or attn_implementation to sdpa, which uses flash kernels by itself",
+        )
+    else:
+        refused(done, "error: x: neither a finished checkpoint")
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_flash_attention_in_32_bits_is_told_in_pretraining_too(bf16, tmp_path):
+    """There the weights are in 32 bits, and everything is measured within autocast."""
+    given = {"tokenizer": "x", "tokens": "x", "output_dir": tmp_path / "out", "use_cpu": True, "bf16": bf16}
+    done = run_again("pretrain", **given, attn_implementation="kernels-community/flash-attn2")
+    told = "attn_implementation: kernels-community/flash-attn2 computes in 16 bits, and bf16 is false: set bf16 to true, or"
+    refused(done, f"error: {'heldout: expected files of documents' if bf16 else told}")
+
+
 def test_an_output_folder_that_is_a_file_is_told(sft, tmp_path):
     (tmp_path / "file").write_text("")
     for name in ("output_dir", "results_dir"):

@@ -34,6 +34,7 @@ from helpers.recipes import (
     served_as,
     succeeded,
 )
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -43,7 +44,7 @@ from transformers import (
 )
 from trl import GRPOTrainer, RLOOTrainer
 
-from data_prep.common.files import write_json, write_jsonl
+from data_prep.common.files import UNFINISHED, write_json, write_jsonl
 from data_prep.models.scoring import encode_answers, score_answers
 from data_prep.train_tokenizer import train_tokenizer
 from recipes.trainers.resuming import Clock
@@ -389,6 +390,51 @@ def test_a_run_resumed_from_its_middle_ends_where_the_uninterrupted_one_does(met
         assert f"resuming from {cut}/checkpoint-{end};" in done.out
         assert differing(whole, cut) == set(), end
         assert results(whole, method)["curves"] == results(cut, method)["curves"], end
+
+
+# The reference moves at updates 2, 4 and 6, and what is learned depends on where it is.
+MOVING = {"sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 0.5, "beta": 0.5}
+MOVING |= {"save_strategy": "steps", "save_steps": 3, "max_steps": 6, "logging_steps": 1}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_trains_against_the_reference_that_had_moved(method, settings, tmp_path):
+    given, whole = {**settings[method], **EXACT, **MOVING}, tmp_path / "whole"
+    succeeded(again(method, **given, output_dir=whole))
+    last = load_file(whole / "checkpoint-6" / "reference" / "model.safetensors")
+    start = AutoModelForCausalLM.from_pretrained(given["model_name_or_path"])
+    assert last.keys() == dict(start.named_parameters()).keys()
+    assert not torch.equal(last["transformer.wpe.weight"], start.transformer.wpe.weight)
+    for end in (3, 6):  # also after the last update, for the figures of held-out pairs
+        cut = tmp_path / f"cut-{end}"
+        shutil.copytree(whole, cut)
+        if end == 3:
+            shutil.rmtree(cut / "checkpoint-6")
+        for name in ("config.json", "model.safetensors", f"{method}.json"):
+            (cut / name).unlink()
+        os.replace(cut / "settings.json", cut / UNFINISHED)
+        assert f"resuming from {cut}/checkpoint-{end};" in succeeded(again(method, **given, output_dir=cut)).out
+        assert differing(whole, cut) == set()
+        assert results(whole, method)["curves"] == results(cut, method)["curves"]
+        if method in RANKED:
+            assert results(whole, method)["metrics"] == results(cut, method)["metrics"]
+        moved = load_file(cut / "checkpoint-6" / "reference" / "model.safetensors")
+        assert all(torch.equal(weight, last[name]) for name, weight in moved.items())
+
+
+def test_a_checkpoint_without_the_reference_that_had_moved_is_refused(dpo_settings, tmp_path):
+    given = {**dpo_settings, **EXACT, **MOVING, "max_steps": 3, "output_dir": tmp_path}
+    succeeded(again("dpo", **given))
+    checkpoint = tmp_path / "checkpoint-3"
+    shutil.rmtree(checkpoint / "reference")
+    (checkpoint / "checkpoint_files.json").unlink()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).unlink()
+    for asked in ("last", checkpoint):
+        done = again("dpo", **given, resume_from_checkpoint=asked)
+        refused(
+            done, f"error: sync_ref_model: {checkpoint} holds no reference: of an earlier version, of a run without"
+        )
 
 
 @pytest.mark.slow

@@ -189,6 +189,20 @@ def test_other_settings_are_told_apart_from_a_run_that_goes_on(pushed, settings,
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-1"]
 
 
+def test_other_steps_between_logs_evaluations_and_checkpoints_hold_from_then_on(pushed, settings, tmp_path):
+    first, _ = pushed("pretrain")
+    folder = as_killed(first, tmp_path / "run", 1)
+    given = {**settings["pretrain"], "save_steps": 3, "eval_steps": 1, "logging_steps": 2}
+    done = succeeded(again("pretrain", **given, output_dir=folder, resume_from_checkpoint="last"))
+    told = [line.split(": ")[1].split()[0] for line in done.out.splitlines() if "another setting, as told: " in line]
+    assert told == ["eval_steps", "logging_steps", "save_steps"] and "without effect" not in done.out, done.out
+    assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-3"}
+    curves = json.loads((folder / "pretrain.json").read_text())["curves"]
+    assert [step for step, _ in curves["held-out bits per byte"]] == [0, 2, 3]
+    assert [step for step, _ in curves["loss"]] == [1, 2]
+    assert differing(first, folder) == set()
+
+
 @pytest.mark.parametrize(
     ("recipe", "name", "value"), [("pretrain", "muon_lr", 0.02), ("ppo", "value_learning_rate", 0.01)]
 )

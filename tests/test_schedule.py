@@ -10,7 +10,7 @@ from transformers import TrainerState, TrainingArguments
 from data_prep.common.errors import InputError
 from data_prep.common.files import write_json, write_jsonl
 from recipes.trainers.best_model import BestModel
-from recipes.trainers.schedule import check_schedule
+from recipes.trainers.schedule import CheckSchedule, check_schedule
 from recipes.trainers.sharding import check_sharding, under_zero3
 
 BEST = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
@@ -256,3 +256,15 @@ def test_the_stage_of_deepspeed_is_read_from_its_file(monkeypatch, tmp_path):
         monkeypatch.delenv(name)
     assert not under_zero3(None) and not under_zero3(str(tmp_path / "missing.json"))
     check_sharding({"deepspeed": None, "fsdp": None, "use_peft": True}, {"PPOConfig"})
+
+
+@pytest.mark.parametrize(("steps", "found"), [(0.25, 10), (7, 7)])
+def test_a_resumed_run_counts_by_its_own_steps_and_by_its_own_number_of_updates(steps, found, tmp_path):
+    asked = dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), steps)
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", eval_strategy="steps", **asked)
+    state = TrainerState(global_step=5, max_steps=40, logging_steps=1, eval_steps=2, save_steps=3)
+    CheckSchedule().on_train_begin(args, state, None)
+    assert (state.logging_steps, state.eval_steps, state.save_steps) == (found, found, found)
+    args.eval_steps = None
+    CheckSchedule().on_train_begin(args, state, None)
+    assert state.eval_steps == TrainerState().eval_steps  # as a new run has it

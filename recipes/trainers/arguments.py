@@ -260,7 +260,9 @@ def _check_together(parsed: tuple, given: set[str]) -> None:
         raise InputError(f"{idle[0]}: Muon would ignore it; leave it out, or set muon_lr to null")
     if "muon_momentum" in given and (lora or not getattr(script, "muon_lr", None)):
         raise InputError("muon_momentum: it needs muon_lr, without LoRA")
-    _check_attention(getattr(model_args or script, "attn_implementation", None))
+    attention = getattr(model_args or script, "attn_implementation", None)
+    _check_attention(attention)
+    _check_precision(attention, model_args, args)
     if model_args is None:
         return
     if getattr(args, "sync_ref_model", False):
@@ -303,6 +305,28 @@ def _check_attention(name: str | None) -> None:
         raise InputError(f"attn_implementation: found {name!r}; expected one of {', '.join(known)}")
     if name == "flash_attention_2" and not is_flash_attn_2_available():
         raise InputError("attn_implementation: flash_attention_2 is not installed; take sdpa, or install flash-attn")
+
+
+def _check_precision(
+    attention: str | None, model_args: ModelConfig | None, args: transformers.TrainingArguments
+) -> None:
+    """Raise InputError for flash attention in 32 bits, which its kernels refuse only when they are called.
+
+    Autocast, which training runs in, is not enough for a recipe that has `dtype`: answers, rankings and a merged adapter
+    are measured after training without it. Pretraining measures within it.
+    """
+    if attention is None or "flash" not in attention:  # by this transformers knows it, with kernels of the Hub
+        return
+    if model_args is not None and (model_args.dtype or "float32") == "float32":
+        found, wanted = "dtype is float32", "dtype to bfloat16 or float16"
+    elif model_args is None and not (args.bf16 or args.fp16):
+        found, wanted = "bf16 is false", "bf16 to true"
+    else:
+        return
+    raise InputError(
+        f"attn_implementation: {attention} computes in 16 bits, and {found}: set {wanted}, or attn_implementation to sdpa, "
+        "which uses flash kernels by itself"
+    )
 
 
 def model_kwargs(model_args: ModelConfig, quantized: bool = True) -> dict:

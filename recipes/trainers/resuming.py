@@ -29,6 +29,7 @@ from recipes.trainers.checkpoints import PARTIAL, flaw_of, full_disk_as_one_line
 from recipes.trainers.inputs import changed_inputs, inputs_of
 from recipes.trainers.push.hub import prepare_push
 from recipes.trainers.push.record import VERSIONS, record_of
+from recipes.trainers.reference import check_reference, keep_reference
 from recipes.trainers.schedule import CheckSchedule
 from recipes.trainers.signals import StopOnSignal
 
@@ -100,7 +101,7 @@ def open_run(*arguments) -> Run:
         arguments: what `parse_arguments` returned; one of them is a `TrainingArguments`.
 
     Raises InputError for a folder with a finished model, for checkpoints of another run or of another optimizer, and
-    for a checkpoint that is not there or not whole.
+    for a checkpoint that is not there, not whole or without the reference of `sync_ref_model`.
     """
     args = next(each for each in arguments if isinstance(each, TrainingArguments))
     prepare_push(args)
@@ -129,6 +130,7 @@ def open_run(*arguments) -> Run:
             f"{folder}: holds checkpoints of a run {what}: resume it all the same by --resume_from_checkpoint last, "
             "start anew by --resume_from_checkpoint false, or give another --output_dir"
         )
+    check_reference(checkpoint, args)
     for kind, each in (changed or {}).items():
         for change in each:
             kept = ": without effect, the checkpoint's is kept" if change.split()[0] in held(settings) else ""
@@ -265,7 +267,8 @@ def train(trainer: Trainer, run: Run, max_seconds: float | None = None, rows: Da
     A signal saves one and ends the process (`StopOnSignal`).
 
     Raises InputError if the disk is full, for a loss that is not finite (`LossWatch`), for settings that the run is too
-    short for (`check_schedule`), and for tied embeddings that would part (`check_tied`).
+    short for (`check_schedule`), for tied embeddings that would part (`check_tied`), and for a checkpoint that lacks what it
+    needs (`keep_answers`, `keep_reference`).
     """
     check_tied(trainer.model)
     folder = Path(trainer.args.output_dir)
@@ -282,6 +285,8 @@ def train(trainer: Trainer, run: Run, max_seconds: float | None = None, rows: Da
         from recipes.trainers.rloo_grpo import keep_answers  # imports datasets
 
         keep_answers(trainer)
+    if getattr(trainer.args, "sync_ref_model", False):
+        keep_reference(trainer, run.checkpoint)
     run_epoch, clock, signals, watch = trainer._run_epoch, Clock(max_seconds), StopOnSignal(), None
     if not hasattr(trainer, "reward_funcs"):  # PPO, RLOO and GRPO have alarms, and draw what they train on
         from recipes.trainers.loss_watch import LossWatch  # imports datasets

@@ -2,7 +2,7 @@
 
 import math
 
-from transformers import SchedulerType, TrainerCallback, TrainingArguments
+from transformers import SchedulerType, TrainerCallback, TrainerState, TrainingArguments
 
 from data_prep.common.errors import InputError
 
@@ -10,9 +10,17 @@ WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 
 
 class CheckSchedule(TrainerCallback):
-    """`check_schedule` before the first update, when the number of updates is known for certain."""
+    """`check_schedule` before the first update, when the number of updates is known for certain.
+
+    In a resumed run the steps between logs, evaluations and checkpoints are those that it is given: transformers reads
+    them from the state of its checkpoint, where they are the earlier run's.
+    """
 
     def on_train_begin(self, args, state, control, **kwargs):
+        given = TrainerState()
+        given.compute_steps(args, state.max_steps)
+        for name in ("logging_steps", "eval_steps", "save_steps"):
+            setattr(state, name, getattr(given, name))
         check_schedule(args, state.max_steps)
 
 
