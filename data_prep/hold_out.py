@@ -16,10 +16,12 @@ conversations of any format become documents too, for a corpus: the texts of the
 The prompt of a conversation is what precedes its first answer; that of a preference is what its answers reply to; that of
 a document is its text. The prompt and the seed alone decide where a row goes. So a held-out prompt stays held out when rows
 are added, and rows with the same prompt stay together. The memory used does not grow with the files.
+
+Where another file on the same prompts is split too, --without names its held-out part: rows that answer one of these
+prompts in any of their turns are not trained on. They are counted. The prompts of --without are kept in memory.
 """
 
 import argparse
-import itertools
 import json
 import os
 from collections import Counter
@@ -31,7 +33,8 @@ from data_prep.common.disjoint import split_position
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import atomic_write, vacant
 from data_prep.common.text import counted, shorten
-from data_prep.readers import conversation_formats, preference_formats
+from data_prep.readers import conversation_formats
+from data_prep.readers.answered import REPAIRABLE, all_prompts, answered_prompts, prompt_of
 from data_prep.readers.kinds import classify
 from data_prep.readers.preferences import prompt_key
 from data_prep.rows.bad_rows import ON_BAD, BadRows
@@ -42,8 +45,6 @@ from data_prep.rows.text_rows import LONGEST_LINE
 SPLIT_TEXT = (
     'a .txt of short lines has a row for every 131,072 characters: JSON Lines, {"text"}, sets rows of your own'
 )
-# Rows are written unchanged: whoever reads them next repairs these.
-REPAIRABLE = {*conversation_formats.REPAIRABLE, *preference_formats.REPAIRABLE}
 
 
 def text_of(value) -> tuple[dict, list[Problem]]:
@@ -67,24 +68,6 @@ def check_outputs(train: Path, heldout: Path, quarantine: Path, files: list[str]
     vacant(heldout)
 
 
-def prompt_of(value, text_column: str) -> tuple[list[dict], list[Problem]]:
-    """The prompt of a row as messages, and the problems for which the row cannot be used."""
-    kind = classify(value, text_column)
-    if kind == "preferences":
-        preference, problems = preference_formats.preference_of(value)
-        prompt = preference.get("prompt", [])
-    elif kind == "document":
-        text = value[text_column]
-        prompt, problems = (
-            [{"role": "user", "content": text}],
-            conversation_formats.text_problem(text, "text", text_column),
-        )
-    else:
-        messages, problems = conversation_formats.to_conversation(value)
-        prompt = list(itertools.takewhile(lambda message: message["role"] != "assistant", messages))
-    return prompt, [problem for problem in problems if problem.kind not in REPAIRABLE]
-
-
 def as_line(value) -> str:
     """A row as a line of JSON; in ASCII if a field that nobody reads has half a surrogate pair, which UTF-8 cannot encode."""
     line = json.dumps(value, ensure_ascii=False)
@@ -100,6 +83,12 @@ def main() -> None:
     )
     parser.add_argument("--train", type=Path, required=True, help="JSON Lines file for the training rows")
     parser.add_argument("--heldout", type=Path, required=True, help="JSON Lines file for the held-out rows")
+    parser.add_argument(
+        "--without",
+        nargs="+",
+        default=[],
+        help="files whose prompts are not trained on, such as what is held out of another kind (default: none)",
+    )
     parser.add_argument("--text_column", default="text", help="column with the text of documents (default: text)")
     parser.add_argument(
         "--as_text",
@@ -117,6 +106,7 @@ def main() -> None:
         )
     files, quarantine = data_files(arguments.files, plain_text=True), Path(f"{arguments.train}.quarantine.jsonl")
     check_outputs(arguments.train, arguments.heldout, quarantine, files)
+    without = all_prompts(arguments.without) if arguments.without else set()
     bad_rows = BadRows(arguments.on_bad, quarantine)
     counts: Counter = Counter()
     with atomic_write(arguments.train) as train, atomic_write(arguments.heldout) as heldout:
@@ -138,8 +128,10 @@ def main() -> None:
                 continue
             position = split_position(prompt_key(prompt), arguments.seed)
             part = "held out" if position < held else "to train on" if position < held + trained else "unused"
+            if part == "to train on" and without and not without.isdisjoint(answered_prompts(row.value)):
+                part = "left out"
             counts[part] += 1
-            if part != "unused":
+            if part not in ("unused", "left out"):
                 (heldout if part == "held out" else train).write(as_line(value))
         bad_rows.close()
         if not (counts["held out"] and counts["to train on"]):
@@ -159,6 +151,8 @@ def main() -> None:
         print(f"{counted(counts['empty'], 'document')} without text left out")
     if counts["cut"]:
         print(f"{counted(counts['cut'], 'piece')} cut off lines longer than {LONGEST_LINE:,} characters")
+    if counts["left out"]:
+        print(f"{counted(counts['left out'], 'row')} not trained on, with a prompt of {', '.join(arguments.without)}")
     print(
         f"{counted(bad_rows.rows_out, 'row')}: {counts['to train on']:,} to train on in {arguments.train}, "
         f"{counts['held out']:,} held out in {arguments.heldout}, {counts['unused']:,} unused"
