@@ -18,10 +18,12 @@ their turns, with a blank line between two.
 The prompt of a conversation is what precedes its first answer; that of a preference is what its answers reply to; that of
 a document is its text. The prompt and the seed alone decide where a row goes. So a held-out prompt stays held out when rows
 are added, and rows with the same prompt stay together. The memory used does not grow with the files.
+
+Where another file on the same prompts is split too, --without names its held-out part: rows that answer one of these
+prompts in any of their turns are not trained on. They are counted. The prompts of --without are kept in memory.
 """
 
 import argparse
-import itertools
 import json
 import os
 from collections import Counter
@@ -34,7 +36,8 @@ from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import atomic_write, vacant
 from data_prep.common.json_values import AS_NULL, AS_TEXT, json_value
 from data_prep.common.text import counted, printable, shorten
-from data_prep.readers import conversation_formats, preference_formats
+from data_prep.readers import conversation_formats
+from data_prep.readers.answered import REPAIRABLE, all_prompts, answered_prompts, prompt_of
 from data_prep.readers.kinds import classify
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.unread import fields_line
@@ -46,8 +49,6 @@ from data_prep.rows.text_rows import LONGEST_LINE
 SPLIT_TEXT = (
     'a .txt of short lines has a row for every 131,072 characters: JSON Lines, {"text"}, sets rows of your own'
 )
-# Rows are written unchanged: whoever reads them next repairs these.
-REPAIRABLE = {*conversation_formats.REPAIRABLE, *preference_formats.REPAIRABLE}
 
 
 def text_of(value) -> tuple[dict, list[Problem]]:
@@ -69,24 +70,6 @@ def check_outputs(train: Path, heldout: Path, quarantine: Path, files: list[str]
         seen[os.path.realpath(path)] = name
     vacant(train)
     vacant(heldout)
-
-
-def prompt_of(value, text_column: str) -> tuple[list[dict], list[Problem]]:
-    """The prompt of a row as messages, and the problems for which the row cannot be used."""
-    kind = classify(value, text_column)
-    if kind == "preferences":
-        preference, problems = preference_formats.preference_of(value)
-        prompt = preference.get("prompt", [])
-    elif kind == "document":
-        text = value[text_column]
-        prompt, problems = (
-            [{"role": "user", "content": text}],
-            conversation_formats.text_problem(text, "text", text_column),
-        )
-    else:
-        messages, problems = conversation_formats.to_conversation(value)
-        prompt = list(itertools.takewhile(lambda message: message["role"] != "assistant", messages))
-    return prompt, [problem for problem in problems if problem.kind not in REPAIRABLE]
 
 
 def as_line(value: dict, changed: dict[str, Counter]) -> str:
@@ -116,6 +99,12 @@ def main() -> None:
     )
     parser.add_argument("--train", type=Path, required=True, help="JSON Lines file for the training rows")
     parser.add_argument("--heldout", type=Path, required=True, help="JSON Lines file for the held-out rows")
+    parser.add_argument(
+        "--without",
+        nargs="+",
+        default=[],
+        help="files whose prompts are not trained on, such as what is held out of another kind (default: none)",
+    )
     parser.add_argument("--text_column", default="text", help="column with the text of documents (default: text)")
     parser.add_argument(
         "--as_text",
@@ -133,6 +122,7 @@ def main() -> None:
         )
     files, quarantine = data_files(arguments.files, plain_text=True), Path(f"{arguments.train}.quarantine.jsonl")
     check_outputs(arguments.train, arguments.heldout, quarantine, files)
+    without = all_prompts(arguments.without) if arguments.without else set()
     bad_rows = BadRows(arguments.on_bad, quarantine)
     counts: Counter = Counter()
     changed: dict[str, Counter] = {AS_TEXT: Counter(), AS_NULL: Counter()}
@@ -155,8 +145,10 @@ def main() -> None:
                 continue
             position = split_position(prompt_key(prompt), arguments.seed)
             part = "held out" if position < held else "to train on" if position < held + trained else "unused"
+            if part == "to train on" and without and not without.isdisjoint(answered_prompts(row.value)):
+                part = "left out"
             counts[part] += 1
-            if part != "unused":
+            if part not in ("unused", "left out"):
                 (heldout if part == "held out" else train).write(as_line(value, changed))
         bad_rows.close()
         if not (counts["held out"] and counts["to train on"]):
@@ -179,6 +171,8 @@ def main() -> None:
     for way, columns in changed.items():
         if columns:
             print(f"{way}: {fields_line(columns)}")
+    if counts["left out"]:
+        print(f"{counted(counts['left out'], 'row')} not trained on, with a prompt of {', '.join(arguments.without)}")
     print(
         f"{counted(bad_rows.rows_out, 'row')}: {counts['to train on']:,} to train on in {arguments.train}, "
         f"{counts['held out']:,} held out in {arguments.heldout}, {counts['unused']:,} unused"

@@ -13,7 +13,8 @@ demonstrations. `--model` starts from a model that is there, by LoRA if it is la
 
 The output folder holds the checked data, a part of each kind held out by prompt, a YAML for each stage, in which every
 value that depends on your data has its arithmetic beside it, and `run.sh`, which skips what is done: the same command
-resumes. Nothing is trained here. The seconds that are printed are worked out from the rate of matrix products that this
+resumes. No prompt that is held out of conversations or preferences is trained on in the other; rows left out for it are
+counted. Nothing is trained here. The seconds that are printed are worked out from the rate of matrix products that this
 machine has just now: expect them within a factor of two.
 """
 
@@ -32,7 +33,9 @@ from data_prep.planning import sizes
 from data_prep.planning.configs import Machine
 from data_prep.planning.files import (
     are_ranked,
+    check_apart,
     count_labels,
+    count_shared,
     is_corpus,
     write_demonstrations,
     write_documents,
@@ -42,6 +45,7 @@ from data_prep.planning.files import (
 from data_prep.planning.measure import conversations_in, labels_in, measure_text, measure_turns, rankings_in
 from data_prep.planning.origin import origin_of
 from data_prep.planning.road import Data, Measured, plan, table
+from data_prep.readers.answered import all_prompts
 from data_prep.readers.documents import read_documents
 from data_prep.readers.preferences import ALONE, read_rankings
 from data_prep.readers.unread import fields_line
@@ -100,20 +104,27 @@ def examine(files: list[str], folder: Path, arguments: argparse.Namespace) -> tu
     return kinds, said
 
 
-def hold_out(path: Path, kind: str) -> list[str]:
+def hold_out(path: Path, kind: str, beside: list | None = None) -> list:
     """Hold out a part of `path` by data_prep.hold_out; returns its options.
 
     Of few rows a seed may hold out none or too many, or good answers alone: then it is the next seed's turn. Raises
     InputError for fewer than `LEAST` rows.
+
+    Args:
+        beside: the options by which another kind was held out before. What it holds out is not trained on here. Its seed
+            is the first: by one seed prompts that both kinds have are held out together, as far as the fractions are equal.
     """
-    rows = sum(1 for _ in read_jsonl(path))
+    rows = count_rows(path)
     if rows < LEAST:
         noun = kind.removesuffix("s")
         raise InputError(f"found {counted(rows, noun)}; expected at least {LEAST}, to train on and to measure on")
     fraction = float(f"{min(HELD_OUT[kind], MOST_HELD_OUT / rows):.3g}")
     train, heldout = (path.with_name(f"{kind}_{part}.jsonl") for part in ("train", "heldout"))
-    for seed in SEEDS:
+    seeds = sorted(SEEDS, key=lambda seed: bool(beside) and seed != beside[beside.index("--seed") + 1])
+    others = count_rows(beside[-1]) if beside else 0
+    for seed in seeds:
         options = [
+            *(["--without", beside[-3]] if beside else []),
             "--fraction",
             fraction,
             "--seed",
@@ -128,17 +139,51 @@ def hold_out(path: Path, kind: str) -> list[str]:
         try:
             run_module("hold_out", path, *options)
         except InputError:
-            if seed == SEEDS[-1]:
+            if seed == seeds[-1]:
                 raise
             continue
         share = heldout.stat().st_size / (heldout.stat().st_size + train.stat().st_size)
         labels = labels_of((train, heldout)) if kind == "preferences" else None
         both = not labels or min(map(min, labels)) >= LEAST_LABELLED
-        if (both and fraction / 2 <= share <= 2 * fraction) or seed == SEEDS[-1]:
+        # Held out here, a prompt that most rows of the other kind begin with would take these from its training.
+        few = not beside or count_shared(beside[-1], heldout) <= 2 * fraction * others
+        if (both and few and fraction / 2 <= share <= 2 * fraction) or seed == seeds[-1]:
             break
         train.unlink()
         heldout.unlink()
     return options
+
+
+def hold_out_all(kinds: dict[str, Path]) -> tuple[dict[str, list], list[str]]:
+    """({kind: options of data_prep.hold_out}, what is to be said): a part of each kind is held out.
+
+    No prompt that is held out of conversations or of preferences is trained on in the other: its rows are left out there.
+    """
+    splits, said = {}, []
+    for kind in HELD_OUT:
+        if kind in kinds:
+            splits[kind] = hold_out(kinds[kind], kind, splits.get("conversations"))
+    if not {"conversations", "preferences"} <= splits.keys():
+        return splits, said
+    conversations, preferences = splits["conversations"], splits["preferences"]
+    if count_shared(conversations[-1], preferences[-3]):
+        conversations[-1].unlink()
+        conversations[-3].unlink()
+        splits["conversations"] = ["--without", preferences[-3], *conversations]
+        run_module("hold_out", kinds["conversations"], *splits["conversations"])
+    for kind, other in (("conversations", "preferences"), ("preferences", "conversations")):
+        *_, heldout, _, train = splits[kind]
+        if left := count_rows(kinds[kind]) - count_rows(heldout) - count_rows(train):
+            what = counted(left, kind.removesuffix("s"))
+            said.append(f"{what} left out of training, with a prompt that is held out of the {other}")
+        elif "--without" in splits[kind]:
+            del splits[kind][:2]
+    # In the script a part comes before what is split without it. Where each leaves rows out, both parts are there already.
+    return dict(sorted(splits.items(), key=lambda split: "--without" in split[1])), said
+
+
+def count_rows(path: Path) -> int:
+    return sum(1 for _ in read_jsonl(path))
 
 
 def labels_of(parts: tuple[Path, Path]) -> list[tuple[int, int]] | None:
@@ -155,6 +200,21 @@ def check_labels(labels: list[tuple[int, int]]) -> None:
             f"rankings; expected {LEAST_LABELLED} of each label to train on and {LEAST_LABELLED} to measure on, for "
             "recipes/kto.py, or prompts with answers of both labels"
         )
+
+
+def demonstrations(parts: tuple[Path, Path], labelled: bool, folder: Path) -> tuple[tuple[Path, Path], list[str]]:
+    """The good answers of both parts of preferences as conversations, training first; and what is to be said of them."""
+    train, heldout = (folder / f"demonstrations_{part}.jsonl" for part in ("train", "heldout"))
+    write = write_good_answers if labelled else write_demonstrations
+    left = write(parts[0], train, all_prompts(parts[1]))
+    write(parts[1], heldout, set())
+    which = "answers labelled good" if labelled else "best answers of the preferences"
+    said = [f"no conversations: the {which} are the demonstrations of fine-tuning"]
+    if left:
+        said.append(
+            f"{counted(left, 'demonstration')} left out of training, with a held-out prompt in an earlier turn"
+        )
+    return (train, heldout), said
 
 
 def tokenizer_for(corpus: list[str], folder: Path):
@@ -221,7 +281,8 @@ def main() -> None:
             said.append(f"{counted(len(corpus), 'file')} of documents not used: --model is pretrained")
         if not kinds:
             raise InputError("found documents alone, and --model is pretrained; expected conversations or preferences")
-        splits = {kind: hold_out(path, kind) for kind, path in kinds.items()}
+        splits, left_out = hold_out_all(kinds)
+        said += left_out
 
         # Kinds that are missing
         parts = {kind: (options[-1], options[-3]) for kind, options in splits.items()}
@@ -235,14 +296,14 @@ def main() -> None:
             said.append(
                 f"{counted(alone, 'labelled answer')} left out of the rankings, with one label alone at a prompt"
             )
-        if ("preferences" in parts or labels) and "conversations" not in parts:
-            demonstrations = [folder / "data" / f"demonstrations_{part}.jsonl" for part in ("train", "heldout")]
-            write, of = (write_good_answers, "labels") if labels else (write_demonstrations, "preferences")
-            for preferences, path in zip(parts[of], demonstrations, strict=True):
-                write(preferences, path)
-            parts["conversations"] = tuple(demonstrations)
-            which = "answers labelled good" if labels else "best answers of the preferences"
-            said.append(f"no conversations: the {which} are the demonstrations of fine-tuning")
+        compared = "labels" if labels else "preferences"
+        if compared in parts:
+            if "conversations" not in parts:
+                parts["conversations"], taught = demonstrations(parts[compared], bool(labels), folder / "data")
+                said += taught
+            check_apart(parts["conversations"][0], parts[compared][1])
+            if "conversations" in splits:
+                check_apart(parts[compared][0], parts["conversations"][1])
         sources = {kind: parts[kind] for kind in ("documents", "conversations") if kind in parts and not origin}
         if "documents" not in parts and not origin:
             said.append("no documents: the text of the conversations is the corpus of tokenizer and base model")

@@ -22,6 +22,8 @@ from data_prep.readers.conversations import read_conversations
 from data_prep.readers.documents import read_documents
 from data_prep.readers.kinds import classify
 
+PAIR = {"chosen": "a", "rejected": "b"}
+
 
 def chat(*texts: str) -> dict:
     roles = ("user", "assistant") * len(texts)
@@ -88,6 +90,23 @@ def test_conversations_that_begin_alike_stay_together(monkeypatch, tmp_path):
     assert sorted(train + held, key=rows.index) == rows  # the human turn at the end too: who reads it next trims it
     first = [{row["messages"][0]["content"] for row in side} for side in (train, held)]
     assert not first[0] & first[1] and len(train) == 2 * len(first[0])
+
+
+def test_prompts_of_another_file_are_not_trained_on(monkeypatch, tmp_path, capsys):
+    """Also where a later turn asks them; what is held out is the same."""
+    rows = [
+        *(chat(str(number), "a") for number in range(30)),
+        *(chat(str(number), "a", "x", "b") for number in range(30)),
+    ]
+    first, before = held_out(monkeypatch, tmp_path, rows)
+    pairs = [{"prompt": "3", **PAIR}, {"prompt": chat("4", "a", "x")["messages"], **PAIR}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    capsys.readouterr()
+    train, held = held_out(monkeypatch, tmp_path, rows, without=tmp_path / "pairs.jsonl")
+    gone = [chat("3", "a"), chat("3", "a", "x", "b"), chat("4", "a", "x", "b")]
+    assert held == before and train == [row for row in first if row not in gone]
+    assert len(first) > len(train)
+    assert f"{len(first) - len(train)} row" in capsys.readouterr().out.splitlines()[0]
 
 
 def test_documents_and_unused_rows(monkeypatch, tmp_path, capsys):

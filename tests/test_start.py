@@ -16,13 +16,15 @@ import yaml
 from helpers.recipes import arguments_of
 
 from data_prep import start
+from data_prep.common.disjoint import split_position
 from data_prep.common.files import read_jsonl, write_json, write_jsonl
 from data_prep.planning import sizes
 from data_prep.planning.configs import Machine, Model, yaml_value
-from data_prep.planning.files import pieces
+from data_prep.planning.files import is_corpus, pieces
 from data_prep.planning.measure import Turns, measure_text
 from data_prep.planning.preference_configs import label_weights, ppo
 from data_prep.planning.road import LAUNCH
+from data_prep.readers.preferences import prompt_key
 
 ROOT = Path(__file__).parents[1]
 LETTERS = "abcdefghij"
@@ -223,6 +225,97 @@ def test_no_prompt_is_on_both_sides(whole):
         assert train and heldout and not train & heldout
 
 
+def prompts(path: Path) -> list[set[str]]:
+    """What each row of conversations or of preferences answers: what precedes each answer."""
+    said = []
+    for row in rows(path):
+        turns = row.get("messages", [])
+        asked = [turns[:place] for place, turn in enumerate(turns) if turn["role"] == "assistant"] or [row["prompt"]]
+        said.append({json.dumps([(turn["role"], turn["content"]) for turn in prompt]) for prompt in asked})
+    return said
+
+
+def assert_apart(run: Path, trained: str, heldout: str) -> None:
+    """No row of data/TRAINED_train.jsonl answers a prompt of data/HELDOUT_heldout.jsonl."""
+    train = set().union(*prompts(run / "data" / f"{trained}_train.jsonl"))
+    held = set().union(*prompts(run / "data" / f"{heldout}_heldout.jsonl"))
+    assert train and held and not train & held
+
+
+def left_out(run: Path, kind: str, out: str) -> int:
+    """Rows of a kind that are in neither part, as the screen says."""
+    parts = [len(rows(run / "data" / f"{kind}{part}.jsonl")) for part in ("", "_train", "_heldout")]
+    number = parts[0] - parts[1] - parts[2]
+    said = re.findall(
+        rf"^([\d,]+) {kind[:-1]}s? left out of training, with a prompt that is held out", out, flags=re.M
+    )
+    assert said == ([f"{number:,}"] if number else [])
+    return number
+
+
+def test_no_prompt_held_out_of_one_kind_is_trained_on_in_the_other(whole):
+    """A seed for both: what is held out of the conversations is held out of the preferences too, and twice as much."""
+    run, out = whole
+    assert_apart(run, "conversations", "preferences")
+    assert_apart(run, "preferences", "conversations")
+    held = [set().union(*prompts(run / "data" / f"{kind}_heldout.jsonl")) for kind in ("conversations", "preferences")]
+    assert held[0] < held[1] and left_out(run, "conversations", out) == len(held[1] - held[0])
+    assert left_out(run, "preferences", out) == 0
+
+
+def test_the_script_holds_out_the_same_again(whole, tmp_path):
+    run, _ = whole
+    copy = shutil.copytree(run, tmp_path / "run")
+    text = (copy / "run.sh").read_text().replace(str(run), str(copy))
+    commands = re.findall(r"^    (python -m data_prep.hold_out .*)$", text, flags=re.M)
+    parts = sorted((copy / "data").glob("*_*.jsonl"))
+    before = [path.read_bytes() for path in parts]
+    for path in parts:
+        path.unlink()
+    for line in commands:
+        subprocess.run([sys.executable, *line.split()[1:]], cwd=ROOT, check=True, capture_output=True)
+    assert len(commands) == 3 and [path.read_bytes() for path in parts] == before
+
+
+def after(first: str, question: str) -> list[dict]:
+    """A first question and its answer, and a question after it."""
+    said = [("user", first), ("assistant", words(5)), ("user", question)]
+    return [{"role": role, "content": text} for role, text in said]
+
+
+def test_a_later_turn_of_a_conversation_may_be_a_held_out_prompt(command, tmp_path, tiny_model_dir):
+    """The prompt of such a preference is not that by which its conversation is held out: each leaves rows out."""
+    asked = [after(a, f"{a} {b}") for a in "abcdefghijklmnopqrst" for b in LETTERS[:5]]
+    answer = {"role": "assistant", "content": words(8)}
+    write_jsonl(tmp_path / "chat.jsonl", ({"messages": [*turns, answer]} for turns in asked))
+    write_jsonl(tmp_path / "pairs.jsonl", ({"prompt": each, "chosen": "x", "rejected": words(9)} for each in asked))
+    files = [tmp_path / "chat.jsonl", tmp_path / "pairs.jsonl"]
+    run = tmp_path / "run"
+    out = command(*files, "--model", tiny_model_dir, "--output_dir", run)
+    assert_apart(run, "conversations", "preferences")
+    assert_apart(run, "preferences", "conversations")
+    assert left_out(run, "conversations", out) and left_out(run, "preferences", out)
+
+
+def test_a_prompt_that_most_conversations_begin_with_is_not_held_out(command, tmp_path, tiny_model_dir):
+    """The first seed would hold it out of the preferences, and leave less than half of the conversations to train on."""
+    often = next(
+        row["prompt"]
+        for row in preferences([(5, 9)] * 100)
+        if 0.1 < split_position(prompt_key([{"role": "user", "content": row["prompt"]}]), 0) < 0.2
+    )
+    greeted = [
+        {"messages": [*after(often, str(number)), {"role": "assistant", "content": "x"}]} for number in range(100)
+    ]
+    write_jsonl(tmp_path / "chat.jsonl", [*greeted, *conversations([200] * 100)])
+    write_jsonl(tmp_path / "pairs.jsonl", preferences([(5, 9)] * 100))
+    run = tmp_path / "run"
+    out = command(tmp_path / "chat.jsonl", tmp_path / "pairs.jsonl", "--model", tiny_model_dir, "--output_dir", run)
+    assert_apart(run, "conversations", "preferences")
+    assert_apart(run, "preferences", "conversations")
+    assert left_out(run, "conversations", out) < 50
+
+
 @pytest.fixture
 def accepted(monkeypatch):
     """accepted(run, "sft") asserts that the recipe's own parser, which refuses what it would not read, takes the YAML."""
@@ -284,6 +377,21 @@ def test_preferences_alone_teach_by_their_best_answers(command, tmp_path):
     assert sft["conversations"] == [str(tmp_path / "run" / "data" / "demonstrations_train.jsonl")]
 
 
+def test_demonstrations_do_not_answer_a_held_out_prompt_in_an_earlier_turn(command, tmp_path, tiny_model_dir):
+    """Every question is asked alone, and begins a longer prompt: the two may be in different parts."""
+    alone = [turns[:1] for turns in (after(f"{a} {b}", "x") for a in LETTERS for b in LETTERS[:4])]
+    longer = [after(f"{a} {b}", "x") for a in LETTERS for b in LETTERS[:4]]
+    pairs = [{"prompt": prompt, "chosen": "x", "rejected": words(9)} for prompt in (*alone, *longer)]
+    write_jsonl(tmp_path / "pairs.jsonl", pairs)
+    run = tmp_path / "run"
+    out = command(tmp_path / "pairs.jsonl", "--model", tiny_model_dir, "--output_dir", run)
+    assert_apart(run, "demonstrations", "preferences")
+    left = len(rows(run / "data" / "preferences_train.jsonl")) - len(rows(run / "data" / "demonstrations_train.jsonl"))
+    assert (
+        left and f"{left} demonstration" in out and "left out of training, with a held-out prompt in an earlier" in out
+    )
+
+
 def test_labels_alone_make_the_road_to_kto(command, accepted, tmp_path):
     """A row has 4 control tokens, 2 of the question, and 8 of a good answer or 20 of a bad one: 14 or 26."""
     write_jsonl(tmp_path / "labels.jsonl", labelled([(number + number // 10) % 10 < 3 for number in range(100)]))
@@ -341,6 +449,10 @@ def test_conversations_beside_labels_are_the_demonstrations(command, tmp_path):
     write_jsonl(tmp_path / "chat.jsonl", conversations([5] * 40))
     out = command(tmp_path / "labels.jsonl", tmp_path / "chat.jsonl", "--output_dir", tmp_path / "run")
     assert "no conversations" not in out and (tmp_path / "run" / "kto.yaml").exists()
+    assert_apart(tmp_path / "run", "conversations", "preferences")
+    assert_apart(tmp_path / "run", "preferences", "conversations")
+    left_out(tmp_path / "run", "conversations", out)
+    left_out(tmp_path / "run", "preferences", out)
     sft = config(tmp_path / "run", "sft")
     assert sft["conversations"] == [str(tmp_path / "run" / "data" / "conversations_train.jsonl")]
 
@@ -374,12 +486,31 @@ def test_documents_alone_make_a_base_model(command, tmp_path):
     assert sum(map(len, parts)) == len(texts) and all(parts)
 
 
-def test_documents_among_conversations_are_documents(command, tmp_path):
-    texts = [{"text": line} for line in play().splitlines()[:40]]
-    write_jsonl(tmp_path / "mine.jsonl", [*conversations([5] * 40), *texts])
-    command(tmp_path / "mine.jsonl", "--output_dir", tmp_path / "run")
+@pytest.mark.parametrize("first", ["documents", "conversations"])
+def test_documents_among_conversations_are_documents(command, tmp_path, first):
+    texts, asked = [{"text": line} for line in play().splitlines()[:40]], conversations([5] * 40)
+    write_jsonl(tmp_path / "mine.jsonl", [*texts, *asked] if first == "documents" else [*asked, *texts])
+    out = command(tmp_path / "mine.jsonl", "--output_dir", tmp_path / "run")
     assert rows(tmp_path / "run" / "data" / "documents.jsonl") == texts
     assert set(config(tmp_path / "run", "mix")["sources"]) == {"documents", "conversations"}
+    parts = [rows(tmp_path / "run" / "data" / f"conversations_{part}.jsonl") for part in ("train", "heldout")]
+    assert sum(map(len, parts)) == 40 and "80 rows in 1 file: 80 kept, 0 of them repaired, 0 quarantined" in out
+
+
+@pytest.mark.parametrize(
+    ("lines", "corpus"),
+    [
+        (['{"text": "a"}', '{"text": "b"}'], True),
+        (['{"text": "a"}', "{", '{"text": "b"}'], True),
+        (['{"text": "a"}', '{"instruction": "a", "output": "b"}'], False),
+        (['{"text": "a"}', '{"other": "a"}'], False),
+        (["{"], False),
+    ],
+    ids=["documents", "a row that cannot be read", "a conversation", "an unknown row", "nothing that can be read"],
+)
+def test_a_corpus_is_documents_alone(tmp_path, lines, corpus):
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    assert is_corpus(str(tmp_path / "mine.jsonl"), "text") is corpus
 
 
 def test_pieces_end_on_lines_and_sentences():

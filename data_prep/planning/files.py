@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import InputError
 from data_prep.common.files import read_jsonl, write_jsonl
 from data_prep.common.text import counted
+from data_prep.readers.answered import all_prompts, answered_prompts, prompts_in
 from data_prep.readers.documents import documents, read_documents, reading_counts
 from data_prep.readers.kinds import classify
 from data_prep.readers.labels import read_labels
@@ -19,11 +21,14 @@ ENDS = ("\n", "。", ". ")
 
 
 def is_corpus(file: str, text_column: str) -> bool:
-    """Whether a file holds documents: plain text, or rows of which the first that can be read is a document."""
+    """Whether a file holds documents alone: plain text, or rows of which all that can be read are documents.
+
+    It is read up to the first row that is none. As a corpus such a row would be text, or quarantined for having none.
+    """
     if is_text(file):
         return True
     kinds = (classify(row.value, text_column) for row in read_rows(file) if row.value is not None)
-    return next(kinds, "") == "document"
+    return next(kinds, "") == "document" and all(kind == "document" for kind in kinds)
 
 
 def pieces(texts: Iterable[str], most: int) -> Iterator[str]:
@@ -69,21 +74,40 @@ def write_sample(files: list[str], path: Path, size: int, most: int) -> list[str
     return [str(path)]
 
 
-def write_demonstrations(preferences: Path, path: Path) -> None:
-    """Write the best answer to each prompt of preferences as a conversation."""
+def write_demonstrations(preferences: Path, path: Path, without: set[str]) -> int:
+    """Write the best answer to each prompt of preferences as a conversation; see `write_answers`."""
     rankings, _ = read_rankings(preferences, on_bad="repair")
     best = ((row["prompt"], row["completions"][row["ranks"].index(min(row["ranks"]))]) for row in rankings)
-    write_answers(best, path)
+    return write_answers(best, path, without)
 
 
-def write_good_answers(preferences: Path, path: Path) -> None:
-    """Write each answer labelled good as a conversation."""
+def write_good_answers(preferences: Path, path: Path, without: set[str]) -> int:
+    """Write each answer labelled good as a conversation; see `write_answers`."""
     answers, _ = read_labels(preferences)
-    write_answers(((row["prompt"], row["completion"]) for row in answers if row["label"]), path)
+    good = ((row["prompt"], row["completion"]) for row in answers if row["label"])
+    return write_answers(good, path, without)
 
 
-def write_answers(answers: Iterable[tuple[list[dict], str]], path: Path) -> None:
-    write_jsonl(path, ({"messages": [*prompt, {"role": "assistant", "content": text}]} for prompt, text in answers))
+def write_answers(answers: Iterable[tuple[list[dict], str]], path: Path, without: set[str]) -> int:
+    """Write answers as conversations, except those with a prompt of `without` in any turn; returns how many these are.
+
+    A prompt of several turns holds answers to its beginnings, which fine-tuning learns too.
+    """
+    rows = [{"messages": [*prompt, {"role": "assistant", "content": text}]} for prompt, text in answers]
+    kept = [row for row in rows if without.isdisjoint(answered_prompts(row))]
+    return len(rows) - write_jsonl(path, kept)
+
+
+def count_shared(trained: Path, heldout: Path) -> int:
+    """How many rows of `trained` answer a prompt that a row of `heldout` answers."""
+    asked = all_prompts(heldout)
+    return sum(not asked.isdisjoint(prompts) for prompts in prompts_in(trained))
+
+
+def check_apart(trained: Path, heldout: Path) -> None:
+    """Raise InputError if a prompt that a row of `heldout` answers is answered in `trained`, which is of another kind."""
+    keys = ((key for prompts in prompts_in(path) for key in prompts) for path in (trained, heldout))
+    check_disjoint(*keys, [str(heldout)])
 
 
 def are_ranked(preferences: Path, least: int) -> bool:
