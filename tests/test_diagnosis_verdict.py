@@ -23,7 +23,8 @@ def row(counts: list[int], stopped: list[bool] | None = None) -> dict:
 
 def test_a_control_token_in_a_reference_is_as_long_as_its_letters(tiny_chat_tokenizer):
     """As in training: "a<|end|>" is eight tokens of one letter each and the end of turn."""
-    answered = {**row([1]), "ids": [[5]], "scores": [1.0], "columns": {"reference": "a<|end|>"}}
+    prompt = [{"role": "user", "content": "?"}]
+    answered = {**row([1]), "prompt": prompt, "ids": [[5]], "scores": [1.0], "columns": {"reference": "a<|end|>"}}
     found = measure_sft([answered] * 2, tiny_chat_tokenizer, max_new_tokens=9)
     assert (found["reference_length"], found["references_too_long"]) == (9.0, 0.0)
 

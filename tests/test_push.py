@@ -13,8 +13,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from data_prep import check, clean_corpus
+from data_prep.common.errors import InputError
 from data_prep.common.files import write_json, write_jsonl
 from recipes import push_to_hub
+from recipes.trainers.push.dataset_files import data_in
+from recipes.trainers.push.lineage import lineage
 from recipes.trainers.push.names import short_names
 
 TOKEN = "hf_secret_of_the_user"
@@ -95,6 +98,26 @@ GOES = {
 
 
 # What goes
+
+
+def test_the_figures_of_a_model_are_its_own(tmp_path):
+    """Beside it lie those of other seeds, renamed, and of a model that the same recipe left in the folder of results."""
+    for name in ("sft", "sft_seed1", "mine"):
+        write_json(tmp_path / name / "settings.json", {"recipe": "sft.py", "settings": {}})
+    for name, seconds in (("sft", 1), ("sft_seed1", 2), ("sft_seed2", 3)):
+        write_json(tmp_path / "results" / f"{name}.json", {"stage": "sft", "seconds": seconds})
+    write_json(tmp_path / "mine" / "sft.json", {"stage": "sft", "seconds": 4})
+    found = {name: lineage(tmp_path / name)[0].results["seconds"] for name in ("sft", "sft_seed1", "mine")}
+    assert found == {"sft": 1, "sft_seed1": 2, "mine": 4}
+
+
+def test_quarantined_rows_are_no_data_to_push(tmp_path):
+    kept = tmp_path / "rows.jsonl"
+    for name in ("rows", "quarantine", "rows.jsonl.quarantine", "documents_quarantine"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": "a"}])
+    assert data_in(tmp_path) == [kept]
+    with pytest.raises(InputError, match="none of those quarantined"):
+        data_in(tmp_path / "documents_quarantine.jsonl")
 
 
 def test_a_dry_run_shows_card_and_files_and_sends_nothing(run, push, tmp_path):

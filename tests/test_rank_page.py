@@ -431,6 +431,26 @@ def test_two_people_rank_in_two_browsers_by_keys_and_by_drag(tmp_path):
         assert len(people.journal.rankings) == 4
 
 
+def test_the_answer_that_is_left_takes_the_free_place(tmp_path):
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    rows = [{"prompt": [{"role": "user", "content": f"{n}?"}], "completions": ["xa", "xb", "xc"]} for n in range(3)]
+    button = ".answer[data-answer='{}'] button[data-place='{}']"
+    # Placed by clicks, the worse first: (answer, place) → all places.
+    cases = [([(0, 2), (1, 1)], [2, 1, 0]), ([(0, 0), (2, 2)], [0, 1, 2]), ([(1, 1), (2, 1)], [0, 1, 1])]
+    with browser() as own, served(rows, tmp_path) as (address, people), opened(own, address) as page:
+        enter(page, "Ada")
+        for number, (clicks, expected) in enumerate(cases):
+            for answer, place in clicks:
+                page.locator(button.format(answer, place)).click()
+            page.keyboard.press("Enter")
+            if number < 2:
+                wait_for_judged(page, number + 1)
+            else:
+                page.locator(".finished").wait_for()
+            said = people.journal.rankings[number, "Ada"]["ranks"]
+            assert [said[place] for place in people._order(number, "Ada")] == expected
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_no_hostile_text_runs_or_stretches_the_page(tmp_path, language):

@@ -204,7 +204,9 @@ const does = {
   save() {
     const left = missing();
     if (left.length > 1) return complain(WORDS.unplaced);
-    const ranks = places.map((place) => (place === null ? (tieNext ? last() : last() + 1) : place));
+    // The one that is left takes the first free place: where the worse answer was placed first, that is above it.
+    const free = places.findIndex((_, place) => !places.includes(place));
+    const ranks = places.map((place) => (place === null ? (tieNext ? last() : free) : place));
     judge({ ranks });
   },
   equal,

@@ -26,7 +26,7 @@ def data_in(path: Path) -> list[Path]:
     kept = [
         each
         for each in found
-        if each.suffix in ENDINGS and not each.name.startswith((".", "_", "quarantine", "partial"))
+        if each.suffix in ENDINGS and not each.name.startswith((".", "_", "partial")) and "quarantine" not in each.name
     ]
     if not kept:
         raise InputError(

@@ -74,7 +74,11 @@ def object_in(path: Path) -> dict:
 
 
 def results_in(folder: Path, record: dict, results_dir: str | None = None) -> list[dict]:
-    """Everything that a stage or an evaluation wrote where the results of a folder are, in the order of their names."""
+    """Everything that a stage or an evaluation wrote where the results of a folder are, in the order of their names.
+
+    What lies in the folder itself is its own. A file may have been renamed, as recipes/compare.sh does with those of other
+    seeds: its "stage" here is its name.
+    """
     beside = folder.absolute().parent / "results"
     told = results_dir or record.get("results_dir")
     places = [folder, beside if told is None or not Path(told).is_dir() else Path(told)]
@@ -82,7 +86,7 @@ def results_in(folder: Path, record: dict, results_dir: str | None = None) -> li
     for place in places:
         for path in sorted(place.glob("*.json")):
             if path.name not in NO_RESULTS and "stage" in (value := object_in(path)):
-                found[value["stage"]] = value
+                found.setdefault(path.stem, {**value, "stage": path.stem})
     return list(found.values())
 
 
@@ -94,7 +98,7 @@ def lineage(folder: Path) -> list[Stage]:
         seen.add(here.absolute())
         recipe = str(record.get("recipe", "")).removesuffix(".py")
         results = {each["stage"]: each for each in results_in(here, record)}
-        stage = Stage(here, recipe, record, results.get(recipe, {}))
+        stage = Stage(here, recipe, record, results.get(here.name) or results.get(recipe, {}))
         stages.insert(0, stage)
         here = stage.folder_of(stage.parent) if stage.parent else None
     return stages
