@@ -5,7 +5,7 @@
     python -m data_prep.clean_cluster --corpus 'data/web/*.parquet' --tasks 1000 --workers 100 --executor slurm \
         --slurm_partition cpu --slurm_time 12:00:00 --output_dir runs/web/clean
 
-It keeps the documents that data_prep/clean_corpus.py keeps, in the same order, and runs on datatrove
+It keeps the documents that data_prep/clean_corpus.py keeps, with the same fields in the same order, and runs on datatrove
 (`pip install -e '.[datatrove]'`), whose executors start the tasks: on this machine, under Slurm, or on a Ray cluster. A
 task takes every so many-th file; duplicates are found by one task, with about 200 bytes of memory a document. All machines
 need one file system.

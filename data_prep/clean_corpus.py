@@ -5,9 +5,11 @@
 
 A document goes through these filters in order, and the first that objects removes it: quality (length, symbols,
 repetition: corpus/quality.py), language, decontamination (corpus/decontamination.py), exact duplicates, near-duplicates
-(corpus/near_duplicates.py). Of duplicates the first stays. The output folder holds `documents.jsonl` ({"text", "source",
-"row"}), which data_prep/mix_corpus.py reads, and `report.json` and `report.txt` with each filter's count and examples of
-what it removed.
+(corpus/near_duplicates.py). Of duplicates the first stays. The output folder holds `documents.jsonl`, which
+data_prep/mix_corpus.py reads, and `report.json` and `report.txt` with each filter's count and examples of what it removed.
+A document has the other fields of its row beside {"text", "source", "row"}, its text and the file and row of the corpus
+that it comes from. A row's own "source" and "row" are replaced, fields that would make a conversation or a preference of
+a document are left out, and what JSON has no form for becomes text or null; the rows with such fields are counted.
 
 The bytes do not depend on --num_workers. A killed run leaves a folder `.NAME.unfinished` beside the output. The same
 command resumes from it: documents that the run has filtered, most of the work, are not filtered again.
@@ -17,7 +19,7 @@ import argparse
 import json
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -39,6 +41,7 @@ from data_prep.common.files import (
 from data_prep.common.numbers import check_at_least
 from data_prep.common.parallel import WorkerLost, cores, in_order
 from data_prep.common.text import counted
+from data_prep.corpus.kept_fields import changed_lines, cleaned_row
 from data_prep.corpus.languages import method
 from data_prep.corpus.near_duplicates import near_duplicates
 from data_prep.corpus.quality import Reason
@@ -70,7 +73,8 @@ class Filtered:
         self.bytes[reason.filter] += len(row["text"].encode("utf-8"))
         examples = self.examples.setdefault(reason.filter, [])
         if len(examples) < EXAMPLES:
-            examples.append({**row, "measured": reason.measured, "text": row["text"][:SHOWN]})
+            place = {"source": row["source"], "row": row["row"]}
+            examples.append({"text": row["text"][:SHOWN], **place, "measured": reason.measured})
 
     def as_dict(self) -> dict:
         return {
@@ -83,13 +87,13 @@ def reasons(rules: Rules, rows: list[dict]) -> list[Reason | None]:
     return [document_filter(rules)(row["text"]) for row in rows]
 
 
-def read_rows(files: list[str], text_column: str, bad_rows: BadRows, counts: Counter) -> Iterator[dict]:
-    """Every document as {"text", "source", "row"}; `counts` gets its "bytes" beside what `documents` counts."""
-    for text, source in tqdm(
-        documents(files, text_column, bad_rows, counts), desc="filtering", unit="doc", disable=None
-    ):
-        counts["bytes"] += len(text.encode("utf-8"))
-        yield {"text": text, "source": source.path, "row": source.number}
+def read_rows(
+    files: list[str], text_column: str, bad_rows: BadRows, counts: Counter, changed: dict[str, Counter]
+) -> Iterator[dict]:
+    """Every document as a `cleaned_row`; `counts` gets its "bytes" beside what `documents` counts."""
+    for document in tqdm(documents(files, text_column, bad_rows, counts), desc="filtering", unit="doc", disable=None):
+        counts["bytes"] += len(document.text.encode("utf-8"))
+        yield cleaned_row(document, text_column, changed)
 
 
 def filtered_rows(
@@ -136,10 +140,10 @@ def clean(
     files: list[str], arguments: argparse.Namespace, rules: Rules, settings: dict, journal: Path, folder: Path
 ) -> dict:
     """Write the documents that stay, and the report, into `folder`; returns the report."""
-    filtered, counts = Filtered(), Counter()
+    filtered, counts, changed = Filtered(), Counter(), defaultdict(Counter)
     bad_rows = BadRows(arguments.on_bad, folder / "quarantine.jsonl")
     passed = folder / "passed.jsonl"  # what the filters of single documents leave
-    rows = read_rows(files, arguments.text_column, bad_rows, counts)
+    rows = read_rows(files, arguments.text_column, bad_rows, counts, changed)
     write_jsonl(passed, filtered.passed(filtered_rows(rows, rules, journal, arguments.num_workers)))
     compared = compared_rows(passed, arguments.threshold, arguments.num_workers)
     out = write_jsonl(folder / "documents.jsonl", filtered.passed(compared))
@@ -150,7 +154,7 @@ def clean(
         "documents_out": out,
         "bytes_out": counts["bytes"] - filtered.bytes.total(),
         "filtered": filtered.as_dict(),
-        "reading": reading_counts(bad_rows, counts),
+        "reading": reading_counts(bad_rows, counts) + changed_lines(changed),
         "settings": settings,
     }
     if counts["documents"] != out + filtered.documents.total():

@@ -71,6 +71,32 @@ def test_two_tasks_keep_what_one_command_keeps(corpus, tiny_tokenizer, command, 
     assert not list(tmp_path.glob(".two*"))
 
 
+def test_two_tasks_keep_the_fields_that_one_command_keeps(command, tmp_path):
+    rows = [{"text": text(0), "file": "a.md", "page": 2}, {"text": text(1), "source": "wiki", "number": 9}]
+    more = [{"text": text(2), "prompt": "a", "response": "b"}, {"text": text(3), "url": "http://a", "note": "\ud800"}]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    write_jsonl(tmp_path / "b.jsonl", more)
+    given = ("--corpus", tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    code, _, err = command(clean_corpus, *given, "--num_workers", 1, "--output_dir", tmp_path / "one")
+    assert code == 0, err
+    code, out, err = command(clean_cluster, *given, "--tasks", 2, "--output_dir", tmp_path / "two")
+    assert code == 0, err
+    places = [{"source": str(tmp_path / name), "row": row} for name in ("a.jsonl", "b.jsonl") for row in (1, 2)]
+    found = kept(tmp_path / "two", "documents/*.jsonl")
+    assert found == kept(tmp_path / "one", "documents.jsonl") and found == [
+        {"text": text(0), **places[0], "file": "a.md", "page": 2},
+        {"text": text(1), **places[1], "number": 9},
+        {"text": text(2), **places[2]},
+        {"text": text(3), **places[3], "url": "http://a", "note": "\ud800"},
+    ]
+    said = "fields replaced by the text, and the file and row that it comes from: source (1 row)"
+    assert f"{tmp_path}/a.jsonl: {said}\n" in out
+    assert (
+        f"{tmp_path}/b.jsonl: fields left out, with which a row is no document but a conversation or a preference: "
+        in out
+    )
+
+
 def test_a_run_with_other_settings_and_bad_rows_are_one_line(corpus, command, tmp_path):
     with open(corpus[1], "a") as file:
         file.write("no json\n")

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import date
 
 import psutil
+import pyarrow.parquet
 import pytest
 
-from data_prep import clean_corpus
+from data_prep import ask_documents, clean_corpus
 from data_prep.common.batches import batched_by_length
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_json, write_jsonl
@@ -200,6 +202,84 @@ def test_what_each_filter_removed_is_counted_and_shown(tmp_path, monkeypatch, ca
         f"{tmp_path / 'a.jsonl'}, row 2: 1 words, at least 50 wanted: short"
         in (tmp_path / "clean" / "report.txt").read_text()
     )
+
+
+def test_a_document_keeps_the_fields_of_its_row(tmp_path, command):
+    rows = [
+        {"text": "one", "file": "a/guide.pdf", "page": 3, "url": "http://a", "meta": {"tags": ["x", None]}},
+        {"text": "two", "source": "wiki", "row": 7, "id": "t", "note": "\ud800"},
+        {"text": "three", "messages": [{"role": "user", "content": "hi"}], "prompt": "hi", "lang": "en"},
+        {"text": "four", "prompt": "about what? alone it makes no conversation"},
+        {"text": "five", "source": None},
+        {"messages": [{"role": "user", "content": "six"}, {"role": "assistant", "content": "yes"}], "url": "http://b"},
+        {"text": "seven", "deep": json.loads("[" * 600 + "]" * 600)},
+    ]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    given = ("--corpus", tmp_path / "a.jsonl", "--quality", "none", "--num_workers", 1)
+    code, out, err = command(clean_corpus, *given, "--output_dir", tmp_path / "clean")
+    assert code == 0, err
+    found = [json.loads(line) for line in (tmp_path / "clean" / "documents.jsonl").read_text().splitlines()]
+    places = [{"source": str(tmp_path / "a.jsonl"), "row": number} for number in range(1, 8)]
+    assert found == [
+        {
+            "text": "one",
+            **places[0],
+            "file": "a/guide.pdf",
+            "page": 3,
+            "url": "http://a",
+            "meta": {"tags": ["x", None]},
+        },
+        {"text": "two", **places[1], "id": "t", "note": "\ud800"},
+        {"text": "three", **places[2], "lang": "en"},
+        {"text": "four", **places[3], "prompt": "about what? alone it makes no conversation"},
+        {"text": "five", **places[4]},
+        {"text": "six\n\nyes", **places[5], "url": "http://b"},
+        {"text": "seven", **places[6], "deep": rows[6]["deep"]},
+    ]
+    lines = [
+        "fields replaced by the text, and the file and row that it comes from: row (1 row), source (1 row)",
+        "fields left out, with which a row is no document but a conversation or a preference: messages (1 row), prompt (1 row)",
+    ]
+    assert out.splitlines()[:2] == lines
+    assert json.loads((tmp_path / "clean" / "report.json").read_text())["reading"] == lines
+    write_jsonl(tmp_path / "b.jsonl", [{"content": "one", "text": "a title", "file": "b.md"}])
+    given = ("--corpus", tmp_path / "b.jsonl", "--quality", "none", "--text_column", "content")
+    code, out, err = command(clean_corpus, *given, "--num_workers", 1, "--output_dir", tmp_path / "other")
+    assert code == 0 and out.startswith(
+        "fields replaced by the text, and the file and row that it comes from: text (1 row)\n"
+    )
+    (row,) = map(json.loads, (tmp_path / "other" / "documents.jsonl").read_text().splitlines())
+    assert row == {"text": "one", "source": str(tmp_path / "b.jsonl"), "row": 1, "file": "b.md"}
+
+
+def test_columns_of_parquet_that_json_does_not_know_are_written_and_counted(tmp_path, command):
+    table = {"text": ["one", "two"], "day": [date(2024, 5, 1)] * 2, "score": [float("nan"), 0.5]}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
+    given = ("--corpus", tmp_path / "a.parquet", "--quality", "none", "--num_workers", 1)
+    code, out, err = command(clean_corpus, *given, "--output_dir", tmp_path / "clean")
+    assert code == 0, err
+    found = [json.loads(line) for line in (tmp_path / "clean" / "documents.jsonl").read_text().splitlines()]
+    assert [(row["day"], row["score"]) for row in found] == [("2024-05-01", None), ("2024-05-01", 0.5)]
+    assert "written as text, which JSON has no other form for: day (2 rows)\n" in out
+    assert "written as null, which was NaN or Infinity: score (1 row)\n" in out
+
+
+def test_after_cleaning_a_document_is_still_held_out_whole(tmp_path, command):
+    rows = [
+        {"text": f"# Part {part} of {file}\n\nIt has the number {part}{file}.", "file": f"{file}.md"}
+        for file in range(40)
+        for part in range(2)
+    ]
+    write_jsonl(tmp_path / "documents.jsonl", rows)
+    given = ("--corpus", tmp_path / "documents.jsonl", "--quality", "none", "--threshold", 1, "--num_workers", 1)
+    code, _, err = command(clean_corpus, *given, "--output_dir", tmp_path / "clean")
+    assert code == 0, err
+    outputs = [tmp_path / "out.json", tmp_path / "held.json"]
+    options = ("--output", outputs[0], "--heldout", outputs[1], "--heldout_fraction", 0.25)
+    code, _, err = command(ask_documents, tmp_path / "clean" / "documents.jsonl", *options)
+    assert code == 0, err
+    trained, held = ({row["source"]["file"] for row in json.loads(path.read_text())} for path in outputs)
+    assert trained and held and not trained & held and trained | held == {f"{file}.md" for file in range(40)}
 
 
 def test_exact_duplicates_alone_at_a_threshold_of_one(tmp_path, monkeypatch):

@@ -113,12 +113,22 @@ def write_json(path: str | Path, value, indent: int | None = 1) -> None:
         file.write("\n")
 
 
+def json_line(row: dict) -> str:
+    """A row as a line of JSON; in ASCII if a text in it has half a surrogate pair, which UTF-8 cannot encode."""
+    line = json.dumps(row, ensure_ascii=False)
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        line = json.dumps(row)
+    return line + "\n"
+
+
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
     """Write one JSON object per line. Returns the number of rows."""
     count = 0
     with atomic_write(path) as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json_line(row))
             count += 1
     return count
 

@@ -10,9 +10,8 @@ which of two duplicates stays, is that of the files, whatever the number of task
     output/                  documents/00000.jsonl, tokens/00000/, report.json
 """
 
-import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,8 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from data_prep.common.batches import batched_by_length
-from data_prep.common.files import atomic_write, read_json, read_jsonl, write_json, write_jsonl
+from data_prep.common.files import atomic_write, json_line, read_json, read_jsonl, write_json, write_jsonl
+from data_prep.corpus.kept_fields import changed_lines, cleaned_row
 from data_prep.corpus.near_duplicates import BATCH_CHARACTERS, duplicates_of, text_keys
 from data_prep.corpus.rules import Rules, document_filter
 from data_prep.readers.documents import reading_counts, texts
@@ -51,18 +51,20 @@ class Read(PipelineStep):
         counts, told = Counter(), []
         for number in range(rank, len(self.files), world_size):
             bad_rows = BadRows(self.on_bad, self.work / "output" / "quarantine" / named(number, ".jsonl"))
-            of_file = Counter()
-            for text, row in texts(self.files[number], self.text_column, of_file):
+            of_file, changed = Counter(), defaultdict(Counter)
+            for document in texts(self.files[number], self.text_column, of_file):
+                text, row = document
                 if not bad_rows.accept(row, REPAIRED_BY_READING):
                     continue
                 if not text.strip():
                     of_file["empty"] += 1
                     continue
                 counts.update(documents=1, bytes=len(text.encode("utf-8")))
-                place = {"file": number, "source": row.path, "row": row.number}
-                yield Document(text=text, id=f"{number}/{row.number}", metadata=place)
+                kept = cleaned_row(document, self.text_column, changed)
+                yield Document(text=text, id=f"{number}/{row.number}", metadata={"number": number, "row": kept})
             bad_rows.close()  # raises InputError for bad rows that are errors
-            told += [f"{self.files[number]}: {line}" for line in reading_counts(bad_rows, of_file)]
+            lines = reading_counts(bad_rows, of_file) + changed_lines(changed)
+            told += [f"{self.files[number]}: {line}" for line in lines]
         write_json(self.work / "counts" / f"read-{rank}.json", {**counts, "reading": told})
 
 
@@ -104,8 +106,8 @@ class Sign(PipelineStep):
 
             def of_file(number: int = number) -> Iterator[dict]:
                 nonlocal waiting
-                while waiting is not None and waiting.metadata["file"] == number:
-                    yield {"text": waiting.text, "source": waiting.metadata["source"], "row": waiting.metadata["row"]}
+                while waiting is not None and waiting.metadata["number"] == number:
+                    yield waiting.metadata["row"]
                     waiting = next(data, None)
 
             with atomic_write(self.work / "passed" / named(number, ".jsonl")) as file:
@@ -114,7 +116,7 @@ class Sign(PipelineStep):
                         (digests, bands), text_keys(self.threshold, [row["text"] for row in batch]), strict=True
                     ):
                         grown += values.tobytes()
-                    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch)
+                    file.writelines(map(json_line, batch))
             found = np.frombuffer(digests, np.uint64) if digests else np.empty(0, np.uint64)
             keys = np.frombuffer(bands, np.uint64) if bands else np.empty(0, np.uint64)
             with atomic_write(self.work / "keys" / named(number, ".npz"), "wb") as file:
