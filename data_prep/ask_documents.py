@@ -36,7 +36,7 @@ from typing import NamedTuple
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import atomic_write, vacant, write_json
 from data_prep.common.numbers import check_at_least
-from data_prep.common.text import counted
+from data_prep.common.text import counted, file_names
 from data_prep.questions.asking import ask_checkpoint, ask_server, cost, digest
 from data_prep.questions.facts import KINDS, Fact, facts
 from data_prep.questions.replies import PROMPT, SHORTEST_SPAN, judged, messages, read_template, spans
@@ -62,7 +62,7 @@ WITH_CHECKPOINT = {"batch_size": 16}
 class Source(NamedTuple):
     """A document to ask about."""
 
-    id: str
+    id: str  # of no other document: its own, or the file and row by the shortest path that tells the files apart
     text: str
     file: str
     heading: str
@@ -156,7 +156,7 @@ def read_sources(arguments: argparse.Namespace) -> list[Source]:
     """The documents, and which of them are held out: by the file that they come from, and the seed."""
     counts: Counter = Counter()
     bad_rows = BadRows(arguments.on_bad, f"{arguments.output}.bad_rows.quarantine.jsonl")
-    found = []
+    found, own_ids, files = [], [], []
     for text, row in documents(arguments.documents, arguments.text_column, bad_rows, counts):
         fields = row.value if isinstance(row.value, dict) else {}
         place = {"file": str(fields.get("file") or row.path), "row": row.number}
@@ -165,7 +165,10 @@ def read_sources(arguments: argparse.Namespace) -> list[Source]:
         position = int.from_bytes(hashlib.sha256(f"{arguments.seed} {key}".encode()).digest()[:8], "big") / 2**64
         held_out = arguments.heldout is not None and position < arguments.heldout_fraction
         heading = fields.get("heading") if isinstance(fields.get("heading"), str) else ""
-        found.append(Source(identify(row)[0], text, place["file"], heading, place, held_out))
+        found.append(Source("", text, place["file"], heading, place, held_out))
+        identifier, told = identify(row)
+        own_ids.append(identifier if fields.get("id") is not None and told is row else None)
+        files.append(row.path)
     for line in reading_counts(bad_rows, counts):
         print(line)
     if arguments.heldout is not None and len({source.held_out for source in found}) == 1:
@@ -173,7 +176,11 @@ def read_sources(arguments: argparse.Namespace) -> list[Source]:
             f"--heldout_fraction {arguments.heldout_fraction}: of {counted(len(found), 'document')} "
             f"{'all are' if found[0].held_out else 'none is'} held out; give another fraction, another --seed or more documents"
         )
-    return found
+    times, names = Counter(own_ids), file_names(dict.fromkeys(files))
+    return [
+        source._replace(id=own if own and times[own] == 1 else f"{names[file]}:{source.place['row']}")
+        for source, own, file in zip(found, own_ids, files, strict=True)
+    ]
 
 
 def conversation(key: str, question: str, answer: str, source: dict) -> dict:

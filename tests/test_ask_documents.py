@@ -230,6 +230,38 @@ def test_documents_are_held_out_whole_by_the_file_that_they_come_from(ask, tmp_p
     assert code == 1 and "--heldout_fraction 0.1: of 2 documents none is held out; give another fraction" in err
 
 
+def test_files_of_one_name_and_rows_of_one_id_are_documents_of_their_own(tmp_path, command):
+    texts = [
+        f"# Part {part}\n\nIt has number {part}0.\n\n# More of {part}\n\nIt has number {part}1." for part in range(6)
+    ]
+    for name, rows in (
+        ("a/documents", [{"text": texts[0]}, {"text": texts[1], "id": "x"}]),
+        ("b/documents", [{"text": texts[2]}, {"text": texts[3], "id": "x"}]),
+        ("other", [{"text": texts[4]}, {"text": texts[5], "id": "y"}]),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    files = [tmp_path / f"{name}.jsonl" for name in ("a/documents", "b/documents", "other")]
+    options = ("--kinds", "heading", "--wordings_per_question", 1)
+    for most in (1, 2):  # --questions_per_document
+        output = tmp_path / f"{most}.json"
+        given = (*options, "--questions_per_document", most, "--output", output)
+        code, _, err = command(ask_documents, *files, *given)
+        assert code == 0, err
+        ids = [row["id"] for row in json.loads(output.read_text())]
+        assert len(set(ids)) == len(ids)
+        # Another file's rows have no part in a document's own number of questions.
+        names = [
+            "a/documents.jsonl:1",
+            "a/documents.jsonl:2",
+            "b/documents.jsonl:1",
+            "b/documents.jsonl:2",
+            "other.jsonl:1",
+            "y",
+        ]
+        assert Counter(each.split("/heading/")[0] for each in ids) == dict.fromkeys(names, most)
+
+
 def test_chinese_is_asked_in_chinese(ask):
     _, _, _, written = ask([{"text": CHINESE}])
     assert len(written["out.json"]) == 12
