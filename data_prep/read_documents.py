@@ -10,7 +10,7 @@ Reads .txt .md .rst .ipynb as they are, and with the extra `documents` (pip inst
                                section a line: what train_tokenizer, clean_corpus, hold_out and mix_corpus read
     documents_heldout.jsonl    the same of the documents that are held out, whole documents each: a command that is given the
                                folder refuses it, and asks which of the two files is meant
-    report.json                every file that was not read and why, what was left out, duplicates, the split
+    report.json                every file that was not read and why, or not whole, what was left out, duplicates, the split
 
 Headers, footers and page numbers that repeat from page to page are removed, and so are sections that are, or nearly are,
 the same as one before (corpus/near_duplicates.py). The text of a document and the seed decide whether it is held out: what
@@ -79,6 +79,8 @@ def read_all(files: list[str], limits: Limits, whole: bool, seed: int, path: Pat
             left_out += converted.left_out
             if converted.repeated:
                 report["repeated_lines"].append({"file": file, "examples": converted.repeated})
+            if converted.missing:
+                report["missing_parts"].append({"file": file, "missing": converted.missing})
             rows = list(rows_of(file, converted, whole))
             for row in rows:
                 output.write(json.dumps({**row, "document": len(documents)}, ensure_ascii=False) + "\n")
@@ -166,6 +168,10 @@ def not_read_lines(not_read: list[dict]) -> list[str]:
 def summary(report: dict, output: Path) -> list[str]:
     """What was done, for the screen."""
     lines = not_read_lines(report["not_read"])
+    if lacking := report["missing_parts"]:
+        found = [f"{entry['file']} ({', '.join(entry['missing'][:NAMED])})" for entry in lacking]
+        more = f", and {len(found) - NAMED:,} more in the report" if len(found) > NAMED else ""
+        lines.append(printable(f"{counted(len(found), 'file')} incomplete: {', '.join(found[:NAMED])}{more}"))
     if left_out := report["left_out"]:
         lines.append("left out: " + ", ".join(f"{count:,} {what}" for what, count in left_out.items()))
     duplicates, train, heldout = report["duplicates"], report["train"], report["heldout"]
@@ -222,7 +228,13 @@ def main() -> None:
     arguments = parser.parse_args()
     files = checked(arguments)
     limits = Limits(arguments.max_pages, arguments.time_limit, arguments.memory_limit)
-    report: dict = {"files": len(files), "not_read": [], "repeated_lines": [], "duplicates": {"examples": []}}
+    report: dict = {
+        "files": len(files),
+        "not_read": [],
+        "repeated_lines": [],
+        "missing_parts": [],
+        "duplicates": {"examples": []},
+    }
     with atomic_folder(arguments.output_dir) as folder:
         path = folder / "rows.jsonl"
         documents = read_all(files, limits, arguments.rows == "document", arguments.seed, path, report)

@@ -281,6 +281,127 @@ def test_what_is_written_is_a_corpus_as_it_is(made, monkeypatch, tmp_path):
     assert [row["text"] for row in read_jsonl(tmp_path / "c" / "documents.jsonl")] == [row["text"] for row in rows]
 
 
+def texts_of(monkeypatch, folder: Path) -> dict[str, str]:
+    """{file name: its text, or the kind and the reason why it was not read} of a folder, by the command."""
+    output = folder.parent / "out"
+    run(monkeypatch, folder, "--output_dir", output, "--fraction", 0, "--threshold", 1, "--rows", "document")
+    report = read_json(output / "report.json")
+    assert report["duplicates"]["exact"] == 0
+    refused = {Path(each["file"]).name: f"{each['kind']}: {each['reason']}" for each in report["not_read"]}
+    return {Path(row["file"]).name: row["text"] for row in rows_in(output)} | refused
+
+
+def test_a_page_has_the_encoding_that_browsers_take_for_it(monkeypatch, tmp_path):
+    many = b"x" * 5000
+    pages = {
+        "latin": (b"<meta charset=iso-8859-1><p>\x93it\x92s\x94 \x80 caf\xe9 1", "“it’s” € café 1"),
+        "latin1": (b"<meta charset=latin1><p>\x93it\x92s\x94 2", "“it’s” 2"),
+        "ascii": (b"<meta charset='us-ascii'><p>\x93it\x92s\x94 3", "“it’s” 3"),
+        "turkish": (b"<meta charset=iso-8859-9><p>\xfd\x80", "ı€"),
+        "japanese": (b"<meta charset=x-sjis><p>\x82\xa0\x87\x40", "あ①"),
+        "korean": (b"<meta charset=euc-kr><p>\x8c\xd9", "뚖"),
+        "sixteen": (b"<meta charset=utf-16><p>\xc3\xa9 4", "é 4"),
+        "marked": ("<meta charset=latin1><p>é 5".encode("utf-16"), "é 5"),
+        "xml": (b"<?xml version='1.0' encoding='ISO-8859-1'?><html><body><p>\xe9 6</p></body></html>", "é 6"),
+        "comment": (b"<!-- <meta charset=big5> --><meta charset=latin1><p>\xe9 7", "é 7"),
+        "late": (b"<head><script>" + many + b"</script><meta charset=latin1><body><p>\xe9 8", "é 8"),
+        "code": (b"<body><pre>&lt;meta charset=latin1></pre><p>\xc3\xa9 9", "```\n<meta charset=latin1>\n```\n\né 9"),
+        "odd": (b"<meta charset=hex><p>61", "unreadable: it says that it is hex, and is not: save the file as UTF-8"),
+    }
+    (tmp_path / "pages").mkdir()
+    for name, (content, _) in pages.items():
+        (tmp_path / "pages" / f"{name}.html").write_bytes(content)
+    assert texts_of(monkeypatch, tmp_path / "pages") == {f"{name}.html": text for name, (_, text) in pages.items()}
+
+
+def test_a_page_without_its_optional_end_tags_keeps_its_text_and_form(monkeypatch, tmp_path):
+    table = "<table><thead><tr><th>a<th>b<tbody><tr><td>1<td>x|y<tr><td>2<td><table><tr><td>in</table></table>"
+    pages = {
+        "head": ("<html><head><title>T</title><meta charset=utf-8><body><h1>A</h1><p>text", "# A\n\ntext"),
+        "no_body": ("<head><title>T</title><p>alone", "# T\n\nalone"),
+        "outside": ("<html><p>before<body><p>in it</body><p>after</html>", "before\n\nin it\n\nafter"),
+        "items": (
+            "<ul><li>one<li>two<ul><li>deep<li>deeper</ul><li>three</ul>",
+            "* one\n* two\n  + deep\n  + deeper\n* three",
+        ),
+        "terms": ("<dl><dt>c<dd>first<dt>d<dd>second</dl>", "c\n:   first\n\nd\n:   second"),
+        "table": (table, "| a | b |\n| --- | --- |\n| 1 | x\\|y |\n| 2 | |  | | --- | | in | |"),
+        "many": ("<h1>M</h1>" + "<p>x" * 2000 + "<h2>N</h2><p>y", "# M\n\n" + "x\n\n" * 2000 + "## N\n\ny"),
+        "blocks": ("<details><summary>S</summary>body</details><center>C</center>D", "S\n\nbody\n\nC\n\nD"),
+        "noscript": ("<p>e<noscript><p>Please enable it</noscript>", "e"),
+        "icon": ("<title>Real</title><svg><title>icon</title></svg><h1><img src=a></h1><p>f", "# Real\n\nf"),
+        "drawn": ("<svg><title>icon</title></svg><p>g", "g"),
+        "marks": ("<?php echo 1 ?><!DOCTYPE html><!-- c --><p>h<![CDATA[ i]]>", "h i"),
+    }
+    (tmp_path / "pages").mkdir()
+    for name, (content, _) in pages.items():
+        (tmp_path / "pages" / f"{name}.html").write_text(content, encoding="utf-8")
+    assert texts_of(monkeypatch, tmp_path / "pages") == {f"{name}.html": text for name, (_, text) in pages.items()}
+
+
+def test_a_book_is_read_by_whatever_prefix_and_what_it_lacks_is_named(monkeypatch, tmp_path, capsys):
+    whole = epub(["<h1>One</h1><p>Once.</p>", "<h1>Two</h1><p>Twice.</p>"])
+    opf = whole["OEBPS/book.opf"]
+    prefixed = (
+        opf.replace('xmlns="', 'xmlns:opf="').replace("<dc:", "<d:").replace("</dc:", "</d:").replace(":dc=", ":d=")
+    )
+    for tag in ("package", "metadata", "manifest", "item ", "spine", "itemref"):
+        prefixed = prefixed.replace(f"<{tag}", f"<opf:{tag}").replace(f"</{tag}", f"</opf:{tag}")
+    container = (
+        whole["META-INF/container.xml"].replace("<", "<o:").replace("<o:/", "</o:").replace("xmlns=", "xmlns:o=")
+    )
+    books = {
+        "prefixed": whole
+        | {"OEBPS/book.opf": prefixed.replace("Tales", "Fables"), "META-INF/container.xml": container},
+        "lacking": {name: part for name, part in whole.items() if name != "OEBPS/c0.xhtml"},
+        "unlisted": whole | {"OEBPS/book.opf": opf.replace('<item id="c1', '<item id="d1').replace("Tales", "Lists")},
+        "bare": {name: part for name, part in whole.items() if not name.startswith("OEBPS/c")},
+        "spineless": whole | {"OEBPS/book.opf": opf.replace("itemref", "thing")},
+        "pictures": epub(["<img src='a.png'/>"]),
+        "latin": epub(["<p>caf\xe9</p>"]),
+        "unpacked": {name: part for name, part in whole.items() if name != "META-INF/container.xml"},
+    }
+    chapter = books["latin"]["OEBPS/c0.xhtml"]
+    books["latin"]["OEBPS/c0.xhtml"] = f"<?xml version='1.0' encoding='iso-8859-1'?>{chapter}".encode("latin-1")
+    (tmp_path / "books").mkdir()
+    for name, parts in books.items():
+        zipped(tmp_path / "books" / f"{name}.epub", parts)
+    assert texts_of(monkeypatch, tmp_path / "books") == {
+        "prefixed.epub": "**Title:** Fables\n\n# One\n\nOnce.\n\n# Two\n\nTwice.",
+        "lacking.epub": "**Title:** Tales\n\n# Two\n\nTwice.",
+        "unlisted.epub": "**Title:** Lists\n\n# One\n\nOnce.",
+        "latin.epub": "**Title:** Tales\n\ncafé",
+        "bare.epub": "unreadable: none of its 2 chapters is in it: OEBPS/c0.xhtml, OEBPS/c1.xhtml",
+        "spineless.epub": "unreadable: a broken .epub (OEBPS/book.opf lists no chapters)",
+        "pictures.epub": "empty: no text in it",
+        "unpacked.epub": "unreadable: a broken .epub (KeyError: \"There is no item named 'META-INF/container.xml' in the archive\")",
+    }
+    report = read_json(tmp_path / "out" / "report.json")
+    lacking, unlisted = (str(tmp_path / "books" / f"{name}.epub") for name in ("lacking", "unlisted"))
+    assert report["missing_parts"] == [
+        {"file": lacking, "missing": ["OEBPS/c0.xhtml"]},
+        {"file": unlisted, "missing": ["c1.xhtml"]},
+    ]
+    assert report["left_out"] == {"chapters that are not in their EPUB": 2}
+    out = capsys.readouterr().out
+    assert f"2 files incomplete: {lacking} (OEBPS/c0.xhtml), {unlisted} (c1.xhtml)\n" in out
+    assert "left out: 2 chapters that are not in their EPUB\n" in out
+
+
+def test_a_line_break_in_a_slide_does_not_join_two_words(monkeypatch, tmp_path):
+    import pptx
+
+    deck = pptx.Presentation()
+    slide = deck.slides.add_slide(deck.slide_layouts[1])
+    slide.shapes.title.text, slide.placeholders[1].text = "First\vline", "one\vtwo\nthree"
+    table = slide.shapes.add_table(2, 1, 0, 10**7, 100, 100).table
+    table.cell(0, 0).text, table.cell(1, 0).text = "a\vb", "c"
+    (tmp_path / "decks").mkdir()
+    deck.save(tmp_path / "decks" / "deck.pptx")
+    text = "# First line\none\ntwo\nthree\n| a b |\n| --- |\n| c |"
+    assert texts_of(monkeypatch, tmp_path / "decks") == {"deck.pptx": text}
+
+
 def write_notes(folder: Path, numbers) -> None:
     folder.mkdir(exist_ok=True)
     for number in numbers:

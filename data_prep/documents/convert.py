@@ -31,11 +31,14 @@ def convert(path: str, limits: Limits) -> Converted:
         from data_prep.documents.pdf import convert_pdf
 
         return convert_pdf(data, limits.max_pages)
-    if kind in (".html", ".htm", ".xhtml", ".docx", ".pptx", ".epub", ".xlsx"):
+    if kind == ".epub":
+        from data_prep.documents.epub import convert_epub
+
+        return convert_epub(data)
+    if kind in (".html", ".htm", ".xhtml", ".docx", ".pptx", ".xlsx"):
         from data_prep.documents import markup
 
-        by = {".docx": markup.convert_docx, ".pptx": markup.convert_pptx, ".epub": markup.convert_epub}
-        by |= {".xlsx": markup.convert_xlsx}
+        by = {".docx": markup.convert_docx, ".pptx": markup.convert_pptx, ".xlsx": markup.convert_xlsx}
         return by.get(kind, markup.convert_html)(data)
     from data_prep.documents import text_files
 

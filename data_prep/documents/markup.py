@@ -1,4 +1,4 @@
-"""HTML, Word, PowerPoint and EPUB as Markdown, by markitdown's converters; Excel by openpyxl.
+"""HTML, Word and PowerPoint as Markdown, by markitdown's converters; Excel by openpyxl.
 
 The converters are called by name: markitdown would otherwise guess the format from the content, and fetch addresses.
 HTML goes through markitdown too. Of eight manuals (of Node.js, Valgrind, bzip2, libxslt, libtasn1, Underscore, Expat and
@@ -11,64 +11,44 @@ from collections import Counter
 from io import BytesIO
 
 from data_prep.documents.archives import check_archive
-from data_prep.documents.sections import LONGEST, Converted, NotRead, Section, by_heading, decoded, finished
+from data_prep.documents.page_encoding import html_text
+from data_prep.documents.sections import LONGEST, Converted, NotRead, Section, by_heading, finished
 
-# As text for a model: no addresses, no images, no backslashes before the characters that Markdown uses.
-PLAIN = {"strip": ["a", "img"], "escape_asterisks": False, "escape_underscores": False, "escape_misc": False}
-NOT_TEXT = ("script", "style", "template", "noscript", "svg", "iframe", "object", "head", "title")
 AROUND = "nav, aside, footer, button, [role=navigation], [role=search], [role=contentinfo]"
 PERMALINK = ("#", "¶", "§", "")  # the text of a heading's link to itself
-CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([\w.:-]+)", re.I)
-HEAD = 4096  # bytes in which a page names its encoding
 IMAGE = re.compile(r"!\[([^\]\n]*)\]\([^)\n]*\)")
+ON_ONE_LINE = re.compile(r"^[#|].*", re.M)  # a title, a row of a table
 SLIDE = re.compile(r"^<!-- Slide number: (\d+) -->$", re.M)
 
 
 def convert_html(data: bytes) -> Converted:
     """A page without what stands around its text: menus, asides, the footer."""
-    from bs4 import BeautifulSoup
-    from markitdown.converters import HtmlConverter
+    from data_prep.documents.page_tree import HEADINGS, as_markdown, page_tree
 
-    soup, left_out = BeautifulSoup(html_text(data), "html.parser"), Counter()
-    title = " ".join(soup.title.get_text().split()) if soup.title else ""
-    for element in soup(NOT_TEXT):
-        element.decompose()
+    (soup, title), left_out = page_tree(html_text(data)), Counter()
     mains = [main for main in soup.select("main, [role=main]") if main.get_text(strip=True)]
     everything = len(soup.get_text())
     body = mains[0] if len(mains) == 1 else soup
     for element in body.select(AROUND):
         if not element.decomposed:
             element.decompose()
-    text = body.get_text()
-    left_out["characters of menus and the like"] = everything - len(text)
-    for link in body.select(":is(h1, h2, h3, h4, h5, h6) a"):
-        if link.get_text(strip=True) in PERMALINK:
-            link.decompose()
-    left_out["images"] = len(body("img"))
-    for image in body("img"):
-        image.decompose()
-    markdown = HtmlConverter().convert_string(str(body), **PLAIN).markdown
-    if title and markdown.strip() and not body.h1:
+    left_out["characters of menus and the like"] = everything - len(body.get_text())
+    for heading in body(HEADINGS):
+        for link in heading("a"):
+            if link.get_text(strip=True) in PERMALINK:
+                link.decompose()
+    titled = any(heading.get_text(strip=True) for heading in body("h1"))
+    markdown = as_markdown(body, left_out)
+    if title and markdown.strip() and not titled:
         markdown = f"# {title}\n\n{markdown}"
     return finished(by_heading(markdown), left_out)
-
-
-def html_text(data: bytes) -> str:
-    """A page decoded as its byte order mark or its <meta> says, otherwise as UTF-8."""
-    named = CHARSET.search(data[:HEAD])
-    if not named or data.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")):
-        return decoded(data)
-    encoding = named[1].decode("ascii").lower()
-    encoding = "gb18030" if encoding in ("gb2312", "gbk") else encoding  # which holds both, as browsers read them
-    try:
-        return data.decode(encoding).replace("\r\n", "\n")
-    except (LookupError, UnicodeDecodeError):
-        raise NotRead("unreadable", f"it says that it is {encoding}, and is not: save the file as UTF-8") from None
 
 
 def converted_by(converter, data: bytes, ending: str) -> str:
     """The Markdown that a converter of markitdown makes of a file. Raises NotRead for one that it cannot read."""
     from markitdown import StreamInfo
+
+    from data_prep.documents.page_tree import PLAIN
 
     try:
         return converter.convert(BytesIO(data), StreamInfo(extension=ending), **PLAIN).markdown
@@ -96,19 +76,13 @@ def convert_docx(data: bytes) -> Converted:
     return finished(by_heading(converted_by(DocxConverter(), data, ".docx")), left_out)
 
 
-def convert_epub(data: bytes) -> Converted:
-    from markitdown.converters import EpubConverter
-
-    check_archive(data, ".epub")
-    return finished(by_heading(converted_by(EpubConverter(), data, ".epub")))
-
-
 def convert_pptx(data: bytes) -> Converted:
     """The slides with their notes; of pictures the description is kept."""
     from markitdown.converters import PptxConverter
 
     check_archive(data, ".pptx")
     text, images = IMAGE.subn(r"\1", converted_by(PptxConverter(), data, ".pptx"))
+    text = ON_ONE_LINE.sub(lambda line: line[0].replace("\v", " "), text).replace("\v", "\n")  # a line break is a \v
     _, *slides = SLIDE.split(text)
     pages = [Section(slide.strip(), int(number)) for number, slide in zip(slides[::2], slides[1::2], strict=True)]
     return finished(pages, Counter({"images": images}))

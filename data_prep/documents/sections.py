@@ -45,6 +45,7 @@ class Converted(NamedTuple):
     sections: list[Section]
     left_out: Counter  # {what: number}, of all that is in the file and not in the sections
     repeated: list[str] = []  # the first headers and footers that were removed
+    missing: list[str] = []  # parts that it names and that are not in the file
 
 
 def decoded(data: bytes) -> str:
