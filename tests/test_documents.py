@@ -49,6 +49,15 @@ def test_headings_in_markdown():
     ]
 
 
+def test_code_within_a_line_opens_no_fence():
+    text = "# A\n``` one ``` is code\n\n# B\nx\n````py\n# no\n```\n# no\n````\n# C\ny"
+    assert told(text) == [
+        ("A", "# A\n``` one ``` is code"),
+        ("B", "# B\nx\n````py\n# no\n```\n# no\n````"),
+        ("C", "# C\ny"),
+    ]
+
+
 def test_headings_in_restructuredtext():
     text = "****\nBook\n****\nby me\n\nOne\n===\na\n\nDeep\n----\nb\n\n  no\n  --\nTwo\n===\nc\n\nLong title\n---\nd"
     assert told(text, rst_headings) == [

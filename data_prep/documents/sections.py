@@ -9,7 +9,7 @@ LONGEST = 1 << 24  # characters of a document: as JSON it stays below the longes
 DEEPER = " > "  # between a heading and the one below it
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
 ATX = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$")
-FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+FENCE = re.compile(r" {0,3}(`{3,}(?!.*`)|~{3,})")  # "``` a ```" is code within a line
 SETEXT = re.compile(r" {0,3}(=+|-{2,})[ \t]*$")
 UNDERLINE = re.compile(r"([=\-`:'\"~^_*+#<>.])\1+[ \t]*$")  # of a title in reStructuredText
 
