@@ -20,8 +20,8 @@ share none: one for --output, one for --prompts (the same questions for rankings
 With --model a language model writes them, a checkpoint or the model of an OpenAI-compatible server (--url; its key, if it
 needs one, from the environment variable OPENAI_API_KEY). An answer is taken if its words stand in the part of the document
 that the model was shown, and every number does; the others, and what the model itself calls unanswerable, questions asked
-before and replies that are no JSON are in OUTPUT.quarantine.jsonl with the reason. Replies are kept in a journal beside
-the output: the same command, run again, goes on. What it cost is printed.
+before, replies that are no JSON and prompts that the server refuses are in OUTPUT.quarantine.jsonl with the reason. Replies
+are kept in a journal beside the output: the same command, run again, goes on. What it cost is printed.
 """
 
 import argparse
@@ -281,11 +281,11 @@ def with_model(sources: list[Source], arguments: argparse.Namespace, template, k
                 arguments.timeout,
                 arguments.retries,
             )
-            ask_server(Server(arguments.url, arguments.model, key, *how), prompts, journal, arguments.concurrency)
+            server = Server(arguments.url, arguments.model, key, *how)
+            replies = ask_server(server, prompts, journal, arguments.concurrency)
         else:
             how = (arguments.max_new_tokens, arguments.temperature, arguments.batch_size, arguments.seed)
-            ask_checkpoint(arguments.model, prompts, journal, *how)
-        replies = [journal.rankings[index] for index in range(len(prompts))]
+            replies = ask_checkpoint(arguments.model, prompts, journal, *how)
     rows: dict[str, list[dict]] = {"output": [], "heldout": []}
     bad, asked, per_document = [], set(), Counter()
     for span, reply in zip(parts, replies, strict=True):

@@ -11,9 +11,9 @@ task takes every so many-th file; duplicates are found by one task, with about 2
 need one file system.
 
 The output folder holds `documents/` (JSONL, a file for each of the corpus, which data_prep/mix_corpus.py reads),
-`report.json`, and with --tokenizer `tokens/`, the ids in the order of the files, which recipes/pretrain.py reads. Until it
-is complete there is `.NAME.unfinished` beside it, with datatrove's logs: the same command resumes, and does not repeat the
-tasks that have ended.
+`report.json`, and with --tokenizer, if a document is left, `tokens/`, the ids in the order of the files, which
+recipes/pretrain.py reads. Until it is complete there is `.NAME.unfinished` beside it, with datatrove's logs: the same
+command resumes, and does not repeat the tasks that have ended.
 """
 
 import argparse
@@ -24,10 +24,10 @@ import sys
 from pathlib import Path
 
 from data_prep.common.errors import InputError, run_main
-from data_prep.common.files import existing, read_json, vacant, write_json
+from data_prep.common.files import existing, locked_work, read_json, vacant, write_json
 from data_prep.common.numbers import check_at_least
 from data_prep.corpus.languages import method
-from data_prep.corpus.rules import add_options, files_and_rules
+from data_prep.corpus.rules import Rules, add_options, files_and_rules
 from data_prep.readers.documents import stamps
 from data_prep.tokens.shards import SHARD_TOKENS
 
@@ -91,6 +91,32 @@ def run_in_order(executors: list) -> None:
             )
 
 
+def steps_of(arguments: argparse.Namespace, files: list[str], rules: Rules, settings: dict, output: Path) -> list:
+    """The executors, one after the other, that make `output` of the files."""
+    from data_prep.corpus import datatrove_blocks as blocks  # slow to import
+
+    work, number, threshold = arguments.work.absolute(), len(files), arguments.threshold
+    tasks, executor = min(arguments.tasks, number), executor_of(arguments)
+    filtered = executor(
+        [
+            blocks.Read(files, arguments.text_column, arguments.on_bad, work),
+            blocks.Filter(rules, work),
+            blocks.Sign(number, threshold, work),
+        ],
+        "filter",
+        tasks,
+        None,
+    )
+    compared = executor([blocks.FindDuplicates(number, threshold, work)], "compare", 1, filtered)
+    written = executor(
+        [blocks.Write(number, arguments.tokenizer, arguments.shard_tokens, work)], "write", tasks, compared
+    )
+    reported = executor(
+        [blocks.Report(number, arguments.tokenizer, settings, work, output.absolute())], "report", 1, written
+    )
+    return [filtered, compared, written, reported]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
@@ -117,51 +143,31 @@ def main() -> None:
     if arguments.tokenizer:
         existing(arguments.tokenizer, "python -m data_prep.train_tokenizer")
     files, rules = files_and_rules(arguments)
-    tasks = min(arguments.tasks, len(files))
-
-    arguments.work = work = output.parent / f".{output.name}.unfinished"
-    elsewhere = ("output_dir", "work", "workers", "executor", "memory_gb", "slurm_partition", "slurm_time")
+    elsewhere = ("output_dir", "workers", "executor", "memory_gb", "slurm_partition", "slurm_time")
     settings = {key: value for key, value in vars(arguments).items() if key not in elsewhere}
     settings |= {"language_by": method()}
     inputs = {"settings": settings, "files": stamps(files), "evaluation": stamps(list(rules.evaluation))}
-    if (work / "run.json").exists() and read_json(work / "run.json") != inputs:
-        raise InputError(
-            f"{work}: left by a run with other files or settings: remove it, or give another --output_dir"
-        )
-    write_json(work / "run.json", inputs)
-
-    from data_prep.corpus import datatrove_blocks as blocks  # slow to import
-
-    work, number, threshold = work.absolute(), len(files), arguments.threshold
-    executor = executor_of(arguments)
-    filtered = executor(
-        [
-            blocks.Read(files, arguments.text_column, arguments.on_bad, work),
-            blocks.Filter(rules, work),
-            blocks.Sign(number, threshold, work),
-        ],
-        "filter",
-        tasks,
-        None,
-    )
-    compared = executor([blocks.FindDuplicates(number, threshold, work)], "compare", 1, filtered)
-    written = executor(
-        [blocks.Write(number, arguments.tokenizer, arguments.shard_tokens, work)], "write", tasks, compared
-    )
-    reported = executor(
-        [blocks.Report(number, arguments.tokenizer, settings, work, output.absolute())], "report", 1, written
-    )
-    if arguments.executor == "slurm":
-        reported.run()  # submits those before it
-        print(f"submitted; {output} appears when the last job, clean-report, has ended; logs are in {work}/logs")
-        return
-    run_in_order([filtered, compared, written, reported])
-    report = read_json(output / "report.json")
-    shutil.rmtree(work)
+    with locked_work(output) as work:
+        arguments.work = work
+        if (work / "run.json").exists() and read_json(work / "run.json") != inputs:
+            raise InputError(
+                f"{work}: left by a run with other files or settings: remove it, or give another --output_dir"
+            )
+        write_json(work / "run.json", inputs)
+        steps = steps_of(arguments, files, rules, settings, output)
+        if arguments.executor == "slurm":
+            steps[-1].run()  # submits those before it
+            print(f"submitted; {output} appears when the last job, clean-report, has ended; logs are in {work}/logs")
+            return
+        run_in_order(steps)
+        report = read_json(output / "report.json")
+        shutil.rmtree(work)
     print(*report["reading"], sep="\n", end="\n" if report["reading"] else "")
     for kind, removed in report["filtered"].items():
         print(f"{kind}: {removed['documents']:,} documents, {removed['bytes']:,} bytes")
     print(f"{report['documents_in']:,} documents in, {report['documents_out']:,} out; they are in {output}/documents")
+    if arguments.tokenizer and not report["documents_out"]:
+        print("no document is left: there are no tokens")
 
 
 if __name__ == "__main__":

@@ -32,10 +32,10 @@ from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import existing, unfinished, vacant
 from data_prep.common.yaml_file import read_yaml
 from data_prep.corpus.mixture import Source, mix
-from data_prep.corpus.mixture_plan import Estimate, disk_line, estimate, plan_table, realised_table
+from data_prep.corpus.mixture_plan import Estimate, disk_line, estimate, needed_tokens, plan_table, realised_table
 from data_prep.rows.bad_rows import ON_BAD
 from data_prep.rows.read import HUB, data_files, is_glob
-from data_prep.tokens.corpus_tokens import CorpusTokenizer, load_tokenizer, tokenize_source
+from data_prep.tokens.corpus_tokens import CorpusTokenizer, enough, load_tokenizer, tokenize_source
 from data_prep.tokens.shards import SHARD_TOKENS, ShardWriter, token_dtype, write_index
 
 HUB_MODEL = re.compile(r"\w[\w.-]*/[\w.-]+")
@@ -76,6 +76,12 @@ def read_config(path: str | Path) -> dict:
             check_text(path, f"source {name}: each of files", file)
             if not (file.startswith(HUB) or is_glob(file)):
                 existing(file)
+    unweighted = [name for name, source in config["sources"].items() if "weight" not in source]
+    if 0 < len(unweighted) < len(config["sources"]):
+        raise InputError(
+            f"{path}: found no weight of {', '.join(unweighted)}, but of the others; expected one of every source, or of none: "
+            "then all are read equally often"
+        )
     if not names_hub_model(config["tokenizer"]):
         existing(config["tokenizer"], "python -m data_prep.train_tokenizer")
     return config
@@ -138,11 +144,10 @@ def tokenized_sources(
 ) -> list[Source]:
     """Every source as shards in `work`, created or resumed."""
     buffer, shard_tokens = config.get("shuffle_buffer", 10_000), config.get("shard_tokens", SHARD_TOKENS)
-    # How much of a source is enough is known in advance only if its weight does not depend on its length.
-    weighted = len(files) == 1 or all("weight" in source for source in config["sources"].values())
-    most = (config["total_tokens"], buffer) if "total_tokens" in config and weighted else None
+    needed = needed_tokens(config)
     sources = []
     for name, source in config["sources"].items():
+        most = (needed[name], buffer) if needed[name] < math.inf else None
         shards = tokenize_source(
             work / name,
             files[name],
@@ -155,7 +160,8 @@ def tokenized_sources(
         )
         # The default weight is the length: if no source has a weight, all are read equally often.
         weight = source.get("weight", len(shards))
-        sources.append(Source(name, shards, weight, source.get("max_epochs"), buffer, config.get("seed", 42)))
+        whole = most is None or not enough(len(shards), shards.documents, *most)
+        sources.append(Source(name, shards, weight, source.get("max_epochs"), buffer, config.get("seed", 42), whole))
     return sources
 
 
@@ -174,7 +180,7 @@ def write_mixture(folder: Path, sources: list[Source], total_tokens: int, config
             "tokens": source.tokens,
             "documents": source.documents,
             "bytes": source.bytes,
-            "passes": source.tokens / len(source.shards),
+            "passes" if source.whole else "passes_at_most": source.passes,
         }
         for source in sources
     }

@@ -192,7 +192,67 @@ def test_a_refusal_is_one_line_without_the_key_and_is_not_tried_again(reply, say
     with serving({"": reply}) as server:
         code, out, err, rows, _ = ask([BRIDGE], "--url", server.url, "--model", "m", "--api_key_env", "MY_KEY")
     assert code == 1 and rows is None and err.splitlines()[-1].startswith(f"error: {server.url}: {says}")
-    assert "Traceback" not in err and KEY[:5] not in out + err and len(server.asked) == 1
+    assert "Traceback" not in err and KEY[:5] not in out + err
+    # A bad request may be that of its prompt alone: whether a short one is refused too is asked, once.
+    asked = [[turn["content"] for turn in body["messages"]] for _, _, body in server.asked]
+    assert len(asked) == 1 + (reply[0] == 400) and asked[1:] in ([], [["Hi", "Hi"]])
+    if reply[0] == 400:
+        assert err.endswith("; it refuses a prompt of two letters too: expected a model and settings that it knows\n")
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_prompt_that_alone_is_refused_is_quarantined_and_the_others_are_asked(status, ask, tmp_path, monkeypatch):
+    """The second document is refused; a run that stops at the third goes on. In the end all three are refused."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    refusal = (status, {}, json.dumps({"error": {"message": f"filtered, with {KEY}"}}))
+    replies = {
+        BRIDGE: pairs(("Of what?", "made of steel")),
+        "Secret": refusal,
+        RIVER: [(401, {}, "gone")],
+        "Hi": "Hello.",
+    }
+    replies[RIVER] += [pairs(("How deep?", "deep enough for ships"))]
+    texts = [BRIDGE, "Secret words of the document.", RIVER]
+    with serving(replies) as server:
+        options = ("--url", server.url, "--model", "m", "--concurrency", 1, "--retries", 0)
+        code, _, err, rows, _ = ask(texts, *options)
+        assert code == 1 and rows is None and err.endswith(f"error: {server.url}: HTTP 401 Unauthorized (gone)\n")
+        asked = [body["messages"][-1]["content"] for _, _, body in server.asked]
+        assert len(asked) == 4 and asked[2] == "Hi" and BRIDGE in asked[0] and RIVER in asked[3]
+        code, out, err, rows, bad = ask(texts, *options)
+    assert code == 0, err
+    assert [row["conversations"][0]["value"] for row in rows] == ["Of what?", "How deep?"]
+    (row,) = bad
+    assert (row["file"], row["reason"], row["source"]["start"]) == ("1.md", "refused by the server", 0)
+    said = {400: "Bad Request", 413: "Request Entity Too Large", 422: "Unprocessable Entity"}[status]
+    assert row["found"] == f"HTTP {status} {said} (filtered, with [key])" and KEY not in out + err
+    assert f"{server.url}: refused 1 of 3 prompts, which count as not answered; the first: {row['found']}\n" in out
+    assert "3 spans of 3 documents: 3 written = 2 accepted + 1 quarantined" in out
+    # Two replies, the refusal and the reply to "Hi", none of them again; each reply has 10 and 3 tokens.
+    assert "cost: 4 requests, 30 prompt tokens, 9 completion tokens, as the server reports\n" in out
+    assert len(server.asked) == 4 + 3, "the refused one again, Hi, and the river"
+    (tmp_path / "out.json").unlink()
+    with serving({**replies, BRIDGE: refusal, RIVER: refusal}) as server:
+        code, _, err, rows, bad = ask(texts, "--url", server.url, "--model", "m")
+    assert code == 1 and "--output: found no question to write from 3 documents; see the quarantine" in err
+    assert [row["reason"] for row in bad] == ["refused by the server"] * 3
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
+def test_what_concerns_every_request_stops_even_where_it_comes_in_between(status, ask, tmp_path):
+    """A server that refuses one prompt, and then everything: the refusal of the short prompt says which."""
+    replies = {BRIDGE: pairs(("Of what?", "made of steel")), RIVER: (400, {}, "odd"), "Hi": (status, {}, "no credit")}
+    with serving(replies) as server:
+        options = ("--url", server.url, "--model", "m", "--concurrency", 1, "--retries", 1)
+        code, _, err, rows, _ = ask([BRIDGE, RIVER], *options)
+        assert code == 1 and rows is None and f"HTTP {status} " in err and err.count("error: ") == 1
+        assert not (tmp_path / "out.json.quarantine.jsonl").exists()
+        replies["Hi"] = (400, {}, "no credit")
+        code, _, err, rows, _ = ask([BRIDGE, RIVER], *options)
+    assert code == 1 and err.splitlines()[-1] == (
+        f"error: {server.url}: HTTP 400 Bad Request (odd); it refuses a prompt of two letters too: expected a model and "
+        "settings that it knows"
+    )
 
 
 def test_no_server_and_one_that_is_silent_are_one_line(ask):

@@ -109,6 +109,37 @@ def test_a_run_with_other_settings_and_bad_rows_are_one_line(corpus, command, tm
     assert code == 1 and "--executor slurm: expected --slurm_partition" in err
 
 
+def test_where_nothing_is_left_the_output_is_empty_and_has_no_tokens(tiny_tokenizer, command, tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "short"}, {"text": "tiny"}])
+    given = ("--corpus", tmp_path / "a.jsonl", "--tokenizer", tiny_tokenizer.name_or_path)
+    code, out, err = command(clean_cluster, *given, "--output_dir", tmp_path / "out")
+    assert code == 0, err
+    assert (
+        f"2 documents in, 0 out; they are in {tmp_path}/out/documents\nno document is left: there are no tokens\n"
+        in out
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["documents", "report.json"]
+    assert (tmp_path / "out" / "documents" / "00000.jsonl").read_text() == ""
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["documents_out"] == report["bytes_out"] == 0 and report["filtered"]["too short"]["documents"] == 2
+    assert not (tmp_path / ".out.unfinished").exists()
+
+
+def test_a_second_run_in_the_same_output_is_refused_while_the_first_works(corpus, command, tmp_path, monkeypatch):
+    given, sign, refused = ("--corpus", *corpus, "--output_dir", tmp_path / "out"), datatrove_blocks.Sign.run, []
+
+    def signing(self, data, rank=0, world_size=1):
+        refused.append(command(clean_cluster, *given))
+        return sign(self, data, rank, world_size)
+
+    monkeypatch.setattr(datatrove_blocks.Sign, "run", signing)
+    code, _, err = command(clean_cluster, *given)
+    ((second, _, said),) = refused
+    assert second == 1 and f"error: {tmp_path}/.out.unfinished: another run is working there; wait for it" in said
+    assert code == 0 and len(kept(tmp_path / "out", "documents/*.jsonl")) == 18, err
+    assert not (tmp_path / ".out.unfinished").exists()
+
+
 def test_a_task_that_failed_runs_again_and_no_other(corpus, tiny_tokenizer, command, tmp_path, monkeypatch):
     """The second of two tasks fails in the first step; then the first in the last, between its two files."""
     given = ("--corpus", *corpus)

@@ -139,6 +139,39 @@ def test_a_server_that_fails_half_way_is_asked_for_the_rest_alone(judged, tmp_pa
     assert metrics["ties"] == 5 and metrics["cost"]["requests"] == 10 and not [*tmp_path.glob(".judge_x.*.journal")]
 
 
+def test_a_comparison_that_the_server_refuses_has_no_verdict_and_stops_no_other(
+    command, rankings, judge_at, judged, tmp_path
+):
+    """The first of the ten prompts, One? in the order good, bad: a content filter, say."""
+    refusal = (400, {}, json.dumps({"error": {"message": "filtered"}}))
+
+    def filtered(prompt: str):
+        if prompt == "Hi":
+            return "Hello."
+        return refusal if [text for _, text in shown(prompt)] == ["good", "bad"] else perfect(prompt)
+
+    code, out, err, metrics, server = judged(filtered)
+    assert code == 0, err
+    assert len(server.asked) == 11 and metrics["cost"]["requests"] == 11
+    assert metrics["pairs"] == 5 and metrics["without_verdict"] == 1
+    assert metrics["unparsable"] == {"refused by the server": 1} and metrics["agreement"][0]["pairs"] == 4
+    said = "HTTP 400 Bad Request (filtered)"
+    assert f"{server.url}: refused 1 of 10 prompts, which count as not answered; the first: {said}\n" in out
+    assert "1 without, as 1 of 10 replies cannot be read (1 refused by the server)" in out
+    first, second = [*read_jsonl(tmp_path / "judge_x_replies.jsonl")][:2]
+    assert (first["shown"], first["ranks"], first["reply"]) == (["good", "bad"], None, "")
+    assert (first["reason"], first["refused"]) == ("refused by the server", said)
+    assert second["ranks"] == [1, 0] and "refused" not in second
+    rows = [{"id": question, "prompt": question, "completions": texts} for question, texts, _ in PEOPLE]
+    write_jsonl(tmp_path / "completions.jsonl", rows)
+    with serving({EVERYTHING: filtered}) as server:
+        given = ("--by", "judge", "--judge", judge_at(server), "--completions", tmp_path / "completions.jsonl")
+        code, out, err = command(rank_completions, *given, "--output", tmp_path / "ranked.jsonl")
+    assert code == 0, err
+    assert [row["id"] for row in read_jsonl(tmp_path / "ranked.jsonl")] == ["Two?", "Three?"]
+    assert "ranked the answers to 2 of 3 prompts by" in out and "left out: 1 without a verdict" in out
+
+
 def test_all_answers_at_once_are_asked_about_in_both_orders(judged):
     code, _, err, metrics, server = judged(perfect, ask="ranking")
     assert code == 0, err

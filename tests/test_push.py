@@ -111,6 +111,54 @@ def test_the_figures_of_a_model_are_its_own(tmp_path):
     assert found == {"sft": 1, "sft_seed1": 2, "mine": 4}
 
 
+def test_evaluations_of_two_runs_in_one_folder_are_told_apart_also_where_all_was_moved_or_copied(
+    tiny_model_dir, tmp_path, push, monkeypatch
+):
+    """a/sft, b/sft and their evaluations in results/, as the commands leave them that are run in the folder above."""
+    monkeypatch.chdir(tmp_path)
+    for run, score in (("a", 0.25), ("b", 0.75)):
+        folder = Path("runs", run, "sft")
+        shutil.copytree(tiny_model_dir, folder)
+        write_json(
+            folder / "settings.json", {"recipe": "sft.py", "settings": {"run": run}, "results_dir": "runs/results"}
+        )
+        told = {"stage": f"answers_{run}", "model": str(folder), "data": ["heldout.json"], "metrics": {"chrf": score}}
+        write_json(f"runs/results/answers_{run}.json", told)
+
+    def scores(folder: Path, *options) -> list[str]:
+        code, out, err = push(folder, "--dry_run", *options)
+        assert code == 0, err
+        return [line.split(" | ")[1] for line in out.splitlines() if line.startswith("| chrf | ")]
+
+    assert (scores(Path("runs/a/sft")), scores(Path("runs/b/sft"))) == (["0.25"], ["0.75"])
+    shutil.copytree("runs/a", "runs/c")
+    assert scores(Path("runs/c/sft")) == ["0.25"], "a copy, whose record names the results of the first"
+    shutil.rmtree("runs/c")
+    Path("runs").rename("moved")
+    assert (scores(Path("moved/a/sft"), "--results_dir", "moved/results")) == ["0.25"]
+    assert (scores(Path("moved/b/sft"), "--results_dir", "moved/results")) == ["0.75"]
+    # A run with its results in it may get any name.
+    Path("moved/results").rename("moved/a/results")
+    Path("moved/a").rename("mine")
+    (Path("mine/results/answers_b.json")).unlink()
+    assert scores(Path("mine/sft")) == ["0.25"]
+
+
+def test_what_was_gained_is_that_of_the_model_that_was_measured(tiny_model_dir, tmp_path, push, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for run in "ab":
+        shutil.copytree(tiny_model_dir, Path("runs", run, "sft"))
+        record = {"recipe": "sft.py", "settings": {"run": run}, "results_dir": "runs/results"}
+        write_json(Path("runs", run, "sft", "settings.json"), record)
+    found = {
+        "bits_per_byte": {"domain": {"before": 2.0, "after": 1.5}},
+        "models": {"before": "x", "after": "runs/a/sft"},
+    }
+    write_json("runs/results/results.json", {"adaptation": found})
+    has = ["| bits per byte | domain | 2 | 1.5 |" in push(Path("runs", run, "sft"), "--dry_run")[1] for run in "ab"]
+    assert has == [True, False]
+
+
 def test_quarantined_rows_are_no_data_to_push(tmp_path):
     kept = tmp_path / "rows.jsonl"
     for name in ("rows", "quarantine", "rows.jsonl.quarantine", "documents_quarantine"):

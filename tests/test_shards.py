@@ -319,9 +319,47 @@ def test_a_source_that_is_not_read_to_its_end_has_its_bad_rows_too(tmp_path, tok
     rows = [json.dumps({"text": "a" * 99})] * 3000
     (tmp_path / "a.jsonl").write_text("\n".join(["{oops", *rows]))
     run(monkeypatch, path)
-    assert "a: not read to its end: no mixture of 100 tokens needs more" in capsys.readouterr().out
+    # 100 tokens a document: beyond a buffer of one document, 200 hold 100
+    assert "a: not read to its end: the mixture needs no more than its first 200 tokens" in capsys.readouterr().out
     assert len((tmp_path / "tokens" / "quarantine.jsonl").read_text().splitlines()) == 1
     assert TokenShards(tmp_path / "tokens").index["tokens"] == 100
+
+
+def test_what_a_source_may_give_and_gave_is_counted_by_its_whole_length(tmp_path, tokenizer, monkeypatch, capsys):
+    """a has 300,000 tokens in documents of 100, b 1,000 in documents of 10; the buffer is one document."""
+    write_jsonl(tmp_path / "b.jsonl", [{"text": "b" * 9}] * 100)
+    given = {"a": {"weight": 4, "max_epochs": 0.05}, "b": {"weight": 1, "max_epochs": 1.5}}
+    sources = {name: {**source, "files": [str(tmp_path / f"{name}.jsonl")]} for name, source in given.items()}
+    path = write_mixture(tmp_path, tokenizer, sources=sources, shuffle_buffer=1)
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "a" * 99}] * 3000)
+    config = yaml.safe_load(path.read_text())
+    del config["passes"]
+
+    def mixed(total_tokens: int) -> tuple[dict, list[str]]:
+        shutil.rmtree(tmp_path / "tokens", ignore_errors=True)
+        path.write_text(yaml.safe_dump({**config, "total_tokens": total_tokens}))
+        run(monkeypatch, path)
+        return TokenShards(tmp_path / "tokens").index["sources"], capsys.readouterr().out.splitlines()
+
+    # 0.05 passes over a are 15,000 tokens, of which 4/5 of 5,000 are none too many. For all 5,000 a has to hold 100,000:
+    # 1,000 documents, and the one in the buffer.
+    found, out = mixed(5_000)
+    assert "a: not read to its end: the mixture needs no more than its first 100,100 tokens" in out
+    assert found["a"] == {
+        "asked_weight": 4, "tokens": 4000, "documents": 40, "bytes": 3960, "passes_at_most": 4000 / 100_100,
+    }  # fmt: skip
+    assert (found["b"]["tokens"], found["b"]["passes"]) == (1000, 1.0)
+    rows = {
+        line.split()[0]: line.split() for line in out if line.startswith(("a  ", "b  "))
+    }  # the last: as it was mixed
+    assert rows["a"][-1] == "≤0.04" and rows["b"][-1] == "1.00"
+    assert "≤: read only as far as the mixture needs, so that its passes are at most these: a" in out
+    assert not [line for line in out if "max_epochs" in line]
+    # 4/5 of 20,000 would be 16,000: a stops at 15,000, and b at the 1,500 of one and a half passes.
+    found, out = mixed(20_000)
+    assert [(found[name]["tokens"], found[name]["passes"]) for name in "ab"] == [(15_000, 0.05), (1500, 1.5)]
+    assert "every source has reached its max_epochs: 3,500 tokens fewer than requested" in out
+    assert not [line for line in out if "≤" in line or "not read to its end" in line]
 
 
 def test_the_plan_of_compressed_and_broken_files(tmp_path, tokenizer):
@@ -354,6 +392,10 @@ def test_the_plan_of_compressed_and_broken_files(tmp_path, tokenizer):
         ({"sources": {"a": {"files": [], "max_epochs": 0}}}, "max_epochs must be positive"),
         ({"sources": {"a": {"files": "a.jsonl"}}}, "expected a list under 'files'"),
         ({"sources": {"../a": {"files": []}}}, "source name '../a'"),
+        (
+            {"sources": {"a": {"files": []}, "b": {"files": [], "weight": 2}, "c": {"files": []}}},
+            "mix.yaml: found no weight of a, c, but of the others; expected one of every source, or of none",
+        ),
         ({"sources": []}, "expected sources:"),
         ({"shuffle_buffer": "many"}, "shuffle_buffer must be positive, found 'many'"),
         ({"on_bad": "ignore"}, "expected error, repair, quarantine"),

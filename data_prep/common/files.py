@@ -95,6 +95,14 @@ def unfinished(output: str | Path) -> Iterator[Path]:
 
     It is removed if the block succeeds. Raises InputError while another process works in it.
     """
+    with locked_work(output) as work:
+        yield work
+        shutil.rmtree(work)
+
+
+@contextlib.contextmanager
+def locked_work(output: str | Path) -> Iterator[Path]:
+    """The folder of `unfinished`, which stays. Raises InputError while another process works in it."""
     work = Path(output).parent / f".{Path(output).name}.unfinished"
     with _writable(work):
         work.mkdir(parents=True, exist_ok=True)
@@ -104,7 +112,6 @@ def unfinished(output: str | Path) -> Iterator[Path]:
         raise InputError(f"{work}: another run is working there; wait for it, or stop it") from None
     with lock:
         yield work
-        shutil.rmtree(work)
 
 
 def write_json(path: str | Path, value, indent: int | None = 1) -> None:

@@ -220,7 +220,7 @@ class Report(PipelineStep):
             "settings": self.settings,
         }
         folder = self.work / "output"
-        if self.tokenizer:
+        if self.tokenizer and report["documents_out"]:
             tokens, loaded = folder / "tokens", load_tokenizer(self.tokenizer)
             shards = [
                 {**shard, "file": f"{part.name}/{shard['file']}"}

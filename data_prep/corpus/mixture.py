@@ -30,14 +30,24 @@ def shuffled(items: Iterator, buffer_size: int, rng: random.Random) -> Iterator:
 class Source:
     """One source of the mixture, read again from its beginning, in another order, whenever it ends.
 
+    Args:
+        whole: whether `shards` hold all of it. If not, `max_epochs` times them are as many as the mixture can ask for.
+
     Attributes: `tokens`, `documents` and `bytes` read so far; `longest`, the tokens of the longest document read; `cap`,
-    the number of tokens at which the source stops (`max_epochs` times its tokens).
+    the number of tokens at which the source stops (`max_epochs` times those of its shards).
     """
 
     def __init__(
-        self, name: str, shards: TokenShards, weight: float, max_epochs: float | None, buffer_size: int, seed: int
+        self,
+        name: str,
+        shards: TokenShards,
+        weight: float,
+        max_epochs: float | None,
+        buffer_size: int,
+        seed: int,
+        whole: bool = True,
     ) -> None:
-        self.name, self.shards, self.weight = name, shards, weight
+        self.name, self.shards, self.weight, self.whole = name, shards, weight, whole
         self.cap = math.inf if max_epochs is None else max_epochs * len(shards)
         self.tokens = self.documents = self.bytes = self.longest = 0
         self._order = self._epochs(buffer_size, seed)
@@ -46,6 +56,11 @@ class Source:
         for epoch in itertools.count():
             rng = random.Random(f"{seed} {self.name} {epoch}")
             yield from shuffled(iter(range(self.shards.documents)), buffer_size, rng)
+
+    @property
+    def passes(self) -> float:
+        """How often it was read; of a source whose shards do not hold all of it, the most that this can be."""
+        return self.tokens / len(self.shards)
 
     def next_document(self) -> tuple[np.ndarray, int]:
         """The ids of the next document, including the end-of-text token, and the size of its text in bytes."""

@@ -98,12 +98,29 @@ def plan_table(config: dict, files: dict[str, list[str]], estimates: dict[str, E
     return "\n".join(lines)
 
 
+def needed_tokens(config: dict) -> dict[str, float]:
+    """The tokens of each source that are enough for the mixture; inf for one that is read to its end.
+
+    No source gives more than `total_tokens`. With `max_epochs` below 1 it is read until `max_epochs` of what was read are
+    as many: then it does not stop early, however long the rest is. Where the weights are the lengths, all is read.
+    """
+    sources = config["sources"]
+    weighted = len(sources) == 1 or all("weight" in source for source in sources.values())
+    total = config.get("total_tokens", math.inf) if weighted else math.inf
+    return {
+        name: total if total == math.inf else math.ceil(total / min(1, source.get("max_epochs", 1)))
+        for name, source in sources.items()
+    }
+
+
 def disk_line(config: dict, estimates: dict[str, Estimate], bytes_a_token: int, free: int) -> str:
-    """The disk that the mixture takes, and the ids of its sources until it is complete, of which none is read further
-    than the mixture is long."""
-    tokens = [found.tokens or math.nan for found in estimates.values()]
-    total = config.get("total_tokens") or config["passes"] * sum(tokens)
-    mixture, sources = total * bytes_a_token, sum(min(total, count) for count in tokens) * bytes_a_token
+    """The disk that the mixture takes, and the ids of its sources until it is complete, each read as far as is needed."""
+    tokens = {name: found.tokens or math.nan for name, found in estimates.items()}
+    total = config.get("total_tokens") or config["passes"] * sum(tokens.values())
+    read = [
+        min(most, tokens[name]) if most < math.inf else tokens[name] for name, most in needed_tokens(config).items()
+    ]
+    mixture, sources = total * bytes_a_token, sum(read) * bytes_a_token
     shown = ["?" if math.isnan(size) else f"~{size / 1e9:,.1f} GB" for size in (mixture, sources)]
     return f"disk: {shown[0]} for the mixture, and {shown[1]} for its sources until it is complete; {free / 1e9:,.1f} GB are free"
 
@@ -114,13 +131,21 @@ def about(number: float | None) -> str:
 
 
 def realised_table(sources: list[Source]) -> str:
-    """Target and realised share of the tokens, and passes, one source a line."""
+    """Target and realised share of the tokens, and passes, one source a line.
+
+    The passes of a source that was not read to its end are the most that they can be: how long it is, nobody has counted.
+    """
     weight_sum, total = sum(source.weight for source in sources), sum(source.tokens for source in sources)
     lines = [f"{'source':20} {'target':>8} {'realised':>9} {'tokens':>15} {'documents':>12} {'passes':>7}"]
     for source in sources:
+        passes = f"{source.passes:.2f}" if source.whole else f"≤{math.ceil(100 * source.passes) / 100:.2f}"
         lines.append(
             f"{source.name:20} {source.weight / weight_sum:8.2%} {source.tokens / total:9.2%} {source.tokens:15,} "
-            f"{source.documents:12,} {source.tokens / len(source.shards):7.2f}"
+            f"{source.documents:12,} {passes:>7}"
+        )
+    if part := [source.name for source in sources if not source.whole]:
+        lines.append(
+            f"≤: read only as far as the mixture needs, so that its passes are at most these: {', '.join(part)}"
         )
     longest = max(sources, key=lambda source: source.longest)
     if longest.longest > total / 100:

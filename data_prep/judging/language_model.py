@@ -144,19 +144,17 @@ class LanguageModel:
             how = (settings.temperature, settings.max_new_tokens, settings.seed)
             if settings.url:
                 server = Server(settings.url, settings.model, self.key, *how, settings.timeout, settings.retries)
-                ask_server(server, prompts, journal, settings.concurrency)
-            else:
-                ask_checkpoint(
-                    settings.model,
-                    prompts,
-                    journal,
-                    settings.max_new_tokens,
-                    settings.temperature,
-                    settings.batch_size,
-                    settings.seed,
-                    shorter="a shorter rubric, shorter answers",
-                )
-            return [journal.rankings[number] for number in range(len(prompts))]
+                return ask_server(server, prompts, journal, settings.concurrency)
+            return ask_checkpoint(
+                settings.model,
+                prompts,
+                journal,
+                settings.max_new_tokens,
+                settings.temperature,
+                settings.batch_size,
+                settings.seed,
+                shorter="a shorter rubric, shorter answers",
+            )
 
     @contextlib.contextmanager
     def _open(self, about: dict) -> Iterator[Journal]:
@@ -234,6 +232,7 @@ class LanguageModel:
                 "ranks": each.ranks,
                 **({"reason": each.reason} if each.reason else {}),
                 "reply": each.reply["text"],
+                **({"refused": each.reply["refused"]} if "refused" in each.reply else {}),
             }
             for both in self.shown
             for each in both

@@ -18,6 +18,7 @@ AROUND = " \t\n*_`\"'“”‘’[](){}.。"  # what models put around a verdict
 
 # Why a reply holds no verdict.
 NO_VERDICT, CUT_OFF, SEVERAL = "no verdict", "cut off at max_new_tokens", "several verdicts"
+REFUSED = "refused by the server"
 
 
 class Rubric(NamedTuple):
@@ -77,9 +78,11 @@ def verdict(reply: dict, number: int) -> tuple[list[int] | None, str]:
     or the whole reply. A reply with two different ones has none, as has one that leaves an answer out.
 
     Args:
-        reply: {"text", "finish"}, as `data_prep.questions.server.Server.reply` gives it.
+        reply: {"text", "finish"}, as `data_prep.questions.server.Server.reply_or_refusal` gives it.
         number: of answers that were shown.
     """
+    if "refused" in reply:
+        return None, REFUSED
     text = BLOCK.sub("", reply["text"], count=1) if BLOCK.match(reply["text"]) else reply["text"]
     found = [_ranks(line, number) for line in LINE.findall(text)] or [_ranks(text, number)]
     if any(ranks is None for ranks in found):

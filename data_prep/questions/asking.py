@@ -22,19 +22,21 @@ def digest(texts: list[str]) -> str:
     return found.hexdigest()
 
 
-def ask_server(server: Server, prompts: list[list[dict]], journal: Journal, concurrency: int) -> None:
-    """Ask a server what the journal has no reply to, `concurrency` requests at a time.
+def ask_server(server: Server, prompts: list[list[dict]], journal: Journal, concurrency: int) -> list[dict]:
+    """The replies to all prompts: a server is asked what the journal has none to, `concurrency` requests at a time.
 
-    Raises the first error; the replies that have come by then are in the journal.
+    A prompt that alone is refused, see `Server.reply_or_refusal`, is counted and printed. It is not in the journal: a run
+    that goes on asks again. Raises the first error; the replies that have come by then are in the journal.
     """
     missing = [number for number in range(len(prompts)) if number not in journal.rankings]
     pool, failure, stopped = ThreadPoolExecutor(concurrency), None, threading.Event()
+    refused: dict[int, dict] = {}
 
     def reply(number: int) -> dict | None:
         if stopped.is_set():  # at once: this thread may be a few requests on before the one below hears of the failure
             return None
         try:
-            return server.reply(prompts[number])
+            return server.reply_or_refusal(prompts[number])
         except BaseException:
             stopped.set()
             raise
@@ -48,7 +50,10 @@ def ask_server(server: Server, prompts: list[list[dict]], journal: Journal, conc
             if done.exception() is None:
                 if done.result() is None:  # not asked
                     continue
-                journal.add([{"row": asked[done], **done.result()}])
+                if "refused" in done.result():
+                    refused[asked[done]] = done.result()
+                else:
+                    journal.add([{"row": asked[done], **done.result()}])
             elif failure is None:
                 failure = done.exception()
                 for other in asked:  # those on their way are paid for: they are waited for
@@ -57,6 +62,14 @@ def ask_server(server: Server, prompts: list[list[dict]], journal: Journal, conc
         pool.shutdown(cancel_futures=True)
     if failure is not None:
         raise failure
+    if refused:
+        print(
+            f"{server.url}: refused {len(refused):,} of {counted(len(prompts), 'prompt')}, which count as not answered; the "
+            f"first: {refused[min(refused)]['refused']}"
+        )
+    return [
+        journal.rankings[number] if number in journal.rankings else refused[number] for number in range(len(prompts))
+    ]
 
 
 def ask_checkpoint(
@@ -68,8 +81,8 @@ def ask_checkpoint(
     batch_size: int,
     seed: int,
     shorter: str = "a smaller --span",
-) -> None:
-    """Ask a model in a folder or on the Hub what the journal has no reply to.
+) -> list[dict]:
+    """The replies to all prompts: a model in a folder or on the Hub is asked what the journal has none to.
 
     Args:
         shorter: what to use where a prompt does not fit the context, in words.
@@ -117,6 +130,7 @@ def ask_checkpoint(
                 if number not in journal.rankings
             ]
         )
+    return [journal.rankings[number] for number in range(len(prompts))]
 
 
 def cost(replies: list[dict]) -> tuple[dict, str]:
@@ -127,7 +141,8 @@ def cost(replies: list[dict]) -> tuple[dict, str]:
         "completion_tokens": sum(reply["completion_tokens"] or 0 for reply in replies),
     }
     line = f"cost: {counted(total['requests'], 'request')}"
-    if again := total["requests"] - len(replies):
+    # A refused prompt takes two requests: the second asks whether others are refused as well.
+    if again := total["requests"] - len(replies) - sum("refused" in reply for reply in replies):
         line += f" ({again:,} of them again)"
     line += f", {counted(total['prompt_tokens'], 'prompt token')}, {counted(total['completion_tokens'], 'completion token')}"
     if silent := sum(reply["prompt_tokens"] is None for reply in replies):

@@ -22,6 +22,7 @@ BRACKETS_TRIED = 200  # at which JSON may begin in a reply
 UNPARSABLE, CUT_OFF, ODD_ITEM = "unparsable reply", "reply cut off at --max_new_tokens", "no question and answer"
 NO_ANSWER, NOT_THERE, NUMBER = "unanswerable", "answer not in its span", "number not in its span"
 TWICE, SURROGATE, NOTHING = "asked before", "not Unicode", "no question in the reply"
+REFUSED = "refused by the server"
 
 
 class Span(NamedTuple):
@@ -116,6 +117,8 @@ def judged(reply: dict, span: Span, least: float, asked: set[str]) -> list[Judge
         least: the overlap of an answer with its span, from which on it is accepted.
         asked: the questions accepted before, as `same` writes them; gets those of this reply.
     """
+    if "refused" in reply:
+        return [Judged("", "", REFUSED, reply["refused"])]
     items = parsed(reply["text"])
     if items is None:
         return [Judged("", "", CUT_OFF if reply["finish"] == "length" else UNPARSABLE, reply["text"])]

@@ -15,8 +15,17 @@ from data_prep.common.errors import InputError
 from data_prep.common.text import printable, shorten
 
 BUSY = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses after which the same request may succeed
+REFUSALS = {400, 413, 422}  # that may be about one prompt alone: a content filter, a prompt longer than the context
 LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
 LARGEST = 1 << 24  # bytes of a reply
+
+
+class Refused(InputError):
+    """The server refused a request, perhaps for its prompt alone. `reason` is what it says; `requests` counts every try."""
+
+    def __init__(self, message: str, reason: str, requests: int) -> None:
+        super().__init__(message)
+        self.reason, self.requests = reason, requests
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -42,7 +51,8 @@ class Server(NamedTuple):
         """The server's reply to a conversation: {"text", "finish", "requests", "prompt_tokens", "completion_tokens"}.
 
         `requests` counts every try; the tokens are those that the server reports, None if it reports none. Raises
-        InputError if the server refuses, does not speak the protocol, or cannot be reached in `retries` further tries.
+        InputError if the server refuses, does not speak the protocol, or cannot be reached in `retries` further tries;
+        `Refused`, which is one, where that may be about this conversation alone.
         """
         body = self._body(messages)
         for tried in range(self.retries + 1):
@@ -50,6 +60,8 @@ class Server(NamedTuple):
                 return {**self._once(body), "requests": tried + 1}
             except urllib.error.HTTPError as error:
                 reason, wait = self._refusal(error), error.headers.get("Retry-After", "")
+                if error.code in REFUSALS:
+                    raise Refused(f"{self.url}: {reason}", reason, tried + 1) from None
                 if error.code not in BUSY:
                     raise InputError(f"{self.url}: {reason}") from None
             except (OSError, http.client.HTTPException) as error:  # no connection, a time-out, a reply that breaks off
@@ -60,6 +72,25 @@ class Server(NamedTuple):
             f"{self.url}: no reply in {self.retries + 1} {'tries' if self.retries else 'try'} ({reason}); the same command, run again, goes on "
             "with the replies that have come"
         )
+
+    def reply_or_refusal(self, messages: list[dict]) -> dict:
+        """`reply`, or of a prompt that alone is refused one without a text: {…, "finish": "refused", "refused": what it says}.
+
+        After a refusal the server is asked a prompt of two letters in the same turns; `requests` and the tokens count that
+        too. Raises InputError as `reply` does, and if that is refused as well: then it is about every request.
+        """
+        try:
+            return self.reply(messages)
+        except Refused as error:
+            refused = error
+        try:
+            short = self.reply([{**turn, "content": "Hi"} for turn in messages])
+        except Refused:
+            raise InputError(
+                f"{refused}; it refuses a prompt of two letters too: expected a model and settings that it knows"
+            ) from None
+        told = {"text": "", "finish": "refused", "refused": refused.reason}
+        return {**short, **told, "requests": refused.requests + short["requests"]}
 
     def stream(self, messages: list[dict]) -> Iterator[tuple[str, str | None]]:
         """The server's reply to a conversation as it comes, (piece of text, why it ended or None), asked for once.

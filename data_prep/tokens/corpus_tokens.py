@@ -149,7 +149,7 @@ def tokenize_source(
     ) as bar:
         for ids, length in encode(itertools.islice(texts(), documents, None), tokenizer):
             if most and enough(tokens, documents, *most):
-                print(f"{name}: not read to its end: no mixture of {most[0]:,} tokens needs more")
+                print(f"{name}: not read to its end: the mixture needs no more than its first {tokens:,} tokens")
                 break
             writer.add(ids, length)
             documents, tokens = documents + 1, tokens + len(ids)

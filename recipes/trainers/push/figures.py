@@ -1,6 +1,7 @@
 """The figures of a model card: what was measured on which data, with intervals, as rows and as the Hub's model-index."""
 
 import contextlib
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,9 +42,22 @@ def figure(measure: str, value, data: str, found_by: str) -> Figure | None:
     return Figure(measure, found, bounds.get("low"), bounds.get("high"), bounds.get("n"), data, found_by)
 
 
-def is_of(name, folder: Path) -> bool:
-    """Whether the results of a run name this folder, by the path that they were made with or by its name in the run."""
-    return isinstance(name, str) and folder.absolute().name == Path(name).name
+def is_of(name, folder: Path, place: Path) -> bool:
+    """Whether results in the folder `place` that name a model mean this folder.
+
+    If what they name is there, it has to be this folder, or what this is a copy of: of the same settings.json. Else the run
+    was moved, and the name has to end as this folder's path does below what holds both it and `place`: "sft" beside
+    results/ of its own, "a/sft" beside those of several runs.
+    """
+    folder, place = folder.absolute(), place.absolute()
+    if not isinstance(name, str) or folder.name != Path(name).name:
+        return False
+    if Path(name).is_dir():
+        settings = object_in(folder / "settings.json")
+        return Path(name).samefile(folder) or bool(settings) and settings == object_in(Path(name) / "settings.json")
+    both = os.path.commonpath([folder.parent, place])
+    below = folder.relative_to(both).parts
+    return Path(name).parts[-len(below) :] == below
 
 
 def figures_of(folder: Path, stages: list[Stage], results: list[dict], names: dict[str, str]) -> list[Figure]:
@@ -58,7 +72,7 @@ def figures_of(folder: Path, stages: list[Stage], results: list[dict], names: di
                 continue
             found.append(figure(key, value, heldout or "its training data", last.recipe))
     for result in results:
-        if not is_of(result.get("model"), folder):
+        if not is_of(result.get("model"), folder, result["place"]):
             continue
         data, name, metrics = names_of(result.get("data"), names), result["stage"], result.get("metrics", {})
         against = f" against {shown(result['opponent'], names)}" if result.get("opponent") else ""
@@ -79,7 +93,7 @@ def adaptation_of(folder: Path, stages: list[Stage], results_dir: str | None) ->
         adaptation = object_in(place / "results.json").get("adaptation")
         if isinstance(adaptation, dict):
             after = (adaptation.get("models") or {}).get("after")
-            if after is None or is_of(after, folder):
+            if after is None or is_of(after, folder, place):
                 return adaptation
     return {}
 

@@ -77,7 +77,7 @@ def results_in(folder: Path, record: dict, results_dir: str | None = None) -> li
     """Everything that a stage or an evaluation wrote where the results of a folder are, in the order of their names.
 
     What lies in the folder itself is its own. A file may have been renamed, as recipes/compare.sh does with those of other
-    seeds: its "stage" here is its name.
+    seeds: its "stage" here is its name. "place" is the folder in which it lies.
     """
     beside = folder.absolute().parent / "results"
     told = results_dir or record.get("results_dir")
@@ -86,7 +86,7 @@ def results_in(folder: Path, record: dict, results_dir: str | None = None) -> li
     for place in places:
         for path in sorted(place.glob("*.json")):
             if path.name not in NO_RESULTS and "stage" in (value := object_in(path)):
-                found.setdefault(path.stem, {**value, "stage": path.stem})
+                found.setdefault(path.stem, {**value, "stage": path.stem, "place": place})
     return list(found.values())
 
 
