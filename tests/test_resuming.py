@@ -16,21 +16,28 @@ import pytest
 import torch
 import yaml
 from helpers.hub import local_hub
+from helpers.models import POSITIONS, save
 from helpers.recipes import (
     ENVIRONMENT,
+    EXACT,
+    LORA,
     RECIPES,
     ROOT,
     Done,
     again,
+    conversation,
     differing,
     refused,
     succeeded,
 )
 from helpers.stages import short_runs
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    GPTNeoXConfig,
+    MixtralConfig,
     Trainer,
     TrainingArguments,
 )
@@ -39,6 +46,7 @@ from data_prep.common.errors import InputError
 from data_prep.common.files import UNFINISHED, write_json
 from data_prep.models.loading import load_checkpoint, load_reward_model
 from recipes.trainers import resuming, saving
+from recipes.trainers.checkpoints import FILES
 from recipes.trainers.inputs import changed_inputs, inputs_of
 
 TOKEN = "hf_secret_of_the_user"
@@ -162,6 +170,64 @@ def test_a_run_killed_after_its_last_step_trains_no_further_step(recipe, pushed,
     found, expected = (json.loads((each / f"{recipe}.json").read_text()) for each in (folder, first))
     assert found["curves"] == expected["curves"] or recipe == "pretrain"
     assert found["seconds"] >= expected["seconds"] / 2  # all of the training, not what was left of it
+
+
+def pythia(**shared) -> GPTNeoXConfig:
+    """Its head has another name in the file than in the model."""
+    return GPTNeoXConfig(num_hidden_layers=1, num_attention_heads=2, hidden_size=16, intermediate_size=32, **shared)
+
+
+def mixtral(**shared) -> MixtralConfig:
+    """Its experts are one weight in the model, and one each in the file."""
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "hidden_size": 16}
+    return MixtralConfig(**layers, intermediate_size=32, num_local_experts=2, num_experts_per_tok=1, **shared)
+
+
+@pytest.mark.parametrize(("kind", "in_file"), [(pythia, "embed_out.weight"), (mixtral, "experts.0.w1.weight")])
+def test_a_model_whose_file_has_other_names_goes_on_and_keeps_its_best(
+    kind, in_file, settings, tiny_chat_tokenizer, tmp_path
+):
+    """transformers' Trainer loads the names in a file that are the model's own, and goes on without the others."""
+    ids = {key: getattr(tiny_chat_tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    torch.manual_seed(0)
+    shared = {"vocab_size": len(tiny_chat_tokenizer), "max_position_embeddings": POSITIONS, **ids}
+    start = save(AutoModelForCausalLM.from_config(kind(**shared)), tiny_chat_tokenizer, tmp_path / "start")
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
+    write_json(tmp_path / "heldout.json", [conversation(letter, letter, "yes") for letter in "mnop"])
+    evaluation = {"heldout": tmp_path / "heldout.json", "eval_strategy": "steps", "eval_steps": 1}
+    for recipe, given in (
+        ("sft", {"model_name_or_path": start, **evaluation, **best}),
+        ("ppo", {"sft_model_path": start}),
+    ):
+        whole = {key: value for key, value in settings[recipe].items() if key not in (*LORA, "lora_r")}
+        given = {**whole, **given, **EXACT}
+        first, folder = tmp_path / recipe, tmp_path / f"{recipe}_killed"
+        done = succeeded(again(recipe, **given, output_dir=first))
+        assert any(name.endswith(in_file) for name in load_file(first / "model.safetensors"))
+        succeeded(again(recipe, **given, output_dir=as_killed(first, folder, 2)))
+        assert differing(folder / "checkpoint-3", first / "checkpoint-3") == set()
+        assert differing(folder, first) == set()
+        if recipe == "sft":  # the highest loss is asked for, which is the first: a kept model that is not the last
+            assert "kept: update 1 of 3" in done.out, done.out
+            assert differing(first, first / "checkpoint-1") == set()
+        names = set(load_file(first / "model.safetensors"))
+        assert differing(first / "checkpoint-1", first / "checkpoint-3") == names, "every weight is trained"
+
+
+def test_a_checkpoint_of_another_model_is_not_gone_on_from(pushed, settings, tmp_path):
+    folder = as_killed(pushed("pretrain")[0], tmp_path / "run", 2)
+    name = "transformer.h.0.attn.c_attn.bias"
+    kept = load_file(folder / "checkpoint-2" / "model.safetensors")
+    kept["of_another"] = kept.pop(name)
+    save_file(kept, folder / "checkpoint-2" / "model.safetensors", metadata={"format": "pt"})
+    files = json.loads((folder / "checkpoint-2" / FILES).read_text())
+    files["model.safetensors"] = (folder / "checkpoint-2" / "model.safetensors").stat().st_size
+    write_json(folder / "checkpoint-2" / FILES, files)
+    refused(
+        again("pretrain", **settings["pretrain"], output_dir=folder),
+        f"{folder}/checkpoint-2: expected the weights of a GPT2LMHeadModel, found some missing or of another model",
+        f"(of_another, {name}): remove this checkpoint",
+    )
 
 
 def test_other_settings_are_told_apart_from_a_run_that_goes_on(pushed, settings, tmp_path):

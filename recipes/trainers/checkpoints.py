@@ -23,7 +23,7 @@ from data_prep.common.errors import InputError
 from data_prep.common.files import write_json
 
 if TYPE_CHECKING:  # slow to import
-    from transformers import Trainer
+    from transformers import PreTrainedModel, Trainer
 
 # The last file written into a checkpoint: {name of every other: bytes}.
 FILES = "checkpoint_files.json"
@@ -73,6 +73,45 @@ def write_whole(trainer: Trainer) -> None:
         trainer.accelerator.wait_for_everyone()
 
     trainer._save_checkpoint = save_whole
+
+
+def load_as_saved(trainer: Trainer) -> None:
+    """Let `trainer` load a whole model's checkpoints, the one to go on from and the best, by `load_weights`.
+
+    Adapters, FSDP and DeepSpeed write and read names of their own, PPO's trainer has its own way.
+    """
+    from transformers import PreTrainedModel
+
+    if isinstance(trainer.model, PreTrainedModel) and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        trainer._load_from_checkpoint = lambda folder, model=None: load_weights(trainer.model, Path(folder))
+        trainer._load_best_model = lambda: load_weights(trainer.model, Path(trainer.state.best_model_checkpoint))
+
+
+def load_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Give `model`, in place, the weights that its `save_pretrained` wrote in `folder`.
+
+    They are read by `from_pretrained`: `save_pretrained` writes them by the names and in the parts that the Hub has, which
+    are not the model's own for all (GPT-NeoX's `embed_out`, the experts of Mixtral). transformers 5.23's Trainer loads the
+    names that fit, and goes on without the others.
+
+    Raises InputError if a weight is missing or is not the model's.
+    """
+    load = {
+        "dtype": torch.float32,
+        "use_safetensors": True,
+        "trust_remote_code": False,
+    }  # exact for the narrower ones too
+    saved, info = type(model).from_pretrained(folder, output_loading_info=True, **load)
+    if wrong := sorted(str(name) for names in info.values() for name in names):
+        shown = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        raise InputError(
+            f"{folder}: expected the weights of a {type(model).__name__}, found some missing or of another model "
+            f"({shown}): remove this checkpoint, and the run goes on from the one before"
+        )
+    found = saved.state_dict()
+    with torch.no_grad():
+        for name, weight in model.state_dict().items():
+            weight.copy_(found[name])
 
 
 def finish(staged: Path, final: Path) -> None:

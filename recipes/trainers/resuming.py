@@ -25,7 +25,14 @@ from data_prep.common.files import UNFINISHED, read_json, write_json
 from recipes.trainers.adapter import check_tied
 from recipes.trainers.batch import order_by_seed_and_step
 from recipes.trainers.best_model import BestModel
-from recipes.trainers.checkpoints import PARTIAL, flaw_of, full_disk_as_one_line, last_checkpoint, write_whole
+from recipes.trainers.checkpoints import (
+    PARTIAL,
+    flaw_of,
+    full_disk_as_one_line,
+    last_checkpoint,
+    load_as_saved,
+    write_whole,
+)
 from recipes.trainers.inputs import changed_inputs, inputs_of
 from recipes.trainers.push.hub import prepare_push
 from recipes.trainers.push.record import VERSIONS, record_of
@@ -305,6 +312,7 @@ def train(trainer: Trainer, run: Run, max_seconds: float | None = None, rows: Da
     for callback in (clock, CheckSchedule(), BestModel(), signals):
         trainer.add_callback(callback)
     write_whole(trainer)
+    load_as_saved(trainer)
     with full_disk_as_one_line(folder), signals.listening():
         trainer.train(resume_from_checkpoint=run.checkpoint)
     return clock.spent

@@ -25,6 +25,7 @@ from data_prep.models.generation import sums_in
 from data_prep.models.reward_functions import call_reward_function
 from data_prep.models.scoring import score_answers
 from recipes.trainers.best_model import check_metric
+from recipes.trainers.checkpoints import load_weights
 from recipes.trainers.ppo.averaging import MovingAverage
 from recipes.trainers.ppo.completions import log_completions
 from recipes.trainers.ppo.config import PPOConfig
@@ -489,11 +490,8 @@ class PPOTrainer(Trainer):
         for module, path in ((wrapper.policy, folder), (wrapper.value_model, folder / "value_model")):
             if hasattr(module, "peft_config"):
                 module.load_adapter(path, adapter_name="default", is_trainable=True)
-            else:  # tied weights stand once in the file; a large model is in several, and the average lies beside
-                weights = {}
-                for file in path.glob("model*.safetensors"):
-                    weights |= load_file(file)
-                module.load_state_dict(weights, strict=False)
+            else:
+                load_weights(module, path)
         if self.average is not None and (folder / AVERAGE).exists():
             self.average.weights = load_file(folder / AVERAGE, device=str(self.args.device))
         elif self.average is not None:  # of a run without one: it starts from the weights just loaded
