@@ -534,6 +534,8 @@ def test_the_chat_template_for_qwen_marks_answers_and_ends_on_the_end_of_turn(pa
 def test_accelerate_reads_its_configs(path):
     config = load_config_from_file(str(path))  # refuses a key it does not know
     assert config.num_machines == 1 and config.num_processes >= 1
+    # The recipe's bf16 decides: what stood here won over `bf16: false`, and DeepSpeed's own key wins over both.
+    assert config.mixed_precision == "no" and not {"bf16", "fp16"} & set(config.deepspeed_config)
     assert (
         path.read_text(encoding="utf-8")
         .splitlines()[0]

@@ -27,7 +27,7 @@ def test_slurm_starts_a_launcher_on_each_machine(tmp_path):
     """srun stands in for itself: it runs its command once a machine, as Slurm does."""
     stand_ins = {
         "scontrol": 'echo "node7"; echo "node8"',
-        "srun": 'shift; for SLURM_NODEID in 0 1; do SLURM_NODEID=$SLURM_NODEID "$@"; done',
+        "srun": 'echo "srun $1 $2"; shift 2; for SLURM_NODEID in 0 1; do SLURM_NODEID=$SLURM_NODEID "$@"; done',
         "accelerate": 'echo "$@"',
     }
     for name, script in stand_ins.items():
@@ -38,11 +38,12 @@ def test_slurm_starts_a_launcher_on_each_machine(tmp_path):
         "SLURM_JOB_ID": "40001",
         "SLURM_NNODES": "2",
         "SLURM_GPUS_ON_NODE": "8",
+        "SLURM_CPUS_PER_TASK": "64",
     }
     line = ["bash", "recipes/launch.slurm", "accelerate_configs/ddp.yaml", "recipes/sft.py", "--config", "a b.yaml"]
     environment = {**os.environ, **place, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.stdout.splitlines() == [
+    assert done.stdout.splitlines() == ["srun --kill-on-bad-exit=1 --cpus-per-task=64"] + [
         "launch --quiet --config_file accelerate_configs/ddp.yaml --num_machines 2 --num_processes 16 --machine_rank "
         f"{machine} --main_process_ip node7 --main_process_port 20001 recipes/sft.py --config a b.yaml"
         for machine in (0, 1)

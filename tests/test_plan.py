@@ -145,14 +145,22 @@ def test_memory_by_part_by_hand(all_plans):
     averaged = plans["quickstart/ppo"]  # ema_decay: fp32 weights once more
     assert averaged.parts["average of the policy"] == averaged.parts["weights of the policy"]
     assert "average of the policy" not in ppo.parts
-    # LoRA: 16 bytes a trained parameter, among them its own fp32 weights; QLoRA: half a byte and a scale for 64 weights.
-    lora, quantized = plans["qwen2.5_7b_lora/sft"], plans["adapt_qwen3_8b/sft"]
+    # LoRA: 16 bytes a trained parameter, among them its own fp32 weights; QLoRA: half a byte and a scale for 64 weights, and
+    # 8 bytes a trained parameter under TRL's trainers, which cast it to bf16, 16 under transformers' own.
+    lora = plans["qwen2.5_7b_lora/sft"]
     assert lora.parts["weights"] == 2 * 7_615_616_512 + 4 * 40_370_176
     assert lora.parts["gradients"] + lora.parts["optimizer"] == 12 * 40_370_176
     linear = 36 * (2 * 4_096 * 4_096 + 2 * 4_096 * 1_024 + 3 * 4_096 * 12_288)
     norms = 36 * (2 * 4_096 + 2 * 128) + 4_096
     others = 2 * 151_936 * 4_096 + norms
-    assert quantized.parts["weights"] == linear * (0.5 + 4 / 64) + 2 * others + 4 * quantized.models["policy"].adapter
+    for stage, adapter, wide in (
+        ("sft", 43_646_976, 2),
+        ("dpo", 43_646_976, 2),
+        ("continue_pretraining", 87_293_952, 4),
+    ):
+        quantized = plans[f"adapt_qwen3_8b/{stage}"].parts
+        assert quantized["weights"] == linear * (0.5 + 4 / 64) + 2 * others + wide * adapter
+        assert quantized["gradients"] == wide * adapter and quantized["optimizer"] == 2 * wide * adapter
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

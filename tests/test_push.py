@@ -11,6 +11,7 @@ from helpers.hub import local_hub
 from huggingface_hub import DatasetCard, ModelCard, constants
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
+from trl import GRPOConfig
 
 from data_prep import check, clean_corpus
 from data_prep.common.errors import InputError
@@ -19,6 +20,7 @@ from recipes import push_to_hub
 from recipes.trainers.push.dataset_files import data_in
 from recipes.trainers.push.lineage import lineage
 from recipes.trainers.push.names import short_names
+from recipes.trainers.push.record import record_of
 
 TOKEN = "hf_secret_of_the_user"
 DATA = "/home/somebody/secret_project/talk.json"
@@ -216,6 +218,30 @@ def test_what_the_card_says(run, push, hub):
     ):
         assert f"{line}\n" in card.text, card.text
     assert "secret_project" not in card.content and str(run) not in card.content
+
+
+def test_no_address_of_a_server_and_no_place_of_the_users_is_told(run, push):
+    """Neither by runs of now, whose records are without them, nor by those that were recorded with them."""
+    private = {
+        "vllm_server_base_url": "http://user:word@gpu7.lab:8123",
+        "vllm_server_host": "gpu8.lab",
+        "vllm_server_port": 8124,
+        "vllm_group_port": 51217,
+        "log_completions_hub_repo": "lab/secret_completions",
+        "trackio_space_id": "lab/secret_space",
+        "trackio_static_space_id": "lab/secret_static",
+        "trackio_bucket_id": "lab/secret_bucket",
+    }
+    args = GRPOConfig(output_dir="x", use_cpu=True, bf16=False, report_to="none", log_completions=True, **private)
+    recorded = record_of((args,), ())["given"]
+    assert recorded["log_completions"] is True and not private.keys() & recorded.keys()
+    path = run / "sft" / "settings.json"
+    record = json.loads(path.read_text())
+    write_json(path, {**record, "given": {**record["given"], **private}})
+    code, out, _ = push(run / "sft", "--dry_run")
+    assert code == 0 and "learning_rate: 0.01" in out
+    for key, value in private.items():
+        assert key not in out and str(value) not in out
 
 
 def test_files_of_one_name_in_two_folders_are_told_apart(run, push):

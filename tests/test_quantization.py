@@ -4,8 +4,9 @@ import importlib.util
 
 import pytest
 import torch
-from helpers.models import POSITIONS
+from helpers.models import POSITIONS, write_shards
 from helpers.recipes import EXACT, LORA, again, conversation, loaded, ranking, results, succeeded, weights
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from trl import ModelConfig, SFTConfig
 
@@ -13,6 +14,7 @@ from data_prep.common.errors import InputError
 from data_prep.common.files import write_json, write_jsonl
 from data_prep.models.loading import load_reward_model
 from data_prep.models.scoring import encode_answers, score_answers
+from recipes.planning.memory import adapter_bytes
 from recipes.sft import ScriptArguments
 from recipes.trainers.arguments import parse_arguments
 
@@ -120,6 +122,52 @@ def test_preferences_are_learned_beside_quantized_weights(recipe, data, tiny_mod
     before, after = weights(tiny_model_dir), weights(tmp_path / "out")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved and all(name.startswith("transformer.h.") and ".c_" in name for name in moved)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "wide"),
+    [("sft", 2), ("reward", 2), ("dpo", 2), ("kto", 2), ("rloo", 2), ("grpo", 2), ("ppo", 4),
+     ("continue_pretraining", 4)],
+)  # fmt: skip
+def test_the_plan_counts_an_adapter_as_wide_as_it_is_trained(
+    recipe, wide, data, tiny_chat_tokenizer, tiny_model_dir, tiny_reward_dir, tmp_path
+):
+    """TRL casts it to bf16, with its gradient and moments; PPO's trainer and transformers' do not."""
+    sampled = {"prompts": data / "chats.json", "reward_model_path": tiny_reward_dir}
+    grouped = {**sampled, "num_generations": 2, "max_completion_length": 4}
+    ranked = {"rankings": data / "ranked.jsonl", "max_length": POSITIONS}
+    write_shards(
+        tmp_path / "tokens",
+        [5] * 8 * POSITIONS + [tiny_chat_tokenizer.eos_token_id],
+        tiny_model_dir,
+        entries=len(tiny_chat_tokenizer),
+    )
+    (tmp_path / "heldout.txt").write_text("abcdefgh" * 8)
+    given = {
+        "sft": {"conversations": data / "chats.json", "max_length": POSITIONS, "max_new_tokens": 4},
+        "ppo": {**sampled, "num_mini_batches": 1, "response_length": 4},
+        "continue_pretraining": {
+            "tokens": tmp_path / "tokens", "max_length": POSITIONS,
+            "heldout": tmp_path / "heldout.txt", "heldout_general": tmp_path / "heldout.txt",
+        },
+        **dict.fromkeys(("reward", "dpo", "kto"), ranked),
+        **dict.fromkeys(("rloo", "grpo"), grouped),
+    }[recipe]  # fmt: skip
+    given |= {
+        "sft_model_path" if recipe == "ppo" else "model_name_or_path": tiny_model_dir,
+        **QLORA,
+        "optim": "adamw_torch",
+    }
+    steps = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 8}
+    succeeded(again(recipe, **given, **steps, output_dir=tmp_path / "out"))
+    checkpoint = tmp_path / "out" / "checkpoint-1"
+    saved = [file for path in checkpoint.rglob("*.safetensors") for file in load_file(path).items()]
+    adapters = {weight.itemsize for name, weight in saved if "lora_" in name}
+    states = torch.load(checkpoint / "optimizer.pt")["state"].values()
+    moments = {(state["exp_avg"].itemsize, state["exp_avg_sq"].itemsize) for state in states}
+    # A reward model's score head, trained in full, is put back to the width that it had.
+    assert adapters == {wide} and moments - ({(4, 4)} if recipe == "reward" else set()) == {(wide, wide)}
+    assert adapter_bytes(recipe, given) == wide
 
 
 def test_ppo_beside_quantized_weights_saves_the_token_that_ended_its_answers(

@@ -172,6 +172,19 @@ def test_two_processes_train_what_one_trains(recipe, data, tmp_path):
         assert abs(alone[max(alone)] - alone[1]) > 0.01  # else standing still would do
 
 
+@pytest.mark.parametrize("recipe", ["sft", "ppo"])
+def test_the_recipe_decides_the_precision_and_not_the_launcher(recipe, data, tmp_path, monkeypatch):
+    """The launcher tells its own by an environment variable; bf16 leaves other weights than fp32."""
+    told = "mixed precision: no, by bf16 and fp16 of the recipe; the launcher's bf16 is not taken\n"
+    for launched, own in (("no", False), ("bf16", False), ("no", True)):
+        monkeypatch.setitem(ENVIRONMENT, "ACCELERATE_MIXED_PRECISION", launched)
+        given = {**data[recipe], **RUN, "max_steps": 1, "bf16": own, "output_dir": tmp_path / f"{launched}_{own}"}
+        done = succeeded(again(recipe, **given))
+        assert (told in done.out) == (launched == "bf16")
+    plain = tmp_path / "no_False"
+    assert not differing(plain, tmp_path / "bf16_False") and differing(plain, tmp_path / "no_True")
+
+
 @pytest.mark.slow
 def test_two_processes_resumed_in_the_second_epoch_see_the_rows_that_they_would_have_seen(data, tmp_path):
     for recipe in ("sft", "reward"):

@@ -11,14 +11,22 @@ CHUNK = 256  # tokens of which chunked_nll holds logits at once
 KEPT = 2**28  # bytes of log-probabilities that it keeps at most besides (recipes/trainers/sft_loss.py)
 LOGITS = 12  # bytes an entry: fp32 logits, their log-softmax and its gradient; bf16 adds 4, of the first and the last
 SHARDINGS = ("ddp", "zero2", "fsdp2")
+# Recipes of TRL's trainers, which beside quantized weights cast all that is trained to bf16; the others leave it in fp32.
+CAST = ("sft", "reward", "dpo", "kto", "rloo", "grpo")
 
 
 def bytes_of(name: str | None) -> int:
     return 4 if name in (None, "float32") else 2
 
 
-def weight_bytes(model: Counts, values: dict, quantized: bool = True) -> float:
-    """Bytes of a model's weights and of its adapter, which stays in fp32."""
+def adapter_bytes(stage: str, values: dict) -> int:
+    """Bytes of a number of an adapter, of its gradient and of each of its moments."""
+    quantized = values.get("load_in_4bit") or values.get("load_in_8bit")
+    return 2 if quantized and stage in CAST else 4
+
+
+def weight_bytes(model: Counts, values: dict, adapter: int, quantized: bool = True) -> float:
+    """Bytes of a model's weights and of its adapter, a number of which has `adapter`."""
     wide = bytes_of(values.get("dtype"))
     if quantized and values.get("load_in_4bit"):
         scales = (1 + 4 / 256) / 64 if values.get("use_bnb_nested_quant") else 4 / 64  # one for 64 weights
@@ -27,12 +35,12 @@ def weight_bytes(model: Counts, values: dict, quantized: bool = True) -> float:
         inner = model.linear
     else:
         inner = model.linear * wide
-    return inner + (model.parameters - model.linear) * wide + 4 * model.adapter
+    return inner + (model.parameters - model.linear) * wide + adapter * model.adapter
 
 
-def optimizer_bytes(model: Counts, values: dict) -> float:
+def optimizer_bytes(model: Counts, values: dict, adapter: int) -> float:
     """Bytes of the optimizer's state: AdamW's two moments; with Muon one for a matrix in a block, two for the rest."""
-    wide = 4 if model.adapter else bytes_of(values.get("dtype"))
+    wide = adapter if model.adapter else bytes_of(values.get("dtype"))
     if values.get("muon_lr") and not model.adapter:
         return wide * (model.matrices + 2 * (model.trainable - model.matrices))
     optim = str(getattr(values["optim"], "value", values["optim"]))
@@ -89,11 +97,14 @@ def memory_of(
     activations are not.
     """
     trained = {name: models[name] for name in ("policy", "value") if name in models}
-    weights = {name: weight_bytes(each, values, quantized=name != "reward") for name, each in models.items() if each}
+    adapter = adapter_bytes(stage, values)
+    weights = {
+        name: weight_bytes(each, values, adapter, quantized=name != "reward") for name, each in models.items() if each
+    }
     gradients = sum(
-        each.trainable * (4 if each.adapter else bytes_of(values.get("dtype"))) for each in trained.values()
+        each.trainable * (adapter if each.adapter else bytes_of(values.get("dtype"))) for each in trained.values()
     )
-    states = sum(optimizer_bytes(each, values) for each in trained.values())
+    states = sum(optimizer_bytes(each, values, adapter) for each in trained.values())
     if gpus > 1 and sharding == "ddp":
         gradients *= 2  # DDP's buckets
     elif gpus > 1:

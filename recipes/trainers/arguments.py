@@ -87,7 +87,7 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
     """Instances of `dataclass_types` from `--config x.yaml` and the command line, which wins.
 
     `bf16` and `use_cpu` default to what the machine has, so that one YAML serves a laptop and a GPU; either can be
-    set. Without any argument the recipe's own docstring is shown.
+    set, and the launcher's precision does not count. Without any argument the recipe's own docstring is shown.
 
     Args:
         refused: fields that this recipe does not read, {field: what to do instead}; `REFUSED` is added.
@@ -139,7 +139,7 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
     check_sharding(values, {kind.__name__ for kind in dataclass_types})
     check_values({**values, **dict.fromkeys(refused or {})})
     check_folders(values)
-    rows = keep_global_batch(values, given)
+    notes = [_own_precision(values), keep_global_batch(values, given)]
     try:
         with warnings.catch_warnings():
             if "gradient_checkpointing" not in given:  # TRL's own default is what is deprecated
@@ -163,9 +163,21 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
     _use_every_core()
     if int(os.environ.get("RANK", 0)) > 0:  # of several processes the first speaks
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    if rows:
-        print(rows)
+    for note in filter(None, notes):
+        print(note)
     return parsed
+
+
+def _own_precision(values: dict) -> str | None:
+    """Let `bf16` and `fp16` decide, and not what the launcher says, from which transformers starts; says so if they differ."""
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    if launched is None:
+        return None
+    own = "fp16" if values.get("fp16") else "bf16" if values["bf16"] else "no"
+    os.environ["ACCELERATE_MIXED_PRECISION"] = own
+    if launched in ("no", own):
+        return None
+    return f"mixed precision: {own}, by bf16 and fp16 of the recipe; the launcher's {launched} is not taken"
 
 
 def _config_and_words() -> tuple[str | None, dict, list[str]]:

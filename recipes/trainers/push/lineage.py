@@ -7,6 +7,7 @@ from typing import NamedTuple
 from data_prep.common.errors import InputError
 from data_prep.common.files import read_json
 from recipes.trainers.push.names import paths_in, short_names, shown
+from recipes.trainers.push.record import UNTOLD
 
 PUSHED = "pushed.json"  # in a folder that was pushed: where to
 PARENTS = ("model_name_or_path", "sft_model_path")  # what a stage goes on from
@@ -31,9 +32,9 @@ class Stage(NamedTuple):
         return next((str(settings[name]) for name in PARENTS if settings.get(name)), None)
 
     def given(self, names: dict[str, str]) -> dict:
-        """The settings that were given, files by their `names` and models of the Hub by their ids."""
-        given = self.record.get("given", {})
-        return {key: value if self._is_on_hub(key, value) else shown(value, names) for key, value in given.items()}
+        """The settings that were given and may be told, files by their `names` and models of the Hub by their ids."""
+        told = {key: value for key, value in self.record.get("given", {}).items() if key not in UNTOLD}
+        return {key: value if self._is_on_hub(key, value) else shown(value, names) for key, value in told.items()}
 
     def _is_on_hub(self, key: str, value) -> bool:
         known = key in ON_HUB and isinstance(value, str) and value not in self.record.get("local", ())

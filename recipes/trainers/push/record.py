@@ -9,8 +9,12 @@ from pathlib import Path
 from data_prep.common.provenance import commit
 
 VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate")
-# Settings that come from the machine, or that a card has no use for.
-UNTOLD = ("use_cpu", "bf16", "logging_first_step", "logging_steps", "hub_strategy", "sample_prompts", "project")
+# Settings that come from the machine, that a card has no use for, or that name a machine or a place of the user's.
+UNTOLD = (
+    *("use_cpu", "bf16", "logging_first_step", "logging_steps", "hub_strategy", "sample_prompts", "project"),
+    *("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_group_port", "log_completions_hub_repo"),
+    *("trackio_space_id", "trackio_static_space_id", "trackio_bucket_id"),
+)
 MODELS = ("model_name_or_path", "sft_model_path", "reward_model_path", "value_model_path")
 
 
