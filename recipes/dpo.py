@@ -35,7 +35,7 @@ from recipes.trainers.adapter import lora_config
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import logged, rows_seen, save_curves
 from recipes.trainers.resuming import open_run, train
-from recipes.trainers.saving import finish, merge_and_save
+from recipes.trainers.saving import finish, merge_and_save, stop_at_end_of_turn
 
 REFUSED = {"truncation_mode": "pairs with an answer beyond max_length are left out, with a count"}
 
@@ -134,6 +134,7 @@ def main() -> None:
         processing_class=tokenizer,
         peft_config=lora_config(model_args, config),
     )
+    stop_at_end_of_turn(trainer, tokenizer)
 
     # Train
     seconds = train(trainer, run, script.max_seconds)

@@ -42,6 +42,7 @@ from recipes.trainers.resuming import open_run, train
 from recipes.trainers.reward_gate import gate_reward
 from recipes.trainers.rloo_grpo import (
     WatchRewards,
+    answer_ends,
     count_positions_from_first_token,
     heldout_metrics,
     missing_eos_reward,
@@ -49,6 +50,7 @@ from recipes.trainers.rloo_grpo import (
     reward_of_text,
     reward_weights,
     sample_by_arguments_alone,
+    set_sampling,
     show_control_characters,
     training_curves,
 )
@@ -145,8 +147,7 @@ def main() -> None:
     tokenizer = load_tokenizer(name, revision)
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     check_context(tokenizer, config, None)
-    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
-        raise InputError(f"{name}: pads with what ends an answer: answers could not be told from padding")
+    ends = answer_ends(name, revision, config, tokenizer)
 
     # Dataset
     load = partial(load_prompts, on_bad=script.on_bad, columns=script.columns)
@@ -166,9 +167,7 @@ def main() -> None:
     args.model_init_kwargs = {**model_kwargs(model_args), "revision": revision}  # TRL loads policy and reference
     # TRL encodes prompts by this: "<|endoftext|>" that somebody typed stays text.
     args.chat_template_kwargs = {"sanitize_control_tokens": True}
-    if not args.use_vllm:  # a sampled pad token would read as padding
-        suppressed = [tokenizer.pad_token_id, *(args.generation_kwargs or {}).get("suppress_tokens", [])]
-        args.generation_kwargs = {**(args.generation_kwargs or {}), "suppress_tokens": suppressed}
+    set_sampling(args, tokenizer, ends)
     set_seed(args.seed)  # LoRA's matrices are initialised at random
     rewards = [load_function(function) for function in script.reward_funcs or ()]
     eval_funcs = [load_function(function) for function in script.eval_funcs or ()]
@@ -180,11 +179,11 @@ def main() -> None:
             rewards.insert(0, reward_at_last_token(reward_model.to(args.device), tokenizer, args.bf16))
         else:
             print(f"{script.reward_model_path} has another tokenizer: answers are encoded again, as text, for it")
-            rewards.insert(0, reward_of_text(reward_model.to(args.device), reward_tokenizer, tokenizer.eos_token_id))
+            rewards.insert(0, reward_of_text(reward_model.to(args.device), reward_tokenizer, ends))
     args.reward_weights, reward_funcs = weights, rewards
     if script.missing_eos_penalty:
         args.reward_weights = [*weights, script.missing_eos_penalty]
-        reward_funcs = [*rewards, missing_eos_reward(tokenizer)]
+        reward_funcs = [*rewards, missing_eos_reward(ends)]
 
     # Trainer
     trainer = trl.GRPOTrainer(
@@ -200,7 +199,7 @@ def main() -> None:
     WatchRewards(trainer, alarms)
     for model in filter(None, (trainer.model, trainer.ref_model)):
         count_positions_from_first_token(trainer.accelerator.unwrap_model(model))
-    sample_by_arguments_alone(trainer.accelerator.unwrap_model(trainer.model))
+    sample_by_arguments_alone(trainer, ends)
     show_control_characters(trainer)
 
     # Train

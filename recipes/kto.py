@@ -36,7 +36,7 @@ from recipes.trainers.adapter import lora_config
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import logged, rows_seen, save_curves
 from recipes.trainers.resuming import open_run, train
-from recipes.trainers.saving import finish, merge_and_save
+from recipes.trainers.saving import finish, merge_and_save, stop_at_end_of_turn
 
 WITHOUT_KL = "apo_zero_unpaired"  # the loss_type that estimates none
 BATCHES = (
@@ -163,6 +163,7 @@ def main() -> None:
         processing_class=tokenizer,
         peft_config=lora_config(model_args, config),
     )
+    stop_at_end_of_turn(trainer, tokenizer)
 
     # Train
     seconds = train(trainer, run, script.max_seconds)

@@ -210,7 +210,7 @@ def main() -> None:
 
     # Save
     wrapper = trainer.accelerator.unwrap_model(trainer.model)
-    wrapper.policy = ready_to_serve(trainer, wrapper.policy, tokenizer, eos_token_id=trainer.stop_token_id)
+    wrapper.policy = ready_to_serve(trainer, wrapper.policy, tokenizer)
     if model_args.use_peft:
         wrapper.value_model = merge_unless_it_answers_otherwise(trainer, wrapper.value_model, "of the value model")
     save_model(trainer, {"": wrapper.policy, "value_model": wrapper.value_model})

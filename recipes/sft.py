@@ -127,6 +127,12 @@ def take_end_of_turn(tokenizer, args: "trl.SFTConfig") -> None:
         args.eos_token = tokenizer.eos_token = end
 
 
+def stop_at_eos_token(model, tokenizer) -> None:
+    """Let answers end at the tokenizer's end of sequence, in place of a base model's: an assistant's list of ends is kept."""
+    if not isinstance(model.generation_config.eos_token_id, list):
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+
+
 def main() -> None:
     script, args, model_args = parse_arguments(ScriptArguments, trl.SFTConfig, trl.ModelConfig, refused=REFUSED)
     run = open_run(script, args, model_args)
@@ -174,6 +180,7 @@ def main() -> None:
     # Model
     weights = {**model_kwargs(model_args), "revision": revision, "trust_remote_code": False}
     model = AutoModelForCausalLM.from_pretrained(name, **weights)
+    stop_at_eos_token(model, tokenizer)
     if script.chat_vector:
         add_chat_vector(model, script.chat_vector, model_args)
 

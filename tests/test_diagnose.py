@@ -272,7 +272,7 @@ def test_an_sft_model_that_never_stops_is_named_and_what_is_missing_is_said(part
         == found["verdict"]["line"]
         == (
             f"the weakest part is the SFT model (stops): {show_interval(found['sft']['eos_rate'])} of its answers end within 8 "
-            "tokens; next: train it longer, on answers that end; stop_token eos has to be the token that ends a turn in its chat "
+            "tokens; next: train it longer, on answers that end; stop_token_id, if set, has to be what ends a turn in its chat "
             "template"
         )
     )

@@ -63,7 +63,7 @@ def test_answers_follow_the_policy_over_many_episodes(build_ppo):
         logits = trainer.model.policy(input_ids=torch.tensor([rows[0]["prompt_ids"]])).logits[0, -1]
     logits[trainer.processing_class.pad_token_id] = -torch.inf
     probabilities = logits.softmax(-1)
-    end = trainer.stop_token_id
+    (end,) = trainer.stop_token_ids
     groups = torch.arange(len(probabilities)) % 10
     groups[end] = 10
     expected = 4096 * torch.zeros(11).scatter_add_(0, groups, probabilities)

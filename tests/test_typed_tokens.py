@@ -131,7 +131,7 @@ def test_scores_are_those_of_the_text(tiny_reward_dir, tiny_chat_tokenizer):
     ids_read = reward_at_last_token(model, tiny_chat_tokenizer, bf16=False)(prompts=prompts, completion_ids=drawn)
     assert ids_read == pytest.approx(expected, abs=1e-5)
     completions = [[{"role": "assistant", "content": answer}] for answer in answers]
-    of_text = reward_of_text(model, tiny_chat_tokenizer, tiny_chat_tokenizer.eos_token_id)
+    of_text = reward_of_text(model, tiny_chat_tokenizer, [tiny_chat_tokenizer.eos_token_id])
     text_read = of_text(prompts=prompts, completions=completions, completion_ids=drawn)
     assert text_read == pytest.approx(expected, abs=1e-5)
     # A truncated answer gets no end of turn: it is scored at its own last token, as by its ids.

@@ -144,6 +144,7 @@ def test_answers_and_weights_go_through_the_server(method, tiny_chat_tokenizer, 
     # three draws of four prompts × 4, each by the weights of its time
     prompts = encode_prompts(tiny_chat_tokenizer, [[{"role": "user", "content": each}] for each in questions])
     assert [(len(asked["prompt"]), asked["n"], asked["max_tokens"]) for asked in server.asked] == [(4, 4, 8)] * 3
+    assert [asked["stop_token_ids"] for asked in server.asked] == [[tiny_chat_tokenizer.eos_token_id]] * 3
     assert sorted(ids for asked in server.asked for ids in asked["prompt"]) == sorted(prompts)  # one pass
     for update, folder in zip(server.loaded, ("ready", "out/checkpoint-1", "out/checkpoint-2"), strict=True):
         saved = load_file(tmp_path / folder / "model.safetensors")

@@ -4,11 +4,12 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
+from data_prep.common.errors import InputError
 from data_prep.common.machine import bf16_is_fast
 from data_prep.models.batched_generate import decode
 from data_prep.models.loading import context_of
 from data_prep.models.own_draws import OwnDraws, uniform_draws
-from data_prep.tokens.chat_encoder import encode_prompts
+from data_prep.tokens.chat_encoder import encode_prompts, end_of_turn
 
 
 @torch.no_grad()
@@ -37,7 +38,7 @@ def generate_answers(
             bf16 is fast.
 
     Returns for every prompt its answers, each {"text": str, "stopped": bool, "tokens": int, "ids": list[int]}. `ids` are
-    the sampled tokens, `tokens` is their number, and `stopped` says that they end with an end-of-turn token, which is
+    the sampled tokens, `tokens` is their number, and `stopped` says that they end with one of `stop_token_ids`, which is
     the case if the model generated one within `max_new_tokens`.
     """
     model.eval()
@@ -50,7 +51,7 @@ def generate_answers(
             "max_new_tokens: truncated on the left"
         )
     encoded = [ids[-max_prompt_length:] for ids in encoded]
-    end = end_of_turn_ids(model, tokenizer)
+    end = stop_token_ids(model.generation_config, tokenizer)
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,  # OwnDraws does it
@@ -101,8 +102,19 @@ def sums_in(device: torch.device, exact: bool = False) -> dict:
     return {"dtype": torch.float64, "device": "cpu"} if exact else {"dtype": torch.float32, "device": device}
 
 
-def end_of_turn_ids(model, tokenizer) -> list[int]:
-    """The ids a model stops at: the tokenizer's end of turn, and those in its generation config."""
-    named = model.generation_config.eos_token_id if model.generation_config else None
-    named = named if isinstance(named, list) else [named]
-    return sorted({tokenizer.eos_token_id, *(token for token in named if token is not None)})
+def stop_token_ids(settings: GenerationConfig | None, tokenizer) -> list[int]:
+    """The ids that an answer ends with: the end of turn of the chat template, the tokenizer's end of sequence, and what
+    else the model's generation config stops at, in this order."""
+    try:
+        turn = end_of_turn(tokenizer) if tokenizer.chat_template else None
+    except InputError:  # a template whose turns cannot be found
+        turn = None
+    first = [] if turn is None else [tokenizer.convert_tokens_to_ids(turn)]
+    return list(dict.fromkeys(first + named_stop_ids(settings, tokenizer)))
+
+
+def named_stop_ids(settings: GenerationConfig | None, tokenizer) -> list[int]:
+    """The same without the chat template, which a base model may have too: where the model says that it stops."""
+    named = settings.eos_token_id if settings else None
+    ids = [tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
+    return list(dict.fromkeys(token for token in ids if token is not None))

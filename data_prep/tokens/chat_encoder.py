@@ -391,8 +391,19 @@ def encode_text(tokenizer, text: str) -> list[int]:
 
 
 def end_of_turn(tokenizer) -> str | None:
-    """The special token that closes an assistant's turn in the tokenizer's chat template, or None."""
-    encoder = ChatEncoder(tokenizer)
-    ((ids, mask),) = encoder.encode(encoder.render([EXCHANGE]))
-    special = [token for token in ids[mask].tolist() if token in tokenizer.all_special_ids]
-    return tokenizer.convert_ids_to_tokens(special[-1]) if special else None
+    """The special token that closes an assistant's turn in the tokenizer's chat template, or None.
+
+    Nothing is encoded: a ChatEncoder copies the tokenizer, which takes seconds for a large vocabulary. Raises InputError for
+    a template whose assistant's turns cannot be found.
+    """
+    template = _with_marks(tokenizer, template_of(tokenizer, tools=False))
+    options = {"chat_template": template, **tokenizer.special_tokens_map}
+    marked = bool(MARKS.search(template))
+    try:
+        (text,), found = render_jinja_template([EXCHANGE], return_assistant_tokens_mask=marked, **options)
+        spans = found[0] if marked else _spans_by_prefix(text, EXCHANGE, options)
+    except (TemplateError, TypeError, RecursionError) as error:
+        raise _not_rendered(EXCHANGE, error) from None
+    # Not by the tokenizer's named special tokens alone: Gemma 3 does not name its end of turn.
+    special = special_token_text(tokenizer).findall("".join(text[begin:end] for begin, end in spans))
+    return special[-1] if special else None

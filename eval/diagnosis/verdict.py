@@ -44,7 +44,7 @@ def check_sft(found: dict) -> list[dict]:
     if found["references_too_long"] > 1 - LEAST_EOS:
         then = f"raise response_length: {found['references_too_long']:.0%} of the references are longer"
     else:
-        then = "train it longer, on answers that end; stop_token eos has to be the token that ends a turn in its chat template"
+        then = "train it longer, on answers that end; stop_token_id, if set, has to be what ends a turn in its chat template"
     add("stops", eos["high"] < LEAST_EOS, f"{show_interval(eos)} of its answers end within {limit} tokens", then)
     length, reference = found["length"], found["reference_length"]
     shown = f"{length['value']:.1f} [{length['low']:.1f}, {length['high']:.1f}] tokens"

@@ -50,13 +50,13 @@ class Said(NamedTuple):
 
 def is_chat_model(model, tokenizer) -> bool:
     """Whether the template ends an assistant's turn with a token at which the model stops."""
-    from data_prep.models.generation import end_of_turn_ids
+    from data_prep.models.generation import named_stop_ids
 
     if tokenizer.chat_template is None:
         return False
     turns = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hello."}]
     written = tokenizer.apply_chat_template(turns, tokenize=False).rstrip()
-    ids = [token for token in end_of_turn_ids(model, tokenizer) if token is not None]
+    ids = named_stop_ids(model.generation_config, tokenizer)
     return written.endswith(tuple(tokenizer.convert_ids_to_tokens(ids)))
 
 
@@ -101,9 +101,9 @@ def generation_settings(model, tokenizer, temperature: float, max_new_tokens: in
     """The GenerationConfig of an answer: nothing that the sampling is not asked for, and no token that is padding."""
     from transformers import GenerationConfig
 
-    from data_prep.models.generation import end_of_turn_ids
+    from data_prep.models.generation import stop_token_ids
 
-    end = [token for token in end_of_turn_ids(model, tokenizer) if token is not None]
+    end = stop_token_ids(model.generation_config, tokenizer)
     pad = tokenizer.pad_token_id
     return GenerationConfig(
         max_new_tokens=max_new_tokens,

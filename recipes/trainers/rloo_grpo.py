@@ -9,6 +9,7 @@ affected. DPOTrainer pads on the right and needs nothing.
 """
 
 import bisect
+import copy
 import functools
 import math
 import sys
@@ -25,12 +26,13 @@ from transformers.trainer_callback import ExportableState
 
 from data_prep.common.errors import InputError
 from data_prep.common.text import printable
-from data_prep.models.generation import generate_answers
+from data_prep.models.generation import generate_answers, stop_token_ids
 from data_prep.models.reward_functions import call_reward_function
 from data_prep.models.scoring import score_answers
 from data_prep.tokens.chat_encoder import encode_prompts
 from recipes.trainers.alarms import ROUNDING, RewardAlarms
 from recipes.trainers.curves import logged
+from recipes.trainers.saving import stop_at
 from recipes.trainers.sharding import on_device
 
 OWN = ("eval_score", "eval_length", "eval_eos_rate")  # metrics of held-out answers, beside those of eval_funcs
@@ -53,14 +55,56 @@ def count_positions_from_first_token(model: nn.Module) -> None:
     model.base_model.register_forward_pre_hook(derive, with_kwargs=True)
 
 
-def sample_by_arguments_alone(model) -> None:
-    """Leave nothing but the end of an answer in the generation config of `model`.
+def answer_ends(name: str, revision: str, config, tokenizer) -> list[int]:
+    """The ids that an answer of the model `name` ends with (`stop_token_ids`); InputError if the first of them is padding."""
+    try:
+        settings = GenerationConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except OSError:  # the model has none
+        settings = GenerationConfig.from_model_config(config)
+    ends = stop_token_ids(settings, tokenizer)
+    if tokenizer.pad_token_id in (None, *ends[:1]):
+        raise InputError(f"{name}: pads with what ends an answer: answers could not be told from padding")
+    return ends
+
+
+def set_sampling(args, tokenizer, ends: list[int]) -> None:
+    """Let answers be drawn up to any of `ends`, and without padding: sampled, it would read as such."""
+    own = args.generation_kwargs or {}
+    if args.use_vllm:
+        args.generation_kwargs = {"stop_token_ids": ends, **own}
+    else:
+        suppressed = [tokenizer.pad_token_id, *own.get("suppress_tokens", [])]
+        args.generation_kwargs = {"eos_token_id": ends, **own, "suppress_tokens": suppressed}
+
+
+class AnyOf:
+    """Equal to each of some token ids, and to those places of a tensor that hold one."""
+
+    def __init__(self, ids: list[int]) -> None:
+        self.ids = ids
+
+    def __eq__(self, other):
+        if isinstance(other, torch.Tensor):
+            return torch.isin(other, torch.tensor(self.ids, device=other.device))
+        return other in self.ids
+
+    __hash__ = None
+
+
+def sample_by_arguments_alone(trainer, ends: list[int]) -> None:
+    """Leave nothing but the ends of an answer in the generation config of the policy, and make TRL know all of them.
 
     Sampling takes from there what the trainer's arguments do not say: a repetition penalty or a limit on length would
-    change the samples, and not the probabilities that are trained on.
+    change the samples, and not the probabilities that are trained on. TRL looks for the tokenizer's end of sequence alone:
+    answers that end with another token, as Gemma's do, would have padding after it, and count as truncated.
     """
+    model = trainer.accelerator.unwrap_model(trainer.model)
     model = model.get_base_model() if hasattr(model, "peft_config") else model
-    model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
+    model.generation_config = GenerationConfig()
+    stop_at(model, ends)
+    own = trainer._tokenizer
+    trainer._tokenizer = copy.copy(own)  # what TRL compares with; the tokenizer that is saved stays as it is
+    trainer._tokenizer.__class__ = type(type(own).__name__, (type(own),), {"eos_token_id": AnyOf(ends)})
 
 
 def show_control_characters(trainer) -> None:
@@ -202,18 +246,18 @@ def reward_at_last_token(reward_model: nn.Module, tokenizer, bf16: bool) -> Call
     return reward_model_score
 
 
-def reward_of_text(reward_model: nn.Module, tokenizer, eos_token_id: int) -> Callable:
+def reward_of_text(reward_model: nn.Module, tokenizer, ends: list[int]) -> Callable:
     """A reward function of TRL's form that encodes answers again, as text, for a `reward_model` with its own `tokenizer`.
 
     TRL's own call with a model would make control tokens of what a prompt or an answer spells out. An answer is whole if
-    its ids end with `eos_token_id`, the policy's; a truncated one gets no end of turn.
+    its ids end with one of `ends`, the policy's; a truncated one gets no end of turn.
     """
 
     def reward_model_score(
         prompts: list[list[dict]], completions: list[list[dict]], completion_ids: list[list[int]], **columns
     ) -> list[float]:
         answers = [completion[-1]["content"] for completion in completions]
-        stopped = [ids[-1] == eos_token_id for ids in completion_ids]
+        stopped = [ids[-1] in ends for ids in completion_ids]
         return score_answers(reward_model, tokenizer, prompts, answers, stopped=stopped)
 
     return reward_model_score
@@ -232,11 +276,11 @@ def reward_weights(given: list[float] | None, number: int, missing_eos_penalty: 
     return weights
 
 
-def missing_eos_reward(tokenizer) -> Callable:
-    """A reward function of TRL's form: -1 for an answer that was truncated at max_completion_length, else 0."""
+def missing_eos_reward(ends: list[int]) -> Callable:
+    """A reward function of TRL's form: -1 for an answer that was truncated, its last token none of `ends`, else 0."""
 
     def missing_eos(completion_ids: list[list[int]], **columns) -> list[float]:
-        return [-float(ids[-1] != tokenizer.eos_token_id) for ids in completion_ids]
+        return [-float(ids[-1] not in ends) for ids in completion_ids]
 
     return missing_eos
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, GenerationConfig
 
 from data_prep.common.files import UNFINISHED, readable
+from data_prep.models.generation import stop_token_ids
 from data_prep.models.loading import context_of
 from data_prep.models.merging import BOUND, logit_difference, probe_logits, why_merging_differs
 from recipes.trainers.adapter import are_tied, tie
@@ -61,37 +62,48 @@ def ready_to_serve(
     model: PreTrainedModel | PeftModel,
     tokenizer,
     merge: bool = True,
-    eos_token_id: int | None = None,
 ) -> PreTrainedModel | PeftModel:
     """The policy as it is saved: an adapter merged if told so and if that changes no answer, and `serve_as_measured`."""
     from peft import PeftModel
 
     if merge and isinstance(model, PeftModel):
         model = merge_unless_it_answers_otherwise(trainer, model)
-    serve_as_measured(model, tokenizer, eos_token_id)
+    serve_as_measured(model, tokenizer)
     return model
 
 
-def serve_as_measured(model: PreTrainedModel | PeftModel, tokenizer, eos_token_id: int | None = None) -> None:
+def stop_at(model: PreTrainedModel | PeftModel, ids: list[int]) -> None:
+    """Let the generation config of `model` say that an answer ends with any of `ids`; it is saved with every checkpoint."""
+    owner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    owner.generation_config.eos_token_id = ids[0] if len(ids) == 1 else ids
+
+
+def stop_at_end_of_turn(trainer: Trainer, tokenizer) -> None:
+    """Let the model that is trained stop at the end of turn of its chat template, and where it stopped before."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    stop_at(model, stop_token_ids(model.generation_config, tokenizer))
+
+
+def serve_as_measured(model: PreTrainedModel | PeftModel, tokenizer) -> None:
     """Set how the saved model answers where nobody says otherwise: as it was measured, greedily, within its context.
 
     `generation_config.json` is read by `pipeline`, `transformers serve` and vLLM. Without it the first samples at
-    temperature 0.7 and writes 256 tokens more than the prompt has, past the context of a small model.
-
-    Args:
-        eos_token_id: where an answer ends, if not at the tokenizer's end of sequence.
+    temperature 0.7 and writes 256 tokens more than the prompt has, past the context of a small model. An answer ends where
+    the model's own config says, all of the tokens in it, or at the tokenizer's end of sequence.
     """
     owner = model.get_base_model() if hasattr(model, "get_base_model") else model
     positions = context_of(owner.config)
-    end = tokenizer.eos_token_id if eos_token_id is None else eos_token_id
-    settings = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": end, "pad_token_id": tokenizer.pad_token_id}
+    named = owner.generation_config.eos_token_id
+    ends = named if isinstance(named, list) else [tokenizer.eos_token_id if named is None else named]
+    settings = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
     settings |= {"do_sample": False, "max_length": positions}
-    if tokenizer.pad_token_id not in (None, end):
+    if tokenizer.pad_token_id not in (None, *ends):
         settings["suppress_tokens"] = [tokenizer.pad_token_id]  # as it is when answers are measured
     if positions and positions < 2 * SERVER_TOKENS:
         settings["exponential_decay_length_penalty"] = [positions * 3 // 4, LARGE]
     owner.config.use_cache = True  # generation is several times slower without
     owner.generation_config = GenerationConfig(**settings, use_cache=True)
+    stop_at(owner, ends)
 
 
 def save_model(trainer: Trainer, models: dict[str, PreTrainedModel]) -> None:

@@ -27,8 +27,10 @@ def save(model, tokenizer, folder: Path) -> Path:
     return folder
 
 
-def counting_model(tokenizer, end: int) -> GPT2LMHeadModel:
+def counting_model(tokenizer, end: int, ends_with: int | None = None) -> GPT2LMHeadModel:
     """A model that knows positions and nothing else: x after the places from 3 on, its end after place `end`, then anything.
+
+    Its end is the token `ends_with`; default: the tokenizer's end of sequence.
 
     Every place has a direction of its own; a token that follows it for certain has all of that direction.
     """
@@ -40,7 +42,8 @@ def counting_model(tokenizer, end: int) -> GPT2LMHeadModel:
     with torch.no_grad():
         model.transformer.wpe.weight.copy_(torch.eye(size)[:POSITIONS])
         x = tokenizer.convert_tokens_to_ids("x")
-        model.lm_head.weight[x, 3:end] = model.lm_head.weight[tokenizer.eos_token_id, end] = 100.0
+        last = tokenizer.eos_token_id if ends_with is None else ends_with
+        model.lm_head.weight[x, 3:end] = model.lm_head.weight[last, end] = 100.0
     return model
 
 

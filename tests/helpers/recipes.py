@@ -140,7 +140,7 @@ def loaded(folder: Path, kind=AutoModelForCausalLM):
     return model, AutoTokenizer.from_pretrained(folder)
 
 
-def served_as(folder: Path, eos_token_id: int = 2) -> bool:
+def served_as(folder: Path, eos_token_id: int | list[int] = 2) -> bool:
     """Whether a model of 64 positions is saved to answer greedily, within them, up to its end of turn."""
     found = json.loads((folder / "generation_config.json").read_text())
     del found["transformers_version"]

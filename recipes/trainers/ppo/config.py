@@ -89,7 +89,10 @@ class PPOConfig(trl_ppo_config()):
     )
     stop_token: str | None = field(
         default=None,
-        metadata={"help": "Eos: answers end on the tokenizer's eos_token; default: on stop_token_id if set, else eos"},
+        metadata={
+            "help": "Eos: answers end on the chat template's end of turn, the tokenizer's eos_token or what else the model's "
+            "generation_config.json stops at; default: on stop_token_id if set, else eos"
+        },
     )
     temperature: float = field(
         default=1.0, metadata={"help": "Sampling temperature; log-probabilities are taken at it too"}
@@ -146,7 +149,7 @@ class PPOConfig(trl_ppo_config()):
         if self.stop_token not in (None, "eos"):
             raise InputError(f"stop_token: expected eos or nothing, found {self.stop_token!r}; see stop_token_id")
         if self.stop_token and self.stop_token_id is not None:
-            raise InputError("stop_token and stop_token_id are both set: an answer ends on one token")
+            raise InputError("stop_token and stop_token_id are both set: each says what ends an answer; give one")
         if self.max_steps > 0 and self.total_episodes is not None:
             rows = self.per_device_train_batch_size * self.gradient_accumulation_steps
             answers = self.max_steps * rows * int(os.environ.get("WORLD_SIZE", 1))

@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_prep.common.errors import InputError
+from data_prep.models.generation import stop_token_ids
 from data_prep.models.loading import context_of
 from data_prep.tokens.chat_encoder import encode_prompts, encode_text
 from recipes.trainers.ppo.config import PPOConfig
@@ -32,13 +33,13 @@ def reward_weights(args: PPOConfig, rewards: int) -> list[float]:
     return weights
 
 
-def stop_token_of(args: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id of the token that ends an answer; raises InputError if it is the pad token."""
+def stop_tokens_of(args: PPOConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids of the tokens that end an answer; raises InputError if the first is the pad token."""
     eos = args.stop_token == "eos" or args.stop_token_id is None
-    stop = tokenizer.eos_token_id if eos else args.stop_token_id
-    if tokenizer.pad_token_id in (None, stop):
+    stops = stop_token_ids(model.generation_config, tokenizer) if eos else [args.stop_token_id]
+    if tokenizer.pad_token_id in (None, *stops[:1]):
         raise InputError("the tokenizer pads with what ends an answer: answers could not be told from padding")
-    return stop
+    return stops
 
 
 def set_rollouts_as_batches(args: PPOConfig, prompts: int) -> int:

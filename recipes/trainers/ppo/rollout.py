@@ -71,12 +71,12 @@ class Rollout:
         return tokenizer.batch_decode(kept, skip_special_tokens=True)
 
 
-def rollout_of(rows: list[dict], answers: torch.Tensor, stop_token_id: int, pad_token_id: int) -> Rollout:
+def rollout_of(rows: list[dict], answers: torch.Tensor, stop_token_ids: list[int], pad_token_id: int) -> Rollout:
     """The rollout of rows with `prompt_ids` and the answers (N, R) that `sample_answers` gave."""
     device = answers.device
     prompts = [torch.tensor(row["prompt_ids"], device=device) for row in rows]
     prompt_lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    ends = answers == stop_token_id
+    ends = torch.isin(answers, torch.tensor(stop_token_ids, device=device))
     stopped = ends.any(1)
     lengths = torch.where(stopped, ends.int().argmax(1) + 1, answers.shape[1])
     answers = answers[:, : int(lengths.max())]
@@ -125,10 +125,10 @@ def sample_answers(
     batch: dict[str, torch.Tensor],
     uniforms: torch.Tensor,
     temperature: float,
-    stop_token_id: int,
+    stop_token_ids: list[int],
     pad_token_id: int,
 ) -> torch.Tensor:
-    """Answers of up to R tokens to N prompts, (N, R), with `pad_token_id` after the stop token.
+    """Answers of up to R tokens to N prompts, (N, R), with `pad_token_id` after the first stop token.
 
     Args:
         policy: a causal language model, with an adapter or without.
@@ -139,7 +139,7 @@ def sample_answers(
         max_new_tokens=uniforms.shape[1],
         use_cache=True,  # otherwise the policy's generation config decides, and one saved in training says no
         do_sample=False,  # OwnDraws does it
-        eos_token_id=stop_token_id,
+        eos_token_id=stop_token_ids,
         pad_token_id=pad_token_id,
         suppress_tokens=[pad_token_id],  # a sampled pad would read as the end of the answer
     )

@@ -37,11 +37,12 @@ from recipes.trainers.ppo.prepare import (
     same_rows,
     set_rollouts_as_batches,
     shortest_context,
-    stop_token_of,
+    stop_tokens_of,
     value_warmup_updates,
     with_prompt_ids,
 )
 from recipes.trainers.ppo.rollout import METRICS, Rollout, answer_metrics, rollout_of, sample_answers
+from recipes.trainers.saving import stop_at
 
 AVERAGE = "average.safetensors"  # in a checkpoint, with ema_decay
 REWARD_SAMPLE = 256  # answers from which normalize_rewards takes mean and spread
@@ -52,7 +53,7 @@ class PPOTrainer(Trainer):
 
     Args:
         args: see PPOConfig. The batch size and the number of steps in it are set to those of rollouts.
-        processing_class: the policy's tokenizer; its pad token must differ from the stop token.
+        processing_class: the policy's tokenizer; its pad token must differ from what ends an answer.
         model, ref_model: policy and reference. `ref_model` may be None for a LoRA policy: the reference is then the
             policy with its adapter switched off, or with the adapter `args.ref_adapter_name` instead.
         reward_model: a sequence classifier with one label; None if there are `reward_funcs`.
@@ -99,7 +100,7 @@ class PPOTrainer(Trainer):
         check_names("eval_funcs", self.eval_funcs)
         check_metric(args, [f"eval_{name}" for name in (*METRICS, *(each.__name__ for each in self.eval_funcs))])
         self.reward_weights = reward_weights(args, (reward_model is not None) + len(self.reward_funcs))
-        self.stop_token_id = stop_token_of(args, processing_class)
+        self.stop_token_ids = stop_tokens_of(args, model, processing_class)
         self.micro_batch_size = args.per_device_train_batch_size
         self.rollout_size = set_rollouts_as_batches(args, len(train_dataset))
         self.num_value_warmup_updates = value_warmup_updates(args, len(train_dataset), self.rollout_size)
@@ -109,7 +110,7 @@ class PPOTrainer(Trainer):
         self.max_prompt_length = shortest_context(encoded_for) - args.response_length
         for each in filter(None, (model, ref_model, reward_model, value_model)):
             disable_dropout_in_model(each)  # dropout would make the ratio of new to old probability differ from 1
-        model.generation_config.eos_token_id = self.stop_token_id  # saved with every checkpoint
+        stop_at(model, self.stop_token_ids)
 
         train_dataset = with_prompt_ids(train_dataset, processing_class, self.max_prompt_length, args.dataset_num_proc)
         if eval_dataset is not None:
@@ -180,11 +181,11 @@ class PPOTrainer(Trainer):
                 batch,
                 uniforms.to(**sums_in(args.device)),
                 args.temperature,
-                self.stop_token_id,
+                self.stop_token_ids,
                 tokenizer.pad_token_id,
             )
         policy.train()
-        return rollout_of(rows, answers, self.stop_token_id, tokenizer.pad_token_id)
+        return rollout_of(rows, answers, self.stop_token_ids, tokenizer.pad_token_id)
 
     @torch.no_grad()
     def score(self, rollout: Rollout) -> None:

@@ -1,0 +1,159 @@
+"""Assistants that end a turn with another token than their tokenizer's end of sequence, as Gemma's do."""
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import pytest
+from helpers.models import POSITIONS, counting_model, save
+from helpers.recipes import (
+    EXACT,
+    again,
+    conversation,
+    differing,
+    loaded,
+    ranking,
+    ready_to_end,
+    results,
+    served_as,
+    succeeded,
+)
+from transformers import AutoTokenizer, GenerationConfig
+
+from data_prep import sample_completions
+from data_prep.common.files import read_jsonl, write_json, write_jsonl
+from data_prep.models.generation import stop_token_ids
+from data_prep.tokens.chat_encoder import end_of_turn
+
+TEXT, TURN, OTHER = 0, 2, 3  # <|endoftext|>, which the tokenizer ends at; <|end|>, which ends a turn; <|system|>
+LIST = [TEXT, OTHER, TURN]  # of a generation config, in no order
+PLACE = 4 * math.sin((8 / 63 - 0.5) * math.pi)  # the reward of place 8; see long_is_good_dir
+
+
+@pytest.fixture(scope="module")
+def unnamed(tiny_tokenizer, tmp_path_factory):
+    """The tokenizer whose end of turn is a special token that none of its settings names, as Gemma 3's."""
+    folder = tmp_path_factory.mktemp("unnamed")
+    tiny_tokenizer.save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert "<|end|>" in settings.pop("extra_special_tokens")
+    write_json(folder / "tokenizer_config.json", settings)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def assistant(unnamed, tmp_path_factory):
+    """assistant(token, stops) answers xxxx after a letter, xx after three, and ends with `token`; its generation config
+    stops at `stops`."""
+
+    def build(token: int, stops: int | list[int]) -> Path:
+        model = counting_model(unnamed, 7, token)
+        model.generation_config.eos_token_id = stops
+        return save(model, unnamed, tmp_path_factory.mktemp("assistants"))
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def settings(long_is_good_dir, tmp_path_factory) -> dict[str, dict]:
+    """An update that changes next to nothing, by each recipe."""
+    folder = tmp_path_factory.mktemp("data")
+    texts = ("a", "b", "c", "d", "aaa", "bbb", "ccc", "ddd")
+    write_json(folder / "prompts.json", [conversation(text, text, "-") for text in texts])
+    write_jsonl(folder / "ranked.jsonl", [ranking(text, {"no": 1, "yes": 0}) for text in texts])
+    steps = {**EXACT, "learning_rate": 1e-9, "save_strategy": "no", "logging_steps": 1}
+    ranked = {**steps, "rankings": folder / "ranked.jsonl", "per_device_train_batch_size": 8, "max_steps": 1}
+    ranked |= {"max_length": POSITIONS}
+    drawing = {**steps, "prompts": folder / "prompts.json", "reward_model_path": long_is_good_dir}
+    groups = {"per_device_train_batch_size": 16, "num_generations": 2, "max_completion_length": 8, "max_steps": 1}
+    rollout = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "total_episodes": 8}
+    rollout |= {"response_length": 8, "num_mini_batches": 1, "num_ppo_epochs": 1, "temperature": 1.0, "kl_coef": 0.0}
+    tuned = {"conversations": folder / "prompts.json", "max_length": POSITIONS, "max_new_tokens": 8, "max_steps": 1}
+    return {
+        "sft": {**steps, **tuned},
+        "dpo": ranked,
+        "kto": ranked,
+        "rloo": {**drawing, **groups, "missing_eos_penalty": 1.0},
+        "grpo": {**drawing, **groups, "missing_eos_penalty": 1.0},
+        "ppo": {**drawing, **rollout, "stop_token": "eos", "missing_eos_penalty": 1.0},
+    }
+
+
+def trained(recipe: str, model: Path, settings: dict[str, dict], folder: Path, **changes) -> Path:
+    start = "sft_model_path" if recipe == "ppo" else "model_name_or_path"
+    given = {**settings[recipe], start: model, **changes}
+    succeeded(again(recipe, **given, output_dir=folder / recipe))
+    return folder / recipe
+
+
+# Gemma's form: without marks, and a line break after the end of turn.
+UNMARKED = """\
+{{ bos_token }}{% for message in messages %}
+{{- '<|user|>' + message['role'] + '\n' + message['content'] + '<|end|>\n' -}}
+{% endfor %}{% if add_generation_prompt %}{{ '<|user|>assistant\n' }}{% endif %}"""
+
+
+@pytest.mark.parametrize("template", [None, UNMARKED], ids=["marked", "unmarked"])
+def test_the_end_of_turn_is_found_where_no_setting_names_it(unnamed, template):
+    tokenizer = copy.deepcopy(unnamed)
+    tokenizer.chat_template = template or tokenizer.chat_template
+    assert "<|end|>" not in tokenizer.all_special_tokens and end_of_turn(tokenizer) == "<|end|>"
+
+
+def test_without_a_way_to_find_the_end_of_turn_an_answer_ends_where_the_model_says(unnamed):
+    tokenizer = copy.deepcopy(unnamed)
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    assert stop_token_ids(GenerationConfig(eos_token_id=[OTHER, TURN]), tokenizer) == [TEXT, OTHER, TURN]
+
+
+@pytest.mark.parametrize("recipe", ["sft", "dpo", "kto", "rloo", "grpo", "ppo"])
+@pytest.mark.parametrize(
+    ("stops", "saved", "fine_tuned"), [(LIST, [TURN, TEXT, OTHER], [TURN, TEXT, OTHER]), (TEXT, [TURN, TEXT], TURN)]
+)
+def test_what_is_saved_stops_at_every_stop_token_the_end_of_turn_first(
+    recipe, stops, saved, fine_tuned, assistant, settings, tmp_path
+):
+    """Fine-tuning alone takes the end of turn in place of a single stop token, which a base model has."""
+    folder = trained(recipe, assistant(TURN, stops), settings, tmp_path)
+    assert served_as(folder, fine_tuned if recipe == "sft" else saved)
+    model, tokenizer = loaded(folder)
+    assert tokenizer.eos_token == ("<|end|>" if recipe == "sft" else "<|endoftext|>")
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "a"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    # Four tokens, then x at places 4 to 7 and the end of turn at place 8. The context would hold 64.
+    (ids,) = model.generate(**prompt).tolist()
+    assert ids[4:] == [tokenizer.convert_tokens_to_ids("x")] * 4 + [TURN]
+
+
+@pytest.mark.parametrize("token", [TURN, OTHER])
+@pytest.mark.parametrize("recipe", ["rloo", "grpo", "ppo"])
+def test_an_answer_ends_at_any_stop_token_and_is_whole(recipe, token, assistant, settings, tmp_path):
+    found = results(trained(recipe, assistant(token, LIST), settings, tmp_path), recipe)["curves"]
+    # Prompts of 4 and 6 tokens, the end at place 8 of all: answers of 5 and 3 tokens, none cut, none of them penalized.
+    assert found["length"] == [[1, 4.0]] and found["eos_rate"] == [[1, 1.0]]
+    assert found["entropy"][0][1] == pytest.approx(0, abs=1e-3)  # nothing behind the end is trained on
+    assert found["score"][0][1] == pytest.approx(PLACE, abs=2e-3)
+
+
+@pytest.mark.parametrize("recipe", ["rloo", "grpo"])
+def test_whole_answers_are_not_masked_as_truncated(recipe, tiny_chat_tokenizer, unnamed, settings, tmp_path):
+    model = ready_to_end(tiny_chat_tokenizer, tmp_path / "model")  # ends with <|end|>, after every token alike
+    unnamed.save_pretrained(model)
+    steps = {"learning_rate": 0.003, "mask_truncated_completions": True, "seed": 1}
+    folder = trained(recipe, model, settings, tmp_path, **steps)
+    assert "transformer.ln_f.weight" in differing(model, folder)
+    found = results(folder, recipe)["curves"]
+    assert found["length"][0][1] == pytest.approx(
+        3.17, abs=1.7
+    )  # as in test_preference_optimization.py; of 16 answers
+
+
+def test_sampled_answers_end_at_the_end_of_turn(command, assistant, settings, tmp_path):
+    given = ("--model", assistant(TURN, TEXT), "--conversations", settings["sft"]["conversations"])
+    given += ("--output", tmp_path / "sampled.jsonl", "--num_return_sequences", 1, "--max_new_tokens", 8)
+    code, out, err = command(sample_completions, *given)
+    assert code == 0, err
+    assert [row["completions"] for row in read_jsonl(tmp_path / "sampled.jsonl")] == [["xxxx"]] * 4 + [["xx"]] * 4
+    assert "EOS rate 100%" in out
