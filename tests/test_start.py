@@ -161,7 +161,7 @@ def test_text_is_written_so_that_yaml_reads_the_same_text(text):
 @pytest.mark.parametrize(("updates_in_time", "updates"), [(0, 30), (39, 70), (125, 120), (900, 200)])
 def test_the_updates_of_ppo_fit_into_the_time_beside_its_evaluations(updates_in_time, updates, tmp_path):
     """Prompts of 20 tokens, answers of 8, room for 16: by 6N = 6 MFLOP a token, 10N of 36 tokens and 12N of 28 an episode."""
-    prompts = Turns(100, 100, 2800, *(np.full(100, number) for number in (28, 20, 8)))
+    prompts = Turns(100, 100, 2800, *(np.full(100, number) for number in (28, 20, 8, 28)))
     model, machine = Model(None, 2, 128, 10**6, 6e6, 512, 64), Machine(flops=1e9, memory=16e9, gpu=False)
     episode, evaluations = (36 * 10 + 28 * 12) * 1e6, 7 * 64 * 36 * 10 * 1e6
     seconds = (evaluations + updates_in_time * 64 * episode) / 1e9 if updates_in_time else 1.0
