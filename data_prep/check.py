@@ -4,7 +4,7 @@
     python -m data_prep.check data/ --on_bad repair --output runs/mine/data
 
 Takes every format that the recipes take (listed in readers/conversation_formats.py and preference_formats.py), and tells
-conversations from preferences row by row. Text (.txt, or rows with "text" alone) counts as documents, which are for
+conversations from preferences row by row. Text (.txt, or rows with --text_column alone) counts as documents, which are for
 pretraining. Prints how many rows have which problem and where the first of them are, and counts turns, tokens, lengths and
 languages. Without --output nothing is written. With it the folder holds, if there is anything to write into them,
 
@@ -236,7 +236,7 @@ def examine(
 
     def rows(doing: str) -> Iterator[Checked]:
         return tqdm(
-            checked_rows(files, arguments.columns, lengths.roles, arguments.reasoning),
+            checked_rows(files, arguments.columns, lengths.roles, arguments.reasoning, arguments.text_column),
             desc=doing,
             unit=" rows",
             leave=False,
@@ -292,6 +292,7 @@ def main() -> None:
         help="field=column,… such as messages=dialogue or prompt=question,chosen=good,rejected=bad "
         "(default: recognise the format of each row)",
     )
+    parser.add_argument("--text_column", default="text", help="column with the text of documents (default: text)")
     parser.add_argument(
         "--similarity",
         type=float,

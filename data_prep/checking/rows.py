@@ -103,13 +103,18 @@ class Size(NamedTuple):
 
 
 def checked_rows(
-    files: Iterable[str], columns: str | None = None, roles: Iterable[str] = ALL_ROLES, reasoning: str = "keep"
+    files: Iterable[str],
+    columns: str | None = None,
+    roles: Iterable[str] = ALL_ROLES,
+    reasoning: str = "keep",
+    text_column: str = "text",
 ) -> Iterator[Checked]:
     """All rows of `files`, each classified by its fields; with `columns` all are of the kind that these fields have.
 
     Args:
         roles: those that the chat template supports.
         reasoning: what to do with an assistant's reasoning; "drop" takes it out of the records.
+        text_column: that of documents; their records have it as "text".
     """
     named_kind, columns = kind_of_columns(columns)
     for row in rows_of(files):
@@ -123,9 +128,9 @@ def checked_rows(
             problem = Problem("not an object", shorten(row.value), "an object, with the fields of a row: { ... }")
             yield Checked(row.with_found([problem]), "", {})
             continue
-        kind, unread, turns, changed = named_kind or classify(row.value), [], 0, []
-        if kind == "document" and isinstance(row.value["text"], str):
-            yield document(row, row.value["text"], f"keys {shorten(sorted(row.value))}")
+        kind, unread, turns, changed = named_kind or classify(row.value, text_column), [], 0, []
+        if kind == "document" and isinstance(row.value[text_column], str):
+            yield document(row, row.value[text_column], f"keys {shorten(sorted(row.value))}")
             continue
         if kind == "preferences":
             media = media_problems(row.value)
