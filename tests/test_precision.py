@@ -1,13 +1,14 @@
-"""What is trained in which precision: score heads beside LoRA in fp32 whatever `dtype` says."""
+"""What is trained in which precision: score heads beside LoRA in fp32 whatever `dtype` says; weights in bf16 with a warning."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.models import save
 from helpers.recipes import EXACT, LORA, again, conversation, ranking, succeeded, weights
 from peft import get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl import ModelConfig
 
 from data_prep.common.files import write_json, write_jsonl
@@ -49,7 +50,8 @@ def test_a_score_head_beside_lora_takes_steps_below_the_spacing_of_bf16(
     recipe, half, given, tiny_reward_dir, tmp_path
 ):
     settings = {**given[recipe], "bf16": half}
-    succeeded(again(recipe, **settings, output_dir=tmp_path / "run"))
+    done = succeeded(again(recipe, **settings, output_dir=tmp_path / "run"))
+    assert "weights are trained in" not in done.out
     first, second = (head_of(recipe, tmp_path / "run" / f"checkpoint-{step}") for step in (1, 2))
     if recipe == "ppo":  # it starts from the reward model's head, rounded
         start = weights(tiny_reward_dir)["score.weight"].bfloat16().float()
@@ -93,3 +95,28 @@ def test_a_plan_counts_the_bytes_of_a_model_in_bf16_with_an_adapter_and_a_head_i
     # 12 × 32² and 13 × 32 a block, 2 × 32 at the end, the tables of 262 and 64, the head; LoRA 4 × (128 + 64 + 160 + 160).
     whole = 2 * (12 * 1024 + 13 * 32) + 64 + (262 + 64) * 32 + 32
     assert bytes_there == 2 * whole + 4 * (2 * 4 * 512 + 32)
+
+
+ROUNDED = "weights are trained in {}: a step below 1/{} of a weight is lost; dtype: float32 with bf16: true keeps it\n"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "line"),
+    [
+        ("reward", {"dtype": "bfloat16"}, ROUNDED.format("bfloat16", 512)),
+        ("reward", {"dtype": "float16"}, ROUNDED.format("float16", 4096)),
+        ("reward", {"dtype": "auto"}, ROUNDED.format("bfloat16", 512)),  # as the checkpoint is
+        ("reward", {"dtype": "float32"}, None),
+        ("reward", {**LORA, "lora_modules_to_save": "wte"}, ROUNDED.format("bfloat16", 512)),
+        ("ppo", {}, ROUNDED.format("bfloat16", 512)),
+    ],
+)
+def test_weights_trained_in_16_bits_are_said_in_one_line(recipe, changes, line, given, tiny_model_dir, tmp_path):
+    settings = {key: value for key, value in given[recipe].items() if key not in {*LORA, "lora_r"}} | changes
+    settings |= {"save_strategy": "no", "max_steps": 1} if recipe == "reward" else {"total_episodes": 4}
+    if changes.get("dtype") == "auto":
+        model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.bfloat16)
+        settings["model_name_or_path"] = save(model, AutoTokenizer.from_pretrained(tiny_model_dir), tmp_path / "half")
+    done = succeeded(again(recipe, **settings, output_dir=tmp_path / "run"))
+    assert done.out.count("weights are trained in") == (line is not None)
+    assert line is None or line in done.out

@@ -1,13 +1,16 @@
-"""The precision in which weights are trained: score heads beside LoRA in fp32."""
+"""The precision in which weights are trained: score heads beside LoRA in fp32, and a line where steps are rounded away."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from recipes.trainers.adapter import trained
 
 if TYPE_CHECKING:  # slow to import, and so is peft below
     from peft import PeftModel
+    from transformers import Trainer
 
 
 def train_head_in_fp32(model: PeftModel) -> None:
@@ -31,3 +34,22 @@ def round_head(model: PeftModel) -> None:
     score = getattr(model.get_base_model(), "score", None)
     if score is not None and trained(score) is not score:
         trained(score).to(score.original_module.weight.dtype)
+
+
+def warn_of_rounding(trainer: Trainer) -> None:
+    """Print a line where whole weights are trained in 16 bits, without a copy in fp32 that takes the small steps.
+
+    DeepSpeed, and FSDP with autocast, keep such a copy. Adapters, and what is trained beside quantized weights, are in the
+    dtype that PEFT and TRL give them whatever `dtype` is.
+    """
+    in_fp32 = trainer.is_fsdp_enabled and (trainer.args.bf16 or trainer.args.fp16)
+    weights = dict(trainer.model.named_parameters())
+    quantized = not all(weight.is_floating_point() for weight in weights.values())
+    if in_fp32 or trainer.is_deepspeed_enabled or quantized:
+        return
+    kinds = {weight.dtype for name, weight in weights.items() if weight.requires_grad and ".lora_" not in name}
+    for kind in kinds & {torch.bfloat16, torch.float16}:
+        print(
+            f"weights are trained in {str(kind).removeprefix('torch.')}: a step below 1/{4 / torch.finfo(kind).eps:.0f} of a "
+            "weight is lost; dtype: float32 with bf16: true keeps it"
+        )

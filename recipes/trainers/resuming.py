@@ -27,6 +27,7 @@ from recipes.trainers.batch import order_by_seed_and_step
 from recipes.trainers.best_model import BestModel
 from recipes.trainers.checkpoints import PARTIAL, flaw_of, full_disk_as_one_line, last_checkpoint, write_whole
 from recipes.trainers.inputs import changed_inputs, inputs_of
+from recipes.trainers.precision import warn_of_rounding
 from recipes.trainers.push.hub import prepare_push
 from recipes.trainers.push.record import VERSIONS, record_of
 from recipes.trainers.reference import check_reference, keep_reference
@@ -271,6 +272,7 @@ def train(trainer: Trainer, run: Run, max_seconds: float | None = None, rows: Da
     needs (`keep_answers`, `keep_reference`).
     """
     check_tied(trainer.model)
+    warn_of_rounding(trainer)
     folder = Path(trainer.args.output_dir)
     if trainer.is_world_process_zero():
         if run.anew and (older := [each for each in folder.glob("checkpoint-*") if each.name[11:].isdigit()]):
