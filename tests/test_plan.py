@@ -151,6 +151,8 @@ def test_memory_by_part_by_hand(all_plans):
     lora = plans["qwen2.5_7b_lora/sft"]
     assert lora.parts["weights"] == 2 * 7_615_616_512 + 4 * 40_370_176
     assert lora.parts["gradients"] + lora.parts["optimizer"] == 12 * 40_370_176
+    reward = plans["qwen2.5_7b_lora/reward"]  # the score head stays in bf16, and a copy in fp32 is trained
+    assert reward.parts["weights"] == 2 * (7_070_619_136 + 3_584) + 4 * (40_370_176 + 3_584)
     linear = 36 * (2 * 4_096 * 4_096 + 2 * 4_096 * 1_024 + 3 * 4_096 * 12_288)
     norms = 36 * (2 * 4_096 + 2 * 128) + 4_096
     others = 2 * 151_936 * 4_096 + norms

@@ -34,6 +34,7 @@ from recipes.trainers.checkpoints import (
     write_whole,
 )
 from recipes.trainers.inputs import changed_inputs, inputs_of
+from recipes.trainers.precision import warn_of_rounding
 from recipes.trainers.push.hub import prepare_push
 from recipes.trainers.push.record import VERSIONS, record_of
 from recipes.trainers.reference import check_reference, keep_reference
@@ -278,6 +279,7 @@ def train(trainer: Trainer, run: Run, max_seconds: float | None = None, rows: Da
     needs (`keep_answers`, `keep_reference`).
     """
     check_tied(trainer.model)
+    warn_of_rounding(trainer)
     folder = Path(trainer.args.output_dir)
     if trainer.is_world_process_zero():
         if run.anew and (older := [each for each in folder.glob("checkpoint-*") if each.name[11:].isdigit()]):

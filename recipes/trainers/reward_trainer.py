@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from datasets import Dataset
-from peft.utils.other import ModulesToSaveWrapper
 from torch.nn.functional import logsigmoid
 from torch.nn.utils.rnn import pad_sequence
 from trl import RewardTrainer
@@ -14,6 +13,7 @@ from data_prep.common.errors import InputError
 from data_prep.models.loading import carries_state
 from data_prep.models.scoring import encode_answers
 from data_prep.readers.ranks import pairs
+from recipes.trainers.precision import train_head_in_fp32
 
 
 @dataclass
@@ -111,11 +111,8 @@ class RankingRewardTrainer(RewardTrainer):
         collator = RankingCollator(kwargs["processing_class"].pad_token_id, margin_scale, shared_prompt)
         self.shared_prompt = shared_prompt  # read while the datasets are prepared
         super().__init__(*args, data_collator=collator, **kwargs)
-        for module in self.model.modules():
-            # Beside quantized weights TRL casts all that is trained to bf16, the score head too: without autocast its
-            # input does not fit it, and with it small steps would be rounded away.
-            if isinstance(module, ModulesToSaveWrapper):
-                module.modules_to_save.to(next(module.original_module.parameters()).dtype)
+        if hasattr(self.model, "peft_config"):
+            train_head_in_fp32(self.model)
         attention = self.model.config._attn_implementation
         if shared_prompt and attention not in ("sdpa", "eager"):
             raise InputError(f"shared_prompt needs attn_implementation sdpa or eager; found {attention}")

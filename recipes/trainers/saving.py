@@ -21,6 +21,7 @@ from data_prep.models.loading import context_of
 from data_prep.models.merging import BOUND, logit_difference, probe_logits, why_merging_differs
 from recipes.trainers.adapter import are_tied, tie
 from recipes.trainers.checkpoints import full_disk_as_one_line
+from recipes.trainers.precision import round_head
 from recipes.trainers.push.model_files import push_trained, write_card
 from recipes.trainers.trackers import where_to_look
 
@@ -214,11 +215,13 @@ def merge_unless_it_answers_otherwise(
 ) -> PreTrainedModel | PeftModel:
     """The merged model; or `model` as it is, if merging moves its logits by more than rounding, and a line that says so.
 
-    Of a reward or value model, which other recipes load whole, the line says what to do.
+    Of a reward or value model, which other recipes load whole, the line says what to do. Its head becomes what is saved
+    first: see `round_head`.
 
     Args:
         owner: whose adapter the line is about, where a run has several: "of the value model".
     """
+    round_head(model)
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # the weights are in parts on several processes
         return merge_adapter(model)
     with warnings.catch_warnings():
