@@ -1,10 +1,10 @@
-"""What is a reward worth without training? The verdict on the answer that it picks among n.
+r"""What is a reward worth without training? The verdict on the answer that it picks among n.
 
-    python -m data_prep.sample_completions --model runs/quickstart/sft --num_return_sequences 16 --limit 300 \\
+    python -m data_prep.sample_completions --model runs/quickstart/sft --num_return_sequences 16 --limit 300 \
         --conversations runs/quickstart/data/conversations_heldout.json --output runs/quickstart/data/sixteen.jsonl
-    python -m data_prep.rank_completions --by function --function data_prep.rewards.rubric \\
+    python -m data_prep.rank_completions --by function --function data_prep.rewards.rubric \
         --completions runs/quickstart/data/sixteen.jsonl --output runs/quickstart/data/sixteen_ranked.jsonl
-    python -m eval.best_of_n --reward runs/quickstart/reward --rankings runs/quickstart/data/sixteen_ranked.jsonl \\
+    python -m eval.best_of_n --reward runs/quickstart/reward --rankings runs/quickstart/data/sixteen_ranked.jsonl \
         --name heldout --results_dir runs/quickstart/results
 
 For n = 1, 2, 4, 8, 16, as far as prompts have so many samples: the verdict on a random answer, on the one with the highest

@@ -1,4 +1,4 @@
-"""Does a saved model answer, wherever it is served, as it was trained and measured? Nothing is set but what is saved.
+r"""Does a saved model answer, wherever it is served, as it was trained and measured? Nothing is set but what is saved.
 
     python -m eval.serving --model runs/quickstart/sft --limit 50 \
         --conversations runs/quickstart/data/conversations_heldout.json --results_dir runs/quickstart/results
