@@ -4,7 +4,7 @@
     python -m data_prep.check data/ --on_bad repair --output runs/mine/data
 
 Takes every format that the recipes take (listed in readers/conversation_formats.py and preference_formats.py), and tells
-conversations from preferences row by row. Text (.txt, or rows with "text" alone) counts as documents, which are for
+conversations from preferences row by row. Text (.txt, or rows with --text_column alone) counts as documents, which are for
 pretraining. Prints how many rows have which problem and where the first of them are, and counts turns, tokens, lengths and
 languages. Without --output nothing is written. With it the folder holds, if there is anything to write into them,
 
@@ -89,6 +89,7 @@ class Findings:
         self.languages: Counter = Counter()
         self.documents = Counter({"count": 0, "characters": 0})
         self.tokens = Counter(dict.fromkeys(TOKENS, 0))
+        self.changed: dict[str, Counter] = {}  # {how: {field: rows}}
         self.turns, self.context = bytearray(), Context(max_length)  # 4 bytes a row each
 
     def add(self, row: Row, kind: str, outcome: str, warnings: tuple[str, ...]) -> None:
@@ -108,9 +109,18 @@ class Findings:
         file = self.files.setdefault(row.path, Counter())
         file.update({"rows": 1, "quarantined": quarantined, kind: 1})
 
-    def measure(self, record: dict, size: Size, unread: tuple[str, ...], reasoning: int) -> None:
-        """Count the turns, the size and the language of a row that is kept, and what is not read of it."""
+    def measure(
+        self,
+        record: dict,
+        size: Size,
+        unread: tuple[str, ...],
+        reasoning: int,
+        changed: tuple[tuple[str, str], ...],
+    ) -> None:
+        """Count the turns, the size and the language of a row that is kept, and what is not read or changed of it."""
         self.tally.fields.update(unread)
+        for way, field in changed:
+            self.changed.setdefault(way, Counter())[field] += 1
         self.tally.turns += reasoning
         self.tally.lost += size.lost
         turns = record.get("messages", record.get("prompt", []))
@@ -143,6 +153,7 @@ class Findings:
             "context": self.context.report(),
             "languages": {"method": method(), "counts": dict(self.languages.most_common())},
             "fields_not_read": dict(self.tally.fields.most_common()),
+            "fields_changed": {way: dict(fields.most_common()) for way, fields in self.changed.items()},
             "reasoning": {"policy": self.tally.reasoning, "turns": self.tally.turns, "left_out": self.tally.lost},
         }
 
@@ -225,7 +236,7 @@ def examine(
 
     def rows(doing: str) -> Iterator[Checked]:
         return tqdm(
-            checked_rows(files, arguments.columns, lengths.roles, arguments.reasoning),
+            checked_rows(files, arguments.columns, lengths.roles, arguments.reasoning, arguments.text_column),
             desc=doing,
             unit=" rows",
             leave=False,
@@ -281,6 +292,7 @@ def main() -> None:
         help="field=column,… such as messages=dialogue or prompt=question,chosen=good,rejected=bad "
         "(default: recognise the format of each row)",
     )
+    parser.add_argument("--text_column", default="text", help="column with the text of documents (default: text)")
     parser.add_argument(
         "--similarity",
         type=float,

@@ -21,9 +21,12 @@ are added, and rows with the same prompt stay together. The memory used does not
 
 Where another file on the same prompts is split too, --without names its held-out part: rows that answer one of these
 prompts in any of their turns are not trained on. They are counted. The prompts of --without are kept in memory.
+
+Either part can be written alone: where one is lost, the same prompts, fraction and seed give it again, without the other.
 """
 
 import argparse
+import contextlib
 import json
 import os
 from collections import Counter
@@ -60,16 +63,15 @@ def text_of(value) -> tuple[dict, list[Problem]]:
     return {"text": "\n\n".join(str(message["content"]) for message in messages)}, problems
 
 
-def check_outputs(train: Path, heldout: Path, quarantine: Path, files: list[str]) -> None:
-    """Raise InputError if an output is there already, is the other one, or is one of the inputs."""
-    named = {"--train": train, "--heldout": heldout, "the quarantine of --train": quarantine}
+def check_outputs(outputs: dict[str, Path], quarantine: Path, files: list[str]) -> None:
+    """Raise InputError if an output, {option: file}, is there already, is another one, or is one of the inputs."""
     seen: dict[str, str] = {os.path.realpath(file): "an input" for file in files if not file.startswith(HUB)}
-    for name, path in named.items():
+    for name, path in {**outputs, f"the quarantine of {[*outputs][0]}": quarantine}.items():
         if other := seen.get(os.path.realpath(path)):
             raise InputError(f"{path}: is {name} and {other}, the same file; give another path")
         seen[os.path.realpath(path)] = name
-    vacant(train)
-    vacant(heldout)
+    for path in outputs.values():
+        vacant(path)
 
 
 def as_line(value: dict, changed: dict[str, Counter]) -> str:
@@ -97,8 +99,8 @@ def main() -> None:
     parser.add_argument(
         "--train_fraction", type=float, help="fraction of prompts to train on (default: all the others)"
     )
-    parser.add_argument("--train", type=Path, required=True, help="JSON Lines file for the training rows")
-    parser.add_argument("--heldout", type=Path, required=True, help="JSON Lines file for the held-out rows")
+    parser.add_argument("--train", type=Path, help="JSON Lines file for the training rows (default: not written)")
+    parser.add_argument("--heldout", type=Path, help="JSON Lines file for the held-out rows (default: not written)")
     parser.add_argument(
         "--without",
         nargs="+",
@@ -120,13 +122,18 @@ def main() -> None:
         raise InputError(
             f"found fractions of {held} to hold out and {trained} to train on; expected both above 0 and together at most 1"
         )
-    files, quarantine = data_files(arguments.files, plain_text=True), Path(f"{arguments.train}.quarantine.jsonl")
-    check_outputs(arguments.train, arguments.heldout, quarantine, files)
+    outputs = {f"--{part}": path for part in ("train", "heldout") if (path := getattr(arguments, part))}
+    if not outputs:
+        raise InputError("found neither --train nor --heldout; expected both, or the one that is to be written")
+    files = data_files(arguments.files, plain_text=True)
+    quarantine = Path(f"{next(iter(outputs.values()))}.quarantine.jsonl")
+    check_outputs(outputs, quarantine, files)
     without = all_prompts(arguments.without) if arguments.without else set()
     bad_rows = BadRows(arguments.on_bad, quarantine)
     counts: Counter = Counter()
     changed: dict[str, Counter] = {AS_TEXT: Counter(), AS_NULL: Counter()}
-    with atomic_write(arguments.train) as train, atomic_write(arguments.heldout) as heldout:
+    with contextlib.ExitStack() as stack:
+        written = {name: stack.enter_context(atomic_write(path)) for name, path in outputs.items()}
         for row in tqdm(rows_of(files, counts), desc="reading", unit=" rows", disable=None):
             value, prompt, problems = row.value, [], []
             if isinstance(value, str) and is_text(row.path):
@@ -148,8 +155,8 @@ def main() -> None:
             if part == "to train on" and without and not without.isdisjoint(answered_prompts(row.value)):
                 part = "left out"
             counts[part] += 1
-            if part not in ("unused", "left out"):
-                (heldout if part == "held out" else train).write(as_line(value, changed))
+            if file := written.get({"held out": "--heldout", "to train on": "--train"}.get(part)):
+                file.write(as_line(value, changed))
         bad_rows.close()
         if not (counts["held out"] and counts["to train on"]):
             text = f"; {SPLIT_TEXT}" if any(map(is_text, files)) else ""
@@ -173,9 +180,10 @@ def main() -> None:
             print(f"{way}: {fields_line(columns)}")
     if counts["left out"]:
         print(f"{counted(counts['left out'], 'row')} not trained on, with a prompt of {', '.join(arguments.without)}")
+    train, heldout = (f"in {path}" if path else "(not written)" for path in (arguments.train, arguments.heldout))
     print(
-        f"{counted(bad_rows.rows_out, 'row')}: {counts['to train on']:,} to train on in {arguments.train}, "
-        f"{counts['held out']:,} held out in {arguments.heldout}, {counts['unused']:,} unused"
+        f"{counted(bad_rows.rows_out, 'row')}: {counts['to train on']:,} to train on {train}, "
+        f"{counts['held out']:,} held out {heldout}, {counts['unused']:,} unused"
     )
 
 

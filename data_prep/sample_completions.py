@@ -120,15 +120,22 @@ def main() -> None:
         )
     write_jsonl(arguments.output, output)
 
-    pairs = [(answer, reference) for group, reference in zip(answers, references, strict=True) for answer in group]
-    matches = sum(exact_match(answer["text"], reference) for answer, reference in pairs)
-    stopped = sum(answer["stopped"] for answer, _ in pairs)
-    empty = sum(not answer["text"].strip() for answer, _ in pairs)
+    every = [answer for group in answers for answer in group]
+    matches = [
+        exact_match(answer["text"], reference)
+        for group, reference in zip(answers, references, strict=True)
+        for answer in group
+        if reference
+    ]
+    said = [f"exact match {sum(matches) / len(matches):.0%}"] if matches else []
     if without := references.count(""):
         print(f"{counted(without, 'prompt')} without a reference: nothing but answers labelled bad")
+        said = [f"{each} of the {len(matches):,} to prompts with a reference" for each in said]
+    said.append(f"EOS rate {sum(answer['stopped'] for answer in every) / len(every):.0%}")
+    said.append(f"{sum(not answer['text'].strip() for answer in every):,} empty ones left out")
     print(
-        f"sampled {len(pairs):,} answers to {counted(len(rows), 'prompt')} (exact match {matches / len(pairs):.0%}, "
-        f"EOS rate {stopped / len(pairs):.0%}, {empty:,} empty ones left out); they are in {arguments.output}"
+        f"sampled {len(every):,} answers to {counted(len(rows), 'prompt')} ({', '.join(said)}); "
+        f"they are in {arguments.output}"
     )
 
 

@@ -14,16 +14,18 @@ demonstrations. `--model` starts from a model that is there, by LoRA if it is la
 The output folder holds the checked data, a part of each kind held out by prompt, a YAML for each stage, in which every
 value that depends on your data has its arithmetic beside it, and `run.sh`, which skips what is done: the same command
 resumes. No prompt that is held out of conversations or preferences is trained on in the other; rows left out for it are
-counted. Nothing is trained here. The seconds that are printed are worked out from the rate of matrix products that this
+counted, and so are rows of a kind of which there are too few, in files that are mostly of another. Nothing is trained here. The seconds that are printed are worked out from the rate of matrix products that this
 machine has just now: expect them within a factor of two.
 """
 
 import argparse
+import re
 import shlex
 import subprocess
 import sys
 import tempfile
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from data_prep.common.errors import InputError, run_main
@@ -65,19 +67,22 @@ def run_module(name: str, *words: object, codes: tuple[int, ...] = (0,)) -> None
     """Run `python -m data_prep.NAME WORDS…` as a user does; its error becomes an InputError."""
     command = [sys.executable, "-m", f"data_prep.{name}", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True)
-    _, found, error = done.stderr.rpartition("error: ")
-    if done.returncode and found:
-        raise InputError(error.strip())
+    error = re.search(r"^error: (.*)", done.stderr, re.MULTILINE | re.DOTALL)
+    if done.returncode and error:
+        raise InputError(error[1].strip())
     if done.returncode not in codes:
         raise RuntimeError(f"{shlex.join(command)}: {done.stderr}")
 
 
-def examine(files: list[str], folder: Path, arguments: argparse.Namespace) -> tuple[dict[str, Path], list[str]]:
-    """({kind: JSON Lines file in `folder`}, what the doctor says of the rows).
+def examine(
+    files: list[str], folder: Path, arguments: argparse.Namespace
+) -> tuple[dict[str, Path], dict[str, int], list[str]]:
+    """({kind: JSON Lines file in `folder`}, {kind: rows} of the `strays`, what the doctor says of the rows).
 
     Documents that stand among conversations are a kind too. The doctor ends with 1 where no row is left.
     """
-    options = ["--columns", arguments.columns] if arguments.columns else []
+    options = ["--text_column", arguments.text_column]
+    options += ["--columns", arguments.columns] if arguments.columns else []
     run_module("check", *files, "--on_bad", arguments.on_bad, "--output", folder / "checked", *options, codes=(0, 1))
     (path,) = (folder / "checked").rglob("check.json")
     report = read_json(path)
@@ -92,16 +97,67 @@ def examine(files: list[str], folder: Path, arguments: argparse.Namespace) -> tu
         said.append(f"  {finding['rows']:,} × {finding['kind']}, {finding['treatment']}; the first is {where}")
     if report["fields_not_read"]:
         said.append(f"  fields not read: {fields_line(report['fields_not_read'])}")
+    said += [f"  {way}: {fields_line(fields)}" for way, fields in report["fields_changed"].items()]
     kinds = {}
     for kind in HELD_OUT:
         found = folder / "checked" / f"{kind}.jsonl"
         if found.exists() and found.stat().st_size:
             kinds[kind] = found if kind == "documents" else found.rename(folder / found.name)
     if not kinds:
+        for finding in report["findings"]:
+            first = finding["first"][0]
+            said.append(f"  {finding['kind']}: found {first['found']}; expected {first['expected']}")
+        said.append("  columns of other names: --columns; documents under another name than text: --text_column")
         raise InputError(
             "\n".join(["no row can be used", *said, f"see python -m data_prep.check {shlex.join(files)}"])
         )
-    return kinds, said
+    return kinds, strays(kinds, report["files"]), said
+
+
+def strays(kinds: dict[str, Path], files: list[dict]) -> dict[str, int]:
+    """{kind: rows} of the kinds with fewer than `LEAST` rows, all of them in files with more rows of another kind.
+
+    Args:
+        files: the doctor's counts, {kind: rows} of each file.
+    """
+    few = {kind: rows for kind, path in kinds.items() if (rows := count_rows(path, LEAST)) < LEAST}
+    return {
+        kind: rows
+        for kind, rows in few.items()
+        if all(file[kind] < max(file[other] for other in HELD_OUT) for file in files if file[kind])
+    }
+
+
+def kinds_of(files: list[str], folder: Path, arguments: argparse.Namespace) -> tuple[dict[str, Path], list[str]]:
+    """({kind: JSON Lines file in `folder`}, what is to be said of them): what is trained on in the user's files."""
+    corpus = [file for file in files if not arguments.columns and is_corpus(file, arguments.text_column)]
+    others = [file for file in files if file not in corpus]
+    kinds, few, said = examine(others, folder, arguments) if others else ({}, {}, [])
+    checked = kinds.pop("documents", None)
+    if (checked or corpus) and not arguments.model:
+        kinds["documents"] = folder / "documents.jsonl"
+        said += write_documents(checked, corpus, kinds["documents"], arguments.on_bad, arguments.text_column)
+        if corpus or count_rows(kinds["documents"], LEAST) == LEAST:  # long ones were cut into many
+            few.pop("documents", None)
+    elif checked or corpus:
+        number = len(corpus) + bool(checked)
+        said.append(f"{counted(number, 'file')} of documents not used: --model is pretrained")
+    if not kinds:
+        raise InputError("found documents alone, and --model is pretrained; expected conversations or preferences")
+    return kinds, said + leave_out(few, kinds)
+
+
+def leave_out(few: dict[str, int], kinds: dict[str, Path]) -> list[str]:
+    """Take the kinds out of `kinds` of which there are too few, if that leaves another; returns what is to be said of it."""
+    few = {kind: rows for kind, rows in few.items() if kind in kinds}
+    if len(few) == len(kinds):
+        return []
+    said = []
+    for kind, rows in few.items():
+        kinds.pop(kind).unlink()
+        what = counted(rows, kind.removesuffix("s"))
+        said.append(f"{what} not used, among more rows of another kind: {LEAST} are needed to train and to measure on")
+    return said
 
 
 def hold_out(path: Path, kind: str, beside: list | None = None) -> list:
@@ -138,9 +194,12 @@ def hold_out(path: Path, kind: str, beside: list | None = None) -> list:
         ]
         try:
             run_module("hold_out", path, *options)
-        except InputError:
+        except InputError as error:
             if seed == seeds[-1]:
-                raise
+                raise InputError(
+                    f"no part of the {rows:,} {kind} can be held out, which is done by prompt: nearly all of them have the "
+                    "same one; expected rows with other prompts"
+                ) from error
             continue
         share = heldout.stat().st_size / (heldout.stat().st_size + train.stat().st_size)
         labels = labels_of((train, heldout)) if kind == "preferences" else None
@@ -178,12 +237,22 @@ def hold_out_all(kinds: dict[str, Path]) -> tuple[dict[str, list], list[str]]:
             said.append(f"{what} left out of training, with a prompt that is held out of the {other}")
         elif "--without" in splits[kind]:
             del splits[kind][:2]
-    # In the script a part comes before what is split without it. Where each leaves rows out, both parts are there already.
-    return dict(sorted(splits.items(), key=lambda split: "--without" in split[1])), said
+    return splits, said
 
 
-def count_rows(path: Path) -> int:
-    return sum(1 for _ in read_jsonl(path))
+def commands_of(path: Path, options: list) -> list[list]:
+    """The commands that hold out a part of `path` as `options` do, the held-out part first: each makes one of the parts."""
+    *how, _, heldout, _, train = options
+    apart = how[how.index("--without") + 2 :] if "--without" in how else how  # which rows are held out
+    return [
+        ["data_prep.hold_out", path, *apart, "--heldout", heldout],
+        ["data_prep.hold_out", path, *how, "--train", train],
+    ]
+
+
+def count_rows(path: Path, most: int | None = None) -> int:
+    """The rows of a file, counted up to `most`."""
+    return sum(1 for _ in islice(read_jsonl(path), most))
 
 
 def labels_of(parts: tuple[Path, Path]) -> list[tuple[int, int]] | None:
@@ -270,17 +339,7 @@ def main() -> None:
         (folder / "data").mkdir()
 
         # Data
-        corpus = [file for file in files if not arguments.columns and is_corpus(file, arguments.text_column)]
-        others = [file for file in files if file not in corpus]
-        kinds, said = examine(others, folder / "data", arguments) if others else ({}, [])
-        corpus += map(str, [kinds.pop("documents")] if "documents" in kinds else [])
-        if corpus and not origin:
-            kinds["documents"] = folder / "data" / "documents.jsonl"
-            said += write_documents(corpus, kinds["documents"], arguments.on_bad, arguments.text_column)
-        elif corpus:
-            said.append(f"{counted(len(corpus), 'file')} of documents not used: --model is pretrained")
-        if not kinds:
-            raise InputError("found documents alone, and --model is pretrained; expected conversations or preferences")
+        kinds, said = kinds_of(files, folder / "data", arguments)
         splits, left_out = hold_out_all(kinds)
         said += left_out
 
@@ -327,7 +386,9 @@ def main() -> None:
             return str(run / word.relative_to(folder)) if isinstance(word, Path) else str(word)
 
         at = {kind: tuple(map(named, files)) for kind, files in parts.items()}
-        commands = [["data_prep.hold_out", *map(named, [kinds[kind], *options])] for kind, options in splits.items()]
+        held_out = (commands_of(kinds[kind], options) for kind, options in splits.items())
+        # All held-out parts come before the training parts, some of which leave out what is held out of another kind.
+        commands = [list(map(named, command)) for part in zip(*held_out, strict=True) for command in part]
         used = (at.get(kind) for kind in ("conversations", "preferences", "labels"))
         data = Data({kind: at[kind] for kind in sources}, *used, commands)
         machine = machine_of()

@@ -153,6 +153,25 @@ def read_arguments() -> argparse.Namespace:
     return arguments
 
 
+def models_of(arguments: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
+    """({name: model} of those that read the documents, of those that are asked), each in the order of the page."""
+    stages = named_values("--stages", arguments.stages)
+    if taken := {BEFORE, AFTER, ASSISTANT} & stages.keys():
+        raise InputError(f"--stages: found the name {taken.pop()}; expected another")
+    readers = {BEFORE: arguments.before_base or arguments.before, **stages}
+    readers |= {AFTER: arguments.after_base or arguments.after}
+    readers |= {ASSISTANT: arguments.after} if arguments.after_base else {}
+    return readers, {BEFORE: arguments.before, **stages, AFTER: arguments.after}
+
+
+def earlier_results(path: Path) -> dict:
+    """The results that are in a file already, {} if there is none."""
+    found = read_json(path) if path.exists() else {}
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: found {type(found).__name__}; expected an object with the results of a run")
+    return found
+
+
 def read_evaluations(arguments: argparse.Namespace) -> tuple[dict, dict]:
     """({source: documents}, {source: questions}), read whole; prints what was repaired, quarantined and left out."""
     files = named_lists("--documents", arguments.documents)
@@ -222,6 +241,43 @@ def show(interval: dict, scale: float = 1, form: str = ".3f") -> str:
     return f"{value} [{low}, {high}]"
 
 
+def settings_of(arguments: argparse.Namespace, window: int) -> dict:
+    """The settings that the results keep; `window` is in tokens."""
+    names = ("forgetting_budget", "exact_match_budget", "max_seen", "limit", "max_new_tokens", "seed")
+    judge = "agreement with the reference" if arguments.judge == "reference" else arguments.judge
+    return {"window": window, "judge": judge} | {name: getattr(arguments, name) for name in names}
+
+
+def page_of(adaptation: dict, texts: dict, questions: dict, bits: dict, answers: dict) -> str:
+    """The page: the figures, and the documents and answers that changed most.
+
+    Args:
+        texts, questions: what `read_evaluations` returns.
+        bits, answers: what `measure_models` returns.
+    """
+    from eval.before_after.documents import most_changed
+    from eval.before_after.pictures import stages_picture  # slow to import
+    from eval.before_after.questions import changed_answers
+
+    compared, asked = adaptation["documents"], adaptation["questions"]
+    picture = stages_picture(compared, asked, [*adaptation["models"]], [*adaptation["asked_models"]])
+    changed = {source: most_changed(own, bits[source][BEFORE], bits[source][AFTER]) for source, own in texts.items()}
+    examples = {source: changed_answers(questions[source], own[BEFORE], own[AFTER]) for source, own in answers.items()}
+    shown = {"picture": uri_of(picture), "changed": changed, "examples": examples}
+    words = {"in_words": in_words, "show_difference": show_difference, "show": show, "show_stderr": show_stderr}
+    return render(Path(__file__).parent / "before_after" / "page.html", {**adaptation, **shown, **words})
+
+
+def sweep(arguments: argparse.Namespace) -> None:
+    """Run --command for each value of --sweep, and compare the runs."""
+    from eval.before_after.sweep import run_sweep
+
+    budgets = arguments.forgetting_budget, arguments.exact_match_budget
+    found = run_sweep(arguments.sweep, arguments.command, arguments.output_dir, *budgets)
+    if arguments.publish:
+        tell_published(publish_sweep(arguments.publish, found), arguments.publish)
+
+
 def tell_published(written: list[str], folder: Path) -> None:
     print(f"{' and '.join(written)} are written into {folder}")
 
@@ -229,69 +285,37 @@ def tell_published(written: list[str], folder: Path) -> None:
 def main() -> None:
     arguments = read_arguments()
     if arguments.sweep:
-        from eval.before_after.sweep import run_sweep
-
-        budgets = arguments.forgetting_budget, arguments.exact_match_budget
-        found = run_sweep(arguments.sweep, arguments.command, arguments.output_dir, *budgets)
-        if arguments.publish:
-            tell_published(publish_sweep(arguments.publish, found), arguments.publish)
+        sweep(arguments)
         return
-    stages = named_values("--stages", arguments.stages)
-    if taken := {BEFORE, AFTER, ASSISTANT} & stages.keys():
-        raise InputError(f"--stages: found the name {taken.pop()}; expected another")
-    readers = {BEFORE: arguments.before_base or arguments.before, **stages}
-    readers |= {AFTER: arguments.after_base or arguments.after}
-    readers |= {ASSISTANT: arguments.after} if arguments.after_base else {}
-    asked_models = {BEFORE: arguments.before, **stages, AFTER: arguments.after}
+    readers, asked_models = models_of(arguments)
     judge, other = load_judges(arguments, arguments.output_dir / ".judge")
     functions = load_functions(arguments.eval_funcs)
     check_writable("--output_dir", arguments.output_dir)
     results_file = arguments.output_dir / "results.json"
-    others = read_json(results_file) if results_file.exists() else {}
-    if not isinstance(others, dict):
-        raise InputError(
-            f"{results_file}: found {type(others).__name__}; expected an object with the results of a run"
-        )
+    others = earlier_results(results_file)
     start = time.perf_counter()
     if arguments.tasks:
         check_installed()
+
+    # Data
     texts, questions = read_evaluations(arguments)
     plain = {source: [document.text for document in own] for source, own in texts.items()}
+    prompts = {source: [row["prompt"] for row in rows] for source, rows in questions.items()}
     ours, tasks = read_tasks(arguments, plain, questions)
     for rows in questions.values():
         check_functions([*functions.values()], rows)
         judge.check(row_to_judge(rows[0]))
     seen = check_seen(arguments, plain, questions)
 
-    # Slow to import: after the input has been checked.
-    from eval.before_after.documents import compare_bits, most_changed
-    from eval.before_after.models import check_asked, check_readers, measure_model
-    from eval.before_after.pictures import stages_picture
-    from eval.before_after.questions import changed_answers, compare_answers
+    # Models. Slow to import: after the input has been checked.
+    from eval.before_after.documents import compare_bits
+    from eval.before_after.models import check_asked, check_readers, measure_models
+    from eval.before_after.questions import compare_answers
 
     length = check_readers(readers)
     asked_models, mute = check_asked(asked_models, arguments.max_new_tokens) if questions else ({}, [])
     sampling = {"max_new_tokens": arguments.max_new_tokens, "batch_size": arguments.batch_size}
-    prompts = {source: [row["prompt"] for row in rows] for source, rows in questions.items()}
-    bits: dict[str, dict] = {source: {} for source in texts}
-    answers: dict[str, dict] = {source: {} for source in questions}
-    # Every model is loaded once, whatever it is measured on.
-    for folder in dict.fromkeys([*readers.values(), *asked_models.values()]):
-        as_reader = [name for name, its in readers.items() if its == folder]
-        as_asked = [name for name, its in asked_models.items() if its == folder]
-        to_read, to_ask = plain if as_reader else {}, prompts if set(as_asked) - set(mute) else {}
-        if not to_read and not to_ask:
-            continue
-        own, said = measure_model(folder, to_read, to_ask, length, sampling)
-        for source in texts:
-            bits[source] |= dict.fromkeys(as_reader, own.get(source))
-        for source in questions:
-            answers[source] |= dict.fromkeys(as_asked, said.get(source))
-    bits = {source: {name: own[name] for name in readers} for source, own in bits.items()}
-    answers = {
-        source: {name: own.get(name) or [""] * len(prompts[source]) for name in asked_models}
-        for source, own in answers.items()
-    }
+    bits, answers = measure_models(readers, asked_models, mute, plain, prompts, length, sampling)
 
     # Figures
     compared = {
@@ -314,29 +338,12 @@ def main() -> None:
         "without_template": mute,
         "documents": compared, "questions": asked, "seen": seen, "lm_eval": lm_eval,
         "data": {name: getattr(arguments, name) for name in ("documents", "conversations", "trained_on")},
-        "settings": {"window": length, "judge": "agreement with the reference" if arguments.judge == "reference" else arguments.judge} | {
-            name: getattr(arguments, name)
-            for name in ("forgetting_budget", "exact_match_budget", "max_seen", "limit", "max_new_tokens", "seed")
-        },
+        "settings": settings_of(arguments, length),
         "seconds": time.perf_counter() - start, "machine": machine(), "commit": commit(),
     }  # fmt: skip
 
     # Save
-    page = {
-        **adaptation,
-        "picture": uri_of(stages_picture(compared, asked, [*readers], [*asked_models])),
-        "changed": {
-            source: most_changed(own, bits[source][BEFORE], bits[source][AFTER]) for source, own in texts.items()
-        },
-        "examples": {
-            source: changed_answers(questions[source], own[BEFORE], own[AFTER]) for source, own in answers.items()
-        },
-        "in_words": in_words,
-        "show_difference": show_difference,
-        "show": show,
-        "show_stderr": show_stderr,
-    }
-    html = render(Path(__file__).parent / "before_after" / "page.html", page)
+    html = page_of(adaptation, texts, questions, bits, answers)
     write_json(results_file, {**others, "adaptation": adaptation})
     with atomic_write(arguments.output_dir / "adaptation.html") as file:
         file.write(html)

@@ -29,7 +29,7 @@ from data_prep.models.reward_functions import load_function
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import load_prompts
 from data_prep.tokens.prompts import fit_prompts, longest_prompt
-from recipes.trainers.adapter import lora_config
+from recipes.trainers.adapter import check_score_head, lora_config
 from recipes.trainers.alarms import show_alarms
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import logged, save_curves, show_change
@@ -165,6 +165,7 @@ def main() -> None:
     origin = script.value_model_path or (None if reward_tokenizer else args.reward_model_path) or name
     weights["revision"] = revision if origin == name else "main"
     origin = checkpoint_or_hub_id(origin, "recipes/reward.py", weights["revision"])
+    check_score_head(AutoConfig.from_pretrained(origin, revision=weights["revision"], trust_remote_code=False), origin)
     value_model = AutoModelForSequenceClassification.from_pretrained(
         origin, num_labels=1, pad_token_id=tokenizer.pad_token_id, **weights
     )

@@ -28,7 +28,7 @@ from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_t
 from data_prep.models.scoring import ranking_agreement, score_answers
 from data_prep.readers.preferences import load_rankings, prompt_key
 from recipes.trainers import quiet
-from recipes.trainers.adapter import lora_config
+from recipes.trainers.adapter import check_score_head, lora_config
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import logged, rows_seen, save_curves
 from recipes.trainers.muon import MuonWithAdamW
@@ -95,6 +95,7 @@ def main() -> None:
     tokenizer = load_tokenizer(name, revision)
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     check_context(tokenizer, config, args.max_length)
+    check_score_head(config, name)
 
     # Dataset
     load = partial(load_rankings, on_bad=script.on_bad, columns=script.columns)
@@ -114,7 +115,7 @@ def main() -> None:
     )
     # Std 1/sqrt(width + 1): rewards start with a variance near 1 whatever the width (Stiennon 2020, as in
     # lm-human-preferences; Huang 2024, arXiv:2403.17031, detail 11).
-    model.score.weight.data.normal_(std=(model.config.get_text_config().hidden_size + 1) ** -0.5)
+    model.score.weight.data.normal_(std=(model.score.in_features + 1) ** -0.5)
 
     # Trainer
     from recipes.trainers.reward_trainer import RankingRewardTrainer  # slow to import

@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import InputError, run_main
-from data_prep.common.files import existing, write_results
+from data_prep.common.files import write_results
 from data_prep.common.intervals import bootstrap_interval, show_interval
 from data_prep.common.text import printable
 from data_prep.models.generation import generate_answers
@@ -41,7 +41,7 @@ from recipes.trainers.adapter import keep_tied, lora_config
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.chat_vector import add_chat_vector
 from recipes.trainers.curves import logged, rows_seen, save_curves
-from recipes.trainers.folders import check_eos_token
+from recipes.trainers.folders import check_eos_token, read_template
 from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.resuming import open_run, train
 from recipes.trainers.saving import finish, merge_and_save
@@ -145,9 +145,7 @@ def main() -> None:
         check_eos_token(args.eos_token, tokenizer, name)
     tokenizer.eos_token = args.eos_token or tokenizer.eos_token
     if args.chat_template_path:
-        if not args.chat_template_path.endswith((".jinja", ".j2")):  # TRL would take a model's, with new tokens
-            raise InputError(f"chat_template_path is {args.chat_template_path!r}; expected a .jinja or .j2 file")
-        tokenizer.chat_template = existing(args.chat_template_path).read_text(encoding="utf-8")
+        tokenizer.chat_template = read_template(args.chat_template_path)
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     args.max_length = args.max_length or context_of(config)
     check_context(tokenizer, config, args.max_length)

@@ -382,10 +382,30 @@ def test_a_ranking_keeps_what_later_commands_read_beside_it(tmp_path, monkeypatc
     when = datetime(2026, 11, 27, 23, 5)
     rows = [{**ranking, "counts": [0, 3, 1], "ranked_at": when, "drawn": {"model": "m", "temperature": math.nan}}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "ranked.parquet")
-    checked(monkeypatch, capsys, tmp_path / "ranked.parquet", "--output", tmp_path / "again")
+    out, _ = checked(monkeypatch, capsys, tmp_path / "ranked.parquet", "--output", tmp_path / "again")
+    for line in (
+        "fields    written as text, which JSON has no other form for: ranked_at (1 row)",
+        "fields    written as null, which was NaN or Infinity: drawn (1 row)",
+    ):
+        assert f"{line}\n" in out
     (written,) = read_jsonl(tmp_path / "again" / "preferences.jsonl")
     assert written["counts"] == [0, 3, 1] and written["ranked_at"] == str(when)
     assert written["drawn"] == {"model": "m", "temperature": None}
+
+
+def test_what_is_kept_beside_a_ranking_is_not_said_to_be_unread(tmp_path, monkeypatch, capsys):
+    """In a pair the margin is read; its note is kept too. Of an answer with a label nothing is."""
+    ranking = {"prompt": [user("Q")], "completions": ["good", "bad"], "ranks": [0, 1]}
+    rows = [
+        {**ranking, "id": "1", "notes": ["right", "wrong"], "reasons": ["a", "b"], "weight": 2},
+        {"prompt": "R", "chosen": "good", "rejected": "bad", "id": "2", "note": "n", "weight": 3},
+        {"prompt": "S", "completion": "good", "label": True, "id": "3", "note": "n"},
+    ]
+    (tmp_path / "ranked.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    out, _ = checked(monkeypatch, capsys, tmp_path / "ranked.jsonl", "--output", tmp_path / "out")
+    assert "fields    not read: weight (2 rows), note (1 row)\n" in out
+    written = list(read_jsonl(tmp_path / "out" / "preferences.jsonl"))
+    assert written[0]["notes"] == ["right", "wrong"] and written[1]["note"] == "n" and "note" not in written[2]
 
 
 @pytest.mark.parametrize(

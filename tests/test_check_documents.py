@@ -27,6 +27,20 @@ def checked(monkeypatch, capsys, *arguments) -> tuple[int, str]:
     return code, capsys.readouterr().out
 
 
+def test_documents_under_another_column(tmp_path, monkeypatch, capsys):
+    rows = [{"content": "a b"}, CHAT, {"text": "c"}, {"content": 5}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--text_column", "content", "--output", tmp_path / "out"]
+    code, _ = checked(monkeypatch, capsys, tmp_path / "rows.jsonl", *options)
+    assert code == 0
+    about = {"source": str(tmp_path / "rows.jsonl"), "row": 1}
+    (document,) = read_jsonl(tmp_path / "out" / "documents.jsonl")
+    assert document == {"id": document["id"], "text": "a b", **about}
+    (file,) = read_json(tmp_path / "out" / "report" / "check.json")["files"]
+    counts = {"rows": 4, "conversations": 1, "preferences": 0, "documents": 1, "quarantined": 2}
+    assert file == {"file": about["source"], **counts}
+
+
 @pytest.mark.parametrize("name", ["dump.txt", "rows.jsonl"])
 def test_documents_are_counted_and_told_where_they_go(tmp_path, tiny_chat_tokenizer, monkeypatch, capsys, name):
     path, tokenizer, out = tmp_path / name, tmp_path / "tokenizer", tmp_path / "out"

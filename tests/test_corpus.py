@@ -129,6 +129,18 @@ def test_bad_documents_are_named(tmp_path, name, content, message):
     assert str(tmp_path / name) in str(caught.value) and message in str(caught.value)
 
 
+def test_where_no_text_is_left_the_error_says_why(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(InputError) as caught:
+        list(read_documents(tmp_path / "a.txt", bad_rows=BadRows("quarantine", tmp_path / "bad.jsonl")))
+    first, *reasons = str(caught.value).splitlines()
+    assert first == f"{tmp_path}/a.txt: no text in it (1 row quarantined)"
+    assert reasons[0] == f"{tmp_path}/a.txt: 1 row cannot be used: 1 × not UTF-8"
+    assert reasons[1].startswith(
+        "  row 1, line 1: found the byte 0xe9 on line 1 (character 4 of the row); expected UTF-8"
+    )
+
+
 def test_an_error_names_all_bad_rows_of_its_file_and_no_document_follows_the_first(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{}\n{"text": "two"}\n{"text": null}\n')
     found = []

@@ -134,6 +134,23 @@ def test_files_that_a_glob_names_and_nobody_reads_are_counted(mixed, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_the_command_that_reads_other_documents_is_named_where_text_is_read(mixed, tmp_path, capsys):
+    data_files(mixed, plain_text=True)
+    advice = "python -m data_prep.read_documents makes documents of .md, .docx"
+    assert capsys.readouterr().out.splitlines()[1:] == [f"{mixed}: {advice}"]
+    data_files(mixed)
+    assert "read_documents" not in capsys.readouterr().out
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "a.PDF").write_text("")
+    for path, found in (
+        (tmp_path / "papers", "found no file that ends in"),
+        (mixed / "a.md", "found the ending '.md'"),
+    ):
+        kinds = ".pdf" if path.is_dir() else ".md"
+        with pytest.raises(InputError, match=rf"{found}.*; python -m data_prep.read_documents makes .* of {kinds}$"):
+            data_files(path, plain_text=True)
+
+
 def test_many_endings_are_the_first_ten(tmp_path, capsys):
     for ending in ("jsonl", *"abcdefghijkl"):
         (tmp_path / f"x.{ending}").write_text(GOOD)

@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import math
 import os
 import pickle
 import shutil
@@ -32,9 +33,13 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
+    Gemma2Config,
     Gemma3Config,
     GPT2LMHeadModel,
+    GraniteConfig,
+    MistralConfig,
     MptConfig,
+    OPTConfig,
 )
 
 from data_prep.common.errors import InputError
@@ -465,3 +470,109 @@ def test_rows_are_not_packed_for_a_model_that_would_not_keep_them_apart(foreign,
     refused(
         again("sft", **given), "packing: BloomForCausalLM takes no positions, which keep conversations of a row apart"
     )
+
+
+# Kinds of models that compute otherwise than a recipe would take for granted
+
+LLAMA = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": POSITIONS,
+}
+KINDS = {
+    "bloom": bloom,
+    "opt": lambda **shared: OPTConfig(
+        hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64, **shared
+    ),
+    "granite": lambda **shared: GraniteConfig(**LLAMA, logits_scaling=8.0, **shared),
+    "mistral": lambda **shared: MistralConfig(**LLAMA, sliding_window=8, **shared),
+    "mistral of a wide window": lambda **shared: MistralConfig(**LLAMA, sliding_window=32, **shared),
+    # What bounds the logits by a millionth makes every token as likely as any other.
+    "gemma2": lambda **shared: Gemma2Config(**LLAMA, head_dim=16, final_logit_softcapping=1e-6, **shared),
+}
+
+
+def odd_model(kind: str, tokenizer, folder: Path) -> Path:
+    ids = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(KINDS[kind](vocab_size=len(tokenizer), **ids))
+    for weight in model.parameters():
+        if weight.ndim == 2:
+            torch.nn.init.normal_(weight, std=0.5)  # else hardly anything depends on what is attended to
+    return save(model, tokenizer, folder / kind.partition(" ")[0])
+
+
+def trained_on_four_rows(recipe: str, model: Path, folder: Path, **settings) -> Done:
+    """The recipe for two steps on rows of 20 tokens or so."""
+    data, length = folder / "data.json", {"max_length": POSITIONS, "max_steps": 2}
+    if recipe == "reward":
+        write_json(data, [ranking(each, {"yes, it is so": 1, "no": 2}) for each in ("what", "is it", "and", "why")])
+    else:
+        write_json(data, [conversation(each, each, "yes") for each in ("what", "is it", "and", "why")])
+    if recipe == "ppo":
+        (folder / "rewards.py").write_text(
+            "def none(prompts, completions, **columns):\n    return [0.0] * len(prompts)\n"
+        )
+        given = {"sft_model_path": model, "prompts": data, "reward_funcs": f"{folder / 'rewards.py'}:none"}
+        length = {"response_length": 8, "total_episodes": 4, "gradient_accumulation_steps": 2}
+    else:
+        given = {"model_name_or_path": model, {"sft": "conversations", "reward": "rankings"}[recipe]: data}
+    given |= {"max_new_tokens": 4} if recipe == "sft" else {}
+    given |= {**EXACT, **length, "per_device_train_batch_size": 2, "output_dir": folder / "out", **settings}
+    return again(recipe, **given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe", "settings", "message"),
+    [
+        (
+            "opt",
+            "sft",
+            {"packing": True},
+            "packing: in OPTForCausalLM with attention 'sdpa' conversations of a row see",
+        ),
+        (
+            "granite",
+            "sft",
+            {},
+            "loss_type: chunked_nll computes other logits than GraniteForCausalLM, which scales its",
+        ),
+        ("granite", "reward", {}, "granite: transformers has no model of the kind granite with a score head"),
+        ("granite", "ppo", {}, "granite: transformers has no model of the kind granite with a score head"),
+        ("bloom", "reward", {"shared_prompt": True}, "shared_prompt: bloom models take no mask but that of padding"),
+        (
+            "mistral",
+            "reward",
+            {"shared_prompt": True},
+            "shared_prompt: in mistral models answers behind a shared prompt",
+        ),
+    ],
+)
+def test_what_a_model_does_not_keep_to_is_refused(kind, recipe, settings, message, tiny_chat_tokenizer, tmp_path):
+    model = odd_model(kind, tiny_chat_tokenizer, tmp_path)
+    told = refused(trained_on_four_rows(recipe, model, tmp_path, **settings), message)
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe", "settings"),
+    [
+        ("opt", "sft", {"packing": True, "packing_strategy": "wrapped"}),  # conversations are not kept apart in it
+        ("bloom", "sft", {"packing": True, "packing_strategy": "wrapped"}),
+        ("granite", "sft", {"loss_type": "nll"}),
+        ("mistral of a wide window", "reward", {"shared_prompt": True}),
+    ],
+)
+def test_what_the_same_model_keeps_to_is_trained(kind, recipe, settings, tiny_chat_tokenizer, tmp_path):
+    succeeded(trained_on_four_rows(recipe, odd_model(kind, tiny_chat_tokenizer, tmp_path), tmp_path, **settings))
+
+
+def test_ppo_takes_the_logits_that_a_model_bounds(tiny_chat_tokenizer, tmp_path):
+    # Of 262 equal tokens each has log-probability -ln 262; the entropy of an answer is that of its tokens together.
+    model = odd_model("gemma2", tiny_chat_tokenizer, tmp_path)
+    succeeded(trained_on_four_rows("ppo", model, tmp_path))
+    (entropy,), (length,) = (results(tmp_path / "out", "ppo")["curves"][key] for key in ("entropy", "length"))
+    assert entropy[1] / length[1] == pytest.approx(math.log(262), rel=1e-4)

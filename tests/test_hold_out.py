@@ -57,6 +57,28 @@ def test_pairs_are_on_the_side_of_their_prompt_as_they_were(monkeypatch, tmp_pat
     )
 
 
+def test_each_part_can_be_written_alone(monkeypatch, tmp_path, capsys):
+    rows = [chat(f"{number}?", "yes") for number in range(40)]
+    train, held = held_out(monkeypatch, tmp_path, rows, fraction=0.3, seed=4)
+    assert train and held
+    for part, expected in (("train", train), ("heldout", held)):
+        output = tmp_path / f"{part}_alone.jsonl"
+        words = ["hold_out", tmp_path / "rows.jsonl", "--fraction", 0.3, "--seed", 4, f"--{part}", output]
+        monkeypatch.setattr(sys, "argv", list(map(str, words)))
+        capsys.readouterr()
+        hold_out.main()
+        assert list(read_jsonl(output)) == expected
+        said = {"train": "(not written)", "heldout": "(not written)", part: f"in {output}"}
+        assert capsys.readouterr().out == (
+            f"40 rows: {len(train)} to train on {said['train']}, {len(held)} held out {said['heldout']}, 0 unused\n"
+        )
+    monkeypatch.setattr(sys, "argv", ["hold_out", str(tmp_path / "rows.jsonl"), "--fraction", "0.3"])
+    with pytest.raises(InputError, match="found neither --train nor --heldout"):
+        hold_out.main()
+    names = {"rows.jsonl", "made", "train_alone.jsonl", "heldout_alone.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=80), st.floats(0.05, 0.95), st.integers(0, 3))
 def test_no_prompt_is_on_both_sides_and_one_keeps_its_own_when_rows_are_added(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.models import tiny_config
-from helpers.recipes import conversation
-from transformers import AutoModelForCausalLM, Qwen2Config
+from helpers.recipes import conversation, ranking
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, GraniteConfig, Phi3Config, Qwen2Config
 
 from recipes import plan
 from recipes.planning import architecture, measure, two_steps
@@ -198,6 +199,12 @@ def test_what_a_layer_keeps_is_what_autograd_keeps(kind, bf16, attention, tiny_t
     assert kept == rows * length * layer_bytes(count(config), wide, stream, length, attention == "eager")
 
 
+@pytest.mark.parametrize(("config", "gated"), [(Qwen2Config, True), (Phi3Config, True), (GPTNeoXConfig, False)])
+def test_a_gate_is_known_in_a_matrix_of_its_own_and_in_one_with_the_other(config, gated):
+    shape = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    assert count(config(**shape, vocab_size=9, pad_token_id=0, bos_token_id=1, eos_token_id=2)).gated == gated
+
+
 def test_flops_of_preferences_and_of_lora_by_hand(all_plans):
     plans, _ = all_plans
     dpo = plans["dpo_zh/dpo"]  # 8 pairs, all tokens taken as 512
@@ -304,6 +311,151 @@ def test_a_file_without_a_row_to_train_on_is_one_error(tiny_sft, tiny_model_dir,
     assert code == 1 and err.startswith(
         f"error: {tmp_path / 'tied.json'}: found no row to train on; expected at least"
     )
+
+
+TEMPLATE = "{% for each in messages %}{{ each['role'] }}: {{ each['content'] }}<|end|>{% endfor %}"
+
+
+@pytest.fixture
+def without_template(tiny_model_dir, tmp_path) -> Path:
+    folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "bare"))
+    (folder / "chat_template.jinja").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_tokens_are_those_of_the_template_that_the_recipe_takes(
+    bare, without_template, tiny_model_dir, tiny_sft, tmp_path, planned
+):
+    (tmp_path / "own.jinja").write_text(TEMPLATE)
+    text = tiny_sft.read_text() + f"\nchat_template_path: {tmp_path / 'own.jinja'}\n"
+    tiny_sft.write_text(text.replace(str(tiny_model_dir), str(without_template if bare else tiny_model_dir)))
+    # user: ab<|end|>assistant: cd<|end|>, 8 + 1 + 13 + 1 tokens
+    assert line(planned(tiny_sft), "tokens") == "6 steps × 1 × 4 rows × 23.0 = 552"
+    # Of the model that this makes it is the template, too.
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(ranking("ab", {"cd": 1, "ce": 2})))
+    text = f"model_name_or_path: {tmp_path / 'out'}\nrankings: [{tmp_path / 'pairs.jsonl'}]\nmax_length: 64\n"
+    (tmp_path / "dpo.yaml").write_text(text + "per_device_train_batch_size: 1\nmax_steps: 1\noutput_dir: dpo\n")
+    assert "1 rows × 2 answers × 23.0 = " in line(planned(tmp_path / "dpo.yaml"), "tokens")
+
+
+@pytest.mark.parametrize("recipe", ["sft", "ppo"])
+def test_a_model_without_a_template_is_one_error(
+    recipe, without_template, tiny_model_dir, tiny_sft, command, tmp_path
+):
+    path = tmp_path / f"{recipe}.yaml"
+    text = tiny_sft.read_text().replace(str(tiny_model_dir), str(without_template))
+    if recipe == "ppo":
+        text = (
+            f"sft_model_path: {without_template}\nprompts: {tmp_path / 'rows.json'}\noutput_dir: {tmp_path / 'out'}\n"
+        )
+        text += "response_length: 8\nreward_funcs: [a:b]\n"
+    path.write_text(text)
+    code, _, err = command(plan, path)
+    assert (code, err.count("\n")) == (1, 1) and f"{without_template}: found no chat template; expected one" in err
+
+
+def test_a_model_that_the_recipe_would_refuse_is_refused(tiny_sft, tiny_model_dir, tiny_reward_dir, command, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    about = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(tiny_model_dir), "r": 1}
+    (adapter / "adapter_config.json").write_text(json.dumps(about))
+    whole = {
+        adapter: f"{adapter}: holds an adapter alone; expected the whole model",
+        tiny_reward_dir: f"{tiny_reward_dir}: expected a language model, found GPT2ForSequenceClassification",
+    }
+    text = tiny_sft.read_text()
+    for folder, message in whole.items():
+        tiny_sft.write_text(text.replace(str(tiny_model_dir), str(folder)))
+        code, _, err = command(plan, tiny_sft)
+        assert code == 1 and message in err
+    granite = tmp_path / "granite"
+    config = GraniteConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, vocab_size=262)
+    AutoModelForCausalLM.from_config(config).save_pretrained(granite)
+    (tmp_path / "reward.yaml").write_text(f"model_name_or_path: {granite}\nrankings: [a.json]\noutput_dir: b\n")
+    code, _, err = command(plan, tmp_path / "reward.yaml")
+    assert code == 1 and f"{granite}: transformers has no model of the kind granite with a score head" in err
+    text = f"model_name_or_path: {tiny_model_dir}\nreward_model_path: {tiny_model_dir}\nprompts: [a.json]\noutput_dir: b\n"
+    (tmp_path / "rloo.yaml").write_text(text + "max_completion_length: 8\n")
+    code, _, err = command(plan, tmp_path / "rloo.yaml")
+    assert code == 1 and f"{tiny_model_dir}: expected a reward model (recipes/reward.py), found GPT2LMHeadModel" in err
+
+
+@pytest.mark.parametrize(
+    ("long", "tokens"),
+    [
+        # Five of 8 tokens, five of 28 that lose 16: half are 8, half are 12.
+        ("truncate", "6 steps × 1 × 4 rows × 10.0 = 240"),
+        ("drop", "4 steps × 1 × 4 rows × 8.0 = 128"),
+    ],
+)
+def test_rows_beyond_max_length_count_as_the_recipe_takes_them(long, tokens, tiny_sft, tmp_path, planned):
+    rows = [conversation(str(number), "ab", "cd" + "e" * 20 * (number % 2)) for number in range(10)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    tiny_sft.write_text(tiny_sft.read_text().replace("max_length: 64", "max_length: 12") + f"\nlong: {long}\n")
+    out = planned(tiny_sft)
+    assert line(out, "tokens") == tokens
+    assert ("5 of 10 rows are longer than max_length, 12: they are left out" in out) == (long == "drop")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "tokens"),
+    [
+        # Four prompts, each with c and d of one rank, and e: 6 tokens and the answer's letter, but one c has 20. Left out
+        # are the ranking with it, its one pair, or it alone; of 11 labelled answers also one that is a batch by itself.
+        ("reward", "2 steps × 1 × 2 rows × 3 answers × 7.0 = 84"),
+        ("dpo", "4 steps × 1 × 2 rows × 2 answers × 7.0 = 112"),
+        ("kto", "5 steps × 1 × 2 rows × 7.0 = 70"),
+    ],
+)
+def test_rankings_count_as_the_recipe_takes_them(recipe, tokens, tiny_model_dir, tmp_path, planned):
+    last = ["c", "c", "c", "c" * 20]
+    rows = [{"prompt": f"{n}b", "completions": [each, "d", "e"], "ranks": [1, 1, 2]} for n, each in enumerate(last)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    text = f"model_name_or_path: {tiny_model_dir}\nrankings: [{tmp_path / 'rows.jsonl'}]\nmax_length: 16\n"
+    text += "per_device_train_batch_size: 2\ngradient_accumulation_steps: 1\nnum_train_epochs: 1\noutput_dir: out\n"
+    (tmp_path / f"{recipe}.yaml").write_text(text)
+    assert line(planned(tmp_path / f"{recipe}.yaml"), "tokens") == tokens
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "steps"),
+    [
+        # 14 prompts, 2 answers to each but in PPO; a batch of 2.
+        (
+            "ppo",
+            {"gradient_accumulation_steps": 2, "num_train_epochs": 3},
+            9,
+        ),  # 14 // 4 = 3 whole rollouts, three times
+        ("ppo", {"gradient_accumulation_steps": 2, "total_episodes": 13}, 4),
+        ("rloo", {"gradient_accumulation_steps": 2, "num_train_epochs": 2}, 14),
+        ("rloo", {"gradient_accumulation_steps": 4, "num_train_epochs": 2}, 6),  # 28 // 8 = 3
+        # 28 // 8 = 3 generations of 4 batches, 12 in threes: 4 steps
+        ("grpo", {"gradient_accumulation_steps": 3, "steps_per_generation": 4, "num_train_epochs": 2}, 8),
+        ("grpo", {"gradient_accumulation_steps": 4, "num_iterations": 2, "num_train_epochs": 1}, 6),
+    ],
+)
+def test_steps_are_those_of_whole_rollouts(recipe, settings, steps, tiny_model_dir, tmp_path, planned):
+    rows = [conversation(str(number), "ab", "cd") for number in range(14)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    length = {"response_length": 8} if recipe == "ppo" else {"max_completion_length": 8, "num_generations": 2}
+    settings |= {"sft_model_path" if recipe == "ppo" else "model_name_or_path": tiny_model_dir, **length}
+    settings |= {"per_device_train_batch_size": 2, "prompts": [str(tmp_path / "rows.json")], "output_dir": "out"}
+    settings |= {"reward_funcs": ["a:b"]}
+    (tmp_path / f"{recipe}.yaml").write_text("\n".join(f"{name}: {value}" for name, value in settings.items()))
+    assert line(planned(tmp_path / f"{recipe}.yaml"), "tokens").startswith(f"{steps} steps × ")
+
+
+def test_the_value_model_starts_from_the_policy_where_the_reward_model_reads_other_ids(
+    tiny_model_dir, other_tokenizer_dir, tmp_path, planned
+):
+    text = f"sft_model_path: {tiny_model_dir}\nreward_model_path: {other_tokenizer_dir}\nresponse_length: 8\n"
+    (tmp_path / "ppo.yaml").write_text(text + "prompts: [a.json]\noutput_dir: out\n")
+    out = planned(tmp_path / "ppo.yaml")
+    policy, value, reward = (
+        int(line(out, name).split()[0].replace(",", "")) for name in ("policy", "value", "reward")
+    )
+    assert value == policy + 32 != reward  # the policy's tied head is its table; a score of 32 weights beside it
 
 
 @pytest.mark.slow

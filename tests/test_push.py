@@ -19,6 +19,7 @@ from data_prep.common.files import write_json, write_jsonl
 from recipes import push_to_hub
 from recipes.trainers.push.dataset_files import data_in
 from recipes.trainers.push.lineage import lineage
+from recipes.trainers.push.model_card import model_card
 from recipes.trainers.push.names import short_names
 from recipes.trainers.push.record import record_of
 
@@ -242,6 +243,23 @@ def test_no_address_of_a_server_and_no_place_of_the_users_is_told(run, push):
     assert code == 0 and "learning_rate: 0.01" in out
     for key, value in private.items():
         assert key not in out and str(value) not in out
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "gpt2", "n_positions": 96}, "It reads 96 tokens at most"),
+        ({"model_type": "gemma3", "text_config": {"max_position_embeddings": 4321}}, "It reads 4,321 tokens at most"),
+        ({"model_type": "mpt", "max_seq_len": 123}, "It reads 123 tokens at most"),
+        ({"model_type": "bloom"}, None),
+        ({"model_type": "unheard_of"}, None),
+    ],
+    ids=lambda each: each["model_type"] if isinstance(each, dict) else "",
+)
+def test_the_card_has_the_context_by_whatever_name_the_config_has_it(tmp_path, config, said):
+    write_json(tmp_path / "config.json", config)
+    card = model_card(tmp_path, "me/x").content
+    assert (f"- {said}, prompt and answer together.\n" in card) if said else ("It reads" not in card)
 
 
 def test_files_of_one_name_in_two_folders_are_told_apart(run, push):

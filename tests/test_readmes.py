@@ -200,7 +200,7 @@ def test_own_files_start_as_the_readme_says(quickstart):
     assert done.returncode == 0, done.stderr
     (script,) = [words[1] for words in map(str.split, commands(ENGLISH)) if words[0] == "bash"]
     done = run(f"bash -n {script} && grep -c ^step {script}", quickstart)
-    assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr  # hold out, tokenizer, tokens, base, assistant
+    assert (done.returncode, done.stdout) == (0, "6\n"), done.stderr  # two parts, tokenizer, tokens, base, assistant
 
 
 def test_own_documents_are_read_and_asked_about_as_the_readme_says(quickstart):

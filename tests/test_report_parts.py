@@ -16,6 +16,7 @@ from eval.reporting.reading import asking
 from eval.reporting.reading.asking import ask, fake_dialogue, first_turns
 from eval.reporting.reading.masking import mask_example, texts_of_tokens
 from eval.reporting.reading.rankings import ranking_example, score_histograms, score_rankings, why
+from eval.reporting.reading.run_folder import model_folders
 from eval.reporting.sections import READ_AS
 from eval.reporting.stages import METHODS, STAGES
 from eval.reporting.tables import of_different_judges
@@ -65,6 +66,22 @@ def test_the_page_tells_what_the_doctor_found(command, tmp_path):
     assert "doctor/report/check.json</span>: 4 rows in, 3 kept, 1 quarantined, 0 repaired." in page
     assert "data_prep.check" not in page
     assert '<td>duplicate conversation</td><td class="number">1</td>' in page
+
+
+def test_the_table_of_models_has_the_context_by_whatever_name_the_config_has_it(tmp_path):
+    text = {"max_position_embeddings": 4321, "vocab_size": 77}
+    for name, config in {
+        "base": {"model_type": "gpt2", "n_positions": 96, "vocab_size": 88},
+        "sft": {"model_type": "gemma3", "text_config": text, "architectures": ["Gemma3ForConditionalGeneration"]},
+        "ppo": {"model_type": "unheard_of"},
+    }.items():
+        write_json(tmp_path / name / "config.json", config)
+    found = {each.pop("name"): each for each in model_folders(tmp_path)}
+    assert found == {
+        "base": {"kind": "–", "parameters": "0", "context": "96", "vocabulary": "88"},
+        "sft": {"kind": "Gemma3ForConditionalGeneration", "parameters": "0", "context": "4,321", "vocabulary": "77"},
+        "ppo": {"kind": "–", "parameters": "0", "context": "–", "vocabulary": "–"},
+    }
 
 
 def test_the_tokens_that_carry_loss_are_the_assistants(tiny_chat_tokenizer, tmp_path):

@@ -58,10 +58,25 @@ def test_prompts_that_have_bad_answers_alone_add_no_empty_reference(tmp_path, sa
     assert [each["reference"] for each in rows] == ["so", " so", "", ""]
     assert [set(each["completions"]) for each in rows] == [{"yes", "so", " so"}] * 4
     assert "2 prompts without a reference: nothing but answers labelled bad\n" in out
+    words = "sampled 8 answers to 4 prompts (exact match 0% of the 4 to prompts with a reference, EOS rate 100%, "
+    assert words in out
     words = ["--completions", tmp_path / "completions.jsonl", "--output", tmp_path / "rankings.jsonl"]
     monkeypatch.setattr(sys, "argv", ["rank_completions", *map(str, words)])
     rank_completions.main()
     assert len((tmp_path / "rankings.jsonl").read_text().splitlines()) == 2  # without a reference all answers tie
+
+
+def test_exact_match_is_a_share_of_the_answers_to_prompts_with_a_reference(tmp_path, sample):
+    """The model answers yes: right to the first prompt, wrong to the second; the third has no right answer."""
+    labelled = [("Is it?", "yes", True), ("Why?", "so", True), ("Who?", "bad", False)]
+    rows = [{"prompt": prompt, "completion": text, "label": label} for prompt, text, label in labelled]
+    write_jsonl(tmp_path / "labels.jsonl", rows)
+    _, out = sample(tmp_path / "labels.jsonl")
+    assert "sampled 6 answers to 3 prompts (exact match 50% of the 4 to prompts with a reference, EOS rate 1" in out
+    (tmp_path / "completions.jsonl").unlink()
+    write_jsonl(tmp_path / "labels.jsonl", rows[2:])
+    _, out = sample(tmp_path / "labels.jsonl")
+    assert "sampled 2 answers to 1 prompt (EOS rate 100%, 0 empty ones left out)" in out
 
 
 def test_a_trailing_human_turn_is_trimmed_and_counted(tmp_path, sample):

@@ -161,7 +161,7 @@ def test_text_is_written_so_that_yaml_reads_the_same_text(text):
 @pytest.mark.parametrize(("updates_in_time", "updates"), [(0, 30), (39, 70), (125, 120), (900, 200)])
 def test_the_updates_of_ppo_fit_into_the_time_beside_its_evaluations(updates_in_time, updates, tmp_path):
     """Prompts of 20 tokens, answers of 8, room for 16: by 6N = 6 MFLOP a token, 10N of 36 tokens and 12N of 28 an episode."""
-    prompts = Turns(100, 100, 2800, *(np.full(100, number) for number in (28, 20, 8)))
+    prompts = Turns(100, 100, 2800, *(np.full(100, number) for number in (28, 20, 8, 28)))
     model, machine = Model(None, 2, 128, 10**6, 6e6, 512, 64), Machine(flops=1e9, memory=16e9, gpu=False)
     episode, evaluations = (36 * 10 + 28 * 12) * 1e6, 7 * 64 * 36 * 10 * 1e6
     seconds = (evaluations + updates_in_time * 64 * episode) / 1e9 if updates_in_time else 1.0
@@ -274,7 +274,7 @@ def test_the_script_holds_out_the_same_again(whole, tmp_path):
         path.unlink()
     for line in commands:
         subprocess.run([sys.executable, *line.split()[1:]], cwd=ROOT, check=True, capture_output=True)
-    assert len(commands) == 3 and [path.read_bytes() for path in parts] == before
+    assert len(commands) == len(parts) == 6 and [path.read_bytes() for path in parts] == before
 
 
 def after(first: str, question: str) -> list[dict]:
@@ -295,6 +295,20 @@ def test_a_later_turn_of_a_conversation_may_be_a_held_out_prompt(command, tmp_pa
     assert_apart(run, "conversations", "preferences")
     assert_apart(run, "preferences", "conversations")
     assert left_out(run, "conversations", out) and left_out(run, "preferences", out)
+
+    # Each leaves out what is held out of the other: the script makes lost parts again, whichever they are.
+    until = (run / "run.sh").read_text().split("# Fine-tune it")[0]
+    (run / "parts.sh").write_text(until)
+    parts = sorted((run / "data").glob("*_*.jsonl"))
+    before = [path.read_bytes() for path in parts]
+    heldout = [path for path in parts if "heldout" in path.name]
+    for lost in (heldout, heldout[:1], parts[1:2], parts):
+        for path in lost:
+            path.unlink()
+        done = subprocess.run(["bash", run / "parts.sh"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("is there: skipped") == 4 - len(lost)
+        assert [path.read_bytes() for path in parts] == before
 
 
 def test_a_prompt_that_most_conversations_begin_with_is_not_held_out(command, tmp_path, tiny_model_dir):
@@ -360,7 +374,7 @@ def test_the_script_skips_what_is_done(whole, tmp_path):
         path.touch()
     done = subprocess.run(["bash", copy / "run.sh"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("is there: skipped") == len(outputs) == 9
+    assert done.stdout.count("is there: skipped") == len(outputs) == 12
     assert f"python -m eval.chat --model {copy}/ppo" in done.stdout
 
 
@@ -498,6 +512,65 @@ def test_documents_among_conversations_are_documents(command, tmp_path, first):
 
 
 @pytest.mark.parametrize(
+    ("many", "few"),
+    [
+        ("documents", "conversations"),
+        ("conversations", "documents"),
+        ("conversations", "preferences"),
+        ("preferences", "conversations"),
+    ],
+)
+def test_a_few_rows_of_another_kind_are_counted_and_not_used(command, tmp_path, many, few):
+    made = {
+        "documents": [{"text": line} for line in play().splitlines()],
+        "conversations": conversations([5] * 60),
+        "preferences": preferences([(5, 9)] * 60),
+    }
+    write_jsonl(tmp_path / "mine.jsonl", [*made[many][:30], *made[few][:5], *made[many][30:60]])
+    out = command(tmp_path / "mine.jsonl", "--output_dir", tmp_path / "run")
+    assert "65 rows in 1 file: 65 kept, 0 of them repaired, 0 quarantined" in out
+    assert f"\n5 {few} not used, among more rows of another kind: 20 are needed to train and to measure on\n" in out
+    data = tmp_path / "run" / "data"
+    assert not list(data.glob(f"{few}*.jsonl")) and len(rows(data / f"{many}.jsonl")) == 60
+    parts = [rows(data / f"{many}_{part}.jsonl") for part in ("train", "heldout")]
+    assert sum(map(len, parts)) == 60 and all(parts)
+
+
+def test_few_rows_in_a_file_of_their_own_are_an_error(command, tmp_path):
+    write_jsonl(tmp_path / "mine.jsonl", [*conversations([5] * 5), *({"text": line} for line in play().splitlines())])
+    write_jsonl(tmp_path / "own.jsonl", conversations([5])[:1])
+    with pytest.raises(start.InputError, match="found 6 conversations; expected at least 20"):
+        command(tmp_path / "mine.jsonl", tmp_path / "own.jsonl", "--output_dir", tmp_path / "run")
+
+
+def test_few_conversations_are_an_error_where_nothing_else_is_used(command, tmp_path, tiny_model_dir):
+    write_jsonl(tmp_path / "mine.jsonl", [*conversations([5] * 5), *({"text": line} for line in play().splitlines())])
+    with pytest.raises(start.InputError, match="found 5 conversations; expected at least 20"):
+        command(tmp_path / "mine.jsonl", "--model", tiny_model_dir, "--output_dir", tmp_path / "run")
+
+
+def test_few_but_long_documents_among_conversations_are_the_corpus(command, tmp_path):
+    write_jsonl(tmp_path / "mine.jsonl", [*conversations([5] * 40), {"text": play()}])
+    out = command(tmp_path / "mine.jsonl", "--output_dir", tmp_path / "run")
+    assert "not used" not in out and set(config(tmp_path / "run", "mix")["sources"]) == {"documents", "conversations"}
+
+
+def test_documents_of_a_column_of_another_name_among_conversations(command, tmp_path):
+    """Beside them a file of documents alone, and plain text, which the name is not for."""
+    lines = play().splitlines()
+    write_jsonl(tmp_path / "mine.jsonl", [*({"content": line} for line in lines[:100]), *conversations([5] * 40)])
+    write_jsonl(tmp_path / "more.jsonl", ({"content": line} for line in lines[100:250]))
+    (tmp_path / "plain.txt").write_text(lines[250])
+    files = [tmp_path / name for name in ("mine.jsonl", "more.jsonl", "plain.txt")]
+    out = command(*files, "--text_column", "content", "--output_dir", tmp_path / "run")
+    assert (
+        "140 rows in 1 file: 140 kept, 0 of them repaired, 0 quarantined" in out and "251 documents in 3 files" in out
+    )
+    assert rows(tmp_path / "run" / "data" / "documents.jsonl") == [{"text": line} for line in lines[:251]]
+    assert len(rows(tmp_path / "run" / "data" / "conversations.jsonl")) == 40
+
+
+@pytest.mark.parametrize(
     ("lines", "corpus"),
     [
         (['{"text": "a"}', '{"text": "b"}'], True),
@@ -580,6 +653,10 @@ def test_a_base_model_without_a_chat_template_is_given_one(command, tmp_path, ti
     [
         (conversations([5] * 19), [], "found 19 conversations; expected at least 20"),
         ([{"a": 1}] * 30, [], "no row can be used"),
+        ([{"error: a": 1}] * 30, [], "no known format: found keys ['error: a']; expected 'conversations', "),
+        ([{"error: a": 1}], ["--on_bad", "error"], "1 × no known format\n  row 1, line 1: found keys ['error: a']; "),
+        ([{"a": 1}], [], "columns of other names: --columns; documents under another name than text: --text_column"),
+        (conversations([5])[:1] * 30, [], "no part of the 30 conversations can be held out, which is done by prompt"),
         (
             [{**row, "chosen": "same", "rejected": "same"} for row in preferences([(5, 5)] * 60)],
             [],

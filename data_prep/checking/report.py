@@ -122,6 +122,7 @@ def sentences(report: dict) -> list[tuple[str, str]]:
         said.append(("language", f"{listed}{rest} (by {report['languages']['method']})"))
     if report["fields_not_read"]:
         said.append(("fields", f"not read: {fields_line(report['fields_not_read'])}"))
+    said += [("fields", f"{way}: {fields_line(fields)}") for way, fields in report["fields_changed"].items()]
     if (reasoning := report["reasoning"])["turns"]:
         said.append(("reasoning", reasoning_line(reasoning["policy"], reasoning["turns"], reasoning["left_out"])))
     if rows["repairable"]:

@@ -83,6 +83,7 @@ class Checked(NamedTuple):
     record: dict  # as it is to be written, repaired; not usable if a problem is not repairable
     unread: tuple[str, ...] = ()  # the fields that no reader uses
     reasoning: int = 0  # turns with reasoning
+    changed: tuple[tuple[str, str], ...] = ()  # (how, field): values that JSON has no form for (see `json_value`)
 
     def with_found(self, problems: list[Problem]) -> "Checked":
         return self._replace(row=self.row.with_found(problems)) if problems else self
@@ -102,13 +103,18 @@ class Size(NamedTuple):
 
 
 def checked_rows(
-    files: Iterable[str], columns: str | None = None, roles: Iterable[str] = ALL_ROLES, reasoning: str = "keep"
+    files: Iterable[str],
+    columns: str | None = None,
+    roles: Iterable[str] = ALL_ROLES,
+    reasoning: str = "keep",
+    text_column: str = "text",
 ) -> Iterator[Checked]:
     """All rows of `files`, each classified by its fields; with `columns` all are of the kind that these fields have.
 
     Args:
         roles: those that the chat template supports.
         reasoning: what to do with an assistant's reasoning; "drop" takes it out of the records.
+        text_column: that of documents; their records have it as "text".
     """
     named_kind, columns = kind_of_columns(columns)
     for row in rows_of(files):
@@ -122,15 +128,18 @@ def checked_rows(
             problem = Problem("not an object", shorten(row.value), "an object, with the fields of a row: { ... }")
             yield Checked(row.with_found([problem]), "", {})
             continue
-        kind, unread, turns = named_kind or classify(row.value), [], 0
-        if kind == "document" and isinstance(row.value["text"], str):
-            yield document(row, row.value["text"], f"keys {shorten(sorted(row.value))}")
+        kind, unread, turns, changed = named_kind or classify(row.value, text_column), [], 0, []
+        if kind == "document" and isinstance(row.value[text_column], str):
+            yield document(row, row.value[text_column], f"keys {shorten(sorted(row.value))}")
             continue
         if kind == "preferences":
             media = media_problems(row.value)
             said, problems = ({}, media) if media else preference_of(row.value, columns)
             unread = [] if problems else preferences.unread_fields(row.value, columns)
-            said |= beside_ranks(row) if "ranks" in said else {}
+            if "ranks" in said:
+                kept, changed = beside_ranks(row)
+                said |= kept
+                unread = [field for field in unread if field not in kept]
         elif kind == "conversations":
             messages, problems = to_conversation(row.value, columns, roles)
             if (turns := count_reasoning(messages, problems)) and reasoning == "drop":
@@ -142,13 +151,20 @@ def checked_rows(
             kind, said, problems = "", {}, [unrecognised(row.value)]
         identifier, row = identify(row.with_found(problems), (columns or {}).get("id", "id"))
         record = {"id": identifier, "source": row.path, "row": row.number, **said}
-        yield Checked(row, kind, record, tuple(unread), turns)
+        yield Checked(row, kind, record, tuple(unread), turns, tuple(changed))
 
 
-def beside_ranks(row: Row) -> dict:
-    """The fields in `KEPT` of a row with a ranking. Parquet and the Hub, which have no lines, have dates and NaN too."""
+def beside_ranks(row: Row) -> tuple[dict, list[tuple[str, str]]]:
+    """The fields in `KEPT` of a row with a ranking, and what was changed in them, as (how, field).
+
+    Parquet and the Hub, which have no lines, have dates and NaN too.
+    """
     kept = {field: row.value[field] for field in KEPT if field in row.value}
-    return json_value(kept, set()) if row.line is None else kept
+    if row.line is not None:
+        return kept, []
+    ways: dict[str, set[str]] = {field: set() for field in kept}
+    kept = {field: json_value(value, ways[field]) for field, value in kept.items()}
+    return kept, [(way, field) for field, own in ways.items() for way in sorted(own)]
 
 
 def document(row: Row, text: str, found: str) -> Checked:

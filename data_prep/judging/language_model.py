@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from data_prep.common.batches import batched
 from data_prep.common.errors import InputError
-from data_prep.common.intervals import bootstrap_interval, show_interval
+from data_prep.common.intervals import bootstrap_interval, by_prompt, show_interval
 from data_prep.common.text import counted
 from data_prep.judging.rubric import LETTERS, RUBRIC, Rubric, messages, read_rubric, verdict
 from data_prep.judging.settings import Settings
@@ -189,8 +189,9 @@ class LanguageModel:
         Both are over the pairs with a verdict in both orders, averaged by prompt, with an interval over prompts; None
         where there is none.
         """
-        biases: dict[str, list[float]] = {}
-        changed: dict[str, list[float]] = {}
+        prompts: list[str] = []
+        biases: list[float] = []
+        changed: list[bool] = []
         ties = pairs = without = 0
         for both in self.shown:
             for pair in _pairs(both[0].order):
@@ -200,8 +201,9 @@ class LanguageModel:
                     without += 1
                     continue
                 ties += _together(first, second) == 0.5
-                biases.setdefault(both[0].prompt, []).append(first - second)
-                changed.setdefault(both[0].prompt, []).append(float(first != second))
+                prompts.append(both[0].prompt)
+                biases.append(first - second)
+                changed.append(first != second)
         reasons = Counter(each.reason for both in self.shown for each in both if each.reason)
         spent, line = cost(self.replies)
         if self.settings.has_prices:
@@ -217,8 +219,8 @@ class LanguageModel:
             "without_verdict": without,
             "replies": 2 * len(self.shown),
             "unparsable": dict(reasons),
-            "position_bias": _by_prompt(biases),
-            "changed": _by_prompt(changed),
+            "position_bias": bootstrap_interval(by_prompt(prompts, biases)) if prompts else None,
+            "changed": bootstrap_interval(by_prompt(prompts, changed)) if prompts else None,
             "cost": spent,
             "cost_line": line,
         }
@@ -286,7 +288,3 @@ def _together(first: float | None, second: float | None) -> float | None:
     if first is None or second is None:
         return None
     return first if first == second else 0.5
-
-
-def _by_prompt(values: dict[str, list[float]]) -> dict | None:
-    return bootstrap_interval([sum(own) / len(own) for own in values.values()]) if values else None

@@ -224,6 +224,16 @@ def _config(name: str, revision: str = "main"):
     return config
 
 
+def config_in(folder: Path):
+    """The config of the model in a folder, whether or not it could be loaded; None for an adapter by itself, and for a kind
+    of model that transformers does not know."""
+    try:
+        with _silent():
+            return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception:  # of a broken file the library raises whatever it comes upon
+        return None
+
+
 def context_of(config) -> int | None:
     """The positions of a model's context, those of its text where it has several parts; None if it has no limit, as BLOOM.
 

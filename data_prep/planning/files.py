@@ -45,14 +45,21 @@ def pieces(texts: Iterable[str], most: int) -> Iterator[str]:
             yield text[start:]
 
 
-def write_documents(files: list[str], path: Path, on_bad: str, text_column: str) -> list[str]:
-    """Write the documents of corpus files to `path` as {"text"}; returns what is to be said of them, a line each."""
+def write_documents(checked: Path | None, files: list[str], path: Path, on_bad: str, text_column: str) -> list[str]:
+    """Write the documents of a corpus to `path` as {"text"}; returns what is to be said of them, a line each.
+
+    Args:
+        checked: those that stood among other rows, as data_prep.check writes them.
+        files: those of documents alone, with their text under `text_column`.
+    """
     policy = "quarantine" if on_bad == "repair" else on_bad  # as the doctor does: what cannot be repaired is set aside
     bad_rows, counts = BadRows(policy, path.with_name("documents_quarantine.jsonl")), Counter()
-    read = documents(files, text_column=text_column, bad_rows=bad_rows, counts=counts)
+    parts = [([str(checked)], "text")] if checked else []
+    parts += [(files, text_column)] if files else []
+    read = (each for part, column in parts for each in documents(part, column, bad_rows, counts))
     write_jsonl(path, ({"text": document.text} for document in read))
     lines, number = reading_counts(bad_rows, counts), counts["documents"]
-    lines.append(f"{counted(number, 'document')} in {counted(len(files), 'file')}")
+    lines.append(f"{counted(number, 'document')} in {counted(len(files) + bool(checked), 'file')}")
     if number < PIECES:
         texts = [row["text"] for row in read_jsonl(path)]
         most = max(500, sum(map(len, texts)) // PIECES)

@@ -38,6 +38,7 @@ class Turns(NamedTuple):
     lengths: np.ndarray  # the whole; of a ranking, its longest answer with the prompt
     prompts: np.ndarray  # what precedes the last answer, up to where it begins
     answers: np.ndarray  # the last answer, its end of turn included; of a ranking, each of its answers
+    totals: np.ndarray  # as lengths; of a ranking, all its answers, each with the prompt
 
 
 def measure_text(files: list[str], tokenizer) -> Text:
@@ -91,8 +92,13 @@ def last_answer(mask: np.ndarray) -> tuple[int, int]:
     return int(learned[gaps[-1] + 1] if len(gaps) else learned[0]), int(learned[-1]) + 1
 
 
-def measure_turns(read: Callable[[Path], Iterator[list[list[dict]]]], path: Path, tokenizer) -> Turns:
+def measure_turns(
+    read: Callable[[Path], Iterator[list[list[dict]]]], path: Path, tokenizer, assistant_only: bool = True
+) -> Turns:
     """What `read` finds in `path`, by the tokenizer's chat template; of more than `ROWS` rows an even sample.
+
+    Where the loss is not on the assistant's turns alone, a template need not tell them apart: without `assistant_only`
+    an answer is the whole.
 
     Raises InputError where there is no row, and where the template cannot write them.
     """
@@ -100,12 +106,12 @@ def measure_turns(read: Callable[[Path], Iterator[list[list[dict]]]], path: Path
 
     from data_prep.tokens.chat_encoder import ChatEncoder  # slow to import
 
-    encoder, rows = ChatEncoder(tokenizer), sum(1 for _ in read(path))
+    encoder, rows = ChatEncoder(tokenizer, assistant_only), sum(1 for _ in read(path))
     if not rows:
         raise InputError(
             f"{path}: found no row to train on; expected at least one: see python -m data_prep.check {path}"
         )
-    lengths, prompts, answers, tokens, measured = [], [], [], 0, 0
+    lengths, prompts, answers, totals, measured = [], [], [], [], 0
     asked: set[str] = set()
     for several in batched(islice(read(path), 0, None, -(-rows // ROWS)), 256):
         try:
@@ -120,10 +126,11 @@ def measure_turns(read: Callable[[Path], Iterator[list[list[dict]]]], path: Path
         for conversations in several:
             masks = [next(encoded).mask for _ in conversations]
             places = [last_answer(mask) for mask in masks]
-            tokens += sum(map(len, masks))
+            totals.append(sum(map(len, masks)))
             lengths.append(max(map(len, masks)))
             prompts.append(places[0][0])
             asked.add(prompt_key(conversations[0][:-1]))
             answers += [end - begin for begin, end in places]
     share = rows / measured
-    return Turns(rows, round(len(asked) * share), round(tokens * share), *map(np.array, (lengths, prompts, answers)))
+    arrays = map(np.array, (lengths, prompts, answers, totals))
+    return Turns(rows, round(len(asked) * share), round(sum(totals) * share), *arrays)

@@ -32,7 +32,7 @@ class Data(NamedTuple):
     turns: tuple[str, str] | None  # conversations, or the best answers of preferences
     preferences: tuple[str, str] | None
     labels: tuple[str, str] | None  # preferences again, where they make no rankings
-    splits: list[list[str]]  # the commands that held parts out, the training file last
+    splits: list[list[str]]  # the commands that make a part, its file last
 
 
 class Measured(NamedTuple):
@@ -193,7 +193,9 @@ def step(output: Path | str, *words: str | Path, launch: bool = False) -> str:
 
 def steps_of(data: Data, run: Path, stages: list[Stage], vocabulary: int | None) -> list[str]:
     """The commands of the run in order, each with a comment."""
-    steps = ["# A part of each kind of data was held out when the configs were written."]
+    steps = [
+        "# A part of each kind was held out when the configs were written. What is lost of it is made again as it was."
+    ]
     steps += [step(command[-1], "python", "-m", *command) for command in data.splits]
     if vocabulary:
         corpus = [files[0] for files in data.corpus.values()]

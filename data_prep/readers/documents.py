@@ -75,7 +75,8 @@ def documents(
     bad_rows.close()
     if not counts["documents"]:
         quarantined = f" ({counted(bad_rows.quarantined, 'row')} quarantined)" if bad_rows.quarantined else ""
-        raise InputError(f"{', '.join(files[:3])}{', ...' * (len(files) > 3)}: no text in it{quarantined}")
+        message = f"{', '.join(files[:3])}{', ...' * (len(files) > 3)}: no text in it{quarantined}"
+        raise InputError("\n".join([message, *bad_rows.reasons()]))
 
 
 def reading_counts(bad_rows: BadRows, counts: Counter) -> list[str]:

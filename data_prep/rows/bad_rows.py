@@ -138,4 +138,8 @@ class BadRows:
     def nothing_left(self, names: str, noun: str) -> InputError:
         """The error for a run with no `noun` left, with the reasons for which its rows were quarantined."""
         message = f"{names}: no {noun} is left of {counted(self.rows_in, 'row')}; expected at least one"
-        return InputError("\n".join([message, *self._defects.lines()]))
+        return InputError("\n".join([message, *self.reasons()]))
+
+    def reasons(self) -> list[str]:
+        """Why rows are not used, as lines to print: of each file the count of every kind of problem, and the first rows."""
+        return self._defects.lines()

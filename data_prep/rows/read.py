@@ -16,6 +16,7 @@ from pathlib import Path
 from data_prep.common.errors import InputError
 from data_prep.common.files import existing, regular_file
 from data_prep.common.text import counted, printable, shorten
+from data_prep.documents.endings import READ_BY, ending
 from data_prep.rows.csv_rows import csv_rows
 from data_prep.rows.json_rows import json_rows, rest
 from data_prep.rows.problems import BYTE_ORDER_MARK, NOT_UNICODE, NOT_UTF8, REPAIRED_BY_READING, Problem, Row, not_utf8
@@ -87,8 +88,10 @@ def data_files(
                 existing(path)
             if not known:
                 compressed = "" if documents else f" or, compressed, such as .jsonl.gz ({', '.join(COMPRESSED)})"
+                advice = _read_documents([path]) if plain_text else ""
                 raise InputError(
                     f"{path}: found the ending {Path(path).suffix!r}; expected {', '.join(endings)}{compressed}"
+                    + (advice and f"; {advice}")
                 )
             files.append(path)
             continue
@@ -96,9 +99,15 @@ def data_files(
             print(f"{printable(path)}: {_written_by_us(own)}")
         readable = [file for file in found if kind_of_file(file) in endings]
         if not readable:
-            raise InputError(f"{path}: found no file that ends in {', '.join(endings)} there; expected at least one")
+            advice = _read_documents(found) if plain_text else ""
+            raise InputError(
+                f"{path}: found no file that ends in {', '.join(endings)} there; expected at least one"
+                + (advice and f"; {advice}")
+            )
         if skipped := sorted({*found} - {*readable}):
             print(f"{printable(path)}: {_not_read(skipped)}")
+            if plain_text and (advice := _read_documents(skipped)):
+                print(f"{printable(path)}: {advice}")
         _check_heldout(path, readable, documents)
         files += readable
     if strange := next((file for file in files if not_utf8(file) is not None), None):
@@ -137,6 +146,12 @@ def _not_read(files: list[str]) -> str:
     more = f", and {len(listed) - SHOWN:,} more" if len(listed) > SHOWN else ""
     named = ", ".join(f"{printable(ending) or 'without an ending'} ({count:,})" for ending, count in listed[:SHOWN])
     return f"{counted(len(files), 'file')} not read: {named}{more}"
+
+
+def _read_documents(files: list[str]) -> str:
+    """Which command makes documents of files that are no rows; "" where none is of such a kind."""
+    kinds = [each for each in READ_BY if any(ending(file) == each for file in files)]
+    return f"python -m data_prep.read_documents makes documents of {', '.join(kinds)}" if kinds else ""
 
 
 def _written_by_us(files: list[str]) -> str:

@@ -41,6 +41,45 @@ def check_asked(models: dict[str, str], max_new_tokens: int) -> tuple[dict[str, 
     return asked, mute
 
 
+def measure_models(
+    readers: dict[str, str],
+    asked: dict[str, str],
+    mute: list[str],
+    texts: dict[str, list[str]],
+    prompts: dict[str, list],
+    length: int,
+    sampling: dict,
+) -> tuple[dict, dict]:
+    """({source: {reader: bits of each text}}, {source: {asked model: its answer to each prompt}}).
+
+    Every model is loaded once, whatever it is measured on.
+
+    Args:
+        readers, asked: {name: folder} of the models that read the texts, and of those that are asked.
+        mute: the names of those of the latter that cannot be asked; their answers are "".
+        length, sampling: see `measure_model`.
+    """
+    bits: dict[str, dict] = {source: {} for source in texts}
+    answers: dict[str, dict] = {source: {} for source in prompts}
+    for folder in dict.fromkeys([*readers.values(), *asked.values()]):
+        as_reader = [name for name, its in readers.items() if its == folder]
+        as_asked = [name for name, its in asked.items() if its == folder]
+        to_read, to_ask = texts if as_reader else {}, prompts if set(as_asked) - set(mute) else {}
+        if not to_read and not to_ask:
+            continue
+        own, said = measure_model(folder, to_read, to_ask, length, sampling)
+        for source in texts:
+            bits[source] |= dict.fromkeys(as_reader, own.get(source))
+        for source in prompts:
+            answers[source] |= dict.fromkeys(as_asked, said.get(source))
+    bits = {source: {name: own[name] for name in readers} for source, own in bits.items()}
+    answers = {
+        source: {name: own.get(name) or [""] * len(prompts[source]) for name in asked}
+        for source, own in answers.items()
+    }
+    return bits, answers
+
+
 def measure_model(
     folder: str, texts: dict[str, list[str]], prompts: dict[str, list], length: int, sampling: dict
 ) -> tuple[dict, dict]:

@@ -11,10 +11,11 @@ from transformers import AutoConfig, GPT2Config
 from transformers.pytorch_utils import Conv1D
 
 from data_prep.common.errors import InputError
-from data_prep.models.loading import context_of, load_config, load_tokenizer
+from data_prep.models.loading import check_folder, context_of, load_config, load_tokenizer
 from recipes.planning.settings import vocabulary_in_commands
 from recipes.trainers.adapter import lora_config, meta_model
 from recipes.trainers.arguments import LORA
+from recipes.trainers.folders import read_template
 
 ASSUMED_VOCABULARY = 32_768
 
@@ -129,7 +130,7 @@ def _count(config, head: str, model_args: trl.ModelConfig | None, trained: bool)
         if weight.ndim == 2 and id(weight) not in tables and not any(each in name for each in heads)
     )
     parameters = sum(weight.numel() for weight in weights.values())
-    gated = any(name.endswith("gate_proj") for name, _ in model.named_modules())
+    gated = any(name.endswith(("gate_proj", "gate_up_proj")) for name, _ in model.named_modules())
     adapter = 0
     if model_args:
         from peft import get_peft_model  # slow to import
@@ -186,17 +187,24 @@ def gpt2(path: Path, values: dict) -> tuple[object, str]:
     return GPT2Config(vocab_size=size, **shape, **ends), origin
 
 
-def config_of(name: str, sources: Sources, seen: tuple[str, ...] = ()) -> tuple[object, str]:
+def config_of(name: str, sources: Sources, seen: tuple[str, ...] = (), kind: str = "language") -> tuple[object, str]:
     """(config, where it comes from) of a model: its folder, the YAML that will make it, the table above, or the Hub.
 
-    Raises InputError for a model that none of them knows.
+    Args:
+        kind: what a folder must hold, as the recipe asks: language, reward, or either of them.
+
+    Raises InputError for a model that none of them knows, and for a folder of another kind or of an adapter alone.
     """
     if name in seen:
         raise InputError(f"{name}: found YAMLs that each start from what the other makes: {' → '.join((*seen, name))}")
     if Path(name).exists():
-        config = (
-            AutoConfig.from_pretrained(name, trust_remote_code=False) if _is_reward(name) else load_config(name, "")
-        )
+        check_folder(name, "recipes/reward.py" if kind == "reward" else "recipes/pretrain.py")
+        if kind == "language" or (kind == "either" and not _is_reward(name)):
+            return load_config(name, ""), f"of {name}"
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        if not _is_reward(name) or (kind == "reward" and config.num_labels != 1):
+            found = " ".join(config.architectures or []) or "no architecture"
+            raise InputError(f"{name}: expected a reward model (recipes/reward.py), found {found}")
         return config, f"of {name}"
     if name in sources.made:
         path = sources.made[name]
@@ -205,7 +213,7 @@ def config_of(name: str, sources: Sources, seen: tuple[str, ...] = ()) -> tuple[
             config, origin = gpt2(path, values)
             return config, f"made by {path}, {origin}"
         if origin := values.get("sft_model_path") or values.get("model_name_or_path"):
-            return config_of(origin, sources, (*seen, name))
+            return config_of(origin, sources, (*seen, name))  # which is a language model, even of a reward model
     if name in PUBLISHED:
         return AutoConfig.for_model(**PUBLISHED[name]), f"of {name} as published: config.json at the Hub"
     return load_config(name, "recipes/pretrain.py"), f"of {name}"
@@ -216,13 +224,22 @@ def _is_reward(name: str) -> bool:
     return path.exists() and "ForSequenceClassification" in path.read_text(encoding="utf-8")
 
 
-def tokenizer_of(name: str, sources: Sources):
-    """The tokenizer of a model, of the one that it starts from, or of its pretraining; None where none is there."""
+def tokenizer_of(name: str, sources: Sources, template: str | None = None):
+    """The tokenizer of a model, of the one that it starts from, or of its pretraining; None where none is there.
+
+    Args:
+        template: `chat_template_path` of the stage, if it has one; else that of the last stage before it that has one is
+            the model's by then.
+    """
     for _ in range(8):  # stages from here back to pretraining
         if Path(name).exists():
-            return load_tokenizer(name)
+            tokenizer = load_tokenizer(name)
+            if template:
+                tokenizer.chat_template = read_template(template)
+            return tokenizer
         if name not in sources.made:
             return None
         _, values = sources.read(sources.made[name])
+        template = template or values.get("chat_template_path")
         name = values.get("sft_model_path") or values.get("model_name_or_path") or values.get("tokenizer") or ""
     return None

@@ -11,6 +11,7 @@ from recipes.planning.hardware import GPU, USABLE
 from recipes.planning.memory import memory_of
 from recipes.planning.settings import read_settings
 from recipes.planning.work import Work, work_of
+from recipes.trainers.adapter import check_score_head
 from recipes.trainers.sharding import WHOLE
 
 LADDER = 10  # halvings of a batch that are tried
@@ -49,6 +50,8 @@ def models_of(stage: str, path: Path, values: dict, sources: Sources) -> tuple[d
     name = values.get("sft_model_path") or values["model_name_or_path"]
     config, origin = config_of(name, sources)
     head = "score" if stage == "reward" else "language"
+    if stage == "reward":
+        check_score_head(config, name)
     models: dict[str, Counts | None] = {"policy": count(config, head, model_args)}
     wanted = stage in ("ppo", "dpo", "kto") or (stage in ("rloo", "grpo") and values["beta"] != 0)
     if wanted and values.get("use_peft"):
@@ -57,11 +60,21 @@ def models_of(stage: str, path: Path, values: dict, sources: Sources) -> tuple[d
         models["reference"] = count(config, head, trained=False)
     rewarder = values.get("reward_model_path")
     if stage == "ppo":
-        valued = values.get("value_model_path") or rewarder or name
-        models["value"] = count(config_of(valued, sources)[0], "score", model_args)
+        valued = values.get("value_model_path") or (rewarder if reads_ids_of(rewarder, name, sources) else name)
+        valued_config, _ = config_of(valued, sources, kind="either")
+        check_score_head(valued_config, valued)
+        models["value"] = count(valued_config, "score", model_args)
     if rewarder:
-        models["reward"] = count(config_of(rewarder, sources)[0], "score", trained=False)
+        models["reward"] = count(config_of(rewarder, sources, kind="reward")[0], "score", trained=False)
     return models, origin, name
+
+
+def reads_ids_of(rewarder: str | None, policy: str, sources: Sources) -> bool:
+    """Whether a reward model has the vocabulary of the policy: else PPO's value model starts from the policy."""
+    if not rewarder:
+        return False
+    tokenizers = tokenizer_of(rewarder, sources), tokenizer_of(policy, sources)
+    return None in tokenizers or tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
 
 
 def plan_of(
@@ -78,7 +91,8 @@ def plan_of(
     made = None
     if "tokens" in values and values["tokens"] in sources.made:
         made = sources.read(sources.made[values["tokens"]])[1].get("total_tokens")
-    data = data_of(stage, values, tokenizer_of(name, sources), made)
+    tokenizer = tokenizer_of(name, sources, values.get("chat_template_path"))
+    data = data_of(stage, values, tokenizer, made)
     work = work_of(stage, values, models, data, rows)
     return Plan(
         path, stage, values, models, origin, data, work, *memory_of(stage, values, models, work, gpus, sharding)

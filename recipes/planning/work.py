@@ -42,6 +42,22 @@ def again(model: Counts, length: float) -> float:
     return 2 * model.linear + 4 * model.layers * model.attention * length
 
 
+def within(data: Data, length: int, cut: bool) -> tuple[Data, int]:
+    """(the data of rows up to `length` tokens, how many rows are left out of it); with `cut` longer ones are truncated.
+
+    Where no row is so short all are taken as truncated: the recipe would refuse them.
+    """
+    fits = data.lengths <= length
+    if cut or not fits.any():
+        kept = totals = data.lengths.clip(max=length)
+        mean = data.mean * kept.mean() / data.lengths.mean()
+    else:
+        kept, totals = data.lengths[fits], data.totals[fits]
+        mean = data.mean * totals.mean() / data.totals.mean()
+    left_out = data.rows - round(data.rows * len(kept) / len(data.lengths))
+    return data._replace(rows=data.rows - left_out, lengths=kept, mean=float(mean), totals=totals), left_out
+
+
 def work_of(stage: str, values: dict, models: dict[str, Counts], data: Data | None, rows_given: int | None) -> Work:
     """The work of a stage.
 
@@ -62,23 +78,26 @@ def work_of(stage: str, values: dict, models: dict[str, Counts], data: Data | No
         notes.append(f"max_length: found {length:,}, but the model has {policy.positions:,} positions")
     packed = "tokens" in values or (stage == "sft" and values["packing"])
     answers, mean, longest = (1 if stage in ("sft", "kto") else 2), float(length), length
+    known = data.rows if data else rows_given
+    if data and "tokens" not in values:
+        data, left_out = within(data, length, cut=stage == "sft" and values["long"] != "drop")
+        if left_out:
+            notes.append(f"{left_out:,} of {known:,} rows are longer than max_length, {length:,}: they are left out")
+        known = data.rows
     if data and not packed:
-        mean, longest = min(data.mean, length), int(min(data.lengths.max(), length))
+        mean, longest = data.mean, int(data.lengths.max())
         answers = data.answers if stage == "reward" else answers
     elif not packed:
         notes.append(
             f"the lengths of the rows are not known here: all are taken as {length:,} tokens, the most there may be"
         )
-    known = data.rows if data else rows_given
     if "tokens" in values:
         known = data and data.rows // length
         answers = 1
     elif packed and known:
-        known = math.ceil(known * min(data.mean if data else length, length) / length)
-    elif known and data and stage == "dpo":
-        known = round(known * data.answers * (data.answers - 1) / 2)
-    elif known and data and stage == "kto":
-        known = round(known * data.answers)
+        known = math.ceil(known * (data.mean if data else length) / length)
+    elif known and stage == "kto" and values["loss_type"] != "apo_zero_unpaired" and known % at_once == 1:
+        known -= 1  # a batch by itself
     steps = values["max_steps"] if values["max_steps"] > 0 else None
     if steps is None and known:
         in_a_pass = math.ceil(
@@ -129,13 +148,19 @@ def _rollouts(stage: str, values: dict, models: dict, data: Data | None, rows_gi
         if steps is None and (episodes := values["total_episodes"]):
             steps = math.ceil(episodes / a_step)
         if steps is None and prompts:
-            steps = math.ceil(prompts * values["num_train_epochs"] / a_step)
+            steps = math.ceil(
+                prompts // a_step * values["num_train_epochs"]
+            )  # what does not fill a rollout is left out
         again_twice = 1  # the rollout is scored by the policy as it was
     else:
         epochs, again_twice = values["num_iterations"], 0
         steps = values["max_steps"] if values["max_steps"] > 0 else None
         if steps is None and prompts:
-            steps = math.ceil(prompts * values["num_generations"] * values["num_train_epochs"] * epochs / a_step)
+            # As TRL counts: prompts that do not fill a generation are left out of a pass.
+            at_once, accumulation = values["per_device_train_batch_size"], values["gradient_accumulation_steps"]
+            drawn = values["generation_batch_size"] or at_once * (values["steps_per_generation"] or accumulation)
+            micro = prompts * values["num_generations"] // drawn * drawn // at_once * epochs
+            steps = math.ceil(math.ceil(micro / accumulation) * values["num_train_epochs"])
         notes += ["a step is one of the optimizer"] if epochs > 1 else []
     trained = [models[name] for name in ("policy", "value") if name in models]
     per_token = policy.forward(mean)  # sampling, with a cache

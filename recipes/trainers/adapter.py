@@ -60,6 +60,20 @@ def meta_model(config, head: str = "language"):
         return AutoModelForCausalLM.from_config(config)
 
 
+def check_score_head(config, name: str) -> None:
+    """Raise InputError for a kind of model that transformers has no reward model of, with a head named score."""
+    from transformers.integrations import is_deepspeed_zero3_enabled  # slow to import
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    known = type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if known and (is_deepspeed_zero3_enabled() or hasattr(meta_model(config, "score"), "score")):
+        return
+    raise InputError(
+        f"{name}: transformers has no model of the kind {config.model_type} with a score head, to give rewards or values by; "
+        "expected another kind, such as llama, qwen3 or gpt2"
+    )
+
+
 def _check_modules(peft_config: PeftConfig, config, head: str) -> None:
     """Raise InputError for modules that the model of `config` has not, or that PEFT cannot train."""
     import torch

@@ -42,18 +42,22 @@ def end_of_documents(ids, tokenizer, name: str) -> int:
 
 
 @torch.no_grad()
-def check_documents_apart(model, end_of_text: int) -> None:
+def check_documents_apart(
+    model, end_of_text: int, option: str = "document_attention", parts: str = "documents"
+) -> None:
     """Raise InputError if a document in a block of `Blocks` attends to the one before it in this model.
 
     Tried on two blocks that differ in their first document alone: the second must come out the same. Not tried where the
     model cannot be run as it lies: with attention kernels that need a GPU, or in the parts of ZeRO-3.
+
+    Args:
+        option, parts: what asks for it, and what the parts of a block are called, in the error.
     """
     from transformers.integrations import is_deepspeed_zero3_enabled  # slow to import
 
     if "position_ids" not in inspect.signature(model.forward).parameters:
         raise InputError(
-            f"document_attention: {type(model).__name__} takes no positions, which tell it where a document begins; leave "
-            "it out"
+            f"{option}: {type(model).__name__} takes no positions, which keep {parts} of a row apart; leave it out"
         )
     if model.config._attn_implementation not in ("eager", "sdpa") or is_deepspeed_zero3_enabled():
         return
@@ -63,7 +67,7 @@ def check_documents_apart(model, end_of_text: int) -> None:
     logits = model(input_ids=block, position_ids=positions, use_cache=False).logits[:, 4:].float()
     if (apart := (logits[0] - logits[1]).abs().max().item()) > 1e-4 * logits.abs().max().item():
         raise InputError(
-            f"document_attention: in {type(model).__name__} with attention {model.config._attn_implementation!r} documents "
-            f"of a row see each other all the same: what comes before one moves its logits by {apart:.3g}; take another "
+            f"{option}: in {type(model).__name__} with attention {model.config._attn_implementation!r} {parts} of a row see "
+            f"each other all the same: what comes before one moves its logits by {apart:.3g}; take another "
             "attn_implementation, or leave it out"
         )

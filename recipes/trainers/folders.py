@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from data_prep.common.errors import InputError
+from data_prep.common.files import existing
 from data_prep.models.loading import check_folder, load_tokenizer
 from recipes.trainers.resuming import check_resume
 
@@ -31,3 +32,10 @@ def check_eos_token(token: str, tokenizer, name: str) -> None:
     """Raise InputError for a token that is not in the vocabulary of the model `name`."""
     if token not in tokenizer.get_vocab():
         raise InputError(f"eos_token: found {token!r}, which is not in the vocabulary of {name}")
+
+
+def read_template(path: str) -> str:
+    """The chat template of `chat_template_path`. Raises InputError for what is no file of that kind, or not there."""
+    if not path.endswith((".jinja", ".j2")):  # TRL would take a model's, with new tokens
+        raise InputError(f"chat_template_path is {path!r}; expected a .jinja or .j2 file")
+    return existing(path).read_text(encoding="utf-8")

@@ -1,14 +1,12 @@
 """SFT on packed rows, for attention that is computed on whole rows."""
 
-import inspect
-
 import torch
 from trl import SFTTrainer
 from trl.trainer import sft_trainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from data_prep.common.errors import InputError
-from recipes.trainers.sft_loss import chunked_loss
+from recipes.trainers.blocks import check_documents_apart
+from recipes.trainers.sft_loss import check_logits, chunked_loss
 
 
 class PackedRows(DataCollatorForLanguageModeling):
@@ -36,16 +34,16 @@ class PackedSFTTrainer(SFTTrainer):
     sdpa and eager compute all of it, which grows with the square of the row's length, and mask most. Its loss over chunks is
     that of sft_loss.py, which is faster.
 
-    Raises InputError for rows of several conversations in a model that takes no positions, as BLOOM: there is nothing that
-    would keep them apart.
+    Raises InputError for rows of several conversations in a model that does not keep them apart by their positions, as
+    BLOOM, OPT and Falcon; and for a loss over chunks that would not be that of the model (see `check_logits`).
     """
 
     def __init__(self, model, args, **kwargs) -> None:
-        if (args.packing or args.padding_free) and "position_ids" not in inspect.signature(model.forward).parameters:
-            name, kind = "packing" if args.packing else "padding_free", type(model).__name__
-            raise InputError(
-                f"{name}: {kind} takes no positions, which keep conversations of a row apart; leave it out"
-            )
+        if args.padding_free or (args.packing and args.packing_strategy != "wrapped"):
+            name = "packing" if args.packing else "padding_free"
+            check_documents_apart(model, kwargs["processing_class"].eos_token_id, name, "conversations")
+        if args.loss_type == "chunked_nll":
+            check_logits(model)
         # The model's forward, as TRL sets it, calls it by this name.
         sft_trainer._chunked_cross_entropy_loss = chunked_loss
         super().__init__(model, args, **kwargs)

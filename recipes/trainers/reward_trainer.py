@@ -92,7 +92,8 @@ class RankingRewardTrainer(RewardTrainer):
     the ranks come from (Llama 2, arXiv:2307.09288, equation 2): what was judged far better is pushed further apart.
 
     With `shared_prompt` a prompt is computed once for all its answers, for the same rewards: about half the tokens where
-    three short answers follow a prompt of their length. It needs an attention that takes any mask.
+    three short answers follow a prompt of their length. It needs an attention that takes any mask, and a model that looks
+    at nothing else (see `check_shared_prompt`).
     """
 
     def __init__(self, *args, margin_scale: float | None = None, shared_prompt: bool = False, **kwargs) -> None:
@@ -117,6 +118,41 @@ class RankingRewardTrainer(RewardTrainer):
         attention = self.model.config._attn_implementation
         if shared_prompt and attention not in ("sdpa", "eager"):
             raise InputError(f"shared_prompt needs attn_implementation sdpa or eager; found {attention}")
+        if shared_prompt:
+            self.check_shared_prompt()
+
+    @torch.no_grad()
+    def check_shared_prompt(self) -> None:
+        """Raise InputError if answers behind a shared prompt have other rewards than in rows of their own in this model.
+
+        Tried on the ranking with the longest answer: a given mask takes the place of a sliding window, which matters in rows
+        that are longer than it. The attention of BLOOM and MPT counts the columns of a row, whatever the positions are.
+        Not tried in the parts of ZeRO-3.
+        """
+        from transformers.integrations import is_deepspeed_zero3_enabled  # slow to import
+
+        if is_deepspeed_zero3_enabled():
+            return
+        lengths, model = self.train_dataset["longest"][:], self.model.eval()
+        row, kind = self.train_dataset[lengths.index(max(lengths))], model.config.model_type
+        rewards = []
+        for shared in (False, True):
+            batch = RankingCollator(self.data_collator.pad_token_id, shared_prompt=shared)([row])
+            batch = {name: values.to(model.device) for name, values in batch.items()}
+            try:
+                rewards.append(self.rewards_of(model, batch).float())
+            except ValueError as error:
+                said = " ".join(str(error).split())
+                raise InputError(
+                    f"shared_prompt: {kind} models take no mask but that of padding ({said}); leave it out"
+                ) from None
+        alone, together = rewards
+        close = 1e-3 if model.dtype == torch.float32 else 0.1  # rounding is another in other rows
+        if (apart := (alone - together).abs().max().item()) > close * max(1.0, alone.abs().max().item()):
+            raise InputError(
+                f"shared_prompt: in {kind} models answers behind a shared prompt have other rewards than in rows of their own, "
+                f"by up to {apart:.3g} in a ranking of {max(lengths):,} tokens; leave it out"
+            )
 
     def _prepare_dataset(self, dataset: Dataset, processing_class, args, dataset_name: str) -> Dataset:
         """Tokenize; rankings with an answer beyond `max_length` are left out, with a count on the screen."""
@@ -175,7 +211,7 @@ class RankingRewardTrainer(RewardTrainer):
 
     def rewards_of(self, model, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """(answers,) rewards of a batch."""
-        if not self.shared_prompt:
+        if "ends" not in inputs:
             ids, mask = inputs["input_ids"], inputs["attention_mask"]
             return model(input_ids=ids, attention_mask=mask, use_cache=False).logits.squeeze(-1)
         # The model gives one reward a row, but its head has computed one a token. Taken within its forward pass, so that

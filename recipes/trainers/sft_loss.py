@@ -10,8 +10,39 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 from trl.trainer import sft_trainer
 
+from data_prep.common.errors import InputError
+
 # Bytes of log-probabilities, 4 for each token and entry of the vocabulary, that are kept and not recomputed.
 KEPT = 2**28
+
+
+@torch.no_grad()
+def check_logits(model) -> None:
+    """Raise InputError for a model whose logits are not what the loss over chunks takes for them.
+
+    TRL knows of a head's bias, `logit_scale` and `final_logit_softcapping`; Granite divides its logits by a number of its
+    own, of which the loss would know nothing. Not tried where the model cannot be run as it lies: with attention kernels
+    that need a GPU, or in the parts of ZeRO-3.
+    """
+    from transformers.integrations import is_deepspeed_zero3_enabled  # slow to import
+
+    if model.config._attn_implementation not in ("eager", "sdpa") or is_deepspeed_zero3_enabled():
+        return
+    head, text, seen = model.get_output_embeddings(), model.config.get_text_config(), []
+    hook = head.register_forward_hook(lambda head, given, logits: seen.append(logits))
+    try:
+        found = model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False).logits
+    finally:
+        hook.remove()
+    scales = [getattr(text, name, None) for name in ("logit_scale", "output_multiplier")]
+    taken = seen[0].float() * next((scale for scale in scales if scale is not None), 1.0)
+    if (cap := getattr(text, "final_logit_softcapping", None)) is not None:
+        taken = cap * torch.tanh(taken / cap)
+    if (found.float() - taken).abs().max() > 0.05 * taken.abs().max():
+        raise InputError(
+            f"loss_type: chunked_nll computes other logits than {type(model).__name__}, which scales its own; set "
+            "loss_type to nll"
+        )
 
 
 def chunk_sums(

@@ -43,19 +43,24 @@ def model_folders(run: Path) -> list[dict]:
     """Name, kind, parameters, context and vocabulary of the run's finished models, read from their files alone."""
     from safetensors import safe_open
 
+    from data_prep.models.loading import config_in, context_of  # slow to import
+
     rows = []
     for path in sorted(run.glob("*/config.json"), key=lambda path: path.parent.stat().st_mtime):
         if (path.parent / UNFINISHED).exists():
             continue
-        config, parameters = read_json(path), 0
+        parameters = 0
         for file in path.parent.glob("*.safetensors"):
             with safe_open(file, "pt") as tensors:
                 shapes = [tensors.get_slice(key).get_shape() for key in tensors.keys()]  # noqa: SIM118
             parameters += sum(map(math.prod, shapes))
-        kind = ", ".join(config.get("architectures") or ["–"])
-        context = number(config.get("n_positions") or config.get("max_position_embeddings"))
-        vocabulary = number(config.get("vocab_size"))
-        about = {"kind": kind, "parameters": number(parameters), "context": context, "vocabulary": vocabulary}
+        config = config_in(path.parent)
+        about = {
+            "kind": ", ".join(read_json(path).get("architectures") or ["–"]),
+            "parameters": number(parameters),
+            "context": number(context_of(config) if config else None),
+            "vocabulary": number(config.get_text_config().vocab_size if config else None),
+        }
         rows.append({"name": path.parent.name, **about})
     return rows
 

@@ -50,12 +50,17 @@ def answer_logprobs(
     """(log-probability, entropy) of each answer token under `model`, (N, R) each, 0 where `mask` is False.
 
     Log-probabilities and entropies are taken at `temperature`. The head runs on the positions of the answers only:
-    logits of prompts and padding would be most of the memory.
+    logits of prompts and padding would be most of the memory. It runs within the model's own pass, since some scale what
+    comes out of it (Cohere, Granite) or bound it (Gemma 2 and 4).
     """
     model = model.get_base_model() if hasattr(model, "peft_config") else model
-    hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-    logits = model.get_output_embeddings()(hidden[answer_tokens(mask, positions)])[: mask.sum()].float() / temperature
-    logs = logits.log_softmax(-1)
+    places = answer_tokens(mask, positions)
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda head, given: (given[0][places],))
+    try:
+        logits = model(input_ids=input_ids, use_cache=False).logits
+    finally:
+        hook.remove()
+    logs = (logits[: mask.sum()].float() / temperature).log_softmax(-1)
     chosen = logs.gather(-1, answers[mask][:, None]).squeeze(-1)
     with torch.no_grad():
         entropy = -(logs.exp() * logs).sum(-1)

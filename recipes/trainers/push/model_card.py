@@ -7,6 +7,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from data_prep.common.errors import InputError
+from data_prep.models.loading import config_in, context_of
 from recipes.trainers.push.figures import (
     Change,
     Figure,
@@ -257,8 +258,7 @@ def limits(
 ) -> list[str]:
     """What the records and results say against the model, and what they say nothing about."""
     said = []
-    config = object_in(folder / "config.json")
-    if context := config.get("max_position_embeddings") or config.get("n_positions"):
+    if (config := config_in(folder)) and (context := context_of(config)):
         said.append(f"It reads {context:,} tokens at most, prompt and answer together.")
     for each in figures:
         if each.measure == "eos_rate" and each.value < 1:
