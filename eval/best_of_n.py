@@ -7,11 +7,12 @@ r"""What is a reward worth without training? The verdict on the answer that it p
     python -m eval.best_of_n --reward runs/quickstart/reward --rankings runs/quickstart/data/sixteen_ranked.jsonl \
         --name heldout --results_dir runs/quickstart/results
 
-For n = 1, 2, 4, 8, 16, as far as prompts have so many samples: the verdict on a random answer, on the one with the highest
-reward among n, and on the best among n by the verdict itself, which is all there is to gain. Exact over all subsets of the
-samples, with 95 % bootstrap intervals over prompts. The verdict is what the rankings hold, scores or ranks; `--judge` takes
-another one, in any form that eval/judge.py takes. The reward may be of any of these forms, too. Writes `best_of_n_<name>.json`
-and a picture, `best_of_n_<name>.png`. The same curve is part of `eval.reward_gate`, beside what else a reward must know.
+For n = 1, 2, 4, 8, 16, as far as prompts have so many samples: the verdict on a random answer, on the one with the
+highest reward among n, and on the best among n by the verdict itself, which is all there is to gain. Exact over all
+subsets of the samples, with 95 % bootstrap intervals over prompts. The verdict is what the rankings hold, scores or
+ranks; `--judge` takes another one, in any form that eval/judge.py takes. The reward may be of any of these forms, too.
+Writes `best_of_n_<name>.json` and a picture, `best_of_n_<name>.png`. The same curve is part of `eval.reward_gate`,
+beside what else a reward must know.
 """
 
 import argparse

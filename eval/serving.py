@@ -5,10 +5,10 @@ r"""Does a saved model answer, wherever it is served, as it was trained and meas
 
 Compares, on the first prompts: their tokens with those of training; what the template and `generation_config.json` say
 with what was measured; and the project's greedy answers, with their log-probabilities, with those of `pipeline`, of
-`transformers serve` (started here, on 127.0.0.1; or of the server at `--url`) through OpenAI's client, of vLLM where it is
-installed, and, where LoRA was trained, of the adapter merged and on its base: `--model` may be either. With `--llama_cpp` a GGUF
-file is written and asked too. Prints a table: same, differs and at which token, fails, refused, or not installed. Exits
-with 0 where all that is installed is the same, with 1 otherwise. Writes `serving_<name>.json`.
+`transformers serve` (started here, on 127.0.0.1; or of the server at `--url`) through OpenAI's client, of vLLM where
+it is installed, and, where LoRA was trained, of the adapter merged and on its base: `--model` may be either. With
+`--llama_cpp` a GGUF file is written and asked too. Prints a table: same, differs and at which token, fails, refused,
+or not installed. Exits with 0 where all that is installed is the same, with 1 otherwise. Writes `serving_<name>.json`.
 """
 
 import argparse
