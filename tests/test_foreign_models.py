@@ -534,12 +534,6 @@ def trained_on_four_rows(recipe: str, model: Path, folder: Path, **settings) -> 
             {"packing": True},
             "packing: in OPTForCausalLM with attention 'sdpa' conversations of a row see",
         ),
-        (
-            "granite",
-            "sft",
-            {},
-            "loss_type: chunked_nll computes other logits than GraniteForCausalLM, which scales its",
-        ),
         ("granite", "reward", {}, "granite: transformers has no model of the kind granite with a score head"),
         ("granite", "ppo", {}, "granite: transformers has no model of the kind granite with a score head"),
         ("bloom", "reward", {"shared_prompt": True}, "shared_prompt: bloom models take no mask but that of padding"),
@@ -562,7 +556,6 @@ def test_what_a_model_does_not_keep_to_is_refused(kind, recipe, settings, messag
     [
         ("opt", "sft", {"packing": True, "packing_strategy": "wrapped"}),  # conversations are not kept apart in it
         ("bloom", "sft", {"packing": True, "packing_strategy": "wrapped"}),
-        ("granite", "sft", {"loss_type": "nll"}),
         ("mistral of a wide window", "reward", {"shared_prompt": True}),
     ],
 )

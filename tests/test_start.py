@@ -602,6 +602,33 @@ def test_a_model_that_is_there_is_not_pretrained(command, tmp_path, tiny_model_d
     assert "train_tokenizer" not in (tmp_path / "run" / "run.sh").read_text()
 
 
+def test_conversations_are_not_packed_for_a_model_that_would_not_keep_them_apart(command, tmp_path, tiny_model_dir):
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Lfm2Config
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+    layers = {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"], "max_position_embeddings": 64}
+    model = AutoModelForCausalLM.from_config(Lfm2Config(vocab_size=len(tokenizer), **shape, **layers))
+    model.save_pretrained(tmp_path / "lfm2")
+    tokenizer.save_pretrained(tmp_path / "lfm2")
+    write_jsonl(tmp_path / "mine.jsonl", conversations([5] * 100))
+    lines = {}
+    for name, origin in (("whole", tmp_path / "lfm2"), ("packed", tiny_model_dir)):
+        command(tmp_path / "mine.jsonl", "--model", origin, "--output_dir", tmp_path / name)
+        lines[name] = (tmp_path / name / "sft.yaml").read_text().splitlines()
+    assert "packing: true" in lines["packed"] and "packing_strategy: bfd" in lines["packed"]
+    assert "packing: false  # this kind of model would not keep the conversations of a row apart" in lines["whole"]
+    assert not any(line.startswith("packing_strategy") for line in lines["whole"])
+    # A conversation is 4 control tokens, 2 of the question, 5 of the answer: 11. Of up to 100 a step is one row of the context,
+    # 64 tokens, in which 5 conversations have room: 4, in powers of two.
+    sft, train = config(tmp_path / "whole", "sft"), rows(tmp_path / "whole" / "data" / "conversations_train.jsonl")
+    assert sft["per_device_train_batch_size"] * sft["gradient_accumulation_steps"] == 4
+    (said,) = (line for line in lines["whole"] if line.startswith("gradient_accumulation_steps"))
+    assert said.endswith("= 4 conversations a step, about 64 tokens")
+    steps = 3 * -(-len(train) // 4)
+    assert any(f"× {len(train)} / 4 = about {steps} steps" in line for line in lines["whole"])
+
+
 def test_without_a_padding_token_dpo_takes_the_place_of_ppo(command, tmp_path, tiny_model_dir):
     from transformers import AutoTokenizer
 

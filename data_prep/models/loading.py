@@ -6,6 +6,7 @@ Nothing that lies in a checkpoint's folder is run: weights are read from safeten
 
 import contextlib
 import importlib
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,15 @@ from data_prep.common.files import UNFINISHED, existing, read_json
 from data_prep.common.imports import collector_paused
 from data_prep.common.machine import training_device, without_cudnn_attention
 
+# Kinds of layers by their names in transformers' configs; `hybrid` is attention beside one of the others.
+STATEFUL = {
+    "linear_attention",
+    "conv",
+    "hybrid",
+    "hybrid_sliding",
+    "compressed_sparse_attention",
+    "heavily_compressed_attention",
+}
 BAR_AFTER = 3  # seconds: a small model is there before its bar could be read
 
 
@@ -241,6 +251,23 @@ def context_of(config) -> int | None:
     """
     text = config.get_text_config()
     return getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
+
+
+def carries_state(config) -> bool:
+    """Whether layers of a language model carry a state from token to token (convolution, linear attention, SSM).
+
+    It passes from a document to the next of a row, wherever positions start again. No weight is read.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING  # slow to import
+
+    if types := getattr(config.get_text_config(), "layer_types", None):
+        return not STATEFUL.isdisjoint(types)
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._is_stateful
+
+
+def takes_positions(model) -> bool:
+    """Whether a model, or a class of models, is told where documents of a row begin."""
+    return "position_ids" in inspect.signature(model.forward).parameters
 
 
 def _vocabulary(config) -> int:

@@ -39,6 +39,7 @@ class Model(NamedTuple):
     context: int  # max_length of the run
     context_why: str = ""
     lora: bool = False
+    packs: bool = True  # whether conversations of a row are kept apart
 
 
 class Machine(NamedTuple):
@@ -126,6 +127,12 @@ def model_lines(model: Model) -> list[tuple]:
         ("lora_dropout", 0.0),
         ("lora_target_modules", ["all-linear"]),
     ]
+
+
+def packing(model: Model) -> list[tuple]:
+    if not model.packs:
+        return [("packing", False, "this kind of model would not keep the conversations of a row apart")]
+    return [("packing", True), ("packing_strategy", "bfd")]
 
 
 def checkpointing(model: Model) -> list[tuple]:
@@ -243,9 +250,15 @@ def sft(
 ) -> Stage:
     passes = passes_in(turns.tokens, 3, model, machine, seconds)
     step = sizes.step_tokens(turns.tokens * passes, 128, model.context, 65_536)
-    rows = step // model.context
-    batch = sizes.micro_batch(rows, model.context, model.vocabulary, model.width, model.layers, machine.memory)
+    rows, seen = step // model.context, f"{turns.tokens:,} / {step:,}"
     an_epoch = max(1, math.ceil(turns.tokens / step))
+    if not model.packs:  # a row is a conversation
+        rows = sizes.power_of_two(step * turns.rows / turns.tokens, turns.rows)
+        seen, an_epoch = f"{turns.rows:,} / {rows}", math.ceil(turns.rows / rows)
+    batch = sizes.micro_batch(rows, model.context, model.vocabulary, model.width, model.layers, machine.memory)
+    a_step = f"× {batch} × {model.context:,} = {step:,} tokens a step"
+    if not model.packs:
+        a_step = f"× {batch} = {rows} conversations a step, about {step:,} tokens"
     steps = an_epoch * passes
     lines = [
         ("model_name_or_path", origin),
@@ -256,17 +269,16 @@ def sft(
         *extra,
         context_line("max_length", model, {"conversations": turns.lengths}),
         *attention_lines(model, machine),
-        ("packing", True),
-        ("packing_strategy", "bfd"),
+        *packing(model),
         ("assistant_only_loss", True),
         *model_lines(model),
         *checkpointing(model),
         ("per_device_train_batch_size", batch),
-        ("gradient_accumulation_steps", rows // batch, f"× {batch} × {model.context:,} = {step:,} tokens a step"),
+        ("gradient_accumulation_steps", rows // batch, a_step),
         (
             "num_train_epochs",
             passes,
-            f"× {turns.tokens:,} / {step:,} = about {steps} steps; 3 at most, and about {seconds:.0f} s",
+            f"× {seen} = about {steps} steps; 3 at most, and about {seconds:.0f} s",
         ),
         *rates(model, 0.67, 0.5, 0.00002, 0.0002),
         ("lr_scheduler_type", "linear"),

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.common.errors import InputError
-from data_prep.models.loading import checkpoint_or_hub_id, context_of
+from data_prep.models.loading import carries_state, checkpoint_or_hub_id, context_of, takes_positions
 from data_prep.planning.configs import Machine, Model
 
 # Written with the model's own tokens alone, for a base model without a chat template: each answer ends on its end of text.
@@ -63,7 +63,8 @@ def size_of(origin: Origin, machine: Machine) -> Model:
 
     config = AutoConfig.from_pretrained(origin.name, trust_remote_code=False)
     with torch.device("meta"):
-        parameters = AutoModelForCausalLM.from_config(config).num_parameters()
+        model = AutoModelForCausalLM.from_config(config)
+    parameters = model.num_parameters()
     text = config.get_text_config()
     return Model(
         origin.name,
@@ -74,4 +75,5 @@ def size_of(origin: Origin, machine: Machine) -> Model:
         len(origin.tokenizer),
         context_of(config) or 1024,
         lora=BYTES * parameters > machine.memory / 2,
+        packs=takes_positions(model) and not carries_state(config),
     )

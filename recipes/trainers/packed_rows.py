@@ -6,7 +6,7 @@ from trl.trainer import sft_trainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from recipes.trainers.blocks import check_documents_apart
-from recipes.trainers.sft_loss import check_logits, chunked_loss
+from recipes.trainers.sft_loss import chunked_loss, scales_its_logits
 
 
 class PackedRows(DataCollatorForLanguageModeling):
@@ -32,18 +32,21 @@ class PackedSFTTrainer(SFTTrainer):
 
     TRL joins the rows of a batch to one. Flash attention's kernels leave out what the conversations in it do not attend to;
     sdpa and eager compute all of it, which grows with the square of the row's length, and mask most. Its loss over chunks is
-    that of sft_loss.py, which is faster.
+    that of sft_loss.py, which is faster; a model whose logits TRL's would not be (Granite, Falcon-H1) gets the plain loss.
 
     Raises InputError for rows of several conversations in a model that does not keep them apart by their positions, as
-    BLOOM, OPT and Falcon; and for a loss over chunks that would not be that of the model (see `check_logits`).
+    BLOOM and OPT, or has layers that carry a state over them, as Qwen3.5, LFM2 and Falcon-H1.
     """
 
     def __init__(self, model, args, **kwargs) -> None:
         if args.padding_free or (args.packing and args.packing_strategy != "wrapped"):
             name = "packing" if args.packing else "padding_free"
             check_documents_apart(model, kwargs["processing_class"].eos_token_id, name, "conversations")
-        if args.loss_type == "chunked_nll":
-            check_logits(model)
+        if args.loss_type == "chunked_nll" and scales_its_logits(model):
+            args.loss_type = "nll"
+            print(
+                f"loss_type: nll, in place of chunked_nll, which does not know how {type(model).__name__} scales its logits"
+            )
         # The model's forward, as TRL sets it, calls it by this name.
         sft_trainer._chunked_cross_entropy_loss = chunked_loss
         super().__init__(model, args, **kwargs)

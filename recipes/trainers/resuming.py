@@ -288,6 +288,10 @@ def train(trainer: Trainer, run: Run, max_seconds: float | None = None, rows: Da
             shutil.rmtree(each)
         write_json(folder / UNFINISHED, {"recipe": Path(sys.argv[0]).name, **run.record})
     order_by_seed_and_step(trainer)
+    if getattr(trainer.args, "disable_dropout", False):  # TRL has switched off that of modules
+        from recipes.trainers.dropout import disable_dropout  # imports TRL
+
+        disable_dropout(trainer.model)
     if hasattr(trainer, "_buffered_inputs"):
         from recipes.trainers.rloo_grpo import keep_answers  # imports datasets
 

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from trl import RewardTrainer
 
 from data_prep.common.errors import InputError
+from data_prep.models.loading import carries_state
 from data_prep.models.scoring import encode_answers
 from data_prep.readers.ranks import pairs
 
@@ -131,6 +132,11 @@ class RankingRewardTrainer(RewardTrainer):
         """
         from transformers.integrations import is_deepspeed_zero3_enabled  # slow to import
 
+        if carries_state(self.model.config):
+            raise InputError(
+                f"shared_prompt: {self.model.config.model_type} models have layers that carry a state from token to token, "
+                "from one answer to the next too; set shared_prompt: false"
+            )
         if is_deepspeed_zero3_enabled():
             return
         lengths, model = self.train_dataset["longest"][:], self.model.eval()

@@ -5,44 +5,34 @@ logits are kept. The numbers here are the same to the last bit, but nothing is c
 together, and accuracy and entropy, which have no gradient, never are.
 """
 
+import inspect
+
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 from trl.trainer import sft_trainer
 
-from data_prep.common.errors import InputError
-
 # Bytes of log-probabilities, 4 for each token and entry of the vocabulary, that are kept and not recomputed.
 KEPT = 2**28
 
 
-@torch.no_grad()
-def check_logits(model) -> None:
-    """Raise InputError for a model whose logits are not what the loss over chunks takes for them.
-
-    TRL knows of a head's bias, `logit_scale` and `final_logit_softcapping`; Granite divides its logits by a number of its
-    own, of which the loss would know nothing. Not tried where the model cannot be run as it lies: with attention kernels
-    that need a GPU, or in the parts of ZeRO-3.
-    """
-    from transformers.integrations import is_deepspeed_zero3_enabled  # slow to import
-
-    if model.config._attn_implementation not in ("eager", "sdpa") or is_deepspeed_zero3_enabled():
-        return
-    head, text, seen = model.get_output_embeddings(), model.config.get_text_config(), []
-    hook = head.register_forward_hook(lambda head, given, logits: seen.append(logits))
-    try:
-        found = model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False).logits
-    finally:
-        hook.remove()
-    scales = [getattr(text, name, None) for name in ("logit_scale", "output_multiplier")]
-    taken = seen[0].float() * next((scale for scale in scales if scale is not None), 1.0)
-    if (cap := getattr(text, "final_logit_softcapping", None)) is not None:
-        taken = cap * torch.tanh(taken / cap)
-    if (found.float() - taken).abs().max() > 0.05 * taken.abs().max():
-        raise InputError(
-            f"loss_type: chunked_nll computes other logits than {type(model).__name__}, which scales its own; set "
-            "loss_type to nll"
-        )
+def logits_of(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    logit_scale: float,
+    final_logit_softcapping: float | None,
+) -> torch.Tensor:
+    """The logits that the loss is of, in fp32, (tokens, vocabulary); arguments as in `chunk_sums`."""
+    with sft_trainer.maybe_gather_lm_head_ctx(weight, bias):
+        logits = hidden.float() @ weight.float().t()
+        if bias is not None:
+            logits = logits + bias.float()
+    if logit_scale != 1.0:
+        logits = logits * logit_scale
+    if final_logit_softcapping is not None:
+        logits = final_logit_softcapping * torch.tanh(logits / final_logit_softcapping)
+    return logits
 
 
 def chunk_sums(
@@ -55,14 +45,7 @@ def chunk_sums(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Over the tokens whose label is not -100: the sum of the loss in nats, how many are predicted right, and the sum of
     the entropies in nats. Hidden states (tokens, width), labels (tokens,), weight (vocabulary, width)."""
-    with sft_trainer.maybe_gather_lm_head_ctx(weight, bias):
-        logits = hidden.float() @ weight.float().t()
-        if bias is not None:
-            logits = logits + bias.float()
-    if logit_scale != 1.0:
-        logits = logits * logit_scale
-    if final_logit_softcapping is not None:
-        logits = final_logit_softcapping * torch.tanh(logits / final_logit_softcapping)
+    logits = logits_of(hidden, weight, bias, logit_scale, final_logit_softcapping)
     log_probs = F.log_softmax(logits, dim=-1)
     loss = F.nll_loss(log_probs, labels, ignore_index=-100, reduction="sum")
     with torch.no_grad():  # the recomputation of a checkpoint ends with what the gradient needs
@@ -112,3 +95,43 @@ def chunked_loss(
     if isinstance(num_items_in_batch, torch.Tensor):
         num_items_in_batch = num_items_in_batch.to(loss.device)
     return loss / (number.clamp(min=1) if num_items_in_batch is None else num_items_in_batch), correct, entropy, number
+
+
+@torch.no_grad()
+def scales_its_logits(model) -> bool:
+    """Whether a language model makes more of its head's output than TRL knows of, as Granite and Falcon-H1 do.
+
+    A loss over chunks would then be of another distribution than the model's. Tried on four tokens. Where the model cannot
+    be run as it lies, with attention kernels that need a GPU or in the parts of ZeRO-3, its config is asked.
+    """
+    from transformers.integrations import is_deepspeed_zero3_enabled  # slow to import
+
+    text = model.config.get_text_config()
+    if model.config._attn_implementation not in ("eager", "sdpa") or is_deepspeed_zero3_enabled():
+        return any(getattr(text, name, 1.0) != 1.0 for name in ("logits_scaling", "lm_head_multiplier"))
+    taken, training, own = [], model.training, vars(model).get("forward")
+    signature, chunked = inspect.signature(chunked_loss), sft_trainer._chunked_cross_entropy_loss
+
+    def note(*args, **kwargs) -> tuple[torch.Tensor, ...]:
+        """What TRL gives the loss, as logits."""
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        names = ("hidden_states", "lm_head_weight", "lm_head_bias", "logit_scale", "final_logit_softcapping")
+        taken.append(logits_of(*(given.arguments[name] for name in names)))
+        return tuple(torch.zeros(4))
+
+    ids = torch.arange(4, device=model.device)[None]
+    with torch.random.fork_rng(devices=[]):
+        model.eval()
+        found = model(input_ids=ids, use_cache=False).logits.float()
+        sft_trainer._patch_chunked_ce_lm_head(model, 1)
+        sft_trainer._chunked_cross_entropy_loss = note
+        try:
+            model(input_ids=ids, labels=ids)
+        finally:
+            sft_trainer._chunked_cross_entropy_loss = chunked
+            del model.forward
+            if own is not None:
+                model.forward = own
+            model.train(training)
+    return (found - taken[0]).abs().max().item() > 0.02 * found.abs().max().item()  # rounding in bf16 is less

@@ -17,7 +17,6 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
-from trl.trainer.utils import disable_dropout_in_model
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import read_json, write_json
@@ -26,6 +25,7 @@ from data_prep.models.reward_functions import call_reward_function
 from data_prep.models.scoring import score_answers
 from recipes.trainers.best_model import check_metric
 from recipes.trainers.checkpoints import load_weights
+from recipes.trainers.dropout import disable_dropout
 from recipes.trainers.ppo.averaging import MovingAverage
 from recipes.trainers.ppo.completions import log_completions
 from recipes.trainers.ppo.config import PPOConfig
@@ -109,7 +109,7 @@ class PPOTrainer(Trainer):
             encoded_for.append(reward_model)
         self.max_prompt_length = shortest_context(encoded_for) - args.response_length
         for each in filter(None, (model, ref_model, reward_model, value_model)):
-            disable_dropout_in_model(each)  # dropout would make the ratio of new to old probability differ from 1
+            disable_dropout(each)  # dropout would make the ratio of new to old probability differ from 1
         stop_at(model, self.stop_token_ids)
 
         train_dataset = with_prompt_ids(train_dataset, processing_class, self.max_prompt_length, args.dataset_num_proc)
