@@ -1,4 +1,4 @@
-"""Make questions and answers out of documents, each with the place in the document where its answer stands.
+r"""Make questions and answers out of documents, each with the place in the document where its answer stands.
 
     python -m data_prep.ask_documents runs/mine/documents/documents.jsonl --output runs/mine/conversations.json \
         --reworded runs/mine/conversations_reworded.json --heldout runs/mine/conversations_heldout.json

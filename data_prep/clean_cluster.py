@@ -1,4 +1,4 @@
-"""Filter, deduplicate, decontaminate and tokenize a corpus that is too large for one machine.
+r"""Filter, deduplicate, decontaminate and tokenize a corpus that is too large for one machine.
 
     python -m data_prep.clean_cluster --corpus runs/web/*.jsonl.gz --languages en --tasks 64 --workers 8 \
         --tokenizer runs/web/tokenizer --output_dir runs/web/clean

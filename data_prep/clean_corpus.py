@@ -1,4 +1,4 @@
-"""Filter, deduplicate and decontaminate a corpus.
+r"""Filter, deduplicate and decontaminate a corpus.
 
     python -m data_prep.clean_corpus --corpus runs/web/*.jsonl.gz --languages en --evaluation runs/web/heldout.jsonl \
         --output_dir runs/web/clean

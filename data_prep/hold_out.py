@@ -1,4 +1,4 @@
-"""Hold out part of a dataset for evaluation, split by prompt: no prompt is in both parts.
+r"""Hold out part of a dataset for evaluation, split by prompt: no prompt is in both parts.
 
     python -m data_prep.hold_out data/rankings.jsonl --fraction 0.2 \
         --train runs/mine/train.jsonl --heldout runs/mine/heldout.jsonl

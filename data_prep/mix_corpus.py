@@ -9,11 +9,12 @@ of the sources: a small good source is read several times, a large one in part. 
 read. Then it stops, and the others share the rest. Four epochs are nearly as good as new text (Muennighoff 2023,
 arXiv:2305.16264). recipes/configs/llama_mixture/mix.yaml is that mixture over open data sets.
 
-`--dry_run` only prints the plan: tokens, passes and disk. What a source of the Hub holds is not known before it is read:
-`tokens` says about how many, for the plan alone. Otherwise each source is tokenized once, and the mixture is written from its ids:
-documents in an order given by the seed, each followed by the end-of-text token. data_prep/tokens/shards.py describes the
-output. It is a second copy of the ids, not an index over the sources' shards, so that training reads each block as one
-slice and needs no other file. The sources' shards, which take as much disk again, are deleted at the end.
+`--dry_run` only prints the plan: tokens, passes and disk. What a source of the Hub holds is not known before it is
+read: `tokens` says about how many, for the plan alone. Otherwise each source is tokenized once, and the mixture is
+written from its ids: documents in an order given by the seed, each followed by the end-of-text token.
+data_prep/tokens/shards.py describes the output. It is a second copy of the ids, not an index over the sources' shards,
+so that training reads each block as one slice and needs no other file. The sources' shards, which take as much disk
+again, are deleted at the end.
 
 A killed run leaves a folder `.NAME.unfinished` beside the output, from which the same command resumes: after the last
 whole shard of a source, or, if all sources were tokenized, at the beginning of the mixture.

@@ -1,4 +1,4 @@
-"""Rank the answers to each prompt: by a person, a reward model, a function, a language model, or agreement with a reference.
+r"""Rank the answers to each prompt: by a person, a reward model, a function, a language model, or agreement with a reference.
 
     python -m data_prep.rank_completions --completions runs/quickstart/data/completions.jsonl \
         --output runs/quickstart/data/rankings.jsonl

@@ -1,8 +1,8 @@
-"""People rank answers in the browser, blind: a page for several at a time.
+r"""People rank answers in the browser, blind: a page for several at a time.
 
-    python -m data_prep.rank_page --completions runs/quickstart/data/completions.jsonl \\
+    python -m data_prep.rank_page --completions runs/quickstart/data/completions.jsonl \
         --output runs/quickstart/data/rankings_by_people.jsonl
-    python -m data_prep.rank_page --model runs/quickstart/sft runs/quickstart/ppo \\
+    python -m data_prep.rank_page --model runs/quickstart/sft runs/quickstart/ppo \
         --conversations runs/quickstart/data/prompts_rankings.json --limit 100 --output …
     python -m data_prep.rank_page --host 0.0.0.0 --logins raters.txt --completions … --output …
 

@@ -24,6 +24,7 @@ fetched, no formula, script or cell is run.
 
 import argparse
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,7 @@ from data_prep.documents.sections import Converted, NotRead
 from data_prep.rows.read import HUB, data_files
 
 NAMED = 5  # files of a kind on the screen; the report names all
+FEWEST = 20  # held-out documents that eval.adaptation shows a difference on
 EXAMPLES = 20  # of duplicates, in the report
 
 
@@ -180,6 +182,14 @@ def summary(report: dict, output: Path) -> list[str]:
     )
     if alike := duplicates["documents"]:
         lines.append(printable(f"nothing is left of {counted(len(alike), 'document')}: {', '.join(alike[:NAMED])}"))
+    if 0 < heldout["documents"] < FEWEST:
+        documents = train["documents"] + heldout["documents"]
+        share = math.ceil(125 * FEWEST / documents) / 100  # a quarter more, as chance decides where a document goes
+        remedy = f"--fraction {share:g}" if documents >= 2 * FEWEST else "read more documents"
+        lines.append(
+            f"{counted(heldout['documents'], 'document')} held out: from {FEWEST} on eval.adaptation can show a difference; "
+            f"{remedy}"
+        )
     rows = train["rows"] + heldout["rows"] + duplicates["exact"] + duplicates["near"]
     held = f"{heldout['rows']:,} of {counted(heldout['documents'], 'document')} in {output}/documents_heldout.jsonl"
     lines.append(

@@ -1,4 +1,4 @@
-"""Sample several completions per prompt from a model, to be ranked.
+r"""Sample several completions per prompt from a model, to be ranked.
 
     python -m data_prep.sample_completions --model runs/quickstart/sft \
         --conversations runs/quickstart/data/prompts_rankings.json --include_reference --include_others 1 \

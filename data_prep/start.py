@@ -13,9 +13,10 @@ demonstrations. `--model` starts from a model that is there, by LoRA if it is la
 
 The output folder holds the checked data, a part of each kind held out by prompt, a YAML for each stage, in which every
 value that depends on your data has its arithmetic beside it, and `run.sh`, which skips what is done: the same command
-resumes. No prompt that is held out of conversations or preferences is trained on in the other; rows left out for it are
-counted, and so are rows of a kind of which there are too few, in files that are mostly of another. Nothing is trained here. The seconds that are printed are worked out from the rate of matrix products that this
-machine has just now: expect them within a factor of two.
+resumes. No prompt that is held out of conversations or preferences is trained on in the other; rows left out for it
+are counted, and so are rows of a kind of which there are too few, in files that are mostly of another. Nothing is
+trained here. The seconds that are printed are worked out from the rate of matrix products that this machine has just
+now: expect them within a factor of two.
 """
 
 import argparse

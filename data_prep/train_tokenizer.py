@@ -1,4 +1,4 @@
-"""Train a byte-level BPE tokenizer on a corpus, with the chat template inside.
+r"""Train a byte-level BPE tokenizer on a corpus, with the chat template inside.
 
     python -m data_prep.train_tokenizer --corpus runs/quickstart/data/corpus/*.jsonl \
         --vocab_size 4096 --output_dir runs/quickstart/tokenizer

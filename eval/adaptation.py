@@ -1,4 +1,4 @@
-"""What did adapting a model to a domain bring, and what was forgotten? Two models, or more, on the same held-out texts.
+r"""What did adapting a model to a domain bring, and what was forgotten? Two models, or more, on the same held-out texts.
 
     python -m eval.adaptation --before runs/quickstart/sft --before_base runs/quickstart/base \
         --after runs/adapt/sft --after_base runs/adapt/base \
@@ -8,13 +8,14 @@
         --trained_on runs/adapt/data/documents.jsonl runs/adapt/numpy/conversations.json --max_seen 0.03 \
         --output_dir runs/adapt/again
 
-Measures every model: bits per byte of each source's documents, which compare between tokenizers, with 95 % intervals over
-documents; exact match, chrF and the judge's win rate against `--before` of greedy answers to each source's questions, with
-intervals over prompts. The source `domain` is what the model was adapted to; every other, such as `general`, is what it
-shall not forget. `--tasks` runs tasks of lm-eval on every model. `--trained_on` looks for what training has seen of these: above `--max_seen` the evaluation is refused.
-The verdict counts a difference only if its interval excludes 0, over at least 20 documents or prompts. Writes
-`adaptation.html`, a page that loads no other file, and `results.json`: its key `adaptation`, other keys are kept. `--publish`
-writes the figures and their table into another folder too, such as that of the configs.
+Measures every model: bits per byte of each source's documents, which compare between tokenizers, with 95 % intervals
+over documents; exact match, chrF and the judge's win rate against `--before` of greedy answers to each source's
+questions, with intervals over prompts. The source `domain` is what the model was adapted to; every other, such as
+`general`, is what it shall not forget. `--tasks` runs tasks of lm-eval on every model. `--trained_on` looks for what
+training has seen of these: above `--max_seen` the evaluation is refused. The verdict counts a difference only if its
+interval excludes 0, over at least 20 documents or prompts. Writes `adaptation.html`, a page that loads no other file,
+and `results.json`: its key `adaptation`, other keys are kept. `--publish` writes the figures and their table into
+another folder too, such as that of the configs.
 
     python -m eval.adaptation --sweep replay=0,0.1,0.3 --command 'bash recipes/adapt.sh' --output_dir runs/adapt_replay
 

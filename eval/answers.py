@@ -1,15 +1,16 @@
-"""How often is a model's answer the reference answer? Greedy answers to the last turn of conversations.
+r"""How often is a model's answer the reference answer? Greedy answers to the last turn of conversations.
 
     python -m eval.answers --model runs/quickstart/sft --name sft_heldout --limit 300 \
         --conversations runs/quickstart/data/conversations_heldout.json --group_by '/([a-z]+)/' \
         --eval_funcs data_prep.rewards.asked_fact data_prep.rewards.all_facts --results_dir runs/quickstart/results
 
 Measures exact match (whitespace aside) with its 95 % bootstrap interval over prompts, chrF, the share of answers that
-end with the end-of-turn token (`eos_rate`), their mean length in tokens, the shares that do not end within the limit, that
-loop (a phrase of two words or more three times in a row) and that have the form of the references (as many lines and
-characters as some reference, an end of a kind that references have, no list, heading or speaker that they do not have);
-with `--eval_funcs` also the mean of each function, with its interval. `--group_by` splits the metrics by what a regular expression finds in a conversation's id
-(its first group, or the whole match). Writes `answers_<name>.json`, with a few examples.
+end with the end-of-turn token (`eos_rate`), their mean length in tokens, the shares that do not end within the limit,
+that loop (a phrase of two words or more three times in a row) and that have the form of the references (as many lines
+and characters as some reference, an end of a kind that references have, no list, heading or speaker that they do not
+have); with `--eval_funcs` also the mean of each function, with its interval. `--group_by` splits the metrics by what a
+regular expression finds in a conversation's id (its first group, or the whole match). Writes `answers_<name>.json`,
+with a few examples.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""People judge two models blind, in the browser: how often does one win?
+r"""People judge two models blind, in the browser: how often does one win?
 
-    python -m eval.arena --model runs/quickstart/ppo --opponent runs/quickstart/sft \\
+    python -m eval.arena --model runs/quickstart/ppo --opponent runs/quickstart/sft \
         --conversations runs/quickstart/data/conversations_heldout.json --limit 100 --results_dir runs/quickstart/results
 
 Both models answer every prompt once; a person sees the two answers in random order without names, and says which is
@@ -8,10 +8,11 @@ better, or that they are equal (`--overlap` of the prompts are judged by two peo
 a tie that nobody is asked about; it counts once the people have come to it. Of a prompt that several people judged the mean
 counts. The win rate, a tie being half a win, has a 95 % bootstrap interval over prompts.
 
-`win_rate_<name>.json` in the results folder has the form of eval.win_rate's, with people as the judge, and is written anew
-after every judgement, so that eval.report shows it. Beside it are `arena_<name>.completions.jsonl`, the answers, drawn once;
-`arena_<name>.jsonl`, the rankings of answers that are not empty, which recipes/reward.py reads; better answers that people typed, in
-`arena_<name>.demonstrations.jsonl`; and the journal, from which the same command resumes after a stop or a kill.
+`win_rate_<name>.json` in the results folder has the form of eval.win_rate's, with people as the judge, and is written
+anew after every judgement, so that eval.report shows it. Beside it are `arena_<name>.completions.jsonl`, the answers,
+drawn once; `arena_<name>.jsonl`, the rankings of answers that are not empty, which recipes/reward.py reads; better
+answers that people typed, in `arena_<name>.demonstrations.jsonl`; and the journal, from which the same command resumes
+after a stop or a kill.
 """
 
 import argparse

@@ -1,17 +1,18 @@
-"""What is a reward worth without training? The verdict on the answer that it picks among n.
+r"""What is a reward worth without training? The verdict on the answer that it picks among n.
 
-    python -m data_prep.sample_completions --model runs/quickstart/sft --num_return_sequences 16 --limit 300 \\
+    python -m data_prep.sample_completions --model runs/quickstart/sft --num_return_sequences 16 --limit 300 \
         --conversations runs/quickstart/data/conversations_heldout.json --output runs/quickstart/data/sixteen.jsonl
-    python -m data_prep.rank_completions --by function --function data_prep.rewards.rubric \\
+    python -m data_prep.rank_completions --by function --function data_prep.rewards.rubric \
         --completions runs/quickstart/data/sixteen.jsonl --output runs/quickstart/data/sixteen_ranked.jsonl
-    python -m eval.best_of_n --reward runs/quickstart/reward --rankings runs/quickstart/data/sixteen_ranked.jsonl \\
+    python -m eval.best_of_n --reward runs/quickstart/reward --rankings runs/quickstart/data/sixteen_ranked.jsonl \
         --name heldout --results_dir runs/quickstart/results
 
-For n = 1, 2, 4, 8, 16, as far as prompts have so many samples: the verdict on a random answer, on the one with the highest
-reward among n, and on the best among n by the verdict itself, which is all there is to gain. Exact over all subsets of the
-samples, with 95 % bootstrap intervals over prompts. The verdict is what the rankings hold, scores or ranks; `--judge` takes
-another one, in any form that eval/judge.py takes. The reward may be of any of these forms, too. Writes `best_of_n_<name>.json`
-and a picture, `best_of_n_<name>.png`. The same curve is part of `eval.reward_gate`, beside what else a reward must know.
+For n = 1, 2, 4, 8, 16, as far as prompts have so many samples: the verdict on a random answer, on the one with the
+highest reward among n, and on the best among n by the verdict itself, which is all there is to gain. Exact over all
+subsets of the samples, with 95 % bootstrap intervals over prompts. The verdict is what the rankings hold, scores or
+ranks; `--judge` takes another one, in any form that eval/judge.py takes. The reward may be of any of these forms, too.
+Writes `best_of_n_<name>.json` and a picture, `best_of_n_<name>.png`. The same curve is part of `eval.reward_gate`,
+beside what else a reward must know.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Chat in the browser with one or several checkpoints side by side, on this machine and without the network.
+r"""Chat in the browser with one or several checkpoints side by side, on this machine and without the network.
 
     python -m eval.chat_page --model runs/quickstart/base runs/quickstart/sft runs/quickstart/ppo \
         --reward_model runs/quickstart/reward --save_to chats.jsonl
@@ -7,10 +7,12 @@
         --url mine=http://127.0.0.1:8000/v1 big=https://models.example/v1 --url_model big=large --api_key_env big=BIG_KEY
     PAGE_PASSWORD=… python -m eval.chat_page --model runs/quickstart/ppo --host 0.0.0.0 --username me
 
-Every model answers the same message as it remembers the conversation itself; the answers grow side by side, and the reward
-model's score stands under each. A base model is shown as what it is: it continues the text, and remembers nothing. A switch
-puts a few invented questions and answers in front of the message, so that it seems to converse. Of several addresses each
-has a name, its own model and its own key, which is read from an environment variable. A conversation can be saved as a row that recipes/sft.py reads. It needs the extra `pages`; the terminal's chat is eval/chat.py.
+Every model answers the same message as it remembers the conversation itself; the answers grow side by side, and the
+reward model's score stands under each. A base model is shown as what it is: it continues the text, and remembers
+nothing. A switch puts a few invented questions and answers in front of the message, so that it seems to converse. Of
+several addresses each has a name, its own model and its own key, which is read from an environment variable. A
+conversation can be saved as a row that recipes/sft.py reads. It needs the extra `pages`; the terminal's chat is
+eval/chat.py.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""How far can a judge be trusted? It compares answers by pairs, and is held against people.
+r"""How far can a judge be trusted? It compares answers by pairs, and is held against people.
 
     python -m eval.judge --judge judge.yaml --rankings people.jsonl --name qwen --results_dir runs/quickstart/results
     python -m eval.judge --judge runs/quickstart/reward --rankings runs/quickstart/data/rankings_heldout.jsonl
-    python -m eval.judge --judge Qwen/Qwen3-0.6B --rubric mine.yaml --completions runs/quickstart/data/completions.jsonl \\
+    python -m eval.judge --judge Qwen/Qwen3-0.6B --rubric mine.yaml --completions runs/quickstart/data/completions.jsonl \
         --agreement_with data_prep.rewards.rubric --limit 50
 
 `--judge` is a language model, as a folder or Hub id or as a YAML with the keys of data_prep/judging/settings.py,

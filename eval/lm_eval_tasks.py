@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness: our own on the held-out files of a run, and public ones by their names.
+r"""Tasks of lm-evaluation-harness: our own on the held-out files of a run, and public ones by their names.
 
     pip install -e '.[lm-eval]'
     python -m eval.lm_eval_tasks --model runs/quickstart/sft --tasks ours --name sft \

@@ -1,13 +1,14 @@
-"""How well does a language model predict documents it has not seen? Bits per byte, and perplexity per token.
+r"""How well does a language model predict documents it has not seen? Bits per byte, and perplexity per token.
 
     python -m eval.perplexity --model runs/quickstart/base \
         --documents runs/quickstart/data/corpus_heldout.jsonl --results_dir runs/quickstart/results
 
 Reads documents or conversations (their text only). A document longer than the model's context is split into windows;
-each window starts without the tokens before it. A document's first token is predicted from bos_token, where there is none
-from eos_token, and where there is neither it is not scored; the screen says which. Bits per byte can be compared between any two models, perplexity per
-token only between models with the same tokenizer. Beside it stands, for each source (`--source_column`, else the file),
-what gzip -9 and xz -9 need for the same text. Writes `perplexity_<name>.json`.
+each window starts without the tokens before it. A document's first token is predicted from bos_token, where there is
+none from eos_token, and where there is neither it is not scored; the screen says which. Bits per byte can be compared
+between any two models, perplexity per token only between models with the same tokenizer. Beside it stands, for each
+source (`--source_column`, else the file), what gzip -9 and xz -9 need for the same text. Writes
+`perplexity_<name>.json`.
 """
 
 import argparse

@@ -54,7 +54,15 @@ from eval.reporting.reading import doctor
 from eval.reporting.reading.asking import ASKED_FIRST, ask, ask_prompted, find_example
 from eval.reporting.reading.masking import mask_example
 from eval.reporting.reading.rankings import ranking_example, rankings_file, score_histograms, score_rankings
-from eval.reporting.reading.run_folder import data_files, model_folders, samples, times, verdicts
+from eval.reporting.reading.run_folder import (
+    TRAINED_ON,
+    data_file,
+    data_files,
+    model_folders,
+    samples,
+    times,
+    verdicts,
+)
 from eval.reporting.sections import alarms, gates, made_with, stage_sections
 from eval.reporting.stages import STAGES
 from eval.reporting.tables import (
@@ -91,7 +99,7 @@ def opening(run: Path, example: tuple | None, questions: list, answers: dict, ma
     if example is None and not (questions and answers):
         return None, None
     question, given = example or (questions[0], {name: texts[0] for name, texts in answers.items()})
-    prompted = ask_prompted(run, question, run / "data" / "conversations.json", max_new_tokens)
+    prompted = ask_prompted(run, question, data_file(run, *TRAINED_ON), max_new_tokens)
     rows = []
     for name, text in given.items():
         rows.append((TITLES.get(name, name), text))
@@ -116,7 +124,7 @@ def page_of(
     shown, prompted = opening(run, example, questions, answers, arguments.max_new_tokens)
     mixture, seconds = run / "data" / "tokens" / "index.json", times(run, results)
     sections, drawn = stage_sections(run, results), chart(results)
-    mask = mask_example(run / "sft", run / "data" / "conversations.json")
+    mask = mask_example(run / "sft", data_file(run, *TRAINED_ON))
     ranked = rankings_file(run)
     ranking = ranking_example(ranked) if ranked else None
     scores = score_rankings(run, ranked, ranking) if ranked else None
@@ -142,7 +150,7 @@ def page_of(
         "example_caption": caption(*example, results, asked) if example else "",
         "measured": [(name, *answers_table(results, models, name)) for name in measures(results)],
         "judges": judges(rates), "several_judges": of_different_judges(rates), "both_sides": both_sides(rates),
-        "in_words": in_words, "show_measure": show_measure, "method_columns": comparison_columns(methods),
+        "whole": {"pretrain", "sft", "reward", "ppo"} <= results.keys(), "in_words": in_words, "show_measure": show_measure, "method_columns": comparison_columns(methods),
         "methods": methods, "verdict": verdict(methods), "sft": results.get("answers_sft_heldout"),
         "tallies": doctor.tallies(run), "quarantines": doctor.quarantines(run), "doctor_command": doctor.command(run),
         "folders": model_folders(run), "show_interval": show_interval, "show_nats": show_nats, "number": number,
@@ -162,7 +170,7 @@ def read_arguments() -> argparse.Namespace:
         help="folders of the run whose models answer (default: those that exist of the stages)",
     )
     parser.add_argument(
-        "--prompts", help="conversations with the questions (default: <run>/data/conversations_heldout.json)"
+        "--prompts", help="conversations with the questions (default: <run>/data/conversations_heldout.json or .jsonl)"
     )
     parser.add_argument(
         "--limit", type=int, default=8, help="number of questions on the page, sampled at random (default: 8)"
@@ -199,7 +207,7 @@ def main() -> None:
         return
     (run,) = arguments.runs
     results = {path.stem: read_json(path) for path in sorted(run.glob("results/*.json"))}
-    asked = Path(arguments.prompts or run / "data" / "conversations_heldout.json")
+    asked = Path(arguments.prompts or data_file(run, "conversations_heldout"))
     every = read_prompts(asked, None, 0) if asked.exists() else []
     questions = every
     if arguments.limit < len(every):

@@ -1,4 +1,4 @@
-"""How often does a reward model score the better-ranked answer higher?
+r"""How often does a reward model score the better-ranked answer higher?
 
     python -m eval.reward_accuracy --model runs/quickstart/reward \
         --rankings runs/quickstart/data/rankings_heldout.jsonl --name heldout --results_dir runs/quickstart/results

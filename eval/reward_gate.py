@@ -1,10 +1,10 @@
-"""Is a reward fit for PPO with this policy? Told without training.
+r"""Is a reward fit for PPO with this policy? Told without training.
 
-    python -m data_prep.sample_completions --model runs/quickstart/sft --num_return_sequences 8 --limit 300 \\
+    python -m data_prep.sample_completions --model runs/quickstart/sft --num_return_sequences 8 --limit 300 \
         --conversations runs/quickstart/data/conversations_heldout.json --output runs/quickstart/data/gate.jsonl
-    python -m data_prep.rank_completions --by function --function data_prep.rewards.rubric \\
+    python -m data_prep.rank_completions --by function --function data_prep.rewards.rubric \
         --completions runs/quickstart/data/gate.jsonl --output runs/quickstart/data/gate_ranked.jsonl
-    python -m eval.reward_gate --reward runs/quickstart/reward --policy runs/quickstart/sft \\
+    python -m eval.reward_gate --reward runs/quickstart/reward --policy runs/quickstart/sft \
         --rankings runs/quickstart/data/gate_ranked.jsonl --name heldout --results_dir runs/quickstart/results
 
 On ranked answers of the policy itself to prompts that the reward model was not trained on: how many pairs of unequal rank

@@ -1,14 +1,14 @@
-"""Does a saved model answer, wherever it is served, as it was trained and measured? Nothing is set but what is saved.
+r"""Does a saved model answer, wherever it is served, as it was trained and measured? Nothing is set but what is saved.
 
     python -m eval.serving --model runs/quickstart/sft --limit 50 \
         --conversations runs/quickstart/data/conversations_heldout.json --results_dir runs/quickstart/results
 
 Compares, on the first prompts: their tokens with those of training; what the template and `generation_config.json` say
 with what was measured; and the project's greedy answers, with their log-probabilities, with those of `pipeline`, of
-`transformers serve` (started here, on 127.0.0.1; or of the server at `--url`) through OpenAI's client, of vLLM where it is
-installed, and, where LoRA was trained, of the adapter merged and on its base: `--model` may be either. With `--llama_cpp` a GGUF
-file is written and asked too. Prints a table: same, differs and at which token, fails, refused, or not installed. Exits
-with 0 where all that is installed is the same, with 1 otherwise. Writes `serving_<name>.json`.
+`transformers serve` (started here, on 127.0.0.1; or of the server at `--url`) through OpenAI's client, of vLLM where
+it is installed, and, where LoRA was trained, of the adapter merged and on its base: `--model` may be either. With
+`--llama_cpp` a GGUF file is written and asked too. Prints a table: same, differs and at which token, fails, refused,
+or not installed. Exits with 0 where all that is installed is the same, with 1 otherwise. Writes `serving_<name>.json`.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How often are a model's answers better than another's? Both are sampled on the same prompts and compared.
+r"""How often are a model's answers better than another's? Both are sampled on the same prompts and compared.
 
     python -m eval.win_rate --model runs/quickstart/ppo --opponent runs/quickstart/sft \
         --conversations runs/quickstart/data/conversations_heldout.json --limit 300 --temperature 1.0 \
@@ -10,14 +10,14 @@
 
 The judge is a proxy for a human judge: agreement with the reference answer. An exact match beats any other answer;
 otherwise the higher sentence chrF wins; two matches, or scores less than 5 points apart, tie. With `--judge` it is a
-function in the form of data_prep/rewards.py or a reward model (the higher value wins, equal ones tie), or a language model
-by a rubric (see eval/judge.py), asked about each pair in both orders: a reply without a verdict is counted and not guessed.
-How far the judge agrees with people is measured on their rankings (`--agreement_with`), or said not to be. Every answer of the model is compared
-with every answer of its opponent (win 1, tie 0.5, loss 0) and averaged per prompt; the 95 % bootstrap interval is over
-prompts. Also measured: the KL divergence from the opponent on the model's sampled answers (if both share a tokenizer),
-the share of answers that end, and their length; with `--eval_funcs` the mean of each function on both sides, and the
-paired difference between them. Writes `win_rate_<name>.json`: name greedy answers (`--temperature 0`) otherwise than
-sampled ones, and both are kept.
+function in the form of data_prep/rewards.py or a reward model (the higher value wins, equal ones tie), or a language
+model by a rubric (see eval/judge.py), asked about each pair in both orders: a reply without a verdict is counted and
+not guessed. How far the judge agrees with people is measured on their rankings (`--agreement_with`), or said not to
+be. Every answer of the model is compared with every answer of its opponent (win 1, tie 0.5, loss 0) and averaged per
+prompt; the 95 % bootstrap interval is over prompts. Also measured: the KL divergence from the opponent on the model's
+sampled answers (if both share a tokenizer), the share of answers that end, and their length; with `--eval_funcs` the
+mean of each function on both sides, and the paired difference between them. Writes `win_rate_<name>.json`: name greedy
+answers (`--temperature 0`) otherwise than sampled ones, and both are kept.
 
     python -m eval.win_rate --model runs/quickstart/sft --opponent runs/quickstart/sft \
         --conversations runs/quickstart/data/conversations_heldout.json --limit 300 --best_of 8 \

@@ -12,10 +12,10 @@ are those of recipes/ppo.py; the KL to the reference, beta times its k3 estimate
 `--use_peft` LoRA adapters are trained, beside quantized weights with `--load_in_4bit`, against the model with its adapter
 switched off. They are merged before saving unless `--merge_adapter false`.
 
-Answers can be drawn by a vLLM server on GPUs of its own: `--use_vllm --vllm_mode server --vllm_server_base_url URL`, and there
-`VLLM_SERVER_DEV_MODE=1 vllm serve CHECKPOINT --weight-transfer-config '{"backend": "nccl"}' --logprobs-mode
-processed_logprobs --max-logprobs -1`. TRL sends the weights by NCCL, so training needs CUDA too. Here this is tested against a
-stand-in of the server alone (tests/test_vllm_server.py).
+Answers can be drawn by a vLLM server on GPUs of its own: `--use_vllm --vllm_mode server --vllm_server_base_url URL`,
+and there `VLLM_SERVER_DEV_MODE=1 vllm serve CHECKPOINT --weight-transfer-config '{"backend": "nccl"}' --logprobs-mode
+processed_logprobs --max-logprobs -1`. TRL sends the weights by NCCL, so training needs CUDA too. Here this is tested
+against a stand-in of the server alone (tests/test_vllm_server.py).
 """
 
 from dataclasses import dataclass, field

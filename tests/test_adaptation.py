@@ -267,7 +267,23 @@ def test_the_verdict_on_too_little():
     found = verdict(measures_of(documents, {}, "after"), 0.03, 0.05)
     assert found["word"] == "no difference shown"
     assert "domain, bits per byte: 19 documents cannot show a difference; expected at least 20" in found["line"]
-    assert found["line"].endswith("give more held-out documents or questions of the domain")
+    assert found["line"].endswith(" Verdict: not known; give more held-out documents or questions of the domain")
+
+
+@pytest.mark.parametrize(("asked", "advice"), [(19, "not known"), (20, "no difference shown by what was measured")])
+def test_the_verdict_on_too_little_of_the_domain_beside_enough_of_the_rest(asked, advice):
+    """Three documents with lower bits, 19 questions answered better, or 20 no better: nobody is told to train longer."""
+    documents = {
+        "domain": {"documents": 3, "models": {"after": {"relative": loss(-0.4, -0.3)}}},
+        "general": {"documents": 100, "models": {"after": {"relative": loss(-0.2, -0.1)}}},
+    }
+    questions = {"domain": {"prompts": asked, "models": {"after": {"difference": loss(-0.1, 0.2)}}}}
+    found = verdict(measures_of(documents, questions, "after"), 0.03, 0.05)
+    assert found["word"] == "no gain on the domain shown"
+    assert found["line"].startswith(
+        "domain, bits per byte: 3 documents cannot show a difference; expected at least 20; "
+    )
+    assert found["line"].endswith(f" Verdict: {advice}; give more held-out documents or questions of the domain")
 
 
 def test_the_verdict_on_a_domain_that_is_better_and_worse():

@@ -221,6 +221,43 @@ def test_what_the_card_says(run, push, hub):
     assert "secret_project" not in card.content and str(run) not in card.content
 
 
+def test_the_card_says_who_judged_and_what_a_recipe_found_before_and_after(run, push):
+    share = {"value": 0.625, "low": 0.5, "high": 0.75, "n": 40}
+    told = {"model": str(run / "sft"), "opponent": str(run / "base"), "data": ["heldout.json"], "temperature": 1.0}
+    judge = f"a stand-in for a human judge: the function {run}/mine.py:good (the higher value wins, equal ones tie)"
+    metrics = {"win_rate": share, "wins": 25, "losses": 15, "length": 9.5, "opponent_length": 8.0, "kl": 1.5}
+    sampled = {"stage": "win_rate_sft_vs_base", **told, "judge": judge, "metrics": metrics}
+    write_json(run / "results" / "win_rate_sft_vs_base.json", sampled)
+    asked = "the language model big at http://me:secret_word@gpu7:8000/v1 (each pair is judged in both orders)"
+    greedy = {**sampled, "stage": "win_rate_greedy", "temperature": 0, "judge": asked}
+    write_json(run / "results" / "win_rate_greedy.json", greedy)
+    packed = {"bits_per_byte": 1.25, "gzip_bits_per_byte": 2.75}
+    write_json(
+        run / "results" / "perplexity_sft.json",
+        {"stage": "perplexity_sft", **told, "opponent": None, "metrics": packed},
+    )
+    (run / "results.json").unlink()
+    found = json.loads((run / "results" / "sft.json").read_text())
+    bits = {"domain": {"before": 4.0, "after": 3.0}, "general": {"before": 3.0, "after": 3.5}}
+    write_json(run / "results" / "sft.json", {**found, "bits_per_byte": bits})
+    code, out, err = push(run / "sft", "--dry_run")
+    assert code == 0, err
+    figures = out.partition("## Figures")[2].partition("## Limits")[0].strip().splitlines()
+    assert figures[2:6] == [
+        "| win rate against base, greedy | 0.625 | 0.5 to 0.75 | 40 | heldout.json | win_rate_greedy; judge: the language "
+        "model big at a server |",
+        "| kl against base, greedy | 1.5 | – | – | heldout.json | win_rate_greedy; judge: the language model big at a server |",
+        "| win rate against base, sampled | 0.625 | 0.5 to 0.75 | 40 | heldout.json | win_rate_sft_vs_base; judge: a stand-in "
+        "for a human judge: the function mine.py:good |",
+        "| kl against base, sampled | 1.5 | – | – | heldout.json | win_rate_sft_vs_base; judge: a stand-in for a human judge: "
+        "the function mine.py:good |",
+    ]  # fmt: skip
+    assert "| bits per byte | 1.25 | – | – | heldout.json | perplexity_sft |" in figures
+    assert "| bits per byte | general | 3 | 3.5 | – | +16.7% |" in figures
+    assert "- It is worse than before on general: bits per byte 3 → 3.5.\n" in out
+    assert "gzip" not in out and "opponent" not in "".join(figures) and "secret_word" not in out
+
+
 def test_no_address_of_a_server_and_no_place_of_the_users_is_told(run, push):
     """Neither by runs of now, whose records are without them, nor by those that were recorded with them."""
     private = {

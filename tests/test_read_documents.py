@@ -434,6 +434,17 @@ def test_a_held_out_document_stays_held_out_when_others_come(monkeypatch, tmp_pa
     assert held[0] == {name for name in held[1] if int(name[:-3]) < 33} and held[1] != held[2]
 
 
+def test_too_few_held_out_documents_are_told(monkeypatch, capsys, tmp_path):
+    write_notes(tmp_path / "notes", range(80))
+    run(monkeypatch, tmp_path / "notes", "--output_dir", tmp_path / "few")
+    told = ": from 20 on eval.adaptation can show a difference; --fraction 0.32\n"  # 25 of 80
+    held = read_json(tmp_path / "few" / "report.json")["heldout"]["documents"]
+    assert 0 < held < 20 and f"{held} documents held out{told}" in capsys.readouterr().out
+    run(monkeypatch, tmp_path / "notes", "--output_dir", tmp_path / "enough", "--fraction", 0.32)
+    assert read_json(tmp_path / "enough" / "report.json")["heldout"]["documents"] >= 20
+    assert "eval.adaptation" not in capsys.readouterr().out
+
+
 def test_two_documents_are_split_however_small_the_fraction(monkeypatch, tmp_path):
     write_notes(tmp_path / "notes", (3, 4))
     run(monkeypatch, tmp_path / "notes", "--output_dir", tmp_path / "out", "--fraction", 1e-9)

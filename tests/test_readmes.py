@@ -1,5 +1,6 @@
 """READMEs: every command in them runs or parses, every option and file they name exists, every figure has its source."""
 
+import ast
 import functools
 import json
 import os
@@ -399,6 +400,15 @@ def test_a_folder_readme_names_all_that_stands_in_the_folder(document):
 def test_sentences_fit_a_screen(document):
     prose = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.S)
     assert [line for line in prose.splitlines() if len(line) > 119 and not line.startswith("|")] == []
+
+
+@pytest.mark.parametrize("script", [path for each in FOLDERS for path in each.parent.glob("[!_]*.py")], ids=short)
+def test_help_begins_with_the_text_as_it_stands(script):
+    """Commands to copy, with their ends of lines: where a docstring is not raw, a backslash takes them away."""
+    text = script.read_text(encoding="utf-8")
+    written = text.partition('"""')[2].partition('"""')[0]
+    assert ast.get_docstring(ast.parse(text), clean=False) == written
+    assert [line for line in written.splitlines() if len(line) > 126 and not line.startswith(" ")] == []
 
 
 @pytest.mark.parametrize("tutorial", ["quickstart", "adapt"])

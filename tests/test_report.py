@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from helpers.evaluations import evaluated_run, interval
-from helpers.recipes import results
+from helpers.recipes import conversation, results
 
-from data_prep.common.files import write_jsonl, write_results
+from data_prep.common.files import write_json, write_jsonl, write_results
 from eval import report
 from eval.reporting.reading.run_folder import data_files
 from eval.reporting.tables import comparison, verdict
@@ -52,6 +52,32 @@ def test_results_json_has_every_figure_but_no_curve(command, run):
     }  # fmt: skip
     assert {"cpu", "cores", "torch", "python"} <= set(found["machine"])
     assert "Not run: none of the models  is in" in (run / "report.html").read_text()
+
+
+def test_the_page_of_a_run_by_data_prep_start_shows_its_questions_and_claims_no_other_stage(command, run):
+    """SFT of a model of the Hub, on the files that data_prep.start names."""
+    questions = run / "data" / "conversations_heldout.json"
+    write_jsonl(questions.with_suffix(".jsonl"), json.loads(questions.read_text()))
+    write_jsonl(run / "data" / "conversations_train.jsonl", [conversation("1", "a?", "yes")])
+    for gone in (questions, run / "base", run / "ppo", *(run / "results").glob("p*.json")):
+        gone.unlink()
+    answered = json.loads((run / "results" / "answers_sft.json").read_text())
+    answered["metrics"]["eval_funcs"] = {"asked_fact": {"value": 0.75, "low": 0.5, "high": 1.0, "n": 2}}
+    write_json(run / "results" / "answers_sft_heldout.json", answered)
+    code, _, err = command(report, "--run", run, "--max_new_tokens", 8)
+    assert code == 0, err
+    page = (run / "report.html").read_text().replace("&#39;", "'")
+    assert page.count("<dd>no</dd>") == 3  # to the first question, which the page opens with, and to both
+    assert "SFT has learned from conversations to answer and to stop." in page
+    for absent in (
+        "from random weights: on text",
+        "The base model only goes on",
+        "PPO has learned",
+        "Left: how often",
+    ):
+        assert absent not in page, absent
+    assert "<b>How many answers are right.</b>" in page
+    assert f"data_prep.check {run}/data/conversations_train.jsonl" in page
 
 
 def test_report_of_an_empty_run_says_what_is_missing(command, tmp_path):

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from datasets import Dataset
 from helpers.recipes import arguments_of
+from trl import pack_dataset
 
 from data_prep import start
 from data_prep.common.disjoint import split_position
@@ -619,14 +621,27 @@ def test_conversations_are_not_packed_for_a_model_that_would_not_keep_them_apart
     assert "packing: true" in lines["packed"] and "packing_strategy: bfd" in lines["packed"]
     assert "packing: false  # this kind of model would not keep the conversations of a row apart" in lines["whole"]
     assert not any(line.startswith("packing_strategy") for line in lines["whole"])
-    # A conversation is 4 control tokens, 2 of the question, 5 of the answer: 11. Of up to 100 a step is one row of the context,
-    # 64 tokens, in which 5 conversations have room: 4, in powers of two.
+    # A conversation is 4 control tokens, 3 of the question, 9 of the answer: 16. Of up to 100 a step is one row of the context,
+    # 64 tokens, in which 4 have room.
     sft, train = config(tmp_path / "whole", "sft"), rows(tmp_path / "whole" / "data" / "conversations_train.jsonl")
     assert sft["per_device_train_batch_size"] * sft["gradient_accumulation_steps"] == 4
     (said,) = (line for line in lines["whole"] if line.startswith("gradient_accumulation_steps"))
     assert said.endswith("= 4 conversations a step, about 64 tokens")
     steps = 3 * -(-len(train) // 4)
     assert any(f"× {len(train)} / 4 = about {steps} steps" in line for line in lines["whole"])
+    filled = -(-len(train) // 4)
+    assert any(f"× {filled} rows that they fill / 1 = about {3 * filled} steps" in line for line in lines["packed"])
+
+
+def test_rows_are_counted_as_trl_packs_them():
+    assert sizes.packed_rows(np.array([5, 3, 2, 6]), 8) == 2  # 6 + 2 and 5 + 3
+    assert (
+        sizes.packed_rows(np.array([5, 5, 5]), 8) == 3 and sizes.packed_rows(np.array([20, 1]), 8) == 2
+    )  # the longest is cut
+    for seed in range(5):
+        lengths, context = np.random.default_rng(seed).integers(1, 60, 200), 64
+        texts = Dataset.from_dict({"input_ids": [[1] * length for length in lengths]})
+        assert sizes.packed_rows(lengths, context) == len(pack_dataset(texts, context, "bfd"))
 
 
 def test_without_a_padding_token_dpo_takes_the_place_of_ppo(command, tmp_path, tiny_model_dir):

@@ -212,7 +212,7 @@ def pretrain(
             "max_steps",
             steps,
             f"× {step:,} = {seen:,} tokens, / {text.tokens:,} = {seen / text.tokens:.2g} passes; {sizes.PASSES} at most, and "
-            f"about {seconds:.0f} s",
+            f"{seconds:.0f} s, its share of --minutes",
         ),
         ("lr_scheduler_type", "warmup_stable_decay"),
         ("warmup_steps", warmup, "2 % of the steps"),
@@ -250,8 +250,9 @@ def sft(
 ) -> Stage:
     passes = passes_in(turns.tokens, 3, model, machine, seconds)
     step = sizes.step_tokens(turns.tokens * passes, 128, model.context, 65_536)
-    rows, seen = step // model.context, f"{turns.tokens:,} / {step:,}"
-    an_epoch = max(1, math.ceil(turns.tokens / step))
+    rows = step // model.context
+    packed = math.ceil(turns.rows * sizes.packed_rows(turns.lengths, model.context) / len(turns.lengths))
+    seen, an_epoch = f"{packed:,} rows that they fill / {rows}", math.ceil(packed / rows)
     if not model.packs:  # a row is a conversation
         rows = sizes.power_of_two(step * turns.rows / turns.tokens, turns.rows)
         seen, an_epoch = f"{turns.rows:,} / {rows}", math.ceil(turns.rows / rows)
@@ -278,7 +279,7 @@ def sft(
         (
             "num_train_epochs",
             passes,
-            f"× {seen} = about {steps} steps; 3 at most, and about {seconds:.0f} s",
+            f"× {seen} = about {steps} steps; 3 at most, and {seconds:.0f} s, its share of --minutes",
         ),
         *rates(model, 0.67, 0.5, 0.00002, 0.0002),
         ("lr_scheduler_type", "linear"),

@@ -156,7 +156,11 @@ def ppo(
             1.0 if cut <= 0.25 else 0.0,
             "1 where a quarter of the answers at most is longer than response_length, else 0: it would teach brevity alone",
         ),
-        ("total_episodes", updates * batch, f"{updates} updates × {batch}; 30 to 200 updates, about {seconds:.0f} s"),
+        (
+            "total_episodes",
+            updates * batch,
+            f"{updates} updates × {batch}; 30 to 200 updates, {seconds:.0f} s of --minutes",
+        ),
         ("per_device_train_batch_size", micro),
         ("gradient_accumulation_steps", batch // micro, f"× {micro} = {batch} answers an update"),
         ("local_rollout_forward_batch_size", min(batch, 4 * micro)),
@@ -275,7 +279,7 @@ def kto(
         (
             "num_train_epochs",
             passes,
-            f"× {answers.rows:,} / {batch} = {steps} steps; 3 at most, and about {seconds:.0f} s",
+            f"× {answers.rows:,} / {batch} = {steps} steps; 3 at most, and {seconds:.0f} s, its share of --minutes",
         ),
         preference_rate(model),
         *last_lines(run, "kto"),

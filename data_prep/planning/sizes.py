@@ -3,6 +3,7 @@
 Nothing here reads a file. Where a rule comes from a run in recipes/configs, it gives that run's value for that run's data.
 """
 
+import bisect
 import math
 from typing import NamedTuple
 
@@ -101,6 +102,17 @@ def step_tokens(tokens: int, steps: int, context: int, most: int) -> int:
     """
     least = min(2048, power_of_two(tokens / 64))
     return power_of_two(tokens / steps, most, least=max(context, least))
+
+
+def packed_rows(lengths: np.ndarray, context: int) -> int:
+    """Rows of `context` tokens that texts of these lengths fill, longer ones cut: each goes, from the longest on, where the
+    least room is left over, as TRL's packing "bfd" (best fit, decreasing) does it."""
+    rooms: list[int] = []  # what is free in each row, from the least on
+    for length in np.sort(np.minimum(lengths, context))[::-1].tolist():
+        place = bisect.bisect_left(rooms, length)
+        room = rooms.pop(place) if place < len(rooms) else context
+        bisect.insort(rooms, room - length)
+    return len(rooms)
 
 
 def micro_batch(step: int, row: int, vocabulary: int, width: int, layers: int, memory: float) -> int:

@@ -66,10 +66,12 @@ def verdict(measures: list[dict], forgetting_budget: float, exact_match_budget: 
     else:
         word = NO_GAIN if any(row["change"] == "better" for row in others) else NONE
     reasons = [in_words(row, None if row["source"] == DOMAIN else budgets[row["measure"]]) for row in measures]
-    shown = [row["change"] in ("better", "worse") or row in unknown or word == NONE for row in measures]
+    too_few = [row for row in domain if row["change"] == FEW] if word in (NONE, NO_GAIN) else []
+    shown = [row["change"] in ("better", "worse") or row in unknown + too_few or word == NONE for row in measures]
     told = [reason for reason, tell in zip(reasons, shown, strict=True) if tell]
     advice = ADVICE[word]
-    if word == NONE and any(row["change"] == FEW for row in domain):
+    if too_few:
+        advice = "not known" if len(too_few) == len(domain) else ADVICE[NONE]
         advice += "; give more held-out documents or questions of the domain"
     return {"word": word, "line": f"{'; '.join(told)}. Verdict: {advice}", "reasons": reasons}
 

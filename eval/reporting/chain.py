@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from data_prep.common.files import read_json
+from eval.reporting.reading.run_folder import RANKINGS, TRAINED_ON, data_file
 from eval.reporting.tables import number
 from eval.reporting.words import say
 
@@ -50,11 +51,11 @@ def chain(run: Path, results: dict, seconds: dict[str, float], mask: dict | None
     if sft := results.get("sft"):
         count = sft.get("conversations")
         tokens = mask and count and say("about {n} tokens", n=number(round(mask["mean"] * count, -3)))
-        into = listed(rows(count, "{n} conversations"), tokens, size_of(run / "data" / "conversations.json"))
+        into = listed(rows(count, "{n} conversations"), tokens, size_of(data_file(run, *TRAINED_ON)))
         box("Supervised fine-tuning", [("base/", size_of(run / "base")), (say("conversations"), into)],
             [("sft/", size_of(run / "sft"))], sft.get("seconds"))  # fmt: skip
     if reward := results.get("reward"):
-        into = listed(rows(reward.get("rankings"), "{n} rankings"), size_of(run / "data" / "rankings.jsonl"))
+        into = listed(rows(reward.get("rankings"), "{n} rankings"), size_of(data_file(run, *RANKINGS)))
         box("Reward model", [("sft/", size_of(run / "sft")), (say("rankings"), into)],
             [("reward/", size_of(run / "reward"))], reward.get("seconds"))  # fmt: skip
     if ppo := results.get("ppo"):

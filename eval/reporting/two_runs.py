@@ -15,6 +15,7 @@ from eval.common.functions import in_words
 from eval.reporting.drawing.chart import chart
 from eval.reporting.drawing.example import mark
 from eval.reporting.reading.asking import ask
+from eval.reporting.reading.run_folder import data_file
 from eval.reporting.sections import made_with, reading
 from eval.reporting.stages import STAGES
 from eval.reporting.tables import SHARES, number
@@ -203,7 +204,7 @@ def both_curves(results: tuple[dict, dict]) -> list[dict]:
 
 def same_questions(runs: tuple[Path, Path], arguments) -> list[tuple[dict, list[tuple[str, str]]]]:
     """[(question, [(model, answer)])] of the first held-out questions, if both runs have the same."""
-    paths = [Path(arguments.prompts or run / "data" / "conversations_heldout.json") for run in runs]
+    paths = [Path(arguments.prompts or data_file(run, "conversations_heldout")) for run in runs]
     if digest(paths[0]) is None or digest(paths[0]) != digest(paths[1]):
         return []
     rows = read_prompts(paths[0], None, 0)

@@ -17,6 +17,13 @@ COLORS = {
     WORDS["all_facts"]: GREEN,
 }
 SLATE = "#a9b0ba"  # SFT against itself, which is no measurement
+# What the panels show, for the page: both, or the one that there is.
+BOTH = (
+    "Left: how often a judge prefers a model's answer to SFT's; above the dashed line the model is preferred. Right: how "
+    "many answers are right."
+)
+WINS = "How often a judge prefers a model's answer to SFT's; above the dashed line the model is preferred."
+RIGHT = "How many answers are right."
 
 
 def is_greedy(result: dict) -> bool:
@@ -71,7 +78,8 @@ def prompts_in_words(series: dict[str, dict[str, dict]]) -> str:
 
 
 def chart(results: dict) -> dict | None:
-    """{"picture": PNG, "png": the same with its caption in it, "caption", "words": its figures}, or None.
+    """{"picture": PNG, "png": the same with its caption in it, "reading": what its panels show, "caption", "words": its
+    figures}, or None.
 
     None if neither win rates against SFT nor right answers were measured; what is missing of them is left out.
     """
@@ -102,6 +110,7 @@ def chart(results: dict) -> dict | None:
     return {
         "picture": as_small_png(_draw(panels, None)),
         "png": as_small_png(_draw(panels, caption)) if spoken() == "en" else None,  # what is published is English
+        "reading": say(BOTH) if rates and facts else say(WINS if rates else RIGHT),
         "caption": caption,
         "words": " ".join(words),
     }

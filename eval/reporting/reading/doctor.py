@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from data_prep.common.files import read_json
+from eval.reporting.reading.run_folder import RANKINGS, TRAINED_ON, data_file
 from eval.reporting.tables import number
 
 PLACES = (
@@ -40,7 +41,7 @@ def quarantines(run: Path) -> list[tuple[Path, str]]:
 
 def command(run: Path) -> str | None:
     """The command that lets the doctor look at what the run was trained on; None without such data."""
-    files = [run / "data" / name for name in ("conversations.json", "rankings.jsonl")]
+    files = [data_file(run, *TRAINED_ON), data_file(run, *RANKINGS)]
     found = " ".join(str(path) for path in files if path.exists())
     tokenizer = f" --tokenizer {run / 'sft'}" if (run / "sft" / "tokenizer.json").exists() else ""
     return f"python -m data_prep.check {found}{tokenizer} --output {run / 'doctor'}" if found else None

@@ -9,6 +9,7 @@ from data_prep.common.errors import InputError
 from data_prep.common.files import read_jsonl
 from data_prep.common.plots import BLUE, RED, as_uri, canvas
 from eval.reporting.reading.asking import KEPT, keep, kept, stamp
+from eval.reporting.reading.run_folder import RANKINGS, data_file
 from eval.reporting.words import label, say
 
 SCORED, SEED = 200, 42  # rankings whose best and worst answers are scored
@@ -31,8 +32,8 @@ def read_rows(path: Path) -> list[dict]:
 
 def rankings_file(run: Path) -> Path | None:
     """The rankings that the reward model was not trained on, or else those that it was."""
-    files = (run / "data" / name for name in ("rankings_heldout.jsonl", "rankings.jsonl"))
-    return next((path for path in files if path.exists()), None)
+    path = data_file(run, "rankings_heldout", "preferences_heldout", *RANKINGS)
+    return path if path.exists() else None
 
 
 def question_of(prompt: list[dict] | str) -> str:

@@ -9,6 +9,16 @@ from data_prep.common.plots import uri_of
 from eval.reporting.stages import STAGES
 from eval.reporting.tables import number
 
+# What a run was trained on: the names that data_prep.start gives, and those of the quickstart.
+TRAINED_ON, RANKINGS = ("conversations_train", "conversations"), ("preferences_train", "rankings")
+
+
+def data_file(run: Path, *names: str) -> Path:
+    """The first of these files that the run has, as recipes/quickstart.sh (.json) or data_prep.start (.jsonl) writes it;
+    where it has none, that of the quickstart."""
+    files = [run / "data" / f"{name}{kind}" for name in names for kind in (".json", ".jsonl")]
+    return next((path for path in files if path.exists()), files[0])
+
 
 def data_files(run: Path) -> list[dict]:
     """Name, rows and size of the run's data files; no rows of one that cannot be read, or that is too large for it."""

@@ -8,9 +8,18 @@ from typing import NamedTuple
 from huggingface_hub import EvalResult
 
 from recipes.trainers.push.lineage import Stage, object_in
-from recipes.trainers.push.names import names_of, shown
+from recipes.trainers.push.names import ADDRESS, is_path, names_of, shown
 
 BOTH = ("before", "after")
+COMPARED = (
+    "win_rate",
+    "kl",
+)  # of a comparison; its counts and the opponent's own figures are no figures of this model
+OF_THE_TEXT = (
+    "gzip_bits_per_byte",
+    "xz_bits_per_byte",
+    "loss_per_token",
+)  # what other compressors need, or said twice
 
 
 class Figure(NamedTuple):
@@ -61,8 +70,24 @@ def is_of(name, folder: Path, place: Path) -> bool:
 
 
 def figures_of(folder: Path, stages: list[Stage], results: list[dict], names: dict[str, str]) -> list[Figure]:
-    """What the last stage measured on held-out data, and what evaluations of this very model found; files by `names`."""
-    found = []
+    """What evaluations of this very model found, comparisons first, and then what its own recipe measured on held-out data;
+    files by `names`."""
+    compared, evaluated, own = [], [], []
+    for result in results:
+        if not is_of(result.get("model"), folder, result["place"]):
+            continue
+        data, name, metrics = names_of(result.get("data"), names), result["stage"], result.get("metrics", {})
+        if result.get("opponent"):
+            sampled = "greedy" if result.get("temperature") == 0 else "sampled"
+            against = f"against {shown(result['opponent'], names)}, {sampled}"
+            by = f"{name}; judge: {judge_in_words(result['judge'])}" if result.get("judge") else name
+            compared += [figure(f"{key} {against}", metrics[key], data, by) for key in COMPARED if key in metrics]
+            continue
+        for key, value in metrics.items():
+            if key == "eval_funcs":
+                evaluated += [figure(each, score, data, name) for each, score in value.items()]
+            elif key not in OF_THE_TEXT:
+                evaluated.append(figure(key, value, data, name))
     if stages:
         last, heldout = stages[-1], names_of(stages[-1].record.get("settings", {}).get("heldout"), names)
         for key, value in last.results.get("metrics", {}).items():
@@ -70,18 +95,16 @@ def figures_of(folder: Path, stages: list[Stage], results: list[dict], names: di
                 key = key.removeprefix("eval_").removesuffix("_last")
             elif not isinstance(value, dict) and key not in ("bits_per_byte", "eos_rate"):
                 continue
-            found.append(figure(key, value, heldout or "its training data", last.recipe))
-    for result in results:
-        if not is_of(result.get("model"), folder, result["place"]):
-            continue
-        data, name, metrics = names_of(result.get("data"), names), result["stage"], result.get("metrics", {})
-        against = f" against {shown(result['opponent'], names)}" if result.get("opponent") else ""
-        for key, value in metrics.items():
-            if key == "eval_funcs":
-                found += [figure(each, score, data, name) for each, score in value.items()]
-            else:
-                found.append(figure(f"{key}{against}", value, data, name))
-    return [each for each in found if each]
+            own.append(figure(key, value, heldout or "its training data", last.recipe))
+    return [each for each in (*compared, *evaluated, *own) if each]
+
+
+def judge_in_words(words: str) -> str:
+    """A judge as results tell it, in short, without the place of its files and the address of its server."""
+    parts = words.partition(" (")[0].split(" ")
+    return " ".join(
+        "a server" if ADDRESS.search(each) else Path(each).name if is_path(each) else each for each in parts
+    )
 
 
 def adaptation_of(folder: Path, stages: list[Stage], results_dir: str | None) -> dict:
@@ -118,8 +141,12 @@ class Change(NamedTuple):
         return f"{100 * (self.after.value - self.before):+.1f} points"
 
 
-def changes_of(adaptation: dict) -> list[Change]:
-    """The forgetting table: every source of text and of questions, before and after."""
+def changes_of(adaptation: dict, found_by: str = "adaptation") -> list[Change]:
+    """The forgetting table: every source of text and of questions, before and after.
+
+    Args:
+        adaptation: what `eval.adaptation` found, or the results of recipes/continue_pretraining.py.
+    """
     found = []
     for measure, details in (("bits_per_byte", "documents"), ("exact_match", "questions")):
         sources = adaptation.get(measure)
@@ -129,7 +156,7 @@ def changes_of(adaptation: dict) -> list[Change]:
             value = pair["after"]
             with contextlib.suppress(KeyError, TypeError):  # the intervals stand beside the plain numbers
                 value = {**adaptation[details][data]["models"]["after"][measure], "value": value}
-            found.append(Change(measure, data, pair["before"], figure(measure, value, data, "adaptation")))
+            found.append(Change(measure, data, pair["before"], figure(measure, value, data, found_by)))
     return found
 
 

@@ -50,6 +50,8 @@ def model_card(
     results = results_in(folder, record, results_dir)
     adaptation, names = adaptation_of(folder, stages, results_dir), names_in(stages, results)
     changes, figures = changes_of(adaptation), figures_of(folder, stages, results, names)
+    if stages and not changes:
+        changes = changes_of(stages[-1].results, stages[-1].recipe)
     learned = [each for stage in stages for each in data_names(stage)]
     if idle := [
         each for each in licenses or () if each not in {*learned, *(names_of(name, names) for name in learned)}
@@ -59,7 +61,11 @@ def model_card(
         )
         raise InputError(f"--data_license {idle[0]}: not a name of data that it learned from; expected {expected}")
     earlier = [
-        (each.recipe, figures_of(each.folder, stages[: number + 1], results, names))
+        (
+            each.recipe,
+            figures_of(each.folder, stages[: number + 1], results, names)
+            + [change.after for change in changes_of(each.results, each.recipe)],
+        )
         for number, each in enumerate(stages[:-1])
     ]
     adapter = (folder / "adapter_config.json").exists()
@@ -224,7 +230,8 @@ def tables(
         )
 
     head = ("measure", "value", "95 % interval", "n", "data", "found by")
-    said = [table(head, [row(each) for each in figures]) if figures else "Nothing was measured on held-out data."]
+    said = [table(head, [row(each) for each in figures])] if figures else []
+    said += [] if figures or changes else ["Nothing was measured on held-out data."]
     if rows := [(stage, *row(each)) for stage, found in earlier for each in found]:
         said += ["Of the stages before it:", table(("stage", *head), rows)]
     if changes:
