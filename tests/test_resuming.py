@@ -104,7 +104,7 @@ def as_killed(finished: Path, folder: Path, steps: int) -> Path:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_what_is_pushed_is_the_one_model_that_is_on_disk(recipe, pushed, hub):
+def test_what_is_pushed_is_the_one_model_that_is_on_disk(recipe, pushed, settings, hub):
     folder, done = pushed(recipe)
     assert not [path for path in folder.rglob("adapter*") if "checkpoint" not in str(path)]
     commits = [files for name, files in hub.commits if name == f"me/{recipe}"]
@@ -124,6 +124,7 @@ def test_what_is_pushed_is_the_one_model_that_is_on_disk(recipe, pushed, hub):
     assert recipe in card.data.tags and card.data.base_model is None and "None" not in card.content
     given = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", card.text, flags=re.S)[-1])
     assert given["learning_rate"] == 0.01 and given["save_steps"] == 1 and "hub_token" not in given
+    assert given.keys() <= settings[recipe].keys(), "what the libraries derive from it is not told"
     assert not list(folder.glob("training_args.bin")) and not (folder / UNFINISHED).exists()
     for path in on_disk.values():
         assert TOKEN.encode() not in path.read_bytes(), path

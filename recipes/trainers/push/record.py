@@ -21,15 +21,17 @@ MODELS = ("model_name_or_path", "sft_model_path", "reward_model_path", "value_mo
 def record_of(arguments: tuple, left_out: Collection[str]) -> dict:
     """What a run records as plain JSON.
 
-    "given": the settings that differ from their defaults, but for those in `left_out`; "local": the models that were
-    folders when it began, where a name alone would not tell a folder from an id of the Hub; "results_dir"; "versions".
+    "given": the settings that were given (of arguments that `parse_arguments` did not read: all) and differ from their
+    defaults, but for those in `left_out`; "local": the models that were folders when it began, where a name alone would not
+    tell a folder from an id of the Hub; "results_dir"; "versions".
     """
     given, values = {}, {}
     for each in arguments:
         for field in dataclasses.fields(each):
             value = values[field.name] = getattr(each, field.name, None)
             default = field.default_factory() if callable(field.default_factory) else field.default
-            if value != default and plain(value) and field.name not in {*left_out, *UNTOLD}:
+            told = field.name in getattr(each, "given", {field.name}) and field.name not in {*left_out, *UNTOLD}
+            if told and value != default and plain(value):
                 given[field.name] = value
     local = [values[name] for name in MODELS if values.get(name) and Path(values[name]).exists()]
     versions = {"python": platform.python_version()}
