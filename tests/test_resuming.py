@@ -256,6 +256,25 @@ def test_other_settings_are_told_apart_from_a_run_that_goes_on(pushed, settings,
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-1"]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "changed", "before"),
+    [
+        ("sft", {"dataloader_num_workers": 1, "dataset_num_proc": 2, "eval_accumulation_steps": 2, "log_level": "error"}, 0),
+        # The marker is that of a run whose version recorded the address, with which it would differ.
+        ("grpo", {"vllm_server_host": "gpu7", "vllm_server_port": 8123, "vllm_group_port": 51217}, 8000),
+    ],
+)  # fmt: skip
+def test_where_and_how_a_run_works_keeps_none_from_going_on(recipe, changed, before, pushed, settings, tmp_path):
+    first, _ = pushed(recipe)
+    folder = as_killed(first, tmp_path / "run", 2)
+    marker = json.loads((folder / UNFINISHED).read_text())
+    assert not changed.keys() & marker["settings"].keys()
+    marker["settings"] |= dict.fromkeys(changed, before)
+    write_json(folder / UNFINISHED, marker)
+    done = succeeded(again(recipe, **settings[recipe], **changed, output_dir=folder))
+    assert f"resuming from {folder}/checkpoint-2;" in done.out and differing(first, folder) == set()
+
+
 def test_other_steps_between_logs_evaluations_and_checkpoints_hold_from_then_on(pushed, settings, tmp_path):
     first, _ = pushed("pretrain")
     folder = as_killed(first, tmp_path / "run", 1)
