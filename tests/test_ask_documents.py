@@ -92,6 +92,19 @@ def test_what_a_guide_says():
     }
 
 
+@pytest.mark.parametrize(
+    ("code", "heading"),
+    [
+        ("``` x ``` is code within a line.", "## Opening hours"),
+        ("````\n# no\n```\n# no\n````", "## Opening hours"),
+        ("It is shut.", "Opening hours\n~~~~~~~~~~~~~"),  # in reStructuredText
+    ],
+)
+def test_headings_after_code_and_underlined_by_tildes_are_asked_for(code, heading):
+    text = f"# Guide\n\n{code}\n\n{heading}\n\nThe office opens at nine."
+    assert of(text)["heading", "Opening hours"] == "The office opens at nine."
+
+
 def test_what_a_docstring_says():
     expected = {
         ("signature", "tools.scale"): "tools.scale(values, by=1)",

@@ -238,6 +238,52 @@ def test_a_prompt_that_alone_is_refused_is_quarantined_and_the_others_are_asked(
     assert [row["reason"] for row in bad] == ["refused by the server"] * 3
 
 
+def whole(message: dict | None, finish: str, **more) -> str:
+    return json.dumps({"choices": [{"message": message, "finish_reason": finish, **more}]})
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (json.dumps({"error": {"code": 403, "message": f"flagged, {KEY}"}}), "found an error in place of a reply (flagged, [key])"),
+        (json.dumps({"error": "too long"}), "found an error in place of a reply (too long)"),
+        (whole({"content": ""}, "error", error={"message": "odd"}), "found an error in place of a reply (odd)"),
+        (whole({"content": None}, "content_filter"), "found no text in its reply (content_filter)"),
+        (whole(None, "content_filter"), "found no text in its reply (content_filter)"),
+    ],
+)  # fmt: skip
+def test_a_refusal_of_one_prompt_may_have_status_200(content, says, ask, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    texts, options = [RIVER, BRIDGE], ("--model", "m", "--concurrency", 1)
+    with serving({"": (200, {}, content)}) as server:
+        code, out, err, rows, _ = ask(texts, "--url", server.url, *options)
+    assert code == 1 and rows is None and len(server.asked) == 2 and KEY not in out + err
+    assert err.endswith(
+        f"error: {server.url}: {says}; it refuses a prompt of two letters too: expected a model and settings that it "
+        "knows\n"
+    )
+    replies = {BRIDGE: pairs(("Of what?", "made of steel")), RIVER: (200, {}, content), "Hi": "Hello."}
+    with serving(replies) as server:
+        code, out, err, rows, bad = ask(texts, "--url", server.url, *options)
+    assert code == 0, err
+    assert [row["conversations"][0]["value"] for row in rows] == ["Of what?"]
+    assert [(row["file"], row["reason"], row["found"]) for row in bad] == [("0.md", "refused by the server", says)]
+    assert f"{server.url}: refused 1 of 2 prompts, which count as not answered; the first: {says}\n" in out
+    assert "cost: 3 requests, 20 prompt tokens" in out and len(server.asked) == 3 and ask.waited == []
+
+
+@pytest.mark.parametrize("code", [429, "503"])
+def test_a_server_may_say_that_it_is_busy_under_status_200(code, ask):
+    busy = (200, {}, json.dumps({"error": {"code": code, "message": "busy"}}))
+    with serving({BRIDGE: busy}) as server:
+        status, _, err, rows, _ = ask([BRIDGE], "--url", server.url, "--model", "m", "--retries", 1)
+    assert status == 1 and rows is None and len(server.asked) == 2 and ask.waited == [1.0]
+    assert f"{server.url}: no reply in 2 tries (found an error in place of a reply (busy)); the same" in err
+    with serving({BRIDGE: [busy, busy, pairs(("Of what?", "made of steel"))]}) as server:
+        status, _, err, rows, _ = ask([BRIDGE], "--url", server.url, "--model", "m")
+    assert status == 0 and len(rows) == 1 and len(server.asked) == 3 and ask.waited == [1.0, 1.0, 2.0], err
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
 def test_what_concerns_every_request_stops_even_where_it_comes_in_between(status, ask, tmp_path):
     """A server that refuses one prompt, and then everything: the refusal of the short prompt says which."""

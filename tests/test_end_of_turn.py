@@ -92,13 +92,31 @@ UNMARKED = """\
 {{ bos_token }}{% for message in messages %}
 {{- '<|user|>' + message['role'] + '\n' + message['content'] + '<|end|>\n' -}}
 {% endfor %}{% if add_generation_prompt %}{{ '<|user|>assistant\n' }}{% endif %}"""
+# Phi-3's: the conversation ends with the tokenizer's end behind the end of the turn, unless an answer is asked for.
+PHI = """\
+{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}
+{{- '<|assistant|>\n' if add_generation_prompt else eos_token }}"""
+# A turn that begins with a control token, and ends with two of them.
+MARKED = """\
+{% for message in messages %}{% if message['role'] == 'assistant' %}{{ '<|assistant|>' }}{% generation -%}
+{{ '<|system|>' + message['content'] + '<|end|><|user|>' }}{% endgeneration %}{% else %}{{ '<|user|>' + message['content'] }}
+{%- endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"""
 
 
-@pytest.mark.parametrize("template", [None, UNMARKED], ids=["marked", "unmarked"])
+@pytest.mark.parametrize(
+    "template", [None, UNMARKED, PHI, MARKED], ids=["own", "unmarked", "end of text behind it", "tokens around it"]
+)
 def test_the_end_of_turn_is_found_where_no_setting_names_it(unnamed, template):
     tokenizer = copy.deepcopy(unnamed)
     tokenizer.chat_template = template or tokenizer.chat_template
     assert "<|end|>" not in tokenizer.all_special_tokens and end_of_turn(tokenizer) == "<|end|>"
+
+
+def test_fine_tuning_ends_answers_at_the_turn_and_not_at_the_end_of_text_behind_it(assistant, settings, tmp_path):
+    model = assistant(TURN, TEXT)
+    (model / "chat_template.jinja").write_text(PHI)
+    folder = trained("sft", model, settings, tmp_path)
+    assert loaded(folder)[1].eos_token == "<|end|>" and served_as(folder, TURN)
 
 
 def test_without_a_way_to_find_the_end_of_turn_an_answer_ends_where_the_model_says(unnamed):

@@ -1,22 +1,25 @@
 """recipes/push_to_hub.py against a stand-in of the Hub, by the real client: what goes, the cards, and what can go wrong."""
 
+import csv
+import io
 import json
 import shutil
 from pathlib import Path
 
 import huggingface_hub
+import pyarrow.parquet
 import pytest
 import torch
 from helpers.hub import local_hub
 from huggingface_hub import DatasetCard, ModelCard, constants
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainingArguments
 from trl import GRPOConfig
 
 from data_prep import check, clean_corpus
 from data_prep.common.errors import InputError
 from data_prep.common.files import write_json, write_jsonl
-from recipes import push_to_hub
+from recipes import pretrain, push_to_hub
 from recipes.trainers.push.dataset_files import data_in
 from recipes.trainers.push.lineage import lineage
 from recipes.trainers.push.model_card import model_card
@@ -145,6 +148,38 @@ def test_evaluations_of_two_runs_in_one_folder_are_told_apart_also_where_all_was
     Path("moved/a").rename("mine")
     (Path("mine/results/answers_b.json")).unlink()
     assert scores(Path("mine/sft")) == ["0.25"]
+
+
+@pytest.mark.parametrize("results_dir", ["runs/a/results", "runs/a", "runs/measured/a"])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_copy_of_a_whole_run_has_its_own_results(results_dir, earlier, tiny_model_dir, tmp_path, push, monkeypatch):
+    """runs/a is copied and trained again. Records of earlier versions do not tell where results lie from the model."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_model_dir, "runs/a/sft")
+    script = pretrain.ScriptArguments(tokens="tokens", tokenizer="tokenizer", results_dir=results_dir)
+    record = record_of((script, TrainingArguments("runs/a/sft", use_cpu=True, bf16=False)), ())
+    assert record["results_dir"] == results_dir
+    if earlier:
+        del record["results_from_model"]
+    write_json("runs/a/sft/settings.json", {"recipe": "sft.py", "settings": {}, **record})
+    for folder in (Path(results_dir), Path("runs/a/results")):  # here evaluations may have been written
+        told = {"stage": "answers_sft", "model": "runs/a/sft", "data": ["heldout.json"]}
+        write_json(
+            folder / "answers_sft.json", {**told, "metrics": {"chrf": 0.25 if folder == Path(results_dir) else 1}}
+        )
+    shutil.copytree("runs/a", "runs/c")
+    answers = Path(results_dir, "answers_sft.json")
+    answers.write_text(answers.read_text().replace("0.25", "0.75"))
+
+    def score(run: str) -> str:
+        code, out, err = push(Path("runs", run, "sft"), "--dry_run")
+        assert code == 0, err
+        (line,) = (line for line in out.splitlines() if line.startswith("| chrf | "))
+        return line.split(" | ")[1]
+
+    # What lies outside of the run is not copied with it; an earlier record of runs/a tells no way to that of the copy.
+    outside = results_dir == "runs/measured/a" or (earlier and results_dir == "runs/a")
+    assert (score("a"), score("c")) == ("0.75", "0.75" if outside else "0.25")
 
 
 def test_what_was_gained_is_that_of_the_model_that_was_measured(tiny_model_dir, tmp_path, push, monkeypatch):
@@ -364,6 +399,64 @@ def test_rows_of_two_files_of_one_name_are_told_apart(push, hub, tmp_path):
     assert [row["file"] for row in rows] == ["manual/intro.md", "guide/intro.md", "end.md"]
     assert json.loads(pushed["more.jsonl"].splitlines()[0])["source"] == {"file": "manual/intro.md", "row": 1}
     assert pushed["plain.jsonl"] == (tmp_path / "plain.jsonl").read_bytes()
+
+
+def test_columns_of_csv_and_parquet_name_no_place_on_this_machine(push, hub, tmp_path):
+    texts = ['one, "two"\nthree', "", "é", "/home/me/stays"]
+    files = ["/home/me/manual/intro.md", "/home/me/guide/intro.md", "/home/me/guide/end.md", None]
+    short = ["manual/intro.md", "guide/intro.md", "end.md", None]
+    lines = [
+        ",".join((file or "", '"one, ""two""\nthree"' if text == texts[0] else text))
+        for file, text in zip(files, texts, strict=True)
+    ]
+    (tmp_path / "a.csv").write_text("\ufeffsource,text\n" + "\n".join(lines) + "\n")
+    (tmp_path / "ragged.csv").write_text(f"text,source\na,{files[0]},more\nb\n")
+    (tmp_path / "plain.csv").write_text("text,source\r\na/b,wiki\r\n")
+    place = pyarrow.struct([("file", pyarrow.string()), ("row", pyarrow.int32())])
+    schema = pyarrow.schema(
+        [
+            ("text", pyarrow.large_string()),
+            ("file", pyarrow.dictionary(pyarrow.int8(), pyarrow.string())),
+            ("source", place),
+        ],
+        metadata={"kept": "yes"},
+    )
+    rows = [
+        {"text": text, "file": file, "source": {"file": file, "row": 7}}
+        for text, file in zip(texts, files, strict=True)
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema), tmp_path / "b.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "c.parquet")
+    code, _, err = push(tmp_path, repo_id="me/tables", kind="dataset")
+    assert code == 0, err
+    pushed = hub.files["me/tables"]
+    assert all(b"/home/me/manual" not in content and b"/home/me/guide" not in content for content in pushed.values())
+    expected = [["\ufeffsource", "text"], *([name or "", text] for name, text in zip(short, texts, strict=True))]
+    assert [*csv.reader(io.StringIO(pushed["a.csv"].decode(), newline=""))] == expected
+    assert pushed["ragged.csv"] == b"text,source\na,manual/intro.md,more\nb\n"
+    assert (
+        pushed["plain.csv"] == b"text,source\r\na/b,wiki\r\n"
+        and pushed["c.parquet"] == (tmp_path / "c.parquet").read_bytes()
+    )
+    table = pyarrow.parquet.read_table(io.BytesIO(pushed["b.parquet"]))
+    assert table.schema.equals(schema) and table.schema.metadata[b"kept"] == b"yes"
+    assert table.to_pylist() == [
+        {"text": text, "file": name, "source": {"file": name, "row": 7}}
+        for text, name in zip(texts, short, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", "source,text\nÄ/b,c\n".encode("latin-1"), "a.csv: cannot be read as CSV ('utf-8' codec can't decode byte 0xc4"),
+        ("a.csv", b'source,text\n"/a/b,c\n', "a.csv: cannot be read as CSV (unexpected end of data); expected CSV in UTF-8"),
+        ("a.parquet", b"PAR1", "a.parquet: cannot be read as Parquet ("),
+    ],
+)  # fmt: skip
+def test_a_table_that_cannot_be_read_is_one_line(name, content, says, push, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    one_line(push(tmp_path / name, "--dry_run", kind="dataset"), says)
 
 
 def test_what_is_pushed_is_private_tagged_and_where_it_was_told(run, push, hub):

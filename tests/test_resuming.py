@@ -104,7 +104,7 @@ def as_killed(finished: Path, folder: Path, steps: int) -> Path:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_what_is_pushed_is_the_one_model_that_is_on_disk(recipe, pushed, hub):
+def test_what_is_pushed_is_the_one_model_that_is_on_disk(recipe, pushed, settings, hub):
     folder, done = pushed(recipe)
     assert not [path for path in folder.rglob("adapter*") if "checkpoint" not in str(path)]
     commits = [files for name, files in hub.commits if name == f"me/{recipe}"]
@@ -124,6 +124,7 @@ def test_what_is_pushed_is_the_one_model_that_is_on_disk(recipe, pushed, hub):
     assert recipe in card.data.tags and card.data.base_model is None and "None" not in card.content
     given = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", card.text, flags=re.S)[-1])
     assert given["learning_rate"] == 0.01 and given["save_steps"] == 1 and "hub_token" not in given
+    assert given.keys() <= settings[recipe].keys(), "what the libraries derive from it is not told"
     assert not list(folder.glob("training_args.bin")) and not (folder / UNFINISHED).exists()
     for path in on_disk.values():
         assert TOKEN.encode() not in path.read_bytes(), path
@@ -253,6 +254,25 @@ def test_other_settings_are_told_apart_from_a_run_that_goes_on(pushed, settings,
     done = succeeded(again("sft", **given, output_dir=folder, resume_from_checkpoint="false"))
     assert f"{folder}: 2 checkpoints of an earlier run removed\n" in done.out
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-1"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changed", "before"),
+    [
+        ("sft", {"dataloader_num_workers": 1, "dataset_num_proc": 2, "eval_accumulation_steps": 2, "log_level": "error"}, 0),
+        # The marker is that of a run whose version recorded the address, with which it would differ.
+        ("grpo", {"vllm_server_host": "gpu7", "vllm_server_port": 8123, "vllm_group_port": 51217}, 8000),
+    ],
+)  # fmt: skip
+def test_where_and_how_a_run_works_keeps_none_from_going_on(recipe, changed, before, pushed, settings, tmp_path):
+    first, _ = pushed(recipe)
+    folder = as_killed(first, tmp_path / "run", 2)
+    marker = json.loads((folder / UNFINISHED).read_text())
+    assert not changed.keys() & marker["settings"].keys()
+    marker["settings"] |= dict.fromkeys(changed, before)
+    write_json(folder / UNFINISHED, marker)
+    done = succeeded(again(recipe, **settings[recipe], **changed, output_dir=folder))
+    assert f"resuming from {folder}/checkpoint-2;" in done.out and differing(first, folder) == set()
 
 
 def test_other_steps_between_logs_evaluations_and_checkpoints_hold_from_then_on(pushed, settings, tmp_path):

@@ -60,18 +60,25 @@ def decoded(data: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def fence_after(line: str, fence: str) -> str:
+    """The fence that Markdown's code stands in after a line, "" for none, given the one that it stood in before."""
+    if not (mark := FENCE.match(line)):
+        return fence
+    if not fence:
+        return mark[1]
+    return "" if mark[1].startswith(fence) and not line.strip().strip(fence[0]) else fence
+
+
 def markdown_headings(lines: list[str]) -> Iterator[Heading]:
     """The headings in Markdown, those in fenced code aside."""
     fence = ""
     for number, line in enumerate(lines):
-        if mark := FENCE.match(line):
-            if not fence:
-                fence = mark[1]
-            elif mark[1].startswith(fence) and not line.strip().strip(fence[0]):
-                fence = ""
-        elif not fence and (found := ATX.match(line)):
+        before, fence = fence, fence_after(line, fence)
+        if before or fence:
+            continue
+        if found := ATX.match(line):
             yield Heading(number, number + 1, len(found[1]), found[2])
-        elif not fence and (under := SETEXT.match(line)) and number and _can_be_title(lines, number - 1):
+        elif (under := SETEXT.match(line)) and number and _can_be_title(lines, number - 1):
             yield Heading(number - 1, number + 1, 1 if under[1][0] == "=" else 2, lines[number - 1].strip())
 
 

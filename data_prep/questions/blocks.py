@@ -3,10 +3,11 @@
 import re
 from typing import NamedTuple
 
+from data_prep.documents.sections import fence_after
+
 HEADING, PARAGRAPH, TABLE, CODE = "heading", "paragraph", "table", "code"
 MARKDOWN = re.compile(r"[ ]{0,3}#{1,6}[ \t]+(\S.*?)[ \t]*#*[ \t]*$")
 UNDERLINE = re.compile(r"[ ]{0,3}([=\-~^\"'*+#`])\1{2,}[ \t]*$")
-FENCE = re.compile(r"[ ]{0,3}(```|~~~)")
 # Sentences end at the full stops of Chinese; at those of English where a new sentence or nothing follows.
 SENTENCE_END = re.compile(r"[。！？]+[”』」）]*|[.!?]+[\"')\]”]*(?=\s+[A-Z0-9`'\"(\[*]|\s*\Z)")
 ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|cf|fig|eq|no|al|dr|mr|mrs|st|resp)|\b[A-Z])\.\Z", re.IGNORECASE)
@@ -45,21 +46,23 @@ def blocks(text: str) -> list[Block]:
         start, position = position, position + len(line)
         bare = line.rstrip()
         end = start + len(bare)
-        if fence:
+        underlined = not fence and len(current) == 1 and UNDERLINE.match(bare)
+        underlined = underlined and not text.startswith((" ", "\t", "|"), current[0][0])
+        # Four tildes or more, as long as the line above: the underline of reStructuredText, no fence of Markdown.
+        tildes = underlined and bare.startswith("~~~~") and len(bare) >= current[0][1] - current[0][0]
+        before, fence = fence, "" if tildes else fence_after(bare, fence)
+        if before or fence:
+            if not before:
+                close()
             current.append((start, end))
-            if bare.strip() == fence:
+            if not fence:
                 close(CODE)
-                fence = ""
-        elif opened := FENCE.match(bare):
-            close()
-            fence = opened[1]
-            current.append((start, end))
         elif not bare:
             close()
         elif title := MARKDOWN.match(bare):
             close()
             found.append(Block(HEADING, start + title.start(1), start + title.end(1)))
-        elif len(current) == 1 and UNDERLINE.match(bare) and not text.startswith((" ", "\t", "|"), current[0][0]):
+        elif underlined:
             found.append(_trimmed(text, HEADING, *current.pop()))
         elif UNDERLINE.match(bare) and not current:
             pass  # the line over a title, or between two parts

@@ -28,6 +28,14 @@ class Refused(InputError):
         self.reason, self.requests = reason, requests
 
 
+class _Told(InputError):
+    """What a server says in place of a reply, under status 200. `code` is the status that it names, None if it names none."""
+
+    def __init__(self, message: str, reason: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.reason, self.code = reason, code
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirect would carry the key to another host."""
 
@@ -64,6 +72,10 @@ class Server(NamedTuple):
                     raise Refused(f"{self.url}: {reason}", reason, tried + 1) from None
                 if error.code not in BUSY:
                     raise InputError(f"{self.url}: {reason}") from None
+            except _Told as error:
+                reason, wait = error.reason, ""
+                if error.code not in BUSY:
+                    raise Refused(str(error), reason, tried + 1) from None
             except (OSError, http.client.HTTPException) as error:  # no connection, a time-out, a reply that breaks off
                 reason, wait = self._safe(str(getattr(error, "reason", error)) or type(error).__name__), ""
             if tried < self.retries:
@@ -169,7 +181,11 @@ class Server(NamedTuple):
         value = self._parsed(content, "reply", expected)
         try:
             choice, usage = value["choices"][0], value.get("usage") or {}
-            text = choice["message"].get("content") or ""
+            self._check_told(choice, "reply")
+            finish, message = choice.get("finish_reason"), choice["message"]
+            if finish == "content_filter" and not (message or {}).get("content"):
+                raise self._told("found no text in its reply", finish)
+            text = message.get("content") or ""
             if not isinstance(text, str):
                 raise TypeError
         except (LookupError, TypeError, AttributeError):
@@ -177,7 +193,7 @@ class Server(NamedTuple):
         counts = {key: usage.get(key) for key in ("prompt_tokens", "completion_tokens")}
         return {
             "text": text.encode("utf-8", "replace").decode(),  # JSON may hold half a surrogate pair
-            "finish": choice.get("finish_reason"),
+            "finish": finish,
             **{key: count if isinstance(count, int) else None for key, count in counts.items()},
         }
 
@@ -185,12 +201,23 @@ class Server(NamedTuple):
         """The object in `content`. Raises InputError for what is none, and for an error that the server tells in it."""
         try:
             value = json.loads(content)
-            told = value.get("error")
-        except (ValueError, AttributeError, RecursionError):
-            raise self._strange(content, what, expected) from None
-        if told:  # some servers write "error": null beside a text
-            raise InputError(f"{self.url}: found an error in place of a {what} ({self._safe(_message(told))})")
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise self._strange(content, what, expected)
+        self._check_told(value, what)
         return value
+
+    def _check_told(self, value: dict, what: str) -> None:
+        """Raise `_Told` for an error in a reply, or in the choice of one."""
+        if told := value.get("error"):  # some servers write "error": null beside a text
+            code = str(told.get("code") if isinstance(told, dict) else None)
+            found = f"found an error in place of a {what}"
+            raise self._told(found, _message(told), int(code) if code.isdecimal() else None)
+
+    def _told(self, found: str, said: str, code: int | None = None) -> _Told:
+        reason = f"{found} ({self._safe(said)})"
+        return _Told(f"{self.url}: {reason}", reason, code)
 
     def _strange(self, content: bytes, what: str, expected: str) -> InputError:
         found = shorten(self._hidden(content.decode("utf-8", "replace")))

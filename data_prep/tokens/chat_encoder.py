@@ -36,7 +36,8 @@ MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 TOOL_RESPONSE = re.compile(r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOTALL)
 
 
-EXCHANGE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+ANSWER = "Bonjour"  # no part of what templates write around it
+EXCHANGE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": ANSWER}]
 
 
 class Encoded(NamedTuple):
@@ -391,7 +392,7 @@ def encode_text(tokenizer, text: str) -> list[int]:
 
 
 def end_of_turn(tokenizer) -> str | None:
-    """The special token that closes an assistant's turn in the tokenizer's chat template, or None.
+    """The special token that closes an assistant's turn in the tokenizer's chat template, the first after its text, or None.
 
     Nothing is encoded: a ChatEncoder copies the tokenizer, which takes seconds for a large vocabulary. Raises InputError for
     a template whose assistant's turns cannot be found.
@@ -405,5 +406,7 @@ def end_of_turn(tokenizer) -> str | None:
     except (TemplateError, TypeError, RecursionError) as error:
         raise _not_rendered(EXCHANGE, error) from None
     # Not by the tokenizer's named special tokens alone: Gemma 3 does not name its end of turn.
-    special = special_token_text(tokenizer).findall("".join(text[begin:end] for begin, end in spans))
-    return special[-1] if special else None
+    # The first: behind it others may end the whole conversation, as Phi-3's <|endoftext|>.
+    _, _, behind = "".join(text[begin:end] for begin, end in spans).rpartition(ANSWER)
+    found = special_token_text(tokenizer).search(behind)
+    return found[0] if found else None

@@ -87,7 +87,8 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
     """Instances of `dataclass_types` from `--config x.yaml` and the command line, which wins.
 
     `bf16` and `use_cpu` default to what the machine has, so that one YAML serves a laptop and a GPU; either can be
-    set, and the launcher's precision does not count. Without any argument the recipe's own docstring is shown.
+    set, and the launcher's precision does not count. Without any argument the recipe's own docstring is shown. Each
+    instance has the names of what was given, of all of them, under `given`: the libraries derive other values from these.
 
     Args:
         refused: fields that this recipe does not read, {field: what to do instead}; `REFUSED` is added.
@@ -153,6 +154,8 @@ def parse_arguments(*dataclass_types, refused: dict[str, str] | None = None) -> 
     except (ValueError, TypeError, KeyError, ImportError, OSError, NotImplementedError) as error:
         raise InputError(" ".join(str(error).split())) from None
     _check_together(parsed, given)
+    for each in parsed:
+        each.given = given
     if not any(getattr(each, "torch_compile", False) for each in parsed):  # compiled shapes are few
         without_cudnn_attention()
     if any(getattr(each, "use_cpu", False) for each in parsed):

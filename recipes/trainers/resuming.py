@@ -60,8 +60,32 @@ WITHOUT_EFFECT = {
     "hub_model_id",
     "hub_private_repo",
     "hub_revision",
+    "hub_strategy",
+    "hub_always_push",
     "save_total_limit",
+    "save_on_each_node",
+    "enable_jit_checkpoint",
     "reward_gate",
+    *("project", "trackio_space_id", "trackio_static_space_id", "trackio_bucket_id"),
+    *("log_level", "log_level_replica", "log_on_each_node", "skip_memory_metrics"),
+    *(
+        "log_completions",
+        "log_completions_hub_repo",
+        "log_multimodal",
+        "log_unique_prompts",
+        "num_completions_to_print",
+    ),
+    # How fast, and in how much memory: the same batches in the same order. Not dataloader_in_order.
+    *(
+        "dataloader_num_workers",
+        "dataloader_persistent_workers",
+        "dataloader_prefetch_factor",
+        "dataloader_pin_memory",
+    ),
+    *("dataloader_multiprocessing_context", "dataset_num_proc", "ddp_timeout"),
+    *("torch_empty_cache_steps", "eval_accumulation_steps"),
+    *("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_group_port"),
+    *("vllm_gpu_memory_utilization", "vllm_enable_sleep_mode"),
 }
 # Settings that a resumed run cannot change: the checkpoint holds them, in its optimizer or in its weights.
 HELD = {
@@ -201,7 +225,8 @@ def differences(before: dict, now: dict) -> dict[str, list[str]]:
 
     Of what a run of an earlier version of this repository did not record, nothing is said.
     """
-    settings = changes(before["settings"], now["settings"])
+    earlier = {key: value for key, value in before["settings"].items() if key not in WITHOUT_EFFECT}
+    settings = changes(earlier, now["settings"])
     found = {"settings": settings}
     told = {change.split()[0] for change in settings}
     found["files"] = changed_inputs(before["inputs"], now["inputs"], told) if "inputs" in before else []

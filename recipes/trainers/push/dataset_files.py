@@ -1,12 +1,23 @@
 """Pushing data: the rows that were kept, without the folders of this machine, and a card of what the reports say."""
 
-from collections.abc import Iterable
+import csv
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from data_prep.common.errors import InputError
-from data_prep.common.files import existing, read_json, read_jsonl, write_json, write_jsonl
+from data_prep.common.files import (
+    atomic_write,
+    existing,
+    read_json,
+    read_jsonl,
+    regular_file,
+    write_json,
+    write_jsonl,
+)
+from data_prep.common.text import shorten
+from data_prep.rows.json_rows import LIMIT
 from recipes.trainers.push.lineage import object_in
 from recipes.trainers.push.names import is_path, names_of, paths_in, short_names, shown
 
@@ -43,22 +54,42 @@ def data_files_to_push(path: Path, card: str, temporary: Path) -> dict[str, Path
     """
     files: dict[str, Path | bytes] = {"README.md": card.encode()}
     found = data_in(path)
-    named_in = {each: {name for row in rows_in(each) for name in files_named(row)} for each in found if is_json(each)}
+    named_in = {each: {name for row in rows_in(each) for name in files_named(row)} for each in found}
     names = short_names(name for own in named_in.values() for name in sorted(own))
     for each in found:
-        files[each.name] = without_paths(each, names, temporary) if any(map(is_path, named_in.get(each, ()))) else each
+        files[each.name] = without_paths(each, names, temporary) if any(map(is_path, named_in[each])) else each
     return files
 
 
 def without_paths(path: Path, names: dict[str, str], temporary: Path) -> Path:
     """A copy of a file whose rows name files of this machine, with their `names`."""
-    rows = (with_names(row, names) for row in rows_in(path))
     copy = temporary / path.name
-    if path.suffix == ".json":
-        write_json(copy, [*rows])
+    if path.suffix == ".csv":
+        with atomic_write(copy) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            for row in cells_in(path):
+                writer.writerow(with_names({name: cell}, names)[name] for name, cell in row)
+    elif path.suffix == ".parquet":
+        write_parquet(path, copy, names)
+    elif path.suffix == ".json":
+        write_json(copy, [with_names(row, names) for row in rows_in(path)])
     else:
-        write_jsonl(copy, rows)
+        write_jsonl(copy, (with_names(row, names) for row in rows_in(path)))
     return copy
+
+
+def write_parquet(path: Path, copy: Path, names: dict[str, str]) -> None:
+    """A copy of a Parquet file with the same schema, whose rows name files by their `names`."""
+    import pyarrow  # slow to import
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file, pyarrow.parquet.ParquetWriter(copy, file.schema_arrow) as writer:
+        for batch in file.iter_batches():
+            for index, field in enumerate(batch.schema):
+                if field.name in NAMES_A_FILE:
+                    values = [with_names({field.name: value}, names)[field.name] for value in batch[index].to_pylist()]
+                    batch = batch.set_column(index, field, pyarrow.array(values, field.type))
+            writer.write_batch(batch)
 
 
 def is_json(path: Path) -> bool:
@@ -66,13 +97,44 @@ def is_json(path: Path) -> bool:
 
 
 def rows_in(path: Path) -> Iterable[dict]:
-    """The rows of a file of JSON Lines, or of one JSON list."""
+    """The rows of a file of JSON Lines or of one JSON list; of CSV and Parquet the cells that may name files, one by one."""
     if path.suffix == ".jsonl":
         return read_jsonl(path)
+    if path.suffix == ".csv":
+        return ({name: cell} for row in cells_in(path) for name, cell in row if name in NAMES_A_FILE)
+    if path.suffix == ".parquet":
+        return parquet_cells(path)
     rows = read_json(path)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path}: expected a list of rows, each a JSON object")
     return rows
+
+
+def cells_in(path: Path) -> Iterator[list[tuple[str, str]]]:
+    """The rows of a CSV file, each as (name of the column, cell); "" is that of a cell too many, and of the names themselves."""
+    csv.field_size_limit(LIMIT)
+    try:
+        with regular_file(path).open(encoding="utf-8", newline="") as file:
+            columns: list[str] = []
+            for row in csv.reader(file, strict=True):
+                yield [*zip(columns + [""] * len(row), row, strict=False)]
+                columns = columns or [cell.removeprefix("\ufeff") for cell in row]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as CSV ({error}); expected CSV in UTF-8") from None
+
+
+def parquet_cells(path: Path) -> Iterator[dict]:
+    import pyarrow  # slow to import
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(regular_file(path)) as file:
+            columns = [name for name in file.schema_arrow.names if name in NAMES_A_FILE]
+            for batch in file.iter_batches(columns=columns) if columns else ():
+                for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                    yield from ({name: value} for value in column.to_pylist())
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{path}: cannot be read as Parquet ({shorten(str(error))})") from None
 
 
 def files_named(row: dict) -> Iterable[str]:
@@ -81,7 +143,7 @@ def files_named(row: dict) -> Iterable[str]:
         if isinstance(row.get(key), dict):
             yield from files_named(row[key])
         else:
-            yield from paths_in(row.get(key), every=True)
+            yield from filter(None, paths_in(row.get(key), every=True))
 
 
 def with_names(row: dict, names: dict[str, str]) -> dict:

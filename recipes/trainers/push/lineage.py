@@ -1,5 +1,6 @@
 """Which stages made the model in a folder, read off the records of its runs."""
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -74,17 +75,29 @@ def object_in(path: Path) -> dict:
     return value if isinstance(value, dict) else {}
 
 
+def place_of_results(folder: Path, record: dict) -> Path:
+    """Where the results of a folder are: where its recipe wrote them, or the same place of a copy of the whole run.
+
+    Records of earlier versions tell the first alone: by its name, `results` beside the folder is taken for the second.
+    """
+    told, way, here = record.get("results_dir"), record.get("results_from_model"), folder.absolute()
+    beside = here.parent / "results"
+    if way:
+        own = Path(os.path.normpath(here / way))
+    else:
+        own = beside if told is None or Path(told).name == beside.name else Path(told)
+    return next((place for place in (own, Path(told or own)) if place.is_dir()), beside)
+
+
 def results_in(folder: Path, record: dict, results_dir: str | None = None) -> list[dict]:
     """Everything that a stage or an evaluation wrote where the results of a folder are, in the order of their names.
 
     What lies in the folder itself is its own. A file may have been renamed, as recipes/compare.sh does with those of other
     seeds: its "stage" here is its name. "place" is the folder in which it lies.
     """
-    beside = folder.absolute().parent / "results"
-    told = results_dir or record.get("results_dir")
-    places = [folder, beside if told is None or not Path(told).is_dir() else Path(told)]
+    given = Path(results_dir) if results_dir and Path(results_dir).is_dir() else None
     found = {}
-    for place in places:
+    for place in (folder, given or place_of_results(folder, record)):
         for path in sorted(place.glob("*.json")):
             if path.name not in NO_RESULTS and "stage" in (value := object_in(path)):
                 found.setdefault(path.stem, {**value, "stage": path.stem, "place": place})

@@ -1,6 +1,7 @@
 """What a run writes down for the model card, beside its settings: what was given, and with which versions."""
 
 import dataclasses
+import os
 import platform
 from collections.abc import Collection
 from importlib import metadata
@@ -21,15 +22,18 @@ MODELS = ("model_name_or_path", "sft_model_path", "reward_model_path", "value_mo
 def record_of(arguments: tuple, left_out: Collection[str]) -> dict:
     """What a run records as plain JSON.
 
-    "given": the settings that differ from their defaults, but for those in `left_out`; "local": the models that were
-    folders when it began, where a name alone would not tell a folder from an id of the Hub; "results_dir"; "versions".
+    "given": the settings that were given (of arguments that `parse_arguments` did not read: all) and differ from their
+    defaults, but for those in `left_out`; "local": the models that were folders when it began, where a name alone would not
+    tell a folder from an id of the Hub; "results_dir", and "results_from_model", the way there from `output_dir`, which
+    copies keep; "versions".
     """
     given, values = {}, {}
     for each in arguments:
         for field in dataclasses.fields(each):
             value = values[field.name] = getattr(each, field.name, None)
             default = field.default_factory() if callable(field.default_factory) else field.default
-            if value != default and plain(value) and field.name not in {*left_out, *UNTOLD}:
+            told = field.name in getattr(each, "given", {field.name}) and field.name not in {*left_out, *UNTOLD}
+            if told and value != default and plain(value):
                 given[field.name] = value
     local = [values[name] for name in MODELS if values.get(name) and Path(values[name]).exists()]
     versions = {"python": platform.python_version()}
@@ -37,7 +41,10 @@ def record_of(arguments: tuple, left_out: Collection[str]) -> dict:
         versions[package] = metadata.version(package)
     if made_by := commit():
         versions["gpt-recipes"] = made_by
-    return {"given": given, "local": local, "results_dir": values.get("results_dir"), "versions": versions}
+    results, output = values.get("results_dir"), values.get("output_dir")
+    way = os.path.relpath(results, output) if results and output else None
+    record = {"given": given, "local": local, "results_dir": results, "results_from_model": way}
+    return {**record, "versions": versions}
 
 
 def plain(value) -> bool:
