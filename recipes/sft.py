@@ -119,7 +119,14 @@ def show_mask(tokenizer, row: dict) -> None:
 
 def take_end_of_turn(tokenizer, args: "trl.SFTConfig") -> None:
     """Let an answer end where the chat template ends it, if `eos_token` does not say where: else no answer stops."""
-    end = end_of_turn(tokenizer)
+    try:
+        end = end_of_turn(tokenizer)
+    except InputError:  # turns that cannot be found
+        if args.assistant_only_loss:
+            raise
+        return
+    if args.assistant_only_loss and not end:
+        print("no special token closes an assistant's turn in the chat template: the model may not learn to stop")
     if not args.eos_token and end and end != tokenizer.eos_token:
         print(
             f"eos_token: {end}, which closes an assistant's turn in the chat template, in place of {tokenizer.eos_token}"
