@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep.planning.measure import conversations_in, labels_in, measure_turns, rankings_in
-from data_prep.readers.prompts import read_prompts
+from data_prep.readers.prompts import load_prompts
 from data_prep.rows.read import data_files
 from data_prep.tokens.sft_dataset import template_roles
 from data_prep.tokens.shards import TokenShards
@@ -56,9 +56,9 @@ def data_of(stage: str, values: dict, tokenizer, made: int | None) -> Data | Non
         return None
     with contextlib.redirect_stdout(io.StringIO()):  # what a reader counts is told when the recipe reads
         if key == "prompts":
-            rows = read_prompts(values[key], None, 0, "repair")
+            rows = load_prompts(values[key], "repair")
             template = {"add_generation_prompt": True, "return_dict": False}
-            sampled = [tokenizer.apply_chat_template(row["prompt"], **template) for row in rows[:PROMPTS]]
+            sampled = [tokenizer.apply_chat_template(prompt, **template) for prompt in rows[:PROMPTS]["prompt"]]
             lengths = np.array([len(ids) for ids in sampled])
             return Data(len(rows), 1, lengths, float(lengths.mean()))
         if stage == "sft":
