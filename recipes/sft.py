@@ -53,6 +53,11 @@ REFUSED = {
     "truncation_mode": "see long",
     "completion_only_loss": "see assistant_only_loss",
 }
+WITHOUT_TEMPLATE = (
+    "Give chat_template_path (--chat_template_path FILE): data_prep/chat_template.jinja for a tokenizer that has <|end|>, "
+    "recipes/configs/qwen2.5_7b_lora/chat_template.jinja for one that has <|im_end|>, for others a template that ends an "
+    "answer on their eos_token"
+)
 
 
 @dataclass
@@ -157,7 +162,7 @@ def main() -> None:
         tokenizer.chat_template = existing(args.chat_template_path).read_text(encoding="utf-8")
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     args.max_length = args.max_length or context_of(config)
-    check_context(tokenizer, config, args.max_length)
+    check_context(tokenizer, config, args.max_length, WITHOUT_TEMPLATE)
     take_end_of_turn(tokenizer, args)
     if script.max_new_tokens >= (positions := context_of(config) or math.inf):
         raise InputError(f"max_new_tokens is {script.max_new_tokens}, but the model has {positions} positions")

@@ -342,6 +342,8 @@ def test_a_chat_template_that_is_given_is_the_one_that_is_shown_and_saved(tiny_m
     save(model, tokenizer, tmp_path / "base")
     (tmp_path / "given.jinja").write_text(template.replace("'<|assistant|>'", "'<|assistant|> '"))
     given = {**sft_settings, **EXACT, "model_name_or_path": tmp_path / "base", "max_steps": 1, "logging_steps": 1}
+    done = again("sft", **given, output_dir=tmp_path / "sft")
+    assert "--chat_template_path FILE): data_prep/chat_template.jinja for" in refused(done, "found no chat template")
     given |= {"chat_template_path": tmp_path / "given.jinja", "output_dir": tmp_path / "sft"}
     done = succeeded(again("sft", **given))
     assert "<|user|>a<|end|><|assistant|> [yes<|end|>]<|user|>" in done.out
