@@ -39,7 +39,7 @@ HOW = {"reward": "recipes/reward.py trains one", "ppo": "recipes/ppo.py trains o
 def read_heldout(models: dict, settings: dict, arguments: argparse.Namespace, quarantine: Path) -> list[dict]:
     """The held-out prompts, `--limit` of them, none of which reward model or PPO was trained on."""
     files, its = heldout_of(settings, arguments.heldout)
-    rows = read_prompts(files, None, 0, its.get("on_bad", "error"), quarantine, its.get("columns"))
+    rows = read_prompts(files, None, 0, its.get("on_bad", "error"), quarantine, its.get("columns"), can_choose=False)
     if models["reward"]:
         trained, unknown = trained_prompts(models["reward"])
         if unknown:
@@ -116,7 +116,8 @@ def main() -> None:
     training = []
     if models["ppo"]:
         quarantine = results_dir / "quarantine_diagnosis.jsonl"
-        training = read_prompts(its["prompts"], None, 0, its.get("on_bad", "error"), quarantine, its.get("columns"))
+        policy = its.get("on_bad", "error")
+        training = read_prompts(its["prompts"], None, 0, policy, quarantine, its.get("columns"), can_choose=False)
         own, other = (map(prompt_key, (row["prompt"] for row in rows)) for rows in (training, heldout))
         check_disjoint(own, other, arguments.heldout or its.get("heldout") or ["the held-out data"])
         training = at_most(training, arguments)

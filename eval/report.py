@@ -208,7 +208,7 @@ def main() -> None:
     (run,) = arguments.runs
     results = {path.stem: read_json(path) for path in sorted(run.glob("results/*.json"))}
     asked = Path(arguments.prompts or data_file(run, "conversations_heldout"))
-    every = read_prompts(asked, None, 0) if asked.exists() else []
+    every = read_prompts(asked, None, 0, can_choose=False) if asked.exists() else []
     questions = every
     if arguments.limit < len(every):
         print(f"{arguments.limit:,} of {len(every):,} prompts are used (--limit)")

@@ -53,6 +53,11 @@ REFUSED = {
     "truncation_mode": "see long",
     "completion_only_loss": "see assistant_only_loss",
 }
+WITHOUT_TEMPLATE = (
+    "Give chat_template_path (--chat_template_path FILE): data_prep/chat_template.jinja for a tokenizer that has <|end|>, "
+    "recipes/configs/qwen2.5_7b_lora/chat_template.jinja for one that has <|im_end|>, for others a template that ends an "
+    "answer on their eos_token"
+)
 
 
 @dataclass
@@ -119,7 +124,14 @@ def show_mask(tokenizer, row: dict) -> None:
 
 def take_end_of_turn(tokenizer, args: "trl.SFTConfig") -> None:
     """Let an answer end where the chat template ends it, if `eos_token` does not say where: else no answer stops."""
-    end = end_of_turn(tokenizer)
+    try:
+        end = end_of_turn(tokenizer)
+    except InputError:  # turns that cannot be found
+        if args.assistant_only_loss:
+            raise
+        return
+    if args.assistant_only_loss and not end:
+        print("no special token closes an assistant's turn in the chat template: the model may not learn to stop")
     if not args.eos_token and end and end != tokenizer.eos_token:
         print(
             f"eos_token: {end}, which closes an assistant's turn in the chat template, in place of {tokenizer.eos_token}"
@@ -148,7 +160,7 @@ def main() -> None:
         tokenizer.chat_template = read_template(args.chat_template_path)
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     args.max_length = args.max_length or context_of(config)
-    check_context(tokenizer, config, args.max_length)
+    check_context(tokenizer, config, args.max_length, WITHOUT_TEMPLATE)
     take_end_of_turn(tokenizer, args)
     if script.max_new_tokens >= (positions := context_of(config) or math.inf):
         raise InputError(f"max_new_tokens is {script.max_new_tokens}, but the model has {positions} positions")

@@ -367,6 +367,10 @@ def test_what_cannot_be_diagnosed_is_one_line(parts, command, tmp_path):
         refused(command(*run, "--judge", parts / name), f"--judge {parts / name}: {only}")
     refused(command(*run, "--with_judge_as_reward"), "--with_judge_as_reward: there is no PPO run whose settings")
     refused(command(*run, "--heldout", parts / "prompts.json"), "the reward model was trained on every prompt")
+    write_json(tmp_path / "bad.json", [conversation("1", "a", " ")])
+    told = refused(command(*run, "--heldout", tmp_path / "bad.json"), "1 row cannot be used: 1 × empty turn")
+    # Without an option to choose by, none is named.
+    assert told.endswith("\nFix them and run the same command again.") and "on_bad" not in told
     shutil.copytree(parts / "random", tmp_path / "sft")
     refused(command("--run", tmp_path), "found no held-out prompts in the settings of the models; expected --heldout")
     refused(

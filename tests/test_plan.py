@@ -460,6 +460,18 @@ def test_the_value_model_starts_from_the_policy_where_the_reward_model_reads_oth
     assert value == policy + 32 != reward  # the policy's tied head is its table; a score of 32 weights beside it
 
 
+def test_prompts_that_training_refuses_are_refused(tiny_model_dir, command, tmp_path):
+    call = {"role": "assistant", "tool_calls": [{"name": "add", "arguments": {"a": 2}}]}
+    turns = [{"role": "user", "content": "2+2?"}, call]
+    (tmp_path / "rows.json").write_text(json.dumps([{"messages": turns}]))
+    text = (
+        f"model_name_or_path: {tiny_model_dir}\nprompts: [{tmp_path / 'rows.json'}]\noutput_dir: {tmp_path / 'out'}\n"
+    )
+    (tmp_path / "grpo.yaml").write_text(text + "reward_funcs: [data_prep.rewards.exact_match]\n")
+    code, out, err = command(plan, tmp_path / "grpo.yaml")
+    assert code == 1 and "found turns of function_call; expected system, user, assistant only: recipes/sft.py" in err
+
+
 @pytest.mark.slow
 def test_two_steps_are_measured_and_nothing_is_left(tiny_sft, planned, command, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

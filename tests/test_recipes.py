@@ -39,6 +39,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
+from trl.chat_template_utils import get_training_chat_template
 
 from data_prep.common.files import write_json, write_jsonl
 from data_prep.models.generation import generate_answers
@@ -341,10 +342,65 @@ def test_a_chat_template_that_is_given_is_the_one_that_is_shown_and_saved(tiny_m
     save(model, tokenizer, tmp_path / "base")
     (tmp_path / "given.jinja").write_text(template.replace("'<|assistant|>'", "'<|assistant|> '"))
     given = {**sft_settings, **EXACT, "model_name_or_path": tmp_path / "base", "max_steps": 1, "logging_steps": 1}
+    done = again("sft", **given, output_dir=tmp_path / "sft")
+    assert "--chat_template_path FILE): data_prep/chat_template.jinja for" in refused(done, "found no chat template")
     given |= {"chat_template_path": tmp_path / "given.jinja", "output_dir": tmp_path / "sft"}
     done = succeeded(again("sft", **given))
     assert "<|user|>a<|end|><|assistant|> [yes<|end|>]<|user|>" in done.out
     assert AutoTokenizer.from_pretrained(tmp_path / "sft").chat_template == (tmp_path / "given.jinja").read_text()
+
+
+@pytest.fixture(scope="module")
+def marked(tiny_model_dir, sft_settings, tmp_path_factory) -> tuple[dict, Done, Path]:
+    """(settings, what is printed, the model) of fine-tuning on several turns, by a template with marks."""
+    folder = tmp_path_factory.mktemp("marked")
+    rows = [
+        conversation("1", "ab", "yes", "c", "no", system="S"),
+        conversation("2", "d", "e"),
+        conversation("3", "f", "g"),
+    ]
+    write_json(folder / "turns.json", rows)
+    given = {"conversations": folder / "turns.json", "assistant_only_loss": True, "max_length": POSITIONS}
+    given |= {**EXACT, "max_steps": 2, "learning_rate": 0.01, "max_new_tokens": 4, "per_device_train_batch_size": 2}
+    done = succeeded(again("sft", **given, model_name_or_path=tiny_model_dir, output_dir=folder / "sft"))
+    return given, done, folder / "sft"
+
+
+@pytest.mark.parametrize("templates", ["one", "two"])
+def test_a_template_without_marks_that_trl_does_not_know_trains_as_one_with_marks(
+    templates, marked, tiny_model_dir, tmp_path
+):
+    """As Llama 3.1's; Hermes' tokenizers have two, of which one is for tools."""
+    given, with_marks, folder = marked
+    model, tokenizer = loaded(tiny_model_dir)
+    unmarked = re.sub(r"{%- (end)?generation -%}", "", tokenizer.chat_template)
+    assert unmarked != tokenizer.chat_template and "generation -%}" not in unmarked
+    tokenizer.chat_template = unmarked
+    with pytest.raises(ValueError, match="not supported for this template"):
+        get_training_chat_template(tokenizer)
+    if templates == "two":
+        tokenizer.chat_template = {"default": unmarked, "tool_use": unmarked}
+    save(model, tokenizer, tmp_path / "base")
+    done = succeeded(again("sft", **given, model_name_or_path=tmp_path / "base", output_dir=tmp_path / "sft"))
+    shown = "<|system|>S<|end|><|user|>ab<|end|><|assistant|>[yes<|end|>]<|user|>c<|end|><|assistant|>[no<|end|>]\n"
+    assert shown in done.out and shown in with_marks.out
+    assert not differing(tmp_path / "sft", folder) and differing(tmp_path / "sft", tmp_path / "base")
+
+
+@pytest.mark.parametrize(("assistant_only_loss", "told"), [(True, True), (False, False)])
+def test_a_template_that_ends_no_turn_is_said_to_where_that_is_to_be_learned(
+    assistant_only_loss, told, marked, tiny_model_dir, tmp_path
+):
+    """Without add_generation_prompt, and without marks, the loss can only be on every token."""
+    given, *_ = marked
+    turn = "{% generation %}{{ m['content'] }}{% endgeneration %}" if assistant_only_loss else "{{ m['content'] }}"
+    (tmp_path / "t.jinja").write_text(f"{{% for m in messages %}}{{{{ m['role'] }}}}: {turn}\n{{% endfor %}}")
+    given = {**given, "chat_template_path": tmp_path / "t.jinja", "assistant_only_loss": assistant_only_loss}
+    done = succeeded(again("sft", **given, model_name_or_path=tiny_model_dir, output_dir=tmp_path / "sft"))
+    assert ("no special token closes an assistant's turn in the chat template: the mod" in done.out) == told
+    shown = done.out.split("enters the loss:\n  ")[1]
+    # The loss on what is said, or on all but nothing.
+    assert shown.startswith("system: " if told else "[system: ") and ("[yes]" in shown) == told
 
 
 def test_fine_tuning_shorter_than_its_logging_interval_ends_well(tiny_model_dir, sft_settings, tmp_path):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from helpers.completions import serving
 
-from data_prep.common.files import read_json, write_json, write_jsonl
+from data_prep import sample_completions
+from data_prep.common.files import read_json, read_jsonl, write_json, write_jsonl
 from data_prep.common.intervals import bootstrap_interval, detectable_difference
 from data_prep.judging.judges import FUNCTION, REFERENCE
 from data_prep.models.generation import generate_answers
@@ -451,6 +452,33 @@ def test_bad_rows_of_each_kind_are_kept_in_a_file_of_their_own(command, talker, 
         "quarantine_conversations_heldout.jsonl": [("conversations_heldout.json", 5)],
         "quarantine_rankings_heldout.jsonl": [("rankings_heldout.jsonl", 2)],
     }
+
+
+def test_conversations_with_calls_of_tools_are_left_out_and_counted(command, talker, tmp_path):
+    """The data is what the model was trained on, calls and all: its other questions are asked."""
+    run = make_run(tmp_path / "mine", sft=talker("no"))
+    path = run / "data" / "conversations_heldout.json"
+    call = {"from": "function_call", "value": '{"name": "add", "arguments": {"a": 2}}'}
+    turns = [{"from": "human", "value": "2+2?"}, call, {"from": "observation", "value": "4"}]
+    calling = [{"id": f"t{i}", "conversations": [*turns, {"from": "gpt", "value": "4"}]} for i in range(3)]
+    calling += [{"id": "t3", "conversations": turns[:2]}]
+    plain = read_json(path)
+    write_json(path, [*calling[:2], *plain, *calling[2:]])
+    told = "conversations_heldout.json: 8 conversations\nleft out: 4 conversations with calls of tools: recipes/sft.py"
+    code, out, err = command(run_command, "--run", run, "--only", "answers", "--max_new_tokens", 8)
+    assert code == 0 and told in out, err
+    found = read_json(run / "results" / "answers_sft_heldout.json")
+    # "no" is the answer to the second of the four questions that are left.
+    assert (found["prompts"], found["metrics"]["exact_match"]["value"]) == (4, 0.25)
+    code, out, err = command(
+        sample_completions, "--model", run / "sft", "--conversations", path, "--output", tmp_path / "sampled.jsonl"
+    )
+    assert code == 0 and told in out, err
+    sampled = [row["prompt"] for row in read_jsonl(tmp_path / "sampled.jsonl")]
+    assert sampled == [[{"role": "user", "content": question}] for question, _ in QUESTIONS]
+    write_json(path, calling)
+    code, out, err = command(run_command, "--run", run, "--only", "answers")
+    assert code == 1 and err.endswith(": found calls of tools in every row; expected one without\n")
 
 
 def test_a_run_without_held_out_files_says_so(command, talker, tmp_path):

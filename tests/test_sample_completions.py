@@ -91,8 +91,9 @@ def test_bad_rows_end_the_command_or_are_repaired_or_quarantined(tmp_path, sampl
         '{"id": "a", "messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "yes"}]}\n'
         '{"id": "b", "messages": [{"role": "human", "content": "Q"}, {"role": "assistant", "content": "no"},]}\n'
     )
-    with pytest.raises(InputError, match="1 row cannot be used: .*trailing comma"):
+    with pytest.raises(InputError, match="1 row cannot be used: .*trailing comma") as told:
         sample(tmp_path / "chat.jsonl")
+    assert "\non_bad: quarantine leaves" in str(told.value) and "line: --on_bad quarantine. Or" in str(told.value)
     assert [path.name for path in tmp_path.iterdir()] == ["chat.jsonl"]
     rows, out = sample(tmp_path / "chat.jsonl", "--on_bad", "repair")
     assert [(each["id"], each["reference"]) for each in rows] == [("a", "yes"), ("b", "no")]

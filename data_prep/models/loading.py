@@ -30,6 +30,7 @@ STATEFUL = {
     "heavily_compressed_attention",
 }
 BAR_AFTER = 3  # seconds: a small model is there before its bar could be read
+TEMPLATE_FROM = "Use a tokenizer made by data_prep.train_tokenizer or put a chat_template.jinja into its folder"
 
 
 def load_checkpoint(name: str, reward_model: bool = False):
@@ -319,12 +320,14 @@ def _load(kind, name: str, **load):
     return _load_model(kind, name, **load), tokenizer
 
 
-def check_template(tokenizer, name: str) -> None:
-    """Raise InputError for a tokenizer without a chat template, or with one that cannot write a question."""
+def check_template(tokenizer, name: str, otherwise: str = TEMPLATE_FROM) -> None:
+    """Raise InputError for a tokenizer without a chat template, or with one that cannot write a question.
+
+    `otherwise` says where a template can come from, if not from the tokenizer.
+    """
     if tokenizer.chat_template is None:
         raise InputError(
-            f"{name}: found no chat template; expected one, to write conversations as tokens. "
-            "Use a tokenizer made by data_prep.train_tokenizer or put a chat_template.jinja into its folder"
+            f"{name}: found no chat template; expected one, to write conversations as tokens. {otherwise}"
         )
     try:
         tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
@@ -365,12 +368,13 @@ def check_answer(name: str, config, max_new_tokens: int) -> None:
         raise InputError(f"--max_new_tokens {max_new_tokens}: expected {expected}")
 
 
-def check_context(tokenizer, config, max_length: int | None) -> None:
+def check_context(tokenizer, config, max_length: int | None, otherwise: str = TEMPLATE_FROM) -> None:
     """Raise `InputError` where conversations of `max_length` tokens do not fit the tokenizer and checkpoint at hand.
 
     Left alone, these end in an IndexError inside the embedding, or in a template error after the data is loaded.
+    `otherwise` is that of `check_template`.
     """
-    check_template(tokenizer, getattr(tokenizer, "name_or_path", "") or "the tokenizer")
+    check_template(tokenizer, getattr(tokenizer, "name_or_path", "") or "the tokenizer", otherwise)
     check_length(tokenizer, config, max_length)
 
 

@@ -12,7 +12,7 @@ from data_prep.common.arrow_dataset import write_dataset
 from data_prep.common.batches import batched
 from data_prep.common.errors import InputError
 from data_prep.common.text import counted
-from data_prep.readers.conversation_formats import PLAIN_ROLES
+from data_prep.readers.conversation_formats import PLAIN_ROLES, speaker
 from data_prep.readers.conversations import WRITTEN_AT_ONCE, accepted_conversation, close_and_report, message_type
 from data_prep.readers.kinds import classify, kind_of_columns
 from data_prep.readers.preference_formats import REPAIRABLE
@@ -20,7 +20,7 @@ from data_prep.readers.preferences import prompt_key, read_preference, unread_fi
 from data_prep.readers.unread import Tally
 from data_prep.rows.bad_rows import BadRows
 from data_prep.rows.problems import REPAIRED_BY_READING, Row
-from data_prep.rows.read import data_files, identify, rows_of
+from data_prep.rows.read import data_files, identify, names_of, rows_of
 
 
 def last_question(messages: list[dict]) -> list[dict]:
@@ -41,6 +41,7 @@ def prompt_rows(
     columns: dict[str, str] | str | None = None,
     counts: Counter | None = None,
     tally: Tally | None = None,
+    without_tools: bool = False,
 ) -> Iterator[dict]:
     """Rows {"id", "prompt": messages, "reference": str, "place": str} of `files` (see `data_files`); bad ones go to
     `bad_rows`. The place is file and row, for messages.
@@ -50,16 +51,21 @@ def prompt_rows(
     labelled bad comes last, with an empty reference.
 
     Args:
-        counts: gets "preferences" (rows) and "repeated" (those of them that are left out).
+        counts: gets "preferences" (rows), "repeated" (those of them that are left out) and "tools".
         tally: gets the fields that are not read.
+        without_tools: conversations with calls of tools are left out, and counted under "tools"; else they are bad rows.
     """
     counts, tally = Counter() if counts is None else counts, tally or Tally()
     named_kind, columns = kind_of_columns(columns)
+    roles = (*PLAIN_ROLES, "function_call", "tool") if without_tools else PLAIN_ROLES
     read: set[bytes] = set()
     without_good_answer: dict[bytes, dict] = {}
     for row in rows_of(files):
         if (named_kind or classify(row.value)) != "preferences":
-            if conversation := accepted_conversation(row, bad_rows, columns, PLAIN_ROLES, tally):
+            if conversation := accepted_conversation(row, bad_rows, columns, roles, tally):
+                if any(speaker(message) not in PLAIN_ROLES for message in conversation["messages"]):
+                    counts["tools"] += 1
+                    continue
                 prompt, reference = split_last_answer(conversation["messages"])
                 yield {"id": conversation["id"], "prompt": prompt, "reference": reference, "place": _place(row)}
             continue
@@ -102,6 +108,12 @@ def _report(bad_rows: BadRows, files: list[str], counts: Counter, tally: Tally) 
     close_and_report(bad_rows, files, tally, "row" if counts["preferences"] else "conversation")
     if counts["repeated"]:
         print(f"left out: {counted(counts['repeated'], 'preference')} on a prompt that was read before")
+    if counts["tools"]:
+        print(
+            f"left out: {counted(counts['tools'], 'conversation')} with calls of tools: recipes/sft.py alone takes them"
+        )
+        if bad_rows.rows_out == counts["tools"]:
+            raise InputError(f"{names_of(files)}: found calls of tools in every row; expected one without")
 
 
 def read_prompts(
@@ -111,16 +123,18 @@ def read_prompts(
     on_bad: str = "error",
     quarantine=None,
     columns: dict[str, str] | str | None = None,
+    can_choose: bool = True,
 ) -> list[dict]:
     """Rows {"id", "prompt": messages, "reference": str} of `prompt_rows`; `limit` of them sampled by `seed`.
 
-    Prints how many rows were read, repaired and quarantined. `on_bad`, `quarantine`, `columns` and the errors are those
-    of `read_conversations`.
+    Prints how many rows were read, repaired and quarantined, and how many conversations with calls of tools are left out.
+    `on_bad`, `quarantine`, `columns` and the errors are those of `read_conversations`; `can_choose` is that of `BadRows`.
     """
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit}: expected at least 1")
-    bad_rows, files, counts, tally = BadRows(on_bad, quarantine), data_files(paths), Counter(), Tally()
-    rows = list(prompt_rows(files, bad_rows, columns, counts, tally))
+    bad_rows, files = BadRows(on_bad, quarantine, can_choose), data_files(paths)
+    counts, tally = Counter(), Tally()
+    rows = list(prompt_rows(files, bad_rows, columns, counts, tally, without_tools=True))
     for row in rows:
         del row["place"]
     _report(bad_rows, files, counts, tally)

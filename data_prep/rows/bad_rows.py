@@ -48,18 +48,22 @@ class Defects:
                 lines.append(f"  and {counted(rows['bad'] - self.SHOWN, 'row')} more")
         return lines
 
-    def raise_if_any(self, repairable: Iterable[str]) -> None:
+    def raise_if_any(self, repairable: Iterable[str], can_choose: bool) -> None:
         """Raise one `InputError` that says what is wrong, then what to do; nothing if no row is bad."""
         if not self.files:
             return
         lines = self.lines()
         found = {kind for _, kinds, _ in self.files.values() for kind in kinds}
-        if certain := [kind for kind in repairable if kind in found]:
+        certain = [kind for kind in repairable if kind in found]
+        if can_choose and certain:
             lines.append(f"on_bad: repair can repair: {', '.join(certain)}.")
-        lines.append(
-            "on_bad: quarantine leaves bad rows out and keeps them, unchanged, in a file of their own. Or fix them "
-            "and run the same command again."
-        )
+        if can_choose:
+            lines.append(
+                "on_bad: quarantine leaves bad rows out and keeps them, unchanged, in a file of their own; on the command "
+                "line: --on_bad quarantine. Or fix them and run the same command again."
+            )
+        else:
+            lines.append("Fix them and run the same command again.")
         raise InputError("\n".join(lines))
 
 
@@ -77,12 +81,13 @@ class BadRows:
     Attributes: rows_in = rows_out + quarantined; `repaired`, {kind of problem: rows}.
     """
 
-    def __init__(self, on_bad: str, quarantine: str | Path | None = None) -> None:
+    def __init__(self, on_bad: str, quarantine: str | Path | None = None, can_choose: bool = True) -> None:
+        """`can_choose=False`: the command has no option on_bad, and its errors name none."""
         if on_bad not in ON_BAD:
             raise InputError(f"on_bad is {on_bad!r}; expected {', '.join(ON_BAD)}")
         if on_bad == "quarantine" and quarantine is None:
             raise InputError("on_bad is 'quarantine', but there is no file for the bad rows; expected error or repair")
-        self.on_bad, self.quarantine = on_bad, quarantine
+        self.on_bad, self.quarantine, self._can_choose = on_bad, quarantine, can_choose
         self.repaired: Counter = Counter()
         self.rows_in = self.rows_out = self.quarantined = 0
         self._defects = Defects()
@@ -123,7 +128,7 @@ class BadRows:
     def close(self) -> None:
         """Under error and repair, raise one InputError for all bad rows; under quarantine, finish its file."""
         if self.on_bad != "quarantine":
-            self._defects.raise_if_any(self._repairable)
+            self._defects.raise_if_any(self._repairable, self._can_choose)
         if self.quarantine is not None and not self.quarantined:
             Path(self.quarantine).unlink(missing_ok=True)
         self._stack.close()

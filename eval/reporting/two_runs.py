@@ -207,7 +207,7 @@ def same_questions(runs: tuple[Path, Path], arguments) -> list[tuple[dict, list[
     paths = [Path(arguments.prompts or data_file(run, "conversations_heldout")) for run in runs]
     if digest(paths[0]) is None or digest(paths[0]) != digest(paths[1]):
         return []
-    rows = read_prompts(paths[0], None, 0)
+    rows = read_prompts(paths[0], None, 0, can_choose=False)
     rows = [rows[index * len(rows) // QUESTIONS] for index in range(QUESTIONS)] if len(rows) > QUESTIONS else rows
     given = [ask(run, arguments.models, rows, arguments.max_new_tokens) for run in runs]
     names = [name for name in arguments.models if all(name in each for each in given)][-2:]

@@ -13,7 +13,7 @@ import numpy as np
 from data_prep.models.loading import check_template
 from data_prep.planning.measure import conversations_in, labels_in, measure_turns, rankings_in
 from data_prep.readers.preferences import read_rankings
-from data_prep.readers.prompts import read_prompts
+from data_prep.readers.prompts import load_prompts
 from data_prep.readers.ranks import pairs
 from data_prep.rows.read import data_files
 from data_prep.tokens.sft_dataset import template_roles
@@ -70,9 +70,9 @@ def data_of(stage: str, values: dict, tokenizer, made: int | None) -> Data | Non
     check_template(tokenizer, tokenizer.name_or_path)
     with contextlib.redirect_stdout(io.StringIO()):  # what a reader counts is told when the recipe reads
         if key == "prompts":
-            rows = read_prompts(values[key], None, 0, "repair")
+            rows = load_prompts(values[key], "repair")
             template = {"add_generation_prompt": True, "return_dict": False}
-            sampled = [tokenizer.apply_chat_template(row["prompt"], **template) for row in rows[:PROMPTS]]
+            sampled = [tokenizer.apply_chat_template(prompt, **template) for prompt in rows[:PROMPTS]["prompt"]]
             lengths = np.array([len(ids) for ids in sampled])
             return Data(len(rows), 1, lengths, float(lengths.mean()), lengths)
         if stage == "sft":

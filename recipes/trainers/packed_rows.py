@@ -34,6 +34,9 @@ class PackedSFTTrainer(SFTTrainer):
     sdpa and eager compute all of it, which grows with the square of the row's length, and mask most. Its loss over chunks is
     that of sft_loss.py, which is faster; a model whose logits TRL's would not be (Granite, Falcon-H1) gets the plain loss.
 
+    `args.assistant_only_loss` is for what made the rows: they have labels, and TRL refuses templates without marks that it
+    does not know.
+
     Raises InputError for rows of several conversations in a model that does not keep them apart by their positions, as
     BLOOM and OPT, or has layers that carry a state over them, as Qwen3.5, LFM2 and Falcon-H1.
     """
@@ -49,7 +52,9 @@ class PackedSFTTrainer(SFTTrainer):
             )
         # The model's forward, as TRL sets it, calls it by this name.
         sft_trainer._chunked_cross_entropy_loss = chunked_loss
+        assistant_only_loss, args.assistant_only_loss = args.assistant_only_loss, False
         super().__init__(model, args, **kwargs)
+        self.args.assistant_only_loss = assistant_only_loss
         attention = self.model.config._attn_implementation
         self.in_rows = self.args.packing and self.padding_free and attention in ("sdpa", "eager")
         if self.in_rows:
