@@ -9,7 +9,8 @@ r"""Make questions and answers out of documents, each with the place in the docu
 
 Reads documents in any format, such as those of data_prep.read_documents: rows {"text"}, with "file", "heading" and "page"
 if there are. Writes conversations in the Baichuan format, {"id", "conversations", "source"}: the source is {"file", "row",
-"start", "end", "kind"}, the characters of the row's text in which the answer stands.
+"start", "end", "kind"}, the characters of the row's text in which the answer stands; where the rows of several inputs say
+which "file" they come from, "input" is the one that has the row.
 
 Without a model the answers are what documents say word for word, in English and Chinese: definitions, headings with their
 first paragraph, FAQs, docstrings (purpose, signature, parameters) and tables (data_prep/questions/facts.py). A question
@@ -47,6 +48,7 @@ from data_prep.readers.documents import documents, reading_counts
 from data_prep.rows.bad_rows import ON_BAD, BadRows
 from data_prep.rows.read import identify
 
+FIELDS = ("file", "page", "heading")  # of a document, which are written with every question
 # Options that only one way of asking reads, with their defaults; given without it they are refused.
 WITHOUT_MODEL = {
     "kinds": list(KINDS), "wordings": WORDINGS, "wordings_per_question": 4, "longest_answer": 300, "prompts": None,
@@ -157,10 +159,10 @@ def read_sources(arguments: argparse.Namespace) -> list[Source]:
     counts: Counter = Counter()
     bad_rows = BadRows(arguments.on_bad, f"{arguments.output}.bad_rows.quarantine.jsonl")
     found, own_ids, files = [], [], []
-    for text, row in documents(arguments.documents, arguments.text_column, bad_rows, counts):
+    for text, row in documents(arguments.documents, arguments.text_column, bad_rows, counts, FIELDS):
         fields = row.value if isinstance(row.value, dict) else {}
         place = {"file": str(fields.get("file") or row.path), "row": row.number}
-        place |= {key: fields[key] for key in ("page", "heading") if isinstance(fields.get(key), str | int)}
+        place |= {key: fields[key] for key in FIELDS[1:] if isinstance(fields.get(key), str | int)}
         key = place["file"] if fields.get("file") else f"{row.path}:{row.number}"
         position = int.from_bytes(hashlib.sha256(f"{arguments.seed} {key}".encode()).digest()[:8], "big") / 2**64
         held_out = arguments.heldout is not None and position < arguments.heldout_fraction
@@ -177,10 +179,12 @@ def read_sources(arguments: argparse.Namespace) -> list[Source]:
             f"{'all are' if found[0].held_out else 'none is'} held out; give another fraction, another --seed or more documents"
         )
     times, names = Counter(own_ids), file_names(dict.fromkeys(files))
-    return [
-        source._replace(id=own if own and times[own] == 1 else f"{names[file]}:{source.place['row']}")
-        for source, own, file in zip(found, own_ids, files, strict=True)
-    ]
+    sources = []
+    for source, own, file in zip(found, own_ids, files, strict=True):
+        if len(names) > 1 and source.file != file:
+            source.place["input"] = names[file]
+        sources.append(source._replace(id=own if own and times[own] == 1 else f"{names[file]}:{source.place['row']}"))
+    return sources
 
 
 def conversation(key: str, question: str, answer: str, source: dict) -> dict:

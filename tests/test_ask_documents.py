@@ -275,6 +275,41 @@ def test_files_of_one_name_and_rows_of_one_id_are_documents_of_their_own(tmp_pat
         assert Counter(each.split("/heading/")[0] for each in ids) == dict.fromkeys(names, most)
 
 
+def test_the_source_of_an_answer_says_which_of_several_inputs_has_its_row(tmp_path, command):
+    files = [tmp_path / folder / "docs.jsonl" for folder in "ab"]
+    for number, file in enumerate(files):
+        texts = [f"# Part {number}{row}\n\nIt has the number {number}{row} of all." for row in range(2)]
+        write_jsonl(file, [{"text": texts[0]}, {"text": texts[1], "file": "x.md"}])
+    sources = []
+    for inputs in (files, files[:1]):
+        output = tmp_path / f"{len(inputs)}.json"
+        options = ("--kinds", "heading", "--wordings_per_question", 1, "--output", output)
+        code, _, err = command(ask_documents, *inputs, *options)
+        assert code == 0, err
+        sources.append([row["source"] for row in json.loads(output.read_text())])
+    place = {"start": 11, "end": 11 + 28, "kind": "heading"}
+    own, named = [{"file": str(file), "row": 1} for file in files], {"file": "x.md", "row": 2}
+    of_both = [own[0], {**named, "input": "a/docs.jsonl"}, own[1], {**named, "input": "b/docs.jsonl"}]
+    assert sources == [[{**each, **place} for each in found] for found in (of_both, [own[0], named])]
+
+
+@pytest.mark.parametrize("column", ["file", "heading", "page"])
+def test_half_a_surrogate_pair_in_what_is_written_with_a_question_is_a_bad_row(column, ask, tmp_path):
+    rows = [{"text": GUIDE, "file": "a.md"}, {"text": DOCSTRING, column: "x\ud800"}]
+    code, _, err, written = ask(rows)
+    assert code == 1 and written == {} and "Traceback" not in err
+    assert (
+        f"documents.jsonl: 1 row cannot be used: 1 × not Unicode\n  row 2, line 2: found 'x\\ud800' under '{column}'; "
+        in err
+    )
+    code, out, err, written = ask(rows, "--on_bad", "quarantine")
+    assert code == 0, err
+    assert {row["source"]["file"] for row in written["out.json"]} == {"a.md"}
+    assert "2 rows in = 1 out + 1 quarantined\n" in out
+    (bad,) = (tmp_path / "out.json.bad_rows.quarantine.jsonl").read_text().splitlines()
+    assert json.loads(bad)["row"] == 2
+
+
 def test_chinese_is_asked_in_chinese(ask):
     _, _, _, written = ask([{"text": CHINESE}])
     assert len(written["out.json"]) == 12

@@ -43,6 +43,7 @@ def documents(
     text_column: str = "text",
     bad_rows: BadRows | None = None,
     counts: Counter | None = None,
+    fields: tuple[str, ...] = (),
 ) -> Iterator[Document]:
     """The documents of all files, in order. Documents without text are left out and counted.
 
@@ -53,6 +54,7 @@ def documents(
         bad_rows: what to do with bad rows (default: they are errors).
         counts: gets "documents", "empty" (left out because they have no text) and "cut" (pieces cut off lines longer than
             16 million characters).
+        fields: other columns that the caller writes down: half a surrogate pair in them is a problem of the row.
 
     Raises InputError for bad rows, an unknown ending, and files without any text.
     """
@@ -61,6 +63,7 @@ def documents(
     for file in files:
         failed = False
         for text, row in texts(file, text_column, counts):
+            row = row.with_found(_not_unicode(row, fields))
             if not bad_rows.accept(row, REPAIRED_BY_READING):
                 failed |= bad_rows.on_bad != "quarantine"
                 if failed and file.startswith(HUB):
@@ -98,6 +101,15 @@ def texts(file: str, text_column: str, counts: Counter) -> Iterator[Document]:
     for row in read_rows(file, counts):
         text, problems = _text(row, text_column)
         yield Document(text, row._replace(problems=row.problems + problems) if problems else row)
+
+
+def _not_unicode(row: Row, fields: tuple[str, ...]) -> list[Problem]:
+    """What is wrong with the texts under `fields` of a row."""
+    values = {name: row.value.get(name) for name in fields} if isinstance(row.value, dict) else {}
+    bad = {name: value for name, value in values.items() if isinstance(value, str) and not_utf8(value) is not None}
+    return [
+        Problem(NOT_UNICODE, f"{shorten(value)} under {name!r}", "complete characters") for name, value in bad.items()
+    ]
 
 
 def _text(row: Row, text_column: str) -> tuple[str, list[Problem]]:
