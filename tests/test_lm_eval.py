@@ -14,7 +14,7 @@ from helpers.recipes import ENVIRONMENT
 from transformers import AutoTokenizer
 
 from data_prep.common.errors import InputError
-from data_prep.common.files import write_jsonl
+from data_prep.common.files import write_json, write_jsonl
 from data_prep.tokens.chat_encoder import encode_prompts
 from eval import adaptation, lm_eval_tasks
 from eval.common.assistants import is_assistant, refuses_system_turn
@@ -88,9 +88,15 @@ def test_tasks_are_files_that_lm_eval_reads(tmp_path, capsys):
     )
 
 
-def test_the_chat_template_is_on_for_assistants(tiny_tokenizer, tiny_chat_tokenizer):
+def test_the_chat_template_is_on_for_assistants(tiny_tokenizer, tiny_chat_tokenizer, tmp_path):
     assert is_assistant(tiny_chat_tokenizer)
     assert tiny_tokenizer.chat_template and not is_assistant(tiny_tokenizer)  # a base model ends texts otherwise
+    # Gemma's end of sequence is another token than its end of turn, which its generation config names beside it.
+    tiny_tokenizer.save_pretrained(tmp_path)
+    end = tiny_tokenizer.convert_tokens_to_ids("<|end|>")
+    for ends, assistant in ((tiny_tokenizer.eos_token_id, False), ([tiny_tokenizer.eos_token_id, end], True)):
+        write_json(tmp_path / "generation_config.json", {"eos_token_id": ends})
+        assert is_assistant(AutoTokenizer.from_pretrained(tmp_path)) == assistant
 
 
 # As Gemma's: no system turn, and questions and answers in turn.
