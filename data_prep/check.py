@@ -38,7 +38,7 @@ from tqdm.auto import tqdm
 
 from data_prep.checking.clashes import Clashes, with_clashes
 from data_prep.checking.context import Context
-from data_prep.checking.report import balance, histogram, page, place, show
+from data_prep.checking.report import balance, encodable, histogram, id_of, page, place_of, show
 from data_prep.checking.rows import (
     DUPLICATES,
     REPAIRABLE,
@@ -100,14 +100,15 @@ class Findings:
             entry["rows"] += 1
             if len(entry["first"]) < SHOWN:
                 said = {"found": encodable(problem.found), "expected": encodable(problem.expected)}
-                entry["first"].append({"file": row.path, "line": row.line, "row": row.number, **said})
+                where = {"file": row.path, "line": row.line, "row": row.number, "id": id_of(row.value)}
+                entry["first"].append(where | said)
         quarantined = not is_kept(outcome)
         self.rows.update(
             {"in": 1, "out": not quarantined, "quarantined": quarantined, "repaired": outcome == "repaired"}
         )
         self.rows["repairable"] += quarantined and set(first) <= {*REPAIRABLE, *warnings}
         file = self.files.setdefault(row.path, Counter())
-        file.update({"rows": 1, "quarantined": quarantined, kind: 1})
+        file.update({"rows": 1, "quarantined" if quarantined else kind: 1})
 
     def measure(
         self,
@@ -156,11 +157,6 @@ class Findings:
             "fields_changed": {way: dict(fields.most_common()) for way, fields in self.changed.items()},
             "reasoning": {"policy": self.tally.reasoning, "turns": self.tally.turns, "left_out": self.tally.lost},
         }
-
-
-def encodable(text: str) -> str:
-    """`text` with escapes for half surrogate pairs, which UTF-8 cannot encode."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def summary(numbers: bytearray, least_top: int = 0) -> dict:
@@ -216,7 +212,7 @@ def with_duplicates(rows: Iterable[Measured], duplicates: dict[int, Duplicate]) 
     for checked, size in rows:
         if size:
             if position in places:
-                places[position] = place(checked.row.path, checked.row.line, checked.row.number)
+                places[position] = place_of(checked.row)
             if duplicate := duplicates.get(position):
                 problem = duplicate_problem(duplicate, checked.kind, places[named[position]])
                 checked = checked.with_found([problem])

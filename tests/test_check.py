@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from helpers.conversations import gpt, human
 from helpers.data import DATA, needs_data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -135,11 +136,14 @@ def test_every_defect_once(defective, tmp_path, monkeypatch, capsys):
     assert file == {
         "file": str(defective),
         "rows": 25,
-        "conversations": 16,  # not: the broken row, the list, the unknown, the document and the five preferences
-        "preferences": 5,
+        # Those that are kept, so that it adds up; without the quarantined ones, of which eight are conversations and three
+        # preferences (the broken row, the list and the unknown are none).
+        "conversations": 8,
+        "preferences": 2,
         "documents": 1,
         "quarantined": 14,
     }
+    assert "defective.jsonl 25 8 2 1 14" in " ".join(out.split())
     assert out.splitlines()[-1] == (
         f"rows in 25 = rows out 11 + quarantined 14 (1 of the rows out repaired); they are in {tmp_path / 'out'}"
     )
@@ -148,6 +152,25 @@ def test_every_defect_once(defective, tmp_path, monkeypatch, capsys):
     place = f"broken JSON: {defective}:2: found line 2, column 31: Expecting ',' delimiter; expected JSON"
     assert place.replace(" ", "") in "".join(out.split())
     assert "--on_bad repair can repair 2 of the quarantined rows" in out
+
+
+def test_rows_of_a_list_on_one_line_are_told_apart(tmp_path, monkeypatch, capsys):
+    rows = [{"id": f"s{number}", "conversations": [human(f"{number}?"), gpt(f"{number}.")]} for number in range(4)]
+    rows[1]["conversations"][1]["value"] = " "
+    rows[3] = {"conversations": [human("0?"), {"from": "robot", "value": "0."}]}
+    rows += [{"id": "again", "conversations": rows[0]["conversations"]}, {"id": 7, "conversations": []}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    out, _ = checked(monkeypatch, capsys, tmp_path / "rows.json", "--output", tmp_path / "out")
+    table = " ".join(out.split())
+    assert "empty turn 1 quarantined rows.json:1 (row 2, id 's1') " in table
+    assert "unknown role 1 quarantined rows.json:1 (row 4) " in table
+    assert f"empty turn: {tmp_path}/rows.json:1 (row 2, id 's1'): found ' ' at turn 2" in out
+    assert f"found the turns of {tmp_path}/rows.json:1 (row 1, id 's0') again" in out
+    # Three of six are conversations that are kept, the one that comes again among them.
+    assert "rows.json 6 3 0 3 " in table
+    page = (tmp_path / "out" / "report" / "check.html").read_text()
+    for place in ("(row 2, id &#39;s1&#39;)", "(row 4)", "(row 6, id &#39;7&#39;)"):
+        assert f"rows.json:1 {place}</summary>" in page and f"rows.json:1 {place}</span>: found" in page
 
 
 def test_rows_that_are_kept_and_rows_that_are_not(defective, tmp_path, monkeypatch, capsys):
@@ -506,11 +529,12 @@ def test_real_data(tmp_path, monkeypatch, capsys):
     files = [DATA / name for name in ("alpaca_en_demo.json", "belle_chat_800.json", "dpo_en_demo.json", "dpo_zh_500.jsonl")]  # fmt: skip
     checked(monkeypatch, capsys, *files, "--output", tmp_path / "out")
     report = read_json(tmp_path / "out" / "report" / "check.json")
-    assert [(each["rows"], each["conversations"], each["preferences"]) for each in report["files"]] == [
-        (999, 999, 0),
-        (800, 800, 0),
-        (300, 0, 300),
-        (500, 0, 500),
+    kinds = ("rows", "conversations", "preferences", "quarantined")
+    assert [tuple(each[kind] for kind in kinds) for each in report["files"]] == [
+        (999, 999, 0, 0),
+        (800, 795, 0, 5),
+        (300, 0, 300, 0),
+        (500, 0, 500, 0),
     ]
     # Counted by hand: five of Belle's conversations have two turns of one speaker in a row.
     same = found(report)["two turns of the same speaker in a row", "quarantined"]

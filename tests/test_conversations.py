@@ -125,7 +125,7 @@ DEFECTIVE = {
         "found 'bot' under 'from' at turn 2",
     ),
     "unknown role (list)": ({"conversations": [{"from": ["human"], "value": "x"}]}, "found ['human'] under 'from'"),
-    "unknown role (none)": ({"conversations": [{"value": "x"}]}, "found None under 'from' at turn 1"),
+    "unknown role (none)": ({"conversations": [{"value": "x"}]}, "found keys ['value'] at turn 1"),
     "empty turn": ({"conversations": [human(""), gpt()]}, "found '' at turn 1"),
     "empty turn (blank)": ({"conversations": [human(), gpt(" \n\u3000")]}, r"found ' \n\u3000' at turn 2"),
     "empty turn (number)": ({"conversations": [human(), gpt(7)]}, "found 7 at turn 2"),

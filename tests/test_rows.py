@@ -81,6 +81,34 @@ def test_rows_of_csv_and_parquet(tmp_path):
     assert (first.value, second.value) == ({"id": 1, "turns": [{"from": "human"}]}, {"id": None, "turns": []})
 
 
+@pytest.mark.parametrize("ending", ["csv", "csv.gz"])
+def test_cells_parted_as_the_names_of_the_columns_are(tmp_path, ending, capsys):
+    """As spreadsheets write CSV where numbers have a decimal comma; a comma stays what it was."""
+    files = {
+        "semicolons": '\ufeff\r\n"Frage, kurz";Antwort\r\n"Was; ""ist"" das?";Ein Test, ja.\r\n"Wer\nda?";\r\n',
+        "tabs": "Frage\tAntwort\na;b\tc, d\n",
+        "commas": '"Frage; kurz",Antwort\na;b,c\n',
+        "both": "Frage;Antwort,Nummer\na;b,1\n",
+        "one": "Frage\na;b\n",
+    }
+    for name, text in files.items():
+        content = text.encode()
+        (tmp_path / f"{name}.{ending}").write_bytes(gzip.compress(content) if ending == "csv.gz" else content)
+    found = data_files([tmp_path / f"{name}.{ending}" for name in files])
+    assert capsys.readouterr().out == (
+        f"semicolons.{ending}: read as cells parted by semicolons, as the names of the columns are\n"
+        f"tabs.{ending}: read as cells parted by tabs, as the names of the columns are\n"
+    )
+    assert [[row.value for row in read_rows(file)] for file in found] == [
+        [{"Frage, kurz": 'Was; "ist" das?', "Antwort": "Ein Test, ja."}, {"Frage, kurz": "Wer\nda?", "Antwort": ""}],
+        [{"Frage": "a;b", "Antwort": "c, d"}],
+        [{"Frage; kurz": "a;b", "Antwort": "c"}],
+        [{"Frage;Antwort": "a;b", "Nummer": "1"}],
+        [{"Frage": "a;b"}],
+    ]
+    assert [row.line for row in read_rows(found[0])] == [3, 4]
+
+
 def test_cells_of_csv_are_lists_where_they_hold_turns_or_their_column_holds_lists(tmp_path):
     turns = json.dumps([{"role": "user", "content": "a"}])
     with (tmp_path / "rows.csv").open("w", newline="") as file:

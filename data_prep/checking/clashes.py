@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_prep.checking.report import place
+from data_prep.checking.report import place_of
 from data_prep.checking.rows import ONE_LABEL, OPPOSED, SAME_ID, Checked
 from data_prep.common.text import shorten
 from data_prep.readers.preferences import prompt_key
@@ -110,7 +110,7 @@ def with_clashes(rows: Iterator[tuple], earlier: dict[str, np.ndarray]) -> Itera
     for checked, size in rows:
         if size:
             if position in places:
-                places[position] = place(checked.row.path, checked.row.line, checked.row.number)
+                places[position] = place_of(checked.row)
             found = [(kind, int(numbers[position])) for kind, numbers in earlier.items() if numbers[position] != NONE]
             checked = checked.with_found([problem_of(kind, checked.record, places.get(at, "")) for kind, at in found])
             position += 1

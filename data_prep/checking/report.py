@@ -14,8 +14,10 @@ from data_prep.checking.context import context_sentences
 from data_prep.checking.rows import CORPUS_COMMANDS
 from data_prep.common.page import render
 from data_prep.common.plots import BLUE, RED, as_uri, canvas
-from data_prep.common.text import printable
+from data_prep.common.text import printable, shorten
 from data_prep.readers.unread import fields_line, reasoning_line
+from data_prep.rows.problems import Row
+from data_prep.rows.read import kind_of_file
 
 BINS = 20
 FILES = 20  # files listed on the screen
@@ -61,9 +63,29 @@ def interval(row: dict) -> str:
     return f"{row['from']:,}" if row["from"] == row["to"] else f"{row['from']:,}–{row['to']:,}"
 
 
-def place(file: str, line: int | None, row: int) -> str:
-    """Where a row stands: "a.json:3", or "a.parquet, row 2" if rows have no lines."""
-    return f"{file}, row {row}" if line is None else f"{file}:{line}"
+def id_of(value) -> str | None:
+    """The id of a row, quoted; None without one."""
+    identifier = value.get("id") if isinstance(value, dict) else None
+    return None if identifier is None else encodable(shorten(str(identifier)))
+
+
+def place(file: str, line: int | None, row: int, identifier: str | None) -> str:
+    """Where a row stands: "a.jsonl:3", "a.json:1 (row 8, id 's7')" as a list may be on one line, or "a.parquet, row 2" if
+    rows have no lines."""
+    if line is None:
+        return f"{file}, row {row}"
+    if kind_of_file(file) != ".json":
+        return f"{file}:{line}"
+    return f"{file}:{line} (row {row}" + ("" if identifier is None else f", id {identifier}") + ")"
+
+
+def place_of(row: Row) -> str:
+    return place(row.path, row.line, row.number, id_of(row.value))
+
+
+def encodable(text: str) -> str:
+    """`text` with escapes for half surrogate pairs, which UTF-8 cannot encode."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def common_folder(report: dict) -> str:
@@ -73,11 +95,12 @@ def common_folder(report: dict) -> str:
 
 
 def places(examples: list[dict], folder: str) -> str:
-    """Where examples are, each file named once and without `folder`: "a.json:3, :7, b.parquet, row 2"."""
+    """Where examples are, each file named once and without `folder`: "a.jsonl:3, :7, b.parquet, row 2"."""
     said, last = [], None
     for example in examples:
         file = example["file"]
-        said.append(place("" if file == last else file.removeprefix(folder), example["line"], example["row"]))
+        where = place(file, example["line"], example["row"], example["id"])
+        said.append(where.removeprefix(file if file == last else folder))
         last = file
     return ", ".join(part.removeprefix(", ") for part in said)
 
@@ -180,7 +203,7 @@ def show(report: dict, console) -> None:
         console.print()
         for finding in report["findings"]:
             first = finding["first"][0]
-            where = place(first["file"], first["line"], first["row"])
+            where = place(first["file"], first["line"], first["row"], first["id"])
             line = f"{finding['kind']}: {where}: found {first['found']}; expected {first['expected']}"
             console.print(Text(printable(line), overflow="fold"))
     else:

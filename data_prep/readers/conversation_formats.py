@@ -351,6 +351,13 @@ def to_messages(turns: list) -> tuple[list[dict], list[Problem]]:
             problems.append(Problem("turn is not an object", f"{shorten(turn)} at {where}", expected))
             continue
         key = role_key(turn)
+        if key not in turn:
+            expected = (
+                "{'from', 'value'} or {'role', 'content'}: rename the keys of the turns in the file (columns renames those of "
+                "a row alone)"
+            )
+            problems.append(Problem("unknown role", f"keys {shorten(sorted(turn))} at {where}", expected))
+            continue
         named = turn.get(key)
         role = ROLES.get(named) if isinstance(named, str) else None
         if role is None and isinstance(named, str) and (role := ROLES.get(named.strip().lower())):

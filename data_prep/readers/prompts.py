@@ -20,7 +20,7 @@ from data_prep.readers.preferences import prompt_key, read_preference, unread_fi
 from data_prep.readers.unread import Tally
 from data_prep.rows.bad_rows import BadRows
 from data_prep.rows.problems import REPAIRED_BY_READING, Row
-from data_prep.rows.read import data_files, identify, names_of, rows_of
+from data_prep.rows.read import data_files, identify, rows_of
 
 
 def last_question(messages: list[dict]) -> list[dict]:
@@ -113,7 +113,7 @@ def _report(bad_rows: BadRows, files: list[str], counts: Counter, tally: Tally) 
             f"left out: {counted(counts['tools'], 'conversation')} with calls of tools: recipes/sft.py alone takes them"
         )
         if bad_rows.rows_out == counts["tools"]:
-            raise InputError(f"{names_of(files)}: found calls of tools in every row; expected one without")
+            raise InputError(f"{', '.join(files)}: found calls of tools in every row; expected one without")
 
 
 def read_prompts(

@@ -1,7 +1,12 @@
-"""Rows from CSV of any size. A broken row ends with its line, or where its open quote is closed."""
+"""Rows from CSV of any size. A broken row ends with its line, or where its open quote is closed.
+
+Cells are parted by commas, or by semicolons or tabs where the names of the columns are, as spreadsheets write them in some
+languages.
+"""
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -22,11 +27,23 @@ LIST_COLUMNS = (
     "ranks",
     "tools",
 )
+FIRST_LINE, QUOTED = re.compile(r"[^ \t\r\n][^\n]*\n"), re.compile(r'"[^"\n]*"')
+
+
+def delimiter_of(window: Window) -> str:
+    """The character between the names of the columns, to which the window has not moved yet: a comma, if there is any doubt."""
+    while not (line := FIRST_LINE.search(window.text, window.position)):
+        if len(window.text) > LIMIT or not window.more():
+            return ","
+    names = QUOTED.sub("", line[0])
+    found = [each for each in ",;\t" if each in names.strip(" \t\r\n")]
+    return found[0] if len(found) == 1 else ","
 
 
 def csv_rows(window: Window) -> Iterator[Parsed]:
     """The rows of a CSV file as {column: cell}; its first row names the columns."""
     csv.field_size_limit(LIMIT)
+    delimiter = delimiter_of(window)
     lines: list[str] = []
 
     def physical_lines() -> Iterator[str]:
@@ -50,7 +67,7 @@ def csv_rows(window: Window) -> Iterator[Parsed]:
         lines.clear()
         problems: list[Problem] = []
         try:
-            cells = next(csv.reader(physical_lines(), strict=True), [])
+            cells = next(csv.reader(physical_lines(), strict=True, delimiter=delimiter), [])
         except csv.Error as error:
             what = "a carriage return outside of quotes" if "new-line character" in str(error) else error
             cells, problems = [], [Problem("broken CSV", f"{what}, in the row on line {begin:,}", "CSV (RFC 4180)")]

@@ -17,7 +17,7 @@ from data_prep.common.errors import InputError
 from data_prep.common.files import existing, regular_file
 from data_prep.common.text import counted, printable, shorten
 from data_prep.documents.endings import READ_BY, ending
-from data_prep.rows.csv_rows import csv_rows
+from data_prep.rows.csv_rows import csv_rows, delimiter_of
 from data_prep.rows.json_rows import json_rows, rest
 from data_prep.rows.problems import BYTE_ORDER_MARK, NOT_UNICODE, NOT_UTF8, REPAIRED_BY_READING, Problem, Row, not_utf8
 from data_prep.rows.text_rows import text_rows
@@ -63,6 +63,7 @@ def data_files(
     begin with a dot, and what commands of data_prep leave beside data, by name and content (quarantined rows, reports, the
     index of shards), which is counted and named on the screen; the other files that are not readable are counted, by
     ending. A glob gives what the shell gives for it: files as if named, and of a folder that it matches what is in it.
+    CSV whose cells are not parted by commas is named on the screen.
 
     Raises InputError for a path that names nothing, for a file of an unknown kind, for what cannot be read (a pipe, a device,
     a link to nothing, a file or folder without permission), and for a folder or glob in which some files are held out, by
@@ -115,7 +116,18 @@ def data_files(
     for file in files:
         if not file.startswith(HUB):
             regular_file(file)
+    for delimiter, name in ((";", "semicolons"), ("\t", "tabs")):
+        if found := [file for file in files if _delimiter(file) == delimiter]:
+            print(f"{printable(names_of(found))}: read as cells parted by {name}, as the names of the columns are")
     return files
+
+
+def _delimiter(path: str) -> str:
+    """What parts the cells of a CSV file; "" for any other file."""
+    if path.startswith(HUB) or kind_of_file(path) != ".csv":
+        return ""
+    window = Window(path)
+    return "" if window.encoding else delimiter_of(window)
 
 
 def _check_heldout(path: str, files: list[str], documents: bool) -> None:
