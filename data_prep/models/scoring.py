@@ -11,7 +11,7 @@ from data_prep.common.intervals import bootstrap_interval, by_prompt
 from data_prep.models.loading import context_of
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.ranks import pairs
-from data_prep.tokens.chat_encoder import encode_conversations, encode_prompts, encode_text
+from data_prep.tokens.chat_encoder import answer_end, encode_conversations, encode_prompts, encode_text
 
 # Computed at once, 1 GiB in fp32: of a batch of long answers, those of a large vocabulary would fill a GPU.
 LOGITS = 2**28
@@ -20,8 +20,10 @@ LOGITS = 2**28
 def encode_answers(tokenizer, prompts: list[list[dict] | str], answers: list[list[str]]) -> list[list[list[int]]]:
     """The ids of each prompt with each of its answers: one list per prompt, in it one list of ids per answer.
 
-    A prompt of messages becomes a conversation. A text prompt is continued by the answer's text and the end of sequence.
-    Text that looks like a special token stays text (see `encode_conversations`).
+    A prompt of messages becomes a conversation up to the end of the answer (see `answer_end`), which is where answers that
+    are sampled end too: what the template writes behind it, such as a line break, is cut, and an end that it does not write
+    is added. A text prompt is continued by the answer's text and the end of sequence. Text that looks like a special token
+    stays text (see `encode_conversations`).
     """
     conversations = [
         [*prompt, {"role": "assistant", "content": answer}]
@@ -29,7 +31,7 @@ def encode_answers(tokenizer, prompts: list[list[dict] | str], answers: list[lis
         if not isinstance(prompt, str)
         for answer in own
     ]
-    encoded = iter(encode_conversations(tokenizer, conversations) if conversations else [])
+    encoded = iter(_ended(tokenizer, encode_conversations(tokenizer, conversations)) if conversations else [])
     return [
         [
             [*encode_text(tokenizer, prompt + answer), tokenizer.eos_token_id]
@@ -39,6 +41,14 @@ def encode_answers(tokenizer, prompts: list[list[dict] | str], answers: list[lis
         ]
         for prompt, own in zip(prompts, answers, strict=True)
     ]
+
+
+def _ended(tokenizer, conversations: list[list[int]]) -> list[list[int]]:
+    """The ids of each conversation up to the end of its last answer, which is added where the template writes none."""
+    end, written = answer_end(tokenizer)
+    if end is None:
+        return conversations
+    return [ids[: len(ids) - ids[::-1].index(end)] if written and end in ids else [*ids, end] for ids in conversations]
 
 
 @torch.no_grad()
