@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from data_prep.common.errors import InputError
 from data_prep.common.intervals import bootstrap_interval, by_prompt
 from data_prep.models.loading import context_of
+from data_prep.models.padding import padded
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.ranks import pairs
 from data_prep.tokens.chat_encoder import answer_end, encode_conversations, encode_prompts, encode_text
@@ -64,7 +65,6 @@ def score_answers(
 
     `stopped` is False for a truncated answer: it gets no end of turn, and its reward is read at its own last token.
 
-    Padding is on the right, because left padding would shift GPT-2's positions (0.068 against −0.167 for the same row).
     Raises InputError if a prompt with its answer is longer than the reward model's context.
     """
     model.eval()
@@ -87,11 +87,22 @@ def score_answers(
         range(0, len(order), batch_size), desc="scoring", unit="batch", disable=len(order) < batch_size or None
     ):
         indices = order[start : start + batch_size]
-        batch = tokenizer.pad({"input_ids": [encoded[i] for i in indices]}, padding_side="right", return_tensors="pt")
-        output = model(**batch.to(model.device), use_cache=False).logits.squeeze(-1)
-        for index, score in zip(indices, output.float().tolist(), strict=True):
+        for index, score in zip(indices, rewards_of_ids(model, [encoded[i] for i in indices]), strict=True):
             scores[index] = score
     return scores
+
+
+def rewards_of_ids(model, rows: list[list[int]]) -> list[float]:
+    """The reward of each of `rows` of ids, read at its last token.
+
+    Padding is on the right, because left padding would shift GPT-2's positions (0.068 against −0.167 for the same row), and
+    with the token that the model's own config names, by which it finds the last one. Where none is named it takes one row
+    at a time.
+    """
+    pad = model.config.get_text_config().pad_token_id
+    batches = [rows] if pad is not None else [[row] for row in rows]
+    inputs = (padded(batch, pad or 0, "right", model.device) for batch in batches)
+    return [reward for each in inputs for reward in model(**each, use_cache=False).logits.squeeze(-1).float().tolist()]
 
 
 @torch.no_grad()
@@ -111,7 +122,7 @@ def sequence_logprobs(
         temperature: of the sampling.
 
     The softmax is over the whole vocabulary, although `generate_answers` never samples the pad token. Padding is on the
-    right, as in `score_answers`. Prompt and answer have to fit into the model's context.
+    right, as in `rewards_of_ids`. Prompt and answer have to fit into the model's context.
     """
     model.eval()
     starts = encode_prompts(tokenizer, prompts)
@@ -120,8 +131,7 @@ def sequence_logprobs(
     sums = [0.0] * len(encoded)
     for begin in range(0, len(order), batch_size):
         indices = order[begin : begin + batch_size]
-        batch = tokenizer.pad({"input_ids": [encoded[i] for i in indices]}, padding_side="right", return_tensors="pt")
-        batch = batch.to(model.device)
+        batch = padded([encoded[i] for i in indices], tokenizer.pad_token_id or 0, "right", model.device)
         length, first = batch["input_ids"].shape[1], min(len(starts[i]) for i in indices)
         # From the position that predicts the first answer token: logits of the prompts would take most of the memory.
         kept = length - first + 1
