@@ -27,10 +27,9 @@ from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
 from data_prep.models.loading import check_context, checkpoint_or_hub_id, context_of, load_tokenizer
-from data_prep.models.scoring import encode_answers
 from data_prep.readers.preferences import load_rankings, prompt_key
 from data_prep.readers.ranks import pairs
-from data_prep.tokens.chat_encoder import special_token_text
+from data_prep.tokens.chat_encoder import encode_conversations, special_token_text
 from recipes.trainers.adapter import lora_config
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import logged, rows_seen, save_curves
@@ -78,10 +77,13 @@ def as_pairs(rankings: Dataset, tokenizer, max_length: float) -> Dataset:
     answer, end of turn and all, without a word.
     """
     rows, number, special = [], 0, special_token_text(tokenizer)
-    encoded = encode_answers(tokenizer, list(rankings["prompt"]), list(rankings["completions"]))
-    for row, ids in zip(rankings, encoded, strict=True):
-        turns = [[{"role": "assistant", "content": completion}] for completion in row["completions"]]
-        lengths = list(map(len, ids))
+    turns_of = [[[{"role": "assistant", "content": text}] for text in own] for own in rankings["completions"]]
+    conversations = [
+        prompt + turn for prompt, turns in zip(rankings["prompt"], turns_of, strict=True) for turn in turns
+    ]
+    every = iter(map(len, encode_conversations(tokenizer, conversations)))
+    for row, turns in zip(rankings, turns_of, strict=True):
+        lengths = [next(every) for _ in turns]
         # TRL encodes by this: "<|endoftext|>" that somebody typed stays text.
         texts = [message["content"] for message in row["prompt"]] + row["completions"]
         options = {"sanitize_control_tokens": any(special.search(text) for text in texts)}

@@ -28,10 +28,9 @@ from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
 from data_prep.models.loading import check_context, checkpoint_or_hub_id, context_of, load_tokenizer
-from data_prep.models.scoring import encode_answers
 from data_prep.readers.labels import load_labels
 from data_prep.readers.preferences import prompt_key
-from data_prep.tokens.chat_encoder import special_token_text
+from data_prep.tokens.chat_encoder import encode_conversations, special_token_text
 from recipes.trainers.adapter import lora_config
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import logged, rows_seen, save_curves
@@ -100,8 +99,8 @@ def as_labelled(answers: Dataset, tokenizer, max_length: float, args: "trl.KTOCo
     estimate the KL on, is left out too. Raises InputError if the good or the bad answers are none.
     """
     rows, special = [], special_token_text(tokenizer)
-    encoded = encode_answers(tokenizer, list(answers["prompt"]), [[text] for text in answers["completion"]])
-    for row, (ids,) in zip(answers, encoded, strict=True):
+    conversations = [[*row["prompt"], {"role": "assistant", "content": row["completion"]}] for row in answers]
+    for row, ids in zip(answers, encode_conversations(tokenizer, conversations), strict=True):
         # TRL encodes by this: "<|endoftext|>" that somebody typed stays text.
         texts = [message["content"] for message in row["prompt"]] + [row["completion"]]
         options = {"sanitize_control_tokens": any(special.search(text) for text in texts)}

@@ -27,11 +27,13 @@ from data_prep.common.intervals import show_interval
 from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_tokenizer
 from data_prep.models.scoring import ranking_agreement, score_answers
 from data_prep.readers.preferences import load_rankings, prompt_key
+from data_prep.tokens.chat_encoder import answer_end
 from recipes.trainers import quiet
 from recipes.trainers.adapter import check_score_head, lora_config
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import logged, rows_seen, save_curves
 from recipes.trainers.muon import MuonWithAdamW
+from recipes.trainers.padding import take_pad_token
 from recipes.trainers.resuming import open_run, train
 from recipes.trainers.saving import finish, merge_unless_it_answers_otherwise, reload_classifier, save_model
 
@@ -40,7 +42,6 @@ REFUSED = {
     "chat_template_path": TOKENIZED,
     "dataset_num_proc": TOKENIZED,
     "pad_to_multiple_of": TOKENIZED,
-    "pad_token": TOKENIZED,
     "lora_task_type": "the adapter of a reward model is one for sequence classification",
 }
 
@@ -96,6 +97,7 @@ def main() -> None:
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     check_context(tokenizer, config, args.max_length)
     check_score_head(config, name)
+    take_pad_token(tokenizer, args.pad_token, [answer_end(tokenizer)[0]], needed=True)
 
     # Dataset
     load = partial(load_rankings, on_bad=script.on_bad, columns=script.columns)

@@ -30,7 +30,7 @@ from data_prep.common.errors import InputError, run_main
 from data_prep.common.files import write_results
 from data_prep.common.intervals import bootstrap_interval, show_interval
 from data_prep.common.text import printable
-from data_prep.models.generation import generate_answers
+from data_prep.models.generation import generate_answers, stop_token_ids
 from data_prep.models.loading import check_context, checkpoint_or_hub_id, context_of, load_tokenizer
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import last_question, split_last_answer
@@ -43,6 +43,7 @@ from recipes.trainers.chat_vector import add_chat_vector
 from recipes.trainers.curves import logged, rows_seen, save_curves
 from recipes.trainers.folders import check_eos_token, read_template
 from recipes.trainers.muon import MuonWithAdamW
+from recipes.trainers.padding import take_pad_token
 from recipes.trainers.resuming import open_run, train
 from recipes.trainers.saving import finish, merge_and_save
 
@@ -162,6 +163,7 @@ def main() -> None:
     args.max_length = args.max_length or context_of(config)
     check_context(tokenizer, config, args.max_length, WITHOUT_TEMPLATE)
     take_end_of_turn(tokenizer, args)
+    take_pad_token(tokenizer, args.pad_token, stop_token_ids(None, tokenizer)[:1], needed=False)
     if script.max_new_tokens >= (positions := context_of(config) or math.inf):
         raise InputError(f"max_new_tokens is {script.max_new_tokens}, but the model has {positions} positions")
     if args.packing and not args.max_length:

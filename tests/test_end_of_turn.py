@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.models import POSITIONS, counting_model, save
 from helpers.recipes import (
     EXACT,
@@ -19,12 +20,14 @@ from helpers.recipes import (
     served_as,
     succeeded,
 )
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
 
 from data_prep import sample_completions
 from data_prep.common.files import read_jsonl, write_json, write_jsonl
 from data_prep.models.generation import stop_token_ids
+from data_prep.models.scoring import encode_answers, score_answers
 from data_prep.tokens.chat_encoder import end_of_turn
+from recipes.trainers.rloo_grpo import reward_at_last_token
 
 TEXT, TURN, OTHER = 0, 2, 3  # <|endoftext|>, which the tokenizer ends at; <|end|>, which ends a turn; <|system|>
 LIST = [TEXT, OTHER, TURN]  # of a generation config, in no order
@@ -110,6 +113,64 @@ def test_the_end_of_turn_is_found_where_no_setting_names_it(unnamed, template):
     tokenizer = copy.deepcopy(unnamed)
     tokenizer.chat_template = template or tokenizer.chat_template
     assert "<|end|>" not in tokenizer.all_special_tokens and end_of_turn(tokenizer) == "<|end|>"
+
+
+# GLM-4's: nothing closes a turn but the token that opens the next one.
+OPEN = """\
+{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] }}{% endfor %}
+{{- '<|assistant|>\n' if add_generation_prompt else '' }}"""
+# And one that knows no tokens at all.
+PLAIN = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        (None, "<|user|>a<|end|><|assistant|>yes<|end|>"),
+        (UNMARKED, "<|endoftext|><|user|>user\na<|end|>\n<|user|>assistant\nyes<|end|>"),
+        (PHI, "<|user|>\na<|end|>\n<|assistant|>\nyes<|end|>"),
+        (MARKED, "<|user|>a<|assistant|><|system|>yes<|end|>"),
+        (OPEN, "<|user|>\na<|assistant|>\nyes<|user|>"),
+        (PLAIN, "user: a\nassistant: yes\n<|endoftext|>"),
+    ],
+    ids=["own", "unmarked", "end of text behind it", "tokens around it", "none", "no tokens"],
+)
+def test_what_a_reward_model_reads_ends_where_answers_end(unnamed, template, text):
+    tokenizer = copy.deepcopy(unnamed)
+    tokenizer.chat_template = template or tokenizer.chat_template
+    ((ids, typed),) = encode_answers(tokenizer, [[{"role": "user", "content": "a"}]], [["yes", "<|end|>"]])
+    assert ids == tokenizer(text, add_special_tokens=False)["input_ids"]
+    own = [tokenizer.convert_tokens_to_ids(letter) for letter in "<|end|>"]  # as text, a letter is a token
+    assert typed[-8:-1] == own or template == PLAIN and typed[-9:-2] == own
+
+
+@pytest.mark.parametrize("template", [UNMARKED, OPEN], ids=["a line break behind it", "none"])
+def test_a_reward_model_is_trained_and_measured_at_the_token_that_others_read_it_at(
+    template, tiny_model_dir, tiny_chat_tokenizer, tmp_path
+):
+    """PPO, RLOO and GRPO read the reward of the ids that were sampled: at the end of the answer."""
+    model = save(AutoModelForCausalLM.from_pretrained(tiny_model_dir), tiny_chat_tokenizer, tmp_path / "model")
+    (model / "chat_template.jinja").write_text(template)
+    write_jsonl(tmp_path / "ranked.jsonl", [ranking(text, {"no": 1, "yes": 0}) for text in "abcdefgh"])
+    steps = {"per_device_train_batch_size": 8, "learning_rate": 0.01, "max_steps": 8, "save_strategy": "no"}
+    given = {**EXACT, **steps, "rankings": tmp_path / "ranked.jsonl", "max_length": POSITIONS}
+    succeeded(again("reward", **given, model_name_or_path=model, output_dir=tmp_path / "reward"))
+    trained, tokenizer = loaded(tmp_path / "reward", AutoModelForSequenceClassification)
+    asked = [[{"role": "user", "content": text}] for text in "abcdefgh"]
+    end = tokenizer.convert_tokens_to_ids("<|end|>" if template == UNMARKED else "<|user|>")
+    starts = [tokenizer.apply_chat_template(each, add_generation_prompt=True)["input_ids"] for each in asked]
+    read = {}
+    for answer in ("yes", "no"):
+        ids = [[*start, *tokenizer(answer, add_special_tokens=False)["input_ids"], end] for start in starts]
+        with torch.no_grad():
+            read[answer] = trained(torch.tensor(ids)).logits.squeeze(-1)
+        completions = [row[len(start) :] for start, row in zip(starts, ids, strict=True)]
+        sampled = reward_at_last_token(trained, tokenizer, False)(prompts=asked, completion_ids=completions)
+        scores = score_answers(trained, tokenizer, asked, [answer] * len(asked))
+        assert sampled == pytest.approx(read[answer].tolist(), abs=1e-5) == scores
+    assert (read["yes"] > read["no"]).all()
+    margin = results(tmp_path / "reward", "reward")["metrics"]["margin"]
+    assert margin == pytest.approx((read["yes"] - read["no"]).mean().item(), abs=1e-4)
 
 
 def test_fine_tuning_ends_answers_at_the_turn_and_not_at_the_end_of_text_behind_it(assistant, settings, tmp_path):

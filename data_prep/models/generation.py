@@ -9,6 +9,7 @@ from data_prep.common.machine import bf16_is_fast
 from data_prep.models.batched_generate import decode
 from data_prep.models.loading import context_of
 from data_prep.models.own_draws import OwnDraws, uniform_draws
+from data_prep.models.padding import padded
 from data_prep.tokens.chat_encoder import encode_prompts, end_of_turn
 
 
@@ -52,13 +53,15 @@ def generate_answers(
         )
     encoded = [ids[-max_prompt_length:] for ids in encoded]
     end = stop_token_ids(model.generation_config, tokenizer)
+    pad = tokenizer.pad_token_id
+    filler = next((token for token in (pad, *end) if token is not None), 0)  # any will do: it is masked
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,  # OwnDraws does it
         use_cache=True,
         eos_token_id=end,
-        pad_token_id=tokenizer.pad_token_id,
-        suppress_tokens=[tokenizer.pad_token_id] if tokenizer.pad_token_id not in end else None,
+        pad_token_id=filler,
+        suppress_tokens=[pad] if pad not in (None, *end) else None,
     )
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))  # by length: less padding
     answers: list[list[dict]] = [[] for _ in prompts]
@@ -68,11 +71,8 @@ def generate_answers(
     with tqdm(total=len(prompts), desc=desc, unit="prompt", disable=len(prompts) < 2 or None) as bar:
         for start in range(0, len(order), rows):
             indices = order[start : start + rows]
-            batch = tokenizer.pad(
-                {"input_ids": [encoded[i] for i in indices for _ in range(num_return_sequences)]},
-                padding_side="left",
-                return_tensors="pt",
-            )
+            repeated = [encoded[i] for i in indices for _ in range(num_return_sequences)]
+            batch = padded(repeated, filler, "left", model.device)
             processors = {}
             if temperature > 0:
                 draws = uniform_draws(indices, num_return_sequences, max_new_tokens, seed, draws_in["dtype"])
@@ -80,7 +80,7 @@ def generate_answers(
                 processors["processors"] = OwnDraws(draws, batch["input_ids"].shape[1], temperature).of_rows
             # Sampling is noisy anyway, so it may use bf16 if that is faster. Greedy answers keep the model's precision.
             with torch.autocast(model.device.type, torch.bfloat16, enabled=in_bf16):
-                replies = decode(model, batch.to(model.device), settings, **processors)
+                replies = decode(model, batch, settings, **processors)
             for number, reply in enumerate(replies.tolist()):
                 length = next((i for i, token in enumerate(reply) if token in end), None)
                 text = tokenizer.decode(reply[:length], skip_special_tokens=True)

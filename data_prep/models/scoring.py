@@ -9,9 +9,10 @@ from tqdm.auto import tqdm
 from data_prep.common.errors import InputError
 from data_prep.common.intervals import bootstrap_interval, by_prompt
 from data_prep.models.loading import context_of
+from data_prep.models.padding import padded
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.ranks import pairs
-from data_prep.tokens.chat_encoder import encode_conversations, encode_prompts, encode_text
+from data_prep.tokens.chat_encoder import answer_end, encode_conversations, encode_prompts, encode_text
 
 # Computed at once, 1 GiB in fp32: of a batch of long answers, those of a large vocabulary would fill a GPU.
 LOGITS = 2**28
@@ -20,8 +21,10 @@ LOGITS = 2**28
 def encode_answers(tokenizer, prompts: list[list[dict] | str], answers: list[list[str]]) -> list[list[list[int]]]:
     """The ids of each prompt with each of its answers: one list per prompt, in it one list of ids per answer.
 
-    A prompt of messages becomes a conversation. A text prompt is continued by the answer's text and the end of sequence.
-    Text that looks like a special token stays text (see `encode_conversations`).
+    A prompt of messages becomes a conversation up to the end of the answer (see `answer_end`), which is where answers that
+    are sampled end too: what the template writes behind it, such as a line break, is cut, and an end that it does not write
+    is added. A text prompt is continued by the answer's text and the end of sequence. Text that looks like a special token
+    stays text (see `encode_conversations`).
     """
     conversations = [
         [*prompt, {"role": "assistant", "content": answer}]
@@ -29,7 +32,7 @@ def encode_answers(tokenizer, prompts: list[list[dict] | str], answers: list[lis
         if not isinstance(prompt, str)
         for answer in own
     ]
-    encoded = iter(encode_conversations(tokenizer, conversations) if conversations else [])
+    encoded = iter(_ended(tokenizer, encode_conversations(tokenizer, conversations)) if conversations else [])
     return [
         [
             [*encode_text(tokenizer, prompt + answer), tokenizer.eos_token_id]
@@ -39,6 +42,14 @@ def encode_answers(tokenizer, prompts: list[list[dict] | str], answers: list[lis
         ]
         for prompt, own in zip(prompts, answers, strict=True)
     ]
+
+
+def _ended(tokenizer, conversations: list[list[int]]) -> list[list[int]]:
+    """The ids of each conversation up to the end of its last answer, which is added where the template writes none."""
+    end, written = answer_end(tokenizer)
+    if end is None:
+        return conversations
+    return [ids[: len(ids) - ids[::-1].index(end)] if written and end in ids else [*ids, end] for ids in conversations]
 
 
 @torch.no_grad()
@@ -54,7 +65,6 @@ def score_answers(
 
     `stopped` is False for a truncated answer: it gets no end of turn, and its reward is read at its own last token.
 
-    Padding is on the right, because left padding would shift GPT-2's positions (0.068 against −0.167 for the same row).
     Raises InputError if a prompt with its answer is longer than the reward model's context.
     """
     model.eval()
@@ -77,11 +87,22 @@ def score_answers(
         range(0, len(order), batch_size), desc="scoring", unit="batch", disable=len(order) < batch_size or None
     ):
         indices = order[start : start + batch_size]
-        batch = tokenizer.pad({"input_ids": [encoded[i] for i in indices]}, padding_side="right", return_tensors="pt")
-        output = model(**batch.to(model.device), use_cache=False).logits.squeeze(-1)
-        for index, score in zip(indices, output.float().tolist(), strict=True):
+        for index, score in zip(indices, rewards_of_ids(model, [encoded[i] for i in indices]), strict=True):
             scores[index] = score
     return scores
+
+
+def rewards_of_ids(model, rows: list[list[int]]) -> list[float]:
+    """The reward of each of `rows` of ids, read at its last token.
+
+    Padding is on the right, because left padding would shift GPT-2's positions (0.068 against −0.167 for the same row), and
+    with the token that the model's own config names, by which it finds the last one. Where none is named it takes one row
+    at a time.
+    """
+    pad = model.config.get_text_config().pad_token_id
+    batches = [rows] if pad is not None else [[row] for row in rows]
+    inputs = (padded(batch, pad or 0, "right", model.device) for batch in batches)
+    return [reward for each in inputs for reward in model(**each, use_cache=False).logits.squeeze(-1).float().tolist()]
 
 
 @torch.no_grad()
@@ -101,7 +122,7 @@ def sequence_logprobs(
         temperature: of the sampling.
 
     The softmax is over the whole vocabulary, although `generate_answers` never samples the pad token. Padding is on the
-    right, as in `score_answers`. Prompt and answer have to fit into the model's context.
+    right, as in `rewards_of_ids`. Prompt and answer have to fit into the model's context.
     """
     model.eval()
     starts = encode_prompts(tokenizer, prompts)
@@ -110,8 +131,7 @@ def sequence_logprobs(
     sums = [0.0] * len(encoded)
     for begin in range(0, len(order), batch_size):
         indices = order[begin : begin + batch_size]
-        batch = tokenizer.pad({"input_ids": [encoded[i] for i in indices]}, padding_side="right", return_tensors="pt")
-        batch = batch.to(model.device)
+        batch = padded([encoded[i] for i in indices], tokenizer.pad_token_id or 0, "right", model.device)
         length, first = batch["input_ids"].shape[1], min(len(starts[i]) for i in indices)
         # From the position that predicts the first answer token: logits of the prompts would take most of the memory.
         kept = length - first + 1

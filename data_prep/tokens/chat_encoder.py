@@ -410,3 +410,21 @@ def end_of_turn(tokenizer) -> str | None:
     _, _, behind = "".join(text[begin:end] for begin, end in spans).rpartition(ANSWER)
     found = special_token_text(tokenizer).search(behind)
     return found[0] if found else None
+
+
+def answer_end(tokenizer) -> tuple[int | None, bool]:
+    """(the id of the special token that an answer ends with, whether the chat template writes it behind the last answer).
+
+    It is the first behind the answer, whether it is in the loss or not. A template such as GLM-4's writes none there: an
+    answer ends where the next turn begins, or, without a token there either, at the end of sequence. (None, False) for a
+    template that cannot write an exchange of a question and an answer, and where there is no end of sequence.
+    """
+    special, template = special_token_text(tokenizer), template_of(tokenizer, tools=False)
+    for conversation, written in ((EXCHANGE, True), ([*EXCHANGE, EXCHANGE[0]], False)):
+        try:
+            text = tokenizer.apply_chat_template(conversation, tokenize=False, chat_template=template)
+        except (TemplateError, TypeError, RecursionError):
+            return None, False
+        if found := special.search(text.rpartition(ANSWER)[2]):
+            return tokenizer.convert_tokens_to_ids(found[0]), written
+    return tokenizer.eos_token_id, False

@@ -28,10 +28,11 @@ from data_prep.common.errors import InputError
 from data_prep.common.text import printable
 from data_prep.models.generation import generate_answers, stop_token_ids
 from data_prep.models.reward_functions import call_reward_function
-from data_prep.models.scoring import score_answers
+from data_prep.models.scoring import rewards_of_ids, score_answers
 from data_prep.tokens.chat_encoder import encode_prompts
 from recipes.trainers.alarms import ROUNDING, RewardAlarms
 from recipes.trainers.curves import logged
+from recipes.trainers.padding import check_pad_token
 from recipes.trainers.saving import stop_at
 from recipes.trainers.sharding import on_device
 
@@ -62,8 +63,7 @@ def answer_ends(name: str, revision: str, config, tokenizer) -> list[int]:
     except OSError:  # the model has none
         settings = GenerationConfig.from_model_config(config)
     ends = stop_token_ids(settings, tokenizer)
-    if tokenizer.pad_token_id in (None, *ends[:1]):
-        raise InputError(f"{name}: pads with what ends an answer: answers could not be told from padding")
+    check_pad_token(tokenizer, ends, name)
     return ends
 
 
@@ -231,7 +231,7 @@ def reward_at_last_token(reward_model: nn.Module, tokenizer, bf16: bool) -> Call
     That is the end of turn, as in the reward model's training, or the last token of a truncated answer, as in
     recipes/trainers/ppo/trainer.py. TRL's own call with a model takes the text instead: without special tokens, encoded
     again (an answer of broken characters grows, perhaps beyond the context), and with an end of turn after a truncated
-    answer, whose score is then that of a whole one. Padding is on the right in both; `bf16` is the trainer's precision.
+    answer, whose score is then that of a whole one. `bf16` is the trainer's precision.
     """
     device = reward_model.device
 
@@ -239,9 +239,8 @@ def reward_at_last_token(reward_model: nn.Module, tokenizer, bf16: bool) -> Call
     def reward_model_score(prompts: list[list[dict]], completion_ids: list[list[int]], **columns) -> list[float]:
         starts = encode_prompts(tokenizer, prompts)
         ids = [start + completion for start, completion in zip(starts, completion_ids, strict=True)]
-        batch = tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            return reward_model(**batch, use_cache=False).logits.squeeze(-1).float().tolist()
+            return rewards_of_ids(reward_model, ids)
 
     return reward_model_score
 

@@ -11,6 +11,7 @@ from data_prep.common.errors import InputError
 from data_prep.models.generation import stop_token_ids
 from data_prep.models.loading import context_of
 from data_prep.tokens.chat_encoder import encode_prompts, encode_text
+from recipes.trainers.padding import check_pad_token
 from recipes.trainers.ppo.config import PPOConfig
 from recipes.trainers.ppo.rollout import METRICS
 from recipes.trainers.schedule import check_schedule
@@ -37,8 +38,7 @@ def stop_tokens_of(args: PPOConfig, model: PreTrainedModel, tokenizer: PreTraine
     """The ids of the tokens that end an answer; raises InputError if the first is the pad token."""
     eos = args.stop_token == "eos" or args.stop_token_id is None
     stops = stop_token_ids(model.generation_config, tokenizer) if eos else [args.stop_token_id]
-    if tokenizer.pad_token_id in (None, *stops[:1]):
-        raise InputError("the tokenizer pads with what ends an answer: answers could not be told from padding")
+    check_pad_token(tokenizer, stops, "the tokenizer")
     return stops
 
 
