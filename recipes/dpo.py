@@ -31,6 +31,7 @@ from data_prep.models.scoring import encode_answers
 from data_prep.readers.preferences import load_rankings, prompt_key
 from data_prep.readers.ranks import pairs
 from data_prep.tokens.chat_encoder import special_token_text
+from data_prep.tokens.generation_prompt import check_begins
 from recipes.trainers.adapter import lora_config
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import logged, rows_seen, save_curves
@@ -75,10 +76,13 @@ def as_pairs(rankings: Dataset, tokenizer, max_length: float) -> Dataset:
     """Every pair of unequal ranks in TRL's conversational format, {"prompt", "chosen", "rejected"} as messages.
 
     Pairs with an answer beyond `max_length` tokens are left out, with a count on the screen: TRL would truncate the
-    answer, end of turn and all, without a word.
+    answer, end of turn and all, without a word. Raises InputError for a template whose prompts end otherwise than answers
+    begin: TRL takes as the answer what is behind as many tokens as the prompt has.
     """
     rows, number, special = [], 0, special_token_text(tokenizer)
-    encoded = encode_answers(tokenizer, list(rankings["prompt"]), list(rankings["completions"]))
+    prompts, completions = list(rankings["prompt"]), list(rankings["completions"])
+    encoded = encode_answers(tokenizer, prompts, completions)
+    check_begins(tokenizer, prompts, completions, encoded)
     for row, ids in zip(rankings, encoded, strict=True):
         turns = [[{"role": "assistant", "content": completion}] for completion in row["completions"]]
         lengths = list(map(len, ids))

@@ -330,6 +330,28 @@ def _with_marks(tokenizer, template: str) -> str:
     return template
 
 
+def training_template(tokenizer) -> str | None:
+    """TRL's copy of the tokenizer's chat template, where it writes the turns before a question in another way; else None.
+
+    Qwen3's own template drops what stood in <think> at the head of earlier answers; the copy, which `ChatEncoder` encodes
+    by, keeps it. Raises InputError for a template whose assistant's turns cannot be found.
+    """
+    own = template_of(tokenizer, tools=False)
+    copy = _with_marks(tokenizer, own)
+    if copy == own:
+        return None
+    options = {
+        "conversations": [[*EXCHANGE, EXCHANGE[0]]],
+        "add_generation_prompt": True,
+        **tokenizer.special_tokens_map,
+    }
+    try:
+        texts = [render_jinja_template(chat_template=each, **options)[0] for each in (own, copy)]
+    except (TemplateError, TypeError, RecursionError) as error:
+        raise _not_rendered(EXCHANGE, error) from None
+    return copy if texts[0] != texts[1] else None
+
+
 def _spans_by_prefix(text: str, messages: list[dict], options: dict) -> list[tuple[int, int]]:
     """The assistant's turns in the text of a template without marks: what each adds to the turns before it, after
     `add_generation_prompt`. Raises InputError if the text does not grow turn by turn."""
