@@ -57,8 +57,23 @@ def main() -> None:
     from data_prep.models.batched_generate import given_settings_alone
     from data_prep.models.loading import check_answer, check_template, context_of, load_checkpoint
     from data_prep.tokens.chat_encoder import encode_text
+    from data_prep.tokens.generation_prompt import head_of_answers, without_head
 
     class PrintableStreamer(TextStreamer):
+        def __init__(self, tokenizer, head: list[int]) -> None:
+            """`head` is not shown where an answer begins with it."""
+            super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+            self.head, self.held = head, []
+
+        def put(self, value) -> None:
+            if self.next_tokens_are_prompt:
+                super().put(value)
+                return
+            self.held += value.tolist()
+            if self.held != self.head[: len(self.held)]:  # no part of the head: told from it now
+                super().put(torch.tensor(without_head(self.held, self.head)))
+                self.head, self.held = [], []
+
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
             super().on_finalized_text(printable(text), stream_end)
 
@@ -72,6 +87,7 @@ def main() -> None:
         check_template(tokenizer, arguments.model)
     chat = not arguments.raw and is_chat_model(model, tokenizer)
     settings = generation_settings(model, tokenizer, arguments.temperature, max_new_tokens)
+    head = head_of_answers(tokenizer) if chat else []
     torch.manual_seed(arguments.seed)
     beginning = [{"role": "system", "content": arguments.system}] if arguments.system else []
     history = list(beginning)
@@ -108,7 +124,7 @@ def main() -> None:
             if note := note_of(forgotten, truncated):
                 print(f"({note})")
             sys.stdout.write("model> " if chat else printable(question))
-            streamer = PrintableStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+            streamer = PrintableStreamer(tokenizer, head)
             inputs = torch.tensor([ids], device=model.device)
             try:
                 with given_settings_alone(model):
@@ -120,7 +136,8 @@ def main() -> None:
                 history = history[:-1] if chat else history
                 continue
             if chat:
-                answer = tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
+                written = without_head(output[0, len(ids) :].tolist(), head)
+                answer = tokenizer.decode(written, skip_special_tokens=True)
                 history.append({"role": "assistant", "content": answer})
 
 

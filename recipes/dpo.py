@@ -30,6 +30,7 @@ from data_prep.models.loading import check_context, checkpoint_or_hub_id, contex
 from data_prep.readers.preferences import load_rankings, prompt_key
 from data_prep.readers.ranks import pairs
 from data_prep.tokens.chat_encoder import encode_conversations, special_token_text
+from data_prep.tokens.generation_prompt import check_begins
 from recipes.trainers.adapter import lora_config
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import logged, rows_seen, save_curves
@@ -74,16 +75,18 @@ def as_pairs(rankings: Dataset, tokenizer, max_length: float) -> Dataset:
     """Every pair of unequal ranks in TRL's conversational format, {"prompt", "chosen", "rejected"} as messages.
 
     Pairs with an answer beyond `max_length` tokens are left out, with a count on the screen: TRL would truncate the
-    answer, end of turn and all, without a word.
+    answer, end of turn and all, without a word. Raises InputError for a template whose prompts end otherwise than answers
+    begin: TRL takes as the answer what is behind as many tokens as the prompt has.
     """
     rows, number, special = [], 0, special_token_text(tokenizer)
-    turns_of = [[[{"role": "assistant", "content": text}] for text in own] for own in rankings["completions"]]
-    conversations = [
-        prompt + turn for prompt, turns in zip(rankings["prompt"], turns_of, strict=True) for turn in turns
-    ]
-    every = iter(map(len, encode_conversations(tokenizer, conversations)))
-    for row, turns in zip(rankings, turns_of, strict=True):
-        lengths = [next(every) for _ in turns]
+    prompts, completions = list(rankings["prompt"]), list(rankings["completions"])
+    turns_of = [[[{"role": "assistant", "content": text}] for text in own] for own in completions]
+    every = [prompt + turn for prompt, turns in zip(prompts, turns_of, strict=True) for turn in turns]
+    ids = iter(encode_conversations(tokenizer, every))
+    encoded = [[next(ids) for _ in turns] for turns in turns_of]
+    check_begins(tokenizer, prompts, completions, encoded)
+    for row, turns, own in zip(rankings, turns_of, encoded, strict=True):
+        lengths = list(map(len, own))
         # TRL encodes by this: "<|endoftext|>" that somebody typed stays text.
         texts = [message["content"] for message in row["prompt"]] + row["completions"]
         options = {"sanitize_control_tokens": any(special.search(text) for text in texts)}

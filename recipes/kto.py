@@ -31,6 +31,7 @@ from data_prep.models.loading import check_context, checkpoint_or_hub_id, contex
 from data_prep.readers.labels import load_labels
 from data_prep.readers.preferences import prompt_key
 from data_prep.tokens.chat_encoder import encode_conversations, special_token_text
+from data_prep.tokens.generation_prompt import check_begins
 from recipes.trainers.adapter import lora_config
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import logged, rows_seen, save_curves
@@ -96,11 +97,15 @@ def as_labelled(answers: Dataset, tokenizer, max_length: float, args: "trl.KTOCo
 
     Answers beyond `max_length` tokens with their prompt are left out, with a count on the screen: TRL would truncate them,
     end of turn and all, or drop them, without a word. A row that would be a batch of its own, without another's answer to
-    estimate the KL on, is left out too. Raises InputError if the good or the bad answers are none.
+    estimate the KL on, is left out too. Raises InputError if the good or the bad answers are none,
+    and for a template whose prompts end otherwise than answers begin (`check_begins`).
     """
     rows, special = [], special_token_text(tokenizer)
-    conversations = [[*row["prompt"], {"role": "assistant", "content": row["completion"]}] for row in answers]
-    for row, ids in zip(answers, encode_conversations(tokenizer, conversations), strict=True):
+    prompts, texts = list(answers["prompt"]), list(answers["completion"])
+    every = [[*prompt, {"role": "assistant", "content": text}] for prompt, text in zip(prompts, texts, strict=True)]
+    encoded = encode_conversations(tokenizer, every)
+    check_begins(tokenizer, prompts, [[text] for text in texts], [[ids] for ids in encoded])
+    for row, ids in zip(answers, encoded, strict=True):
         # TRL encodes by this: "<|endoftext|>" that somebody typed stays text.
         texts = [message["content"] for message in row["prompt"]] + [row["completion"]]
         options = {"sanitize_control_tokens": any(special.search(text) for text in texts)}

@@ -34,7 +34,8 @@ from data_prep.models.generation import generate_answers, stop_token_ids
 from data_prep.models.loading import check_context, checkpoint_or_hub_id, context_of, load_tokenizer
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import last_question, split_last_answer
-from data_prep.tokens.chat_encoder import end_of_turn
+from data_prep.tokens.chat_encoder import end_of_turn, training_template
+from data_prep.tokens.generation_prompt import check_begins
 from data_prep.tokens.sft_dataset import load_tokenized, messages_of
 from recipes.trainers import quiet
 from recipes.trainers.adapter import keep_tied, lora_config
@@ -114,7 +115,12 @@ class ScriptArguments:
 
 
 def show_mask(tokenizer, row: dict) -> None:
-    """Print a conversation, the tokens that enter the loss between brackets, and on a terminal in green."""
+    """Print a conversation, the tokens that enter the loss between brackets, and on a terminal in green.
+
+    Raises InputError if its prompt, as generation sends it, is not what it begins with.
+    """
+    prompt, answer = split_last_answer(messages_of(row))
+    check_begins(tokenizer, [prompt], [[answer]], [[row["input_ids"]]])
     green, plain = ("\033[32m", "\033[0m") if sys.stdout.isatty() else ("", "")
     # Decoded in runs, not token by token: a Chinese character may be several tokens.
     runs = groupby(zip(row["input_ids"], row["labels"], strict=True), key=lambda pair: pair[1] != -100)
@@ -140,6 +146,16 @@ def take_end_of_turn(tokenizer, args: "trl.SFTConfig") -> None:
         args.eos_token = tokenizer.eos_token = end
 
 
+def take_training_template(tokenizer, args: "trl.SFTConfig") -> None:
+    """Let generation write earlier turns as training does, by TRL's copy of the template, if its own writes them otherwise."""
+    if args.assistant_only_loss and (template := training_template(tokenizer)):
+        print(
+            "chat_template: TRL's copy for training, saved with the model: the tokenizer's own drops <think> blocks of "
+            "earlier turns, so that later answers would follow what training has not seen"
+        )
+        tokenizer.chat_template = template
+
+
 def stop_at_eos_token(model, tokenizer) -> None:
     """Let answers end at the tokenizer's end of sequence, in place of a base model's: an assistant's list of ends is kept."""
     if not isinstance(model.generation_config.eos_token_id, list):
@@ -163,6 +179,7 @@ def main() -> None:
     args.max_length = args.max_length or context_of(config)
     check_context(tokenizer, config, args.max_length, WITHOUT_TEMPLATE)
     take_end_of_turn(tokenizer, args)
+    take_training_template(tokenizer, args)
     take_pad_token(tokenizer, args.pad_token, stop_token_ids(None, tokenizer)[:1], needed=False)
     if script.max_new_tokens >= (positions := context_of(config) or math.inf):
         raise InputError(f"max_new_tokens is {script.max_new_tokens}, but the model has {positions} positions")

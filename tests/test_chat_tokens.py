@@ -322,7 +322,32 @@ def test_a_template_without_marks(tmp_path):
         return_assistant_tokens_mask=True, return_dict=True,
     )  # fmt: skip
     assert row["input_ids"] == whole["input_ids"]
-    assert [label != -100 for label in row["labels"]] == [counts == 1 for counts in whole["assistant_masks"]]
+    # Its marks begin at the line break behind "assistant", which the prompt ends with.
+    marks = whole["assistant_masks"]
+    first = marks.index(1)
+    assert tokenizer.decode(whole["input_ids"][first]) == "\n"
+    assert [label != -100 for label in row["labels"]] == [False] * (first + 1) + [
+        each == 1 for each in marks[first + 1 :]
+    ]
+    learned = [label for label in row["labels"] if label != -100]
+    assert tokenizer.decode(learned) == "Q<|im_end|>\n"
+
+
+def test_what_the_prompt_ends_with_is_not_learned_though_marks_enclose_it(tmp_path):
+    """As in gpt-oss, whose marks begin at <|start|>assistant; an answer that repeats it keeps its own."""
+    tokenizer = trained()
+    tokenizer.chat_template = (
+        "{%- for message in messages -%}{%- if message['role'] == 'assistant' -%}{%- generation -%}"
+        "{{- '<|assistant|>to: ' + message['content'] + '<|end|>' -}}{%- endgeneration -%}"
+        "{%- else -%}{{- '<|user|>' + message['content'] + '<|end|>' -}}{%- endif -%}{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{- '<|assistant|>to:' -}}{%- endif -%}"
+    )
+    turns = [human("Z"), answer("to: Q"), human("X"), answer("Y")]
+    row = load_tokenized(write(tmp_path, [{"conversations": turns}]), tokenizer, None)[0]
+    assert tokenizer.decode(row["input_ids"]) == (
+        "<|user|>Z<|end|><|assistant|>to: to: Q<|end|><|user|>X<|end|><|assistant|>to: Y<|end|>"
+    )
+    assert tokenizer.decode([label for label in row["labels"] if label != -100]) == " to: Q<|end|> Y<|end|>"
 
 
 @needs_data

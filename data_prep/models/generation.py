@@ -11,6 +11,7 @@ from data_prep.models.loading import context_of
 from data_prep.models.own_draws import OwnDraws, uniform_draws
 from data_prep.models.padding import padded
 from data_prep.tokens.chat_encoder import encode_prompts, end_of_turn
+from data_prep.tokens.generation_prompt import head_of_answers, without_head
 
 
 @torch.no_grad()
@@ -39,7 +40,8 @@ def generate_answers(
             bf16 is fast.
 
     Returns for every prompt its answers, each {"text": str, "stopped": bool, "tokens": int, "ids": list[int]}. `ids` are
-    the sampled tokens, `tokens` is their number, and `stopped` says that they end with one of `stop_token_ids`, which is
+    the sampled tokens, `tokens` is their number, `text` leaves out what the template itself writes at the head of an answer
+    (`head_of_answers`), and `stopped` says that they end with one of `stop_token_ids`, which is
     the case if the model generated one within `max_new_tokens`.
     """
     model.eval()
@@ -52,7 +54,7 @@ def generate_answers(
             "max_new_tokens: truncated on the left"
         )
     encoded = [ids[-max_prompt_length:] for ids in encoded]
-    end = stop_token_ids(model.generation_config, tokenizer)
+    end, head = stop_token_ids(model.generation_config, tokenizer), head_of_answers(tokenizer)
     pad = tokenizer.pad_token_id
     filler = next((token for token in (pad, *end) if token is not None), 0)  # any will do: it is masked
     settings = GenerationConfig(
@@ -83,7 +85,7 @@ def generate_answers(
                 replies = decode(model, batch, settings, **processors)
             for number, reply in enumerate(replies.tolist()):
                 length = next((i for i, token in enumerate(reply) if token in end), None)
-                text = tokenizer.decode(reply[:length], skip_special_tokens=True)
+                text = tokenizer.decode(without_head(reply[:length], head), skip_special_tokens=True)
                 tokens = len(reply) if length is None else length + 1
                 answer = {"text": text, "stopped": length is not None, "tokens": tokens, "ids": reply[:tokens]}
                 answers[indices[number // num_return_sequences]].append(answer)

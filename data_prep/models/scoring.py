@@ -13,6 +13,7 @@ from data_prep.models.padding import padded
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.ranks import pairs
 from data_prep.tokens.chat_encoder import answer_end, encode_conversations, encode_prompts, encode_text
+from data_prep.tokens.generation_prompt import head_of_answers
 
 # Computed at once, 1 GiB in fp32: of a batch of long answers, those of a large vocabulary would fill a GPU.
 LOGITS = 2**28
@@ -71,9 +72,11 @@ def score_answers(
     encoded = [ids for (ids,) in encode_answers(tokenizer, prompts, [[answer] for answer in answers])]
     for index in (index for index, ended in enumerate(stopped or []) if not ended):
         prompt = prompts[index]
-        before = encode_text(tokenizer, prompt) if isinstance(prompt, str) else encode_prompts(tokenizer, [prompt])[0]
+        text = isinstance(prompt, str)
+        before = encode_text(tokenizer, prompt) if text else encode_prompts(tokenizer, [prompt])[0]
+        head = [] if text else head_of_answers(tokenizer)  # which the template writes before a whole answer, too
         encoded[index] = (
-            before + tokenizer(answers[index], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            before + head + tokenizer(answers[index], add_special_tokens=False, split_special_tokens=True)["input_ids"]
         )
     longest, positions = max(map(len, encoded), default=0), context_of(model.config) or math.inf
     if longest > positions:

@@ -19,6 +19,7 @@ assistant's turn the same whatever follows needs none: the turn is what comes af
 
 import re
 from collections.abc import Iterator
+from os.path import commonprefix
 from typing import NamedTuple
 
 import numpy as np
@@ -74,6 +75,10 @@ class ChatEncoder:
         if assistant_only:
             self._templates = {key: _with_marks(tokenizer, each) for key, each in self._templates.items()}
         self._names = tokenizer.special_tokens_map
+        # {template: what its marks enclose that stands in the prompt already}
+        self._given = {
+            each: _given_by_prompt(each, self._names) for each in self._templates.values() if assistant_only
+        }
         # Copies: settings that others change on the tokenizer do not matter here.
         self._tokenizer, self._literal = (Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()) for _ in range(2))
         for copy in (self._tokenizer, self._literal):
@@ -130,7 +135,15 @@ class ChatEncoder:
                     add_generation_prompt=add_generation_prompt,
                     **options,
                 )
-                if not marked:
+                if marked and (given := self._given[template]):
+                    found = [
+                        [
+                            (begin + len(given) if text.startswith(given, begin, end) else begin, end)
+                            for begin, end in spans_of
+                        ]
+                        for text, spans_of in zip(rendered, found, strict=True)
+                    ]
+                elif not marked:
                     found = [
                         _spans_by_prefix(text, messages, options) if self.assistant_only else [(0, len(text))]
                         for text, messages in zip(rendered, group, strict=True)
@@ -328,6 +341,45 @@ def _with_marks(tokenizer, template: str) -> str:
             "alone; expected these marks, or assistant_only_loss: false"
         )
     return template
+
+
+def _given_by_prompt(template: str, names: dict) -> str:
+    """What marks enclose at the head of a turn though generation is given it: the line break behind Qwen2.5's assistant, the
+    whole <|start|>assistant of gpt-oss. Up to <think>, which belongs to the reasoning."""
+    if not MARKS.search(template):
+        return ""
+    options = {"chat_template": template, **names}
+    try:
+        (prompt,), _ = render_jinja_template([EXCHANGE[:1]], add_generation_prompt=True, **options)
+        (whole,), (spans,) = render_jinja_template([EXCHANGE], return_assistant_tokens_mask=True, **options)
+    except (TemplateError, TypeError, RecursionError):  # one that cannot render so short a conversation
+        return ""
+    begin = spans[0][0] if spans else len(whole)
+    if whole[:begin] != prompt[:begin]:
+        return ""
+    return commonprefix([whole[begin:], prompt[begin:]]).partition("<think>")[0]
+
+
+def training_template(tokenizer) -> str | None:
+    """TRL's copy of the tokenizer's chat template, where it writes the turns before a question in another way; else None.
+
+    Qwen3's own template drops what stood in <think> at the head of earlier answers; the copy, which `ChatEncoder` encodes
+    by, keeps it. Raises InputError for a template whose assistant's turns cannot be found.
+    """
+    own = template_of(tokenizer, tools=False)
+    copy = _with_marks(tokenizer, own)
+    if copy == own:
+        return None
+    options = {
+        "conversations": [[*EXCHANGE, EXCHANGE[0]]],
+        "add_generation_prompt": True,
+        **tokenizer.special_tokens_map,
+    }
+    try:
+        texts = [render_jinja_template(chat_template=each, **options)[0] for each in (own, copy)]
+    except (TemplateError, TypeError, RecursionError) as error:
+        raise _not_rendered(EXCHANGE, error) from None
+    return copy if texts[0] != texts[1] else None
 
 
 def _spans_by_prefix(text: str, messages: list[dict], options: dict) -> list[tuple[int, int]]:

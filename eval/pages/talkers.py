@@ -148,12 +148,14 @@ class Checkpoint:
         from transformers.generation.streamers import BaseStreamer
 
         from data_prep.models.batched_generate import given_settings_alone
+        from data_prep.tokens.generation_prompt import head_of_answers, without_head
 
         ids, forgotten, truncated = self._prompt(exchanges, message, options)
         dialogue, tokenizer, written = self.kind == "base" and options.fake_dialogue, self.tokenizer, []
+        head = head_of_answers(tokenizer) if self.kind == "chat" else []
 
         def text() -> str:
-            said = tokenizer.decode(written, skip_special_tokens=True)
+            said = tokenizer.decode(without_head(written, head), skip_special_tokens=True)
             if dialogue:
                 said = said.partition(f"\n{QUESTION}")[0].strip()
             return said.removesuffix("\ufffd")  # half of a character, whose other half comes with the next token

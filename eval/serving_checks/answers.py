@@ -58,7 +58,11 @@ class Expected:
         """
         answer = self.answers[index]
         if isinstance(given, str):
-            if given == answer["text"] or (not answer["stopped"] and given.startswith(answer["text"])):
+            written = answer["ids"][
+                : -1 if answer["stopped"] else None
+            ]  # with the template's head, as servers tell it
+            texts = (answer["text"], self.tokenizer.decode(written, skip_special_tokens=True))
+            if given in texts or (not answer["stopped"] and given.startswith(texts)):
                 return None
             encoded = self.tokenizer(given, add_special_tokens=False)["input_ids"]
             return first_difference(answer["ids"], encoded) or 0

@@ -14,6 +14,7 @@ from data_prep.tokens.chat_encoder import (
     end_of_turn,
     special_token_text,
     texts_of,
+    training_template,
 )
 from eval.diagnosis.run_settings import settings_of
 from eval.serving_checks.rows import DIFFERS, NOTE, SAME, Row
@@ -46,6 +47,8 @@ def tokenizer_of_training(folder: str, given: str | None, own):
         return own, f"the folder's own, since {template or named}, which settings.json names, is not at hand"
     if tokenizer.chat_template is None:
         return own, f"the folder's own, since {named} has no chat template"
+    if settings.get("assistant_only_loss"):  # of recipes/sft.py, which trains by this one
+        tokenizer.chat_template = training_template(tokenizer) or tokenizer.chat_template
     return tokenizer, f"{template or named}, by settings.json"
 
 

@@ -53,8 +53,9 @@ class PackedSFTTrainer(SFTTrainer):
         # The model's forward, as TRL sets it, calls it by this name.
         sft_trainer._chunked_cross_entropy_loss = chunked_loss
         assistant_only_loss, args.assistant_only_loss = args.assistant_only_loss, False
+        template = kwargs["processing_class"].chat_template  # of the rows: TRL reads chat_template_path once more
         super().__init__(model, args, **kwargs)
-        self.args.assistant_only_loss = assistant_only_loss
+        self.args.assistant_only_loss, self.processing_class.chat_template = assistant_only_loss, template
         attention = self.model.config._attn_implementation
         self.in_rows = self.args.packing and self.padding_free and attention in ("sdpa", "eager")
         if self.in_rows:

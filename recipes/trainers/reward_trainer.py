@@ -13,6 +13,7 @@ from data_prep.common.errors import InputError
 from data_prep.models.loading import carries_state
 from data_prep.models.scoring import encode_answers
 from data_prep.readers.ranks import pairs
+from data_prep.tokens.generation_prompt import check_begins
 from recipes.trainers.precision import train_head_in_fp32
 
 
@@ -164,6 +165,7 @@ class RankingRewardTrainer(RewardTrainer):
 
         def tokenize(rows: dict[str, list]) -> dict[str, list]:
             encoded = encode_answers(processing_class, rows["prompt"], rows["completions"])
+            check_begins(processing_class, rows["prompt"], rows["completions"], encoded)
             longest = [max(map(len, ids)) for ids in encoded]
             lengths = longest
             if self.shared_prompt:

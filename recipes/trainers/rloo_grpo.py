@@ -30,6 +30,7 @@ from data_prep.models.generation import generate_answers, stop_token_ids
 from data_prep.models.reward_functions import call_reward_function
 from data_prep.models.scoring import rewards_of_ids, score_answers
 from data_prep.tokens.chat_encoder import encode_prompts
+from data_prep.tokens.generation_prompt import head_of_answers, without_head
 from recipes.trainers.alarms import ROUNDING, RewardAlarms
 from recipes.trainers.curves import logged
 from recipes.trainers.padding import check_pad_token
@@ -173,6 +174,7 @@ class WatchRewards(TrainerCallback, ExportableState):
         self.bad: list[str] = []  # functions with such a reward for the answers that are being rewarded
         self.skips = False  # whether the answers that are being trained on have one
         self.passed = False  # whether answers of this update that were trained on before them had one
+        self.tokenizer, self.head = trainer.processing_class, head_of_answers(trainer.processing_class)
         trainer.reward_funcs = [self.watched(function) for function in trainer.reward_funcs]
         calculate = trainer._calculate_rewards
 
@@ -196,11 +198,18 @@ class WatchRewards(TrainerCallback, ExportableState):
         trainer.add_callback(self)
 
     def watched(self, function: Callable) -> Callable:
-        """`function` with 0 for rewards that are not finite, noted in `bad`."""
+        """`function` with 0 for rewards that are not finite, noted in `bad`; its answers are without the template's head."""
 
         @functools.wraps(function)
-        def rewards(*args, **given) -> list[float]:
-            found = function(*args, **given)
+        def rewards(completions: list[list[dict]], completion_ids: list[list[int]], **given) -> list[float]:
+            kept = [without_head(list(ids), self.head) for ids in completion_ids]
+            completions = [
+                [{**answer[0], "content": self.tokenizer.decode(own, skip_special_tokens=True)}, *answer[1:]]
+                if len(own) < len(ids)
+                else answer
+                for answer, own, ids in zip(completions, kept, completion_ids, strict=True)
+            ]
+            found = function(completions=completions, completion_ids=completion_ids, **given)
             if not all(map(math.isfinite, found)):
                 self.bad.append(function.__name__)
             return [value if math.isfinite(value) else 0.0 for value in found]

@@ -8,6 +8,7 @@ from transformers import GenerationConfig
 
 from data_prep.models.batched_generate import decode
 from data_prep.models.own_draws import OwnDraws
+from data_prep.tokens.generation_prompt import head_of_answers, without_head
 
 # What `answer_metrics` measures, in its order.
 METRICS = ("score", "kl", "rlhf_reward", "length", "eos_rate", "entropy", "repetition")
@@ -65,9 +66,12 @@ class Rollout:
         }
 
     def texts(self, tokenizer) -> list[str]:
-        """The answers as text, without their stop token."""
+        """The answers as text, without their stop token and what the chat template writes at their head."""
+        head = [] if isinstance(self.rows[0]["prompt"], str) else head_of_answers(tokenizer)
         lengths = (self.mask.sum(1) - self.stopped.long()).tolist()
-        kept = [answer[:length] for answer, length in zip(self.answers.tolist(), lengths, strict=True)]
+        kept = [
+            without_head(answer[:length], head) for answer, length in zip(self.answers.tolist(), lengths, strict=True)
+        ]
         return tokenizer.batch_decode(kept, skip_special_tokens=True)
 
 
