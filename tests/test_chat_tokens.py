@@ -17,7 +17,8 @@ from data_prep.common import arrow_dataset
 from data_prep.common.errors import InputError
 from data_prep.readers.conversation_formats import ALL_ROLES
 from data_prep.tokens.chat_encoder import ChatEncoder, labels
-from data_prep.tokens.sft_dataset import load_tokenized, template_roles
+from data_prep.tokens.sft_dataset import load_tokenized
+from data_prep.tokens.template_problems import template_roles
 from data_prep.train_tokenizer import SPECIAL_TOKENS
 
 # A template of another make: it trims, writes a system turn of its own, and no control token stands beside an answer.

@@ -56,12 +56,24 @@ class Rendered(NamedTuple):
     lost: int = 0  # turns whose reasoning the template left out
 
 
+class NotRendered(InputError):
+    """A conversation that the chat template refuses; `reason` is what it says."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Unmarked(InputError):
+    """A chat template in which the assistant's turns cannot be found."""
+
+
 class ChatEncoder:
     """A tokenizer with its chat template, prepared to encode many conversations."""
 
     def __init__(self, tokenizer, assistant_only: bool = True, reasoning: str = "keep") -> None:
         """`assistant_only=False`: every token enters the loss. `reasoning="mask"` keeps reasoning out of it. Raises
-        InputError for a template whose assistant's turns cannot be found."""
+        Unmarked for a template whose assistant's turns cannot be found."""
         if reasoning not in REASONING:
             raise InputError(f"reasoning is {reasoning!r}; expected {', '.join(REASONING)}")
         if reasoning == "mask" and not assistant_only:
@@ -88,7 +100,7 @@ class ChatEncoder:
     def render(self, conversations: list[list[dict]], add_generation_prompt: bool = False) -> list[Rendered]:
         """The conversations as texts. With `add_generation_prompt` each ends where the assistant's next turn begins.
 
-        Raises what the template raises. Not thread-safe.
+        Raises NotRendered for a conversation that the template refuses. Not thread-safe.
         """
         hidden, stand_ins = [], []
         for messages in conversations:
@@ -267,10 +279,11 @@ def template_of(tokenizer, tools: bool) -> str:
     return tokenizer.get_chat_template(tools=[{}] if tools else None)
 
 
-def _not_rendered(messages: list[dict], error: Exception) -> InputError:
+def _not_rendered(messages: list[dict], error: Exception) -> NotRendered:
     """The error of a conversation that the template refuses: one with a system turn, or two turns of one speaker, say."""
     first = next((each["content"] for each in messages if each["role"] == "user"), "")
-    return InputError(f"the chat template cannot render the conversation that begins with {shorten(first)}: {error}")
+    message = f"the chat template cannot render the conversation that begins with {shorten(first)}: {error}"
+    return NotRendered(message, str(error))
 
 
 def uses_tools(messages: list[dict]) -> bool:
@@ -323,7 +336,7 @@ def _with_marks(tokenizer, template: str) -> str:
         except ValueError:  # TRL does not know it
             pass
     if "add_generation_prompt" not in template:
-        raise InputError(
+        raise Unmarked(
             "the chat template does not enclose the assistant's turns in {% generation %}, so the loss cannot be on them "
             "alone; expected these marks, or assistant_only_loss: false"
         )
@@ -360,17 +373,9 @@ def encode_conversations(
 ) -> list[list[int]]:
     """The ids of each conversation, by the chat template. As in training, typed control tokens stay text.
 
-    Raises InputError for a conversation that the template refuses.
+    Raises NotRendered for a conversation that the template refuses.
     """
-    rendered = []
-    for conversation in conversations:
-        template = template_of(tokenizer, uses_tools(conversation))
-        messages, tools = template_input(conversation, template)
-        options = {"chat_template": template, "add_generation_prompt": add_generation_prompt}
-        try:
-            rendered.append(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options))
-        except (TemplateError, TypeError, RecursionError) as error:
-            raise _not_rendered(messages, error) from None
+    rendered = [as_text(tokenizer, conversation, add_generation_prompt) for conversation in conversations]
     encoded = tokenizer(rendered, add_special_tokens=False)["input_ids"]
     special = special_token_text(tokenizer)
     typed = [
@@ -384,6 +389,17 @@ def encode_conversations(
         for index, (ids, _) in zip(typed, encoder.encode(again), strict=True):
             encoded[index] = ids.tolist()
     return encoded
+
+
+def as_text(tokenizer, conversation: list[dict], add_generation_prompt: bool = False) -> str:
+    """The text that the chat template makes of a conversation. Raises NotRendered for one that it refuses."""
+    template = template_of(tokenizer, uses_tools(conversation))
+    messages, tools = template_input(conversation, template)
+    options = {"chat_template": template, "add_generation_prompt": add_generation_prompt}
+    try:
+        return tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options)
+    except (TemplateError, TypeError, RecursionError) as error:
+        raise _not_rendered(messages, error) from None
 
 
 def encode_text(tokenizer, text: str) -> list[int]:
