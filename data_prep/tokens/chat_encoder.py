@@ -17,6 +17,7 @@ passes them. The calls are in the loss, the tools and their results are not. A t
 assistant's turn the same whatever follows needs none: the turn is what comes after `add_generation_prompt`.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -33,6 +34,7 @@ from data_prep.tokens.control_tokens import ControlTokens
 
 IGNORED = -100  # the label that the loss ignores (ignore_index of torch's cross entropy)
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+TAGS = re.compile(r"</?(?:think|tool)\w*>")  # written in turns, not around them
 TOOL_RESPONSE = re.compile(r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOTALL)
 
 
@@ -87,13 +89,15 @@ class ChatEncoder:
             self._templates = {key: _with_marks(tokenizer, each) for key, each in self._templates.items()}
         self._names = tokenizer.special_tokens_map
         # Copies: settings that others change on the tokenizer do not matter here.
-        self._tokenizer, self._literal = (Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()) for _ in range(2))
+        self._tokenizer, self._literal = (
+            Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
+            _literal_copy(tokenizer),
+        )
         for copy in (self._tokenizer, self._literal):
             copy.no_truncation()
             copy.no_padding()
             copy.post_processor = None  # it may trim offsets: a blank at the border of an answer would be lost
         self._tokenizer.encode_special_tokens = False
-        self._literal.encode_special_tokens = True  # control tokens are text to this one
         self._special = special_token_text(tokenizer)
         self._control = ControlTokens(tokenizer, self._special)
 
@@ -257,9 +261,42 @@ def labels(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def special_token_text(tokenizer) -> re.Pattern:
     """A pattern that finds the tokenizer's control tokens typed in a text."""
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return _any_of(_special(tokenizer) | role_tokens(tokenizer))
+
+
+def role_tokens(tokenizer) -> set[str]:
+    """Control tokens that the tokenizer has as ordinary added tokens: what the chat template writes around the turns, but
+    for tags (`TAGS`), which belong to an answer. DeepSeek's <｜User｜> and <｜Assistant｜> are such."""
+    others = {token.content for token in tokenizer.added_tokens_decoder.values() if not token.special}
+    others = {each for each in others if each.strip() and not TAGS.fullmatch(each)}  # Gemma has line breaks
+    if not others or tokenizer.chat_template is None:
+        return set()
+    template = template_of(tokenizer, tools=False)
+    options = {"chat_template": template, "add_generation_prompt": True, **tokenizer.special_tokens_map}
+    try:
+        texts, _ = render_jinja_template([EXCHANGE, EXCHANGE[:1]], **options)
+    except (TemplateError, TypeError, RecursionError):
+        return set()
+    return {each for each in others if any(each in text for text in texts)}
+
+
+def _special(tokenizer) -> set[str]:
+    return {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+
+
+def _any_of(tokens: set[str]) -> re.Pattern:
     # Longest first: one may begin with another.
-    return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
+
+
+def _literal_copy(tokenizer) -> Tokenizer:
+    """A copy of the tokenizer to which control tokens are text."""
+    backend, roles = json.loads(tokenizer.backend_tokenizer.to_str()), role_tokens(tokenizer)
+    for token in backend["added_tokens"]:
+        token["special"] |= token["content"] in roles
+    copy = Tokenizer.from_str(json.dumps(backend))
+    copy.encode_special_tokens = True
+    return copy
 
 
 def _encode_piece(tokenizer: Tokenizer, piece: str, spans: list[tuple[int, int]], inner: bool) -> Encoded:
@@ -424,5 +461,5 @@ def end_of_turn(tokenizer) -> str | None:
     # Not by the tokenizer's named special tokens alone: Gemma 3 does not name its end of turn.
     # The first: behind it others may end the whole conversation, as Phi-3's <|endoftext|>.
     _, _, behind = "".join(text[begin:end] for begin, end in spans).rpartition(ANSWER)
-    found = special_token_text(tokenizer).search(behind)
+    found = _any_of(_special(tokenizer)).search(behind)
     return found[0] if found else None
