@@ -80,7 +80,9 @@ Measured = tuple[Checked, Size | None]  # a row and its size; None: it cannot be
 class Findings:
     """What has been found so far: counts, the first rows of each kind of problem, and two numbers for every kept row."""
 
-    def __init__(self, max_length: int | None, reasoning: str) -> None:
+    def __init__(self, max_length: int | None, reasoning: str, finds_answers: bool = True) -> None:
+        """`finds_answers`: see `Lengths`."""
+        self.finds_answers = finds_answers
         self.tally = Tally(reasoning)
         self.files: dict[str, Counter] = {}
         self.kinds: dict[tuple[str, str], dict] = {}  # {(kind of problem, treatment of the row): {"rows", "first"}}
@@ -141,6 +143,7 @@ class Findings:
         order = {"error": 0, "quarantined": 0, "repaired": 1, "kept": 2}
         kinds = sorted(self.kinds.items(), key=lambda each: (order[each[0][1]], -each[1]["rows"], each[0][0]))
         names = ("rows", *KINDS, "quarantined")
+        tokens = dict(self.tokens) if self.finds_answers else {**self.tokens, "learned": None, "masked": None}
         tokenizer, max_length, lengths = arguments.tokenizer, arguments.max_length, self.context.all_lengths()
         return {
             "on_bad": arguments.on_bad,
@@ -149,7 +152,7 @@ class Findings:
             "findings": [{"kind": kind, "treatment": what, **entry} for (kind, what), entry in kinds],
             "documents": dict(self.documents),
             "turns": {"total": self.roles.total(), "by_role": dict(self.roles.most_common()), **summary(self.turns)},
-            "tokens": {"tokenizer": tokenizer, "max_length": max_length, **self.tokens} if tokenizer else None,
+            "tokens": {"tokenizer": tokenizer, "max_length": max_length, **tokens} if tokenizer else None,
             "lengths": {"unit": "tokens" if tokenizer else "characters", **summary(lengths, max_length or 0)},
             "context": self.context.report(),
             "languages": {"method": method(), "counts": dict(self.languages.most_common())},
@@ -232,7 +235,9 @@ def examine(
 
     def rows(doing: str) -> Iterator[Checked]:
         return tqdm(
-            checked_rows(files, arguments.columns, lengths.roles, arguments.reasoning, arguments.text_column),
+            checked_rows(
+                files, arguments.columns, lengths.roles, arguments.reasoning, arguments.text_column, lengths.refused
+            ),
             desc=doing,
             unit=" rows",
             leave=False,
@@ -253,7 +258,7 @@ def examine(
     clashes = readings[0].earlier()
     # Under repair, too, rows that cannot be repaired are quarantined: the command reports on all rows.
     bad_rows = BadRows("error" if on_bad == "error" else "quarantine", folder / REPORT / "quarantine.jsonl")
-    findings = Findings(arguments.max_length, arguments.reasoning)
+    findings = Findings(arguments.max_length, arguments.reasoning, lengths.finds_answers)
     with contextlib.ExitStack() as stack:
         outputs: dict = {}  # {kind: file}, opened for the first row
         checked = with_warnings(measured(rows("checking"), on_bad, lengths), lengths)

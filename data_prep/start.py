@@ -369,7 +369,7 @@ def main() -> None:
             said.append("no documents: the text of the conversations is the corpus of tokenizer and base model")
 
         # Tokens
-        from data_prep.tokens.sft_dataset import template_roles  # slow to import
+        from data_prep.tokens.template_problems import template_roles  # slow to import
 
         corpus = [str(files[0]) for files in sources.values()]
         tokenizer = origin.tokenizer if origin else tokenizer_for(corpus, Path(temporary))

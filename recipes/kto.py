@@ -32,6 +32,7 @@ from data_prep.readers.labels import load_labels
 from data_prep.readers.preferences import prompt_key
 from data_prep.tokens.chat_encoder import encode_conversations, special_token_text
 from data_prep.tokens.generation_prompt import check_begins
+from data_prep.tokens.template_problems import refused_by
 from recipes.trainers.adapter import lora_config
 from recipes.trainers.arguments import model_kwargs, parse_arguments
 from recipes.trainers.curves import logged, rows_seen, save_curves
@@ -139,7 +140,7 @@ def main() -> None:
     check_context(tokenizer, config, args.max_length)
 
     # Dataset
-    load = partial(load_labels, on_bad=script.on_bad, columns=script.columns)
+    load = partial(load_labels, on_bad=script.on_bad, columns=script.columns, refused=refused_by(tokenizer))
     dataset = load(script.rankings, quarantine=f"{args.output_dir}/quarantine.jsonl")
     heldout = (
         load(script.heldout, quarantine=f"{args.output_dir}/quarantine_heldout.jsonl") if script.heldout else None

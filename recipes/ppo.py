@@ -29,6 +29,7 @@ from data_prep.models.reward_functions import load_function
 from data_prep.readers.preferences import prompt_key
 from data_prep.readers.prompts import load_prompts
 from data_prep.tokens.prompts import fit_prompts, longest_prompt
+from data_prep.tokens.template_problems import refused_by
 from recipes.trainers.adapter import check_score_head, lora_config
 from recipes.trainers.alarms import show_alarms
 from recipes.trainers.arguments import model_kwargs, parse_arguments
@@ -140,7 +141,7 @@ def main() -> None:
     check_context(tokenizer, AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False), None)
 
     # Dataset
-    load = partial(load_prompts, on_bad=script.on_bad, columns=script.columns)
+    load = partial(load_prompts, on_bad=script.on_bad, columns=script.columns, refused=refused_by(tokenizer))
     dataset = load(script.prompts, quarantine=f"{args.output_dir}/quarantine.jsonl")
     heldout = script.heldout and load(script.heldout, quarantine=f"{args.output_dir}/quarantine_heldout.jsonl")
     others = [args.reward_model_path, script.value_model_path]

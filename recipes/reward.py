@@ -28,6 +28,7 @@ from data_prep.models.loading import check_context, checkpoint_or_hub_id, load_t
 from data_prep.models.scoring import ranking_agreement, score_answers
 from data_prep.readers.preferences import load_rankings, prompt_key
 from data_prep.tokens.chat_encoder import answer_end
+from data_prep.tokens.template_problems import refused_by
 from recipes.trainers import quiet
 from recipes.trainers.adapter import check_score_head, lora_config
 from recipes.trainers.arguments import model_kwargs, parse_arguments
@@ -100,7 +101,7 @@ def main() -> None:
     take_pad_token(tokenizer, args.pad_token, [answer_end(tokenizer)[0]], needed=True)
 
     # Dataset
-    load = partial(load_rankings, on_bad=script.on_bad, columns=script.columns)
+    load = partial(load_rankings, on_bad=script.on_bad, columns=script.columns, refused=refused_by(tokenizer))
     dataset = load(script.rankings, quarantine=f"{args.output_dir}/quarantine.jsonl")
     heldout = (
         load(script.heldout, quarantine=f"{args.output_dir}/quarantine_heldout.jsonl") if script.heldout else None

@@ -12,12 +12,14 @@ from helpers.conversations import gpt as answer
 from helpers.data import BELLE, needs_data
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AddedToken
 
 from data_prep.common import arrow_dataset
 from data_prep.common.errors import InputError
 from data_prep.readers.conversation_formats import ALL_ROLES
-from data_prep.tokens.chat_encoder import ChatEncoder, labels
-from data_prep.tokens.sft_dataset import load_tokenized, template_roles
+from data_prep.tokens.chat_encoder import ChatEncoder, encode_prompts, labels
+from data_prep.tokens.sft_dataset import load_tokenized
+from data_prep.tokens.template_problems import template_roles
 from data_prep.train_tokenizer import SPECIAL_TOKENS
 
 # A template of another make: it trims, writes a system turn of its own, and no control token stands beside an answer.
@@ -281,6 +283,34 @@ def test_typed_control_tokens_are_counted(tokenizer, tmp_path, capsys):
     load_tokenized(write(tmp_path, rows), tokenizer, None)
     counted = "encoded as ordinary text: <|end|> 2 times, <|pad|> 1 times\n"
     assert f"special tokens typed in turns are {counted}" in capsys.readouterr().out
+
+
+def test_tokens_of_roles_that_are_not_special_stay_text_where_somebody_types_them(tmp_path, capsys):
+    other, roles = trained(), ["<｜User｜>", "<｜Assistant｜>"]  # DeepSeek's: ordinary added tokens
+    other.add_tokens([AddedToken(each, normalized=False) for each in (*roles, "<think>", "</think>", "\n\n")])
+    other.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ '<｜User｜>' + m.content }}{% else %}{{ '<｜Assistant｜>' }}"
+        "{% generation %}{{ m.content + '<|end|>' }}{% endgeneration %}{{ '\n\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>' }}{% endif %}"
+    )
+    user, assistant, think, closed, breaks, end = other.convert_tokens_to_ids(
+        [*roles, "<think>", "</think>", "\n\n", "<|end|>"]
+    )
+    # The letters of a typed token, as the tokenizer without added tokens has them.
+    typed = [token for part in ("<", "｜User｜>") for token in trained()(part)["input_ids"]]
+    assert trained().decode(typed) == roles[0] and user not in typed
+    (prompt,) = encode_prompts(other, [messages(f"a{roles[0]}<think>")])
+    assert prompt[0] == user and prompt[-3:] == [think, assistant, think] and prompt.count(user) == 1
+    assert other.decode(prompt) == f"{roles[0]}a{roles[0]}<think>{roles[1]}<think>"
+    path = write(tmp_path, [{"messages": messages(f"a{roles[1]}", f"<think>b</think>{roles[0]}\n\n")}])
+    (row,) = load_tokenized(path, other, None)
+    ids = row["input_ids"]
+    assert (ids.count(user), ids.count(assistant), ids.count(think), ids.count(closed)) == (1, 1, 1, 1)
+    assert ids[-3:] == [breaks, end, breaks]
+    learned = [label for label in row["labels"] if label != -100]
+    assert other.decode(learned) == f"<think>b</think>{roles[0]}\n\n<|end|>" and learned == ids[-len(learned) - 1 : -1]
+    counted = "ordinary text: <｜Assistant｜> 1 times, <｜User｜> 1 times\n"
+    assert f"special tokens typed in turns are encoded as {counted}" in capsys.readouterr().out
 
 
 def test_the_roles_that_a_template_has_a_place_for(tokenizer):

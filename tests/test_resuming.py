@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+from datetime import date, timedelta
 from importlib import metadata
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     GPTNeoXConfig,
     MixtralConfig,
     Trainer,
@@ -344,6 +346,28 @@ def test_with_lora_muon_lr_keeps_no_run_from_going_on(pushed, settings, tmp_path
     given = {**settings["sft"], "muon_lr": 0.02, "output_dir": folder, "resume_from_checkpoint": "last"}
     succeeded(again("sft", **given))
     assert differing(first, folder) == set()
+
+
+def test_a_run_that_goes_on_another_day_writes_the_date_of_its_first(tiny_model_dir, tmp_path):
+    shutil.copytree(tiny_model_dir, tmp_path / "dated")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "dated")
+    # As Llama 3.2's and gpt-oss's: the day stands in every conversation.
+    tokenizer.chat_template = "{{ 'today ' + strftime_now('%d %b %Y') }}" + tokenizer.chat_template
+    tokenizer.save_pretrained(tmp_path / "dated")
+    (tmp_path / "chat.json").write_text(json.dumps([conversation("1", "a", "b"), conversation("2", "c", "d")]))
+    given = {"conversations": tmp_path / "chat.json", "model_name_or_path": tmp_path / "dated", **EXACT}
+    given |= {"max_length": POSITIONS, "max_new_tokens": 4, "max_steps": 2, "save_steps": 1}
+    given |= {"save_total_limit": 2, "output_dir": tmp_path / "out"}
+    done = succeeded(again("sft", **given))
+    record = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert f"today {date.fromisoformat(record['day']):%d %b %Y}" in done.out
+    assert date.today() - date.fromisoformat(record["day"]) <= timedelta(days=1)
+    folder = as_killed(tmp_path / "out", tmp_path / "killed", 1)
+    record = json.loads((folder / UNFINISHED).read_text())
+    write_json(folder / UNFINISHED, {**record, "day": "2020-02-03"})
+    done = succeeded(again("sft", **{**given, "output_dir": folder}))
+    assert f"resuming from {folder}/checkpoint-1;" in done.out and "today 03 Feb 2020" in done.out
+    assert json.loads((folder / "settings.json").read_text())["day"] == "2020-02-03"
 
 
 def test_other_data_models_versions_and_processes_are_told_apart_too(pushed, settings, tmp_path):

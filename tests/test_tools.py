@@ -14,7 +14,8 @@ from data_prep.common.errors import InputError
 from data_prep.readers.conversation_formats import to_conversation
 from data_prep.readers.conversations import read_conversations
 from data_prep.tokens.chat_encoder import ChatEncoder, encode_conversations, encode_prompts
-from data_prep.tokens.sft_dataset import load_tokenized, messages_of, template_roles
+from data_prep.tokens.sft_dataset import load_tokenized, messages_of
+from data_prep.tokens.template_problems import template_roles
 from data_prep.train_tokenizer import SPECIAL_TOKENS
 
 # ChatML as Hermes and Qwen write it, here in a form of its own: results of one call share a user's turn.
@@ -363,6 +364,7 @@ def test_a_template_that_cannot_render_a_conversation_names_it(tmp_path):
     call = {"role": "assistant", "content": "", "tool_calls": [ADD, ADD]}
     rows = [{"messages": messages("a", "b")}, {"messages": [{"role": "user", "content": "2+2?"}, call]}]
     with pytest.raises(
-        InputError, match="cannot render the conversation that begins with '2[+]2[?]': one call at most"
+        InputError,
+        match="row 2, line 1: found a conversation that the chat template refuses: one call at most; expected",
     ):
         load_tokenized(write(tmp_path, rows), tokenizer, None)

@@ -119,17 +119,24 @@ def sentences(report: dict) -> list[tuple[str, str]]:
         own = f"; {spread(turns)} in a conversation" if turns["histogram"] else ""
         said.append(("turns", f"{turns['total']:,}: {speakers}{own}"))
     if tokens:
-        total, kept = tokens["total"], tokens["learned"] + tokens["masked"]
+        total = tokens["total"]
+        kept = total - tokens["truncated"] - tokens["left_out"]
         parts = {
             part: f"{tokens[part]:,} ({share(tokens[part], total)})"
             for part in ("learned", "masked", "truncated", "left_out")
+            if tokens[part] is not None
         }
+        learned = (
+            f"of them {parts['learned']} to learn from and {parts['masked']} masked"
+            if "learned" in parts
+            else "those to learn from are not counted: the chat template does not enclose the assistant's turns in "
+            "{% generation %}"
+        )
         limit = f" at {tokens['max_length']:,} tokens" if tokens["max_length"] else ""
         said.append(
             (
                 "tokens",
-                f"{total:,} with {tokens['tokenizer']}: {kept:,} kept, of them {parts['learned']} to learn from and "
-                f"{parts['masked']} masked; {parts['truncated']} truncated{limit}"
+                f"{total:,} with {tokens['tokenizer']}: {kept:,} kept, {learned}; {parts['truncated']} truncated{limit}"
                 + (f", {parts['left_out']} left out with preferences" if tokens["left_out"] else ""),
             )
         )

@@ -108,6 +108,7 @@ def checked_rows(
     roles: Iterable[str] = ALL_ROLES,
     reasoning: str = "keep",
     text_column: str = "text",
+    refused: Callable[[list[dict]], list[Problem]] | None = None,
 ) -> Iterator[Checked]:
     """All rows of `files`, each classified by its fields; with `columns` all are of the kind that these fields have.
 
@@ -115,6 +116,7 @@ def checked_rows(
         roles: those that the chat template supports.
         reasoning: what to do with an assistant's reasoning; "drop" takes it out of the records.
         text_column: that of documents; their records have it as "text".
+        refused: what keeps a chat template from writing messages; of a preference, the prompt with an answer.
     """
     named_kind, columns = kind_of_columns(columns)
     for row in rows_of(files):
@@ -149,6 +151,8 @@ def checked_rows(
             unread = conversation_formats.unread_fields(row.value, columns, roles)
         else:
             kind, said, problems = "", {}, [unrecognised(row.value)]
+        if refused and kind and all(problem.kind in REPAIRABLE for problem in problems):
+            problems = problems + refused(conversations_of(said)[0])
         identifier, row = identify(row.with_found(problems), (columns or {}).get("id", "id"))
         record = {"id": identifier, "source": row.path, "row": row.number, **said}
         yield Checked(row, kind, record, tuple(unread), turns, tuple(changed))
@@ -273,12 +277,15 @@ def usual_special_text(messages: list[dict]) -> list[str]:
 
 
 class Lengths:
-    """Measures records, in tokens if there is a tokenizer, otherwise in characters."""
+    """Measures records, in tokens if there is a tokenizer, otherwise in characters.
+
+    `finds_answers`: whether the chat template tells the assistant's turns apart; if not, all tokens count as learned.
+    """
 
     def __init__(self, tokenizer: str | None, max_length: int | None, reasoning: str = "keep") -> None:
         """Raises InputError if the folder `tokenizer` holds no tokenizer with a chat template."""
         self.max_length, self.encoder, self.roles = max_length, None, ALL_ROLES
-        self.special_text = usual_special_text
+        self.special_text, self.refused, self.finds_answers = usual_special_text, None, True
         if tokenizer is None:
             if max_length is not None:
                 raise InputError("--max_length is in tokens: give the tokenizer too (--tokenizer)")
@@ -289,14 +296,20 @@ class Lengths:
         from tokenizers import Tokenizer
 
         from data_prep.models.loading import load_tokenizer  # slow to import
-        from data_prep.tokens.chat_encoder import ChatEncoder
-        from data_prep.tokens.sft_dataset import template_roles
+        from data_prep.tokens.chat_encoder import ChatEncoder, Unmarked
+        from data_prep.tokens.template_problems import Renderer, template_roles
 
         loaded = load_tokenizer(tokenizer)
         if loaded.chat_template is None:
             raise InputError(f"{tokenizer}: found no chat template; put a chat_template.jinja into the folder")
-        self.encoder, self.roles = ChatEncoder(loaded, reasoning=reasoning), template_roles(loaded)
-        self.special_text = self.encoder.special_text
+        self.roles = template_roles(loaded)
+        try:
+            self.encoder = ChatEncoder(loaded, reasoning=reasoning)
+        except Unmarked as error:
+            if reasoning == "mask":
+                raise InputError(f"--reasoning mask: {str(error).partition(';')[0]}; expected these marks") from None
+            self.encoder, self.finds_answers = ChatEncoder(loaded, assistant_only=False), False
+        self.special_text, self.refused = self.encoder.special_text, Renderer(self.encoder, self.roles)
         self._corpus_tokenizer = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
         self._corpus_tokenizer.no_truncation()
         self._corpus_tokenizer.encode_special_tokens = True  # as ordinary characters
@@ -325,11 +338,12 @@ class Lengths:
             ]
         rendered = self.encoder.render([each for several in conversations for each in several])
         encoded, texts = iter(self.encoder.encode(rendered)), iter(rendered)
+        prompts = [] if self.finds_answers else self._prompts([several[0] for several in conversations])
         sizes = []
-        for record, several in zip(records, conversations, strict=True):
+        for index, (record, several) in enumerate(zip(records, conversations, strict=True)):
             masks = [next(encoded).mask for _ in several]
             lost = sum(next(texts).lost for _ in several)
-            longest, prompt = max(map(len, masks)), tokens_before_answer(masks[0])
+            longest, prompt = max(map(len, masks)), prompts[index] if prompts else tokens_before_answer(masks[0])
             if "messages" not in record and over_long(record, longest, self.max_length):
                 left_out = sum(map(len, masks))
                 sizes.append(Size(longest, left_out, left_out=left_out, prompt=prompt, lost=lost))
@@ -338,6 +352,11 @@ class Lengths:
             total, seen, learned = sum(map(len, masks)), sum(map(len, kept)), sum(int(mask.sum()) for mask in kept)
             sizes.append(Size(longest, total, learned, seen - learned, total - seen, prompt=prompt, lost=lost))
         return sizes
+
+    def _prompts(self, conversations: list[list[dict]]) -> list[int]:
+        """The tokens of each conversation before its last turn, which is the assistant's."""
+        rendered = self.encoder.render([each[:-1] for each in conversations], add_generation_prompt=True)
+        return [len(each.ids) for each in self.encoder.encode(rendered)]
 
 
 def tokens_before_answer(mask: np.ndarray) -> int:

@@ -141,12 +141,15 @@ def speaker(message: dict) -> str:
 
 
 def unsupported_roles(messages: list[dict], roles: Iterable[str]) -> list[Problem]:
-    """The problems of turns of other roles than `roles`: those of tools, which most readers have no place for."""
+    """The problems of turns of other roles than `roles`: those of tools, which most readers have no place for, and those
+    that the chat template does not write."""
     expected = f"{', '.join(role for role in roles if role in ROLES.values())} only"
+    reason = dict.fromkeys(PLAIN_ROLES, ", as the chat template has no place for others")
     if "tool" not in roles:
-        expected += ": recipes/sft.py alone takes calls of tools, with a chat template that has them"
+        tools = ": recipes/sft.py alone takes calls of tools, with a chat template that has them"
+        reason |= dict.fromkeys(("function_call", "tool"), tools)
     strange = [role for role in dict.fromkeys(map(speaker, messages)) if role not in roles]
-    return [Problem(UNSUPPORTED_ROLE, f"turns of {role}", expected) for role in strange]
+    return [Problem(UNSUPPORTED_ROLE, f"turns of {role}", expected + reason.get(role, "")) for role in strange]
 
 
 def unread_fields(value, columns: dict[str, str] | None = None, roles: Iterable[str] = ALL_ROLES) -> list[str]:

@@ -6,7 +6,7 @@ user and assistant alternate, the user first; an assistant who calls tools goes 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -38,6 +38,7 @@ def conversation_rows(
     columns: dict[str, str] | str | None = None,
     roles: Iterable[str] = PLAIN_ROLES,
     tally: Tally | None = None,
+    refused: Callable[[list[dict]], list[Problem]] | None = None,
 ) -> Iterator[dict]:
     """The usable rows of `files` (see `data_files`), one at a time; the others go to `bad_rows`.
 
@@ -48,15 +49,21 @@ def conversation_rows(
         columns: {field: column}, or "field=column,..."; None: recognise the format of each row.
         roles: what the chat template supports (see `to_conversation`); turns of other roles are problems.
         tally: says whether reasoning is dropped, and gets the counts of what the rows hold beside their texts.
+        refused: what keeps a chat template from writing messages (see `data_prep.tokens.template_problems`).
     """
     columns, roles, tally = parse_columns(columns, FIELDS), tuple(roles), tally or Tally()
     for row in rows_of(files):
-        if conversation := accepted_conversation(row, bad_rows, columns, roles, tally):
+        if conversation := accepted_conversation(row, bad_rows, columns, roles, tally, refused):
             yield conversation
 
 
 def accepted_conversation(
-    row: Row, bad_rows: BadRows, columns: dict[str, str] | None, roles: tuple[str, ...], tally: Tally
+    row: Row,
+    bad_rows: BadRows,
+    columns: dict[str, str] | None,
+    roles: tuple[str, ...],
+    tally: Tally,
+    refused: Callable[[list[dict]], list[Problem]] | None = None,
 ) -> dict | None:
     """The conversation in a row, or None if `bad_rows` does not accept it."""
     messages, turns = [], 0
@@ -66,6 +73,8 @@ def accepted_conversation(
         if turns and tally.reasoning == "drop":
             messages, emptied = drop_reasoning(messages)
             found = found + emptied
+        if refused and all(problem.kind in REPAIRABLE for problem in found):
+            found = found + refused(messages)
         row = row.with_found(found)
     identifier, row = identify(row, (columns or {}).get("id", "id"))
     problems = [problem for problem in row.problems if problem.kind != TRAILING_HUMAN]

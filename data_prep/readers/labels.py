@@ -1,7 +1,7 @@
 """Answers labelled good or bad, one by one, of preferences in all their formats: what recipes/kto.py learns from."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from data_prep.common.errors import InputError
@@ -12,7 +12,7 @@ from data_prep.readers.preferences import BOTH, TIED, prompt_key, read_preferenc
 from data_prep.readers.ranks import pairs
 from data_prep.readers.unread import Tally
 from data_prep.rows.bad_rows import BadRows
-from data_prep.rows.problems import REPAIRED_BY_READING
+from data_prep.rows.problems import REPAIRED_BY_READING, Problem
 from data_prep.rows.read import data_files, names_of, rows_of
 
 BETWEEN = "answers ranked neither best nor last"
@@ -43,7 +43,11 @@ def read_labels(path: str | Path) -> tuple[list[dict], int]:
 
 
 def _labels(
-    files: list[str], bad_rows: BadRows, columns: dict[str, str] | str | None, tally: Tally
+    files: list[str],
+    bad_rows: BadRows,
+    columns: dict[str, str] | str | None,
+    tally: Tally,
+    refused: Callable[[list[dict]], list[Problem]] | None = None,
 ) -> tuple[list[dict], Counter]:
     """The labelled answers in files, and the counts of `LABELLED`, `APART`, and of answers left out by reason.
 
@@ -54,7 +58,7 @@ def _labels(
     rows, keys = [], []
     labels: dict[tuple[str, str], set[bool]] = {}
     for row in rows_of(files):
-        preference, found = read_preference(row, named)
+        preference, found = read_preference(row, named, refused)
         if not bad_rows.accept(row.with_found(found), (*REPAIRED_BY_READING, *REPAIRABLE)):
             continue
         tally.fields.update(unread_fields(row.value, named))
@@ -76,6 +80,7 @@ def load_labels(
     on_bad: str = "error",
     quarantine: str | Path | None = None,
     columns: dict[str, str] | str | None = None,
+    refused: Callable[[list[dict]], list[Problem]] | None = None,
 ):
     """The labelled answers as a `datasets.Dataset` with the columns prompt (messages), completion and label (bool).
 
@@ -87,7 +92,7 @@ def load_labels(
     from datasets import Dataset  # slow to import
 
     bad_rows, files, tally = BadRows(on_bad, quarantine), data_files(paths), Tally()
-    kept, counts = _labels(files, bad_rows, columns, tally)
+    kept, counts = _labels(files, bad_rows, columns, tally, refused)
     left_out = {reason: counts[reason] for reason in (BETWEEN, TIED, BOTH) if counts[reason]}
     good = sum(row["label"] for row in kept)
     line = f"{counted(len(kept), 'labelled answer')}, {good:,} good and {len(kept) - good:,} bad"

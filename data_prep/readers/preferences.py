@@ -6,7 +6,7 @@ lists, from any file that rows/read.py reads. A file may mix formats.
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from data_prep.common.errors import InputError
@@ -69,6 +69,7 @@ def _rankings(
     columns: dict[str, str] | str | None,
     tally: Tally,
     subset_column: str | None = None,
+    refused: Callable[[list[dict]], list[Problem]] | None = None,
 ) -> tuple[list[dict], dict[str, int]]:
     """The rankings in files, and {reason: rows left out}. Closes `bad_rows`."""
     columns = parse_columns(columns, FIELDS)
@@ -76,7 +77,7 @@ def _rankings(
     left_out: Counter = Counter()
     labelled: dict[str, dict] = {}  # {prompt: its ranking, filled by `_add_label`}
     for row in rows_of(files):
-        preference, found = read_preference(row, columns)
+        preference, found = read_preference(row, columns, refused)
         if not bad_rows.accept(row.with_found(found), (*REPAIRED_BY_READING, *REPAIRABLE)):
             continue
         tally.fields.update(field for field in unread_fields(row.value, columns) if field != subset_column)
@@ -115,15 +116,26 @@ def _count_pairs(rankings: list[dict]) -> int:
     return sum(len(pairs(ranking["ranks"])) for ranking in rankings)
 
 
-def read_preference(row: Row, columns: dict[str, str] | None) -> tuple[dict, list[Problem]]:
-    """The preference in a row, and what is wrong with it, without the problems that reading found."""
+def read_preference(
+    row: Row,
+    columns: dict[str, str] | None,
+    refused: Callable[[list[dict]], list[Problem]] | None = None,
+) -> tuple[dict, list[Problem]]:
+    """The preference in a row, and what is wrong with it, without the problems that reading found.
+
+    `refused`: what keeps a chat template from writing messages, here the prompt with an answer.
+    """
     if row.value is None and row.problems:
         return {}, []
     if not isinstance(row.value, dict):
         return {}, [Problem("not an object", shorten(row.value), "{'prompt', 'completions', 'ranks'}")]
     if media := media_problems(row.value):
         return {}, media
-    return preference_of(row.value, columns)
+    preference, found = preference_of(row.value, columns)
+    if refused and all(problem.kind in REPAIRABLE for problem in found):
+        answer = {"role": "assistant", "content": preference["completions"][0]}
+        found = found + refused([*preference["prompt"], answer])
+    return preference, found
 
 
 def unread_fields(value: dict, columns: dict[str, str] | None) -> list[str]:
@@ -174,15 +186,17 @@ def load_rankings(
     on_bad: str = "error",
     quarantine: str | Path | None = None,
     columns: dict[str, str] | str | None = None,
+    refused: Callable[[list[dict]], list[Problem]] | None = None,
 ):
     """The rankings as a `datasets.Dataset` with the columns prompt, completions, ranks and, if any row has them, scores.
 
     Prints what was left out, repaired and quarantined. Takes the arguments of `read_rankings`, and raises the same errors.
+    A row with `refused`, those of a chat template that cannot write it, is a bad row.
     """
     from datasets import Dataset  # slow to import, and not needed by the readers
 
     bad_rows, files, tally = BadRows(on_bad, quarantine), data_files(paths), Tally()
-    rows, left_out = _rankings(files, bad_rows, columns, tally)
+    rows, left_out = _rankings(files, bad_rows, columns, tally, refused=refused)
     line = f"{counted(len(rows), 'ranking')}, {counted(_count_pairs(rows), 'pair')}"
     if left_out:
         taken = {ALONE: " (recipes/kto.py takes these)"}

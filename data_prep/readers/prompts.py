@@ -3,7 +3,7 @@
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -19,7 +19,7 @@ from data_prep.readers.preference_formats import REPAIRABLE
 from data_prep.readers.preferences import prompt_key, read_preference, unread_fields
 from data_prep.readers.unread import Tally
 from data_prep.rows.bad_rows import BadRows
-from data_prep.rows.problems import REPAIRED_BY_READING, Row
+from data_prep.rows.problems import REPAIRED_BY_READING, Problem, Row
 from data_prep.rows.read import data_files, identify, rows_of
 
 
@@ -42,6 +42,7 @@ def prompt_rows(
     counts: Counter | None = None,
     tally: Tally | None = None,
     without_tools: bool = False,
+    refused: Callable[[list[dict]], list[Problem]] | None = None,
 ) -> Iterator[dict]:
     """Rows {"id", "prompt": messages, "reference": str, "place": str} of `files` (see `data_files`); bad ones go to
     `bad_rows`. The place is file and row, for messages.
@@ -54,6 +55,7 @@ def prompt_rows(
         counts: gets "preferences" (rows), "repeated" (those of them that are left out) and "tools".
         tally: gets the fields that are not read.
         without_tools: conversations with calls of tools are left out, and counted under "tools"; else they are bad rows.
+        refused: what keeps a chat template from writing messages, here the prompt with its reference.
     """
     counts, tally = Counter() if counts is None else counts, tally or Tally()
     named_kind, columns = kind_of_columns(columns)
@@ -62,14 +64,14 @@ def prompt_rows(
     without_good_answer: dict[bytes, dict] = {}
     for row in rows_of(files):
         if (named_kind or classify(row.value)) != "preferences":
-            if conversation := accepted_conversation(row, bad_rows, columns, roles, tally):
+            if conversation := accepted_conversation(row, bad_rows, columns, roles, tally, refused):
                 if any(speaker(message) not in PLAIN_ROLES for message in conversation["messages"]):
                     counts["tools"] += 1
                     continue
                 prompt, reference = split_last_answer(conversation["messages"])
                 yield {"id": conversation["id"], "prompt": prompt, "reference": reference, "place": _place(row)}
             continue
-        accepted = _accepted_preference(row, bad_rows, columns)
+        accepted = _accepted_preference(row, bad_rows, columns, refused)
         if accepted is None:
             continue
         counts["preferences"] += 1
@@ -87,9 +89,14 @@ def prompt_rows(
     yield from without_good_answer.values()
 
 
-def _accepted_preference(row: Row, bad_rows: BadRows, columns: dict[str, str] | None) -> dict | None:
+def _accepted_preference(
+    row: Row,
+    bad_rows: BadRows,
+    columns: dict[str, str] | None,
+    refused: Callable[[list[dict]], list[Problem]] | None,
+) -> dict | None:
     """The prompt in a row and its best completion (None if that is labelled bad); None if `bad_rows` does not accept it."""
-    preference, problems = read_preference(row, columns)
+    preference, problems = read_preference(row, columns, refused)
     identifier, row = identify(row.with_found(problems), (columns or {}).get("id", "id"))
     if not bad_rows.accept(row, (*REPAIRED_BY_READING, *REPAIRABLE)):
         return None
@@ -149,18 +156,19 @@ def load_prompts(
     on_bad: str = "error",
     quarantine: str | Path | None = None,
     columns: dict[str, str] | str | None = None,
+    refused: Callable[[list[dict]], list[Problem]] | None = None,
 ):
     """The prompts as a `datasets.Dataset` with the columns prompt, reference and place (see `prompt_rows`); prints the counts.
 
     They are in a file on disk (see `write_dataset`), so the memory used hardly grows with their number. Takes the
-    arguments of `read_conversations`, and raises the same errors.
+    arguments of `read_conversations`, and raises the same errors; a row with `refused` is a bad row.
     """
     import pyarrow  # slow to import, and not needed by the readers
 
     bad_rows, files, counts, tally = BadRows(on_bad, quarantine), data_files(paths), Counter(), Tally()
     text = pyarrow.string()
     schema = pyarrow.schema([("prompt", pyarrow.list_(message_type())), ("reference", text), ("place", text)])
-    read = prompt_rows(files, bad_rows, columns, counts, tally)
+    read = prompt_rows(files, bad_rows, columns, counts, tally, refused=refused)
     rows = tqdm(read, desc="reading", unit=" prompts", mininterval=1, disable=None)
     batches = (
         pyarrow.RecordBatch.from_pylist([{key: row[key] for key in schema.names} for row in batch], schema)

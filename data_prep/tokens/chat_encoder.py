@@ -17,6 +17,7 @@ passes them. The calls are in the loss, the tools and their results are not. A t
 assistant's turn the same whatever follows needs none: the turn is what comes after `add_generation_prompt`.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from os.path import commonprefix
@@ -34,6 +35,7 @@ from data_prep.tokens.control_tokens import ControlTokens
 
 IGNORED = -100  # the label that the loss ignores (ignore_index of torch's cross entropy)
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+TAGS = re.compile(r"</?(?:think|tool)\w*>")  # written in turns, not around them
 TOOL_RESPONSE = re.compile(r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOTALL)
 
 
@@ -57,12 +59,24 @@ class Rendered(NamedTuple):
     lost: int = 0  # turns whose reasoning the template left out
 
 
+class NotRendered(InputError):
+    """A conversation that the chat template refuses; `reason` is what it says."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Unmarked(InputError):
+    """A chat template in which the assistant's turns cannot be found."""
+
+
 class ChatEncoder:
     """A tokenizer with its chat template, prepared to encode many conversations."""
 
     def __init__(self, tokenizer, assistant_only: bool = True, reasoning: str = "keep") -> None:
         """`assistant_only=False`: every token enters the loss. `reasoning="mask"` keeps reasoning out of it. Raises
-        InputError for a template whose assistant's turns cannot be found."""
+        Unmarked for a template whose assistant's turns cannot be found."""
         if reasoning not in REASONING:
             raise InputError(f"reasoning is {reasoning!r}; expected {', '.join(REASONING)}")
         if reasoning == "mask" and not assistant_only:
@@ -80,20 +94,22 @@ class ChatEncoder:
             each: _given_by_prompt(each, self._names) for each in self._templates.values() if assistant_only
         }
         # Copies: settings that others change on the tokenizer do not matter here.
-        self._tokenizer, self._literal = (Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()) for _ in range(2))
+        self._tokenizer, self._literal = (
+            Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
+            _literal_copy(tokenizer),
+        )
         for copy in (self._tokenizer, self._literal):
             copy.no_truncation()
             copy.no_padding()
             copy.post_processor = None  # it may trim offsets: a blank at the border of an answer would be lost
         self._tokenizer.encode_special_tokens = False
-        self._literal.encode_special_tokens = True  # control tokens are text to this one
         self._special = special_token_text(tokenizer)
         self._control = ControlTokens(tokenizer, self._special)
 
     def render(self, conversations: list[list[dict]], add_generation_prompt: bool = False) -> list[Rendered]:
         """The conversations as texts. With `add_generation_prompt` each ends where the assistant's next turn begins.
 
-        Raises what the template raises. Not thread-safe.
+        Raises NotRendered for a conversation that the template refuses. Not thread-safe.
         """
         hidden, stand_ins = [], []
         for messages in conversations:
@@ -258,9 +274,42 @@ def labels(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def special_token_text(tokenizer) -> re.Pattern:
     """A pattern that finds the tokenizer's control tokens typed in a text."""
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return _any_of(_special(tokenizer) | role_tokens(tokenizer))
+
+
+def role_tokens(tokenizer) -> set[str]:
+    """Control tokens that the tokenizer has as ordinary added tokens: what the chat template writes around the turns, but
+    for tags (`TAGS`), which belong to an answer. DeepSeek's <｜User｜> and <｜Assistant｜> are such."""
+    others = {token.content for token in tokenizer.added_tokens_decoder.values() if not token.special}
+    others = {each for each in others if each.strip() and not TAGS.fullmatch(each)}  # Gemma has line breaks
+    if not others or tokenizer.chat_template is None:
+        return set()
+    template = template_of(tokenizer, tools=False)
+    options = {"chat_template": template, "add_generation_prompt": True, **tokenizer.special_tokens_map}
+    try:
+        texts, _ = render_jinja_template([EXCHANGE, EXCHANGE[:1]], **options)
+    except (TemplateError, TypeError, RecursionError):
+        return set()
+    return {each for each in others if any(each in text for text in texts)}
+
+
+def _special(tokenizer) -> set[str]:
+    return {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+
+
+def _any_of(tokens: set[str]) -> re.Pattern:
     # Longest first: one may begin with another.
-    return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
+
+
+def _literal_copy(tokenizer) -> Tokenizer:
+    """A copy of the tokenizer to which control tokens are text."""
+    backend, roles = json.loads(tokenizer.backend_tokenizer.to_str()), role_tokens(tokenizer)
+    for token in backend["added_tokens"]:
+        token["special"] |= token["content"] in roles
+    copy = Tokenizer.from_str(json.dumps(backend))
+    copy.encode_special_tokens = True
+    return copy
 
 
 def _encode_piece(tokenizer: Tokenizer, piece: str, spans: list[tuple[int, int]], inner: bool) -> Encoded:
@@ -280,10 +329,11 @@ def template_of(tokenizer, tools: bool) -> str:
     return tokenizer.get_chat_template(tools=[{}] if tools else None)
 
 
-def _not_rendered(messages: list[dict], error: Exception) -> InputError:
+def _not_rendered(messages: list[dict], error: Exception) -> NotRendered:
     """The error of a conversation that the template refuses: one with a system turn, or two turns of one speaker, say."""
     first = next((each["content"] for each in messages if each["role"] == "user"), "")
-    return InputError(f"the chat template cannot render the conversation that begins with {shorten(first)}: {error}")
+    message = f"the chat template cannot render the conversation that begins with {shorten(first)}: {error}"
+    return NotRendered(message, str(error))
 
 
 def uses_tools(messages: list[dict]) -> bool:
@@ -336,7 +386,7 @@ def _with_marks(tokenizer, template: str) -> str:
         except ValueError:  # TRL does not know it
             pass
     if "add_generation_prompt" not in template:
-        raise InputError(
+        raise Unmarked(
             "the chat template does not enclose the assistant's turns in {% generation %}, so the loss cannot be on them "
             "alone; expected these marks, or assistant_only_loss: false"
         )
@@ -412,17 +462,9 @@ def encode_conversations(
 ) -> list[list[int]]:
     """The ids of each conversation, by the chat template. As in training, typed control tokens stay text.
 
-    Raises InputError for a conversation that the template refuses.
+    Raises NotRendered for a conversation that the template refuses.
     """
-    rendered = []
-    for conversation in conversations:
-        template = template_of(tokenizer, uses_tools(conversation))
-        messages, tools = template_input(conversation, template)
-        options = {"chat_template": template, "add_generation_prompt": add_generation_prompt}
-        try:
-            rendered.append(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options))
-        except (TemplateError, TypeError, RecursionError) as error:
-            raise _not_rendered(messages, error) from None
+    rendered = [as_text(tokenizer, conversation, add_generation_prompt) for conversation in conversations]
     encoded = tokenizer(rendered, add_special_tokens=False)["input_ids"]
     special = special_token_text(tokenizer)
     typed = [
@@ -436,6 +478,17 @@ def encode_conversations(
         for index, (ids, _) in zip(typed, encoder.encode(again), strict=True):
             encoded[index] = ids.tolist()
     return encoded
+
+
+def as_text(tokenizer, conversation: list[dict], add_generation_prompt: bool = False) -> str:
+    """The text that the chat template makes of a conversation. Raises NotRendered for one that it refuses."""
+    template = template_of(tokenizer, uses_tools(conversation))
+    messages, tools = template_input(conversation, template)
+    options = {"chat_template": template, "add_generation_prompt": add_generation_prompt}
+    try:
+        return tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options)
+    except (TemplateError, TypeError, RecursionError) as error:
+        raise _not_rendered(messages, error) from None
 
 
 def encode_text(tokenizer, text: str) -> list[int]:
@@ -460,7 +513,7 @@ def end_of_turn(tokenizer) -> str | None:
     # Not by the tokenizer's named special tokens alone: Gemma 3 does not name its end of turn.
     # The first: behind it others may end the whole conversation, as Phi-3's <|endoftext|>.
     _, _, behind = "".join(text[begin:end] for begin, end in spans).rpartition(ANSWER)
-    found = special_token_text(tokenizer).search(behind)
+    found = _any_of(_special(tokenizer)).search(behind)
     return found[0] if found else None
 
 

@@ -28,7 +28,8 @@ class ControlTokens:
 
     def __init__(self, tokenizer, pattern: re.Pattern) -> None:
         """`pattern` finds the control tokens in a text."""
-        tokens = {number: token for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        added = tokenizer.added_tokens_decoder
+        tokens = {number: token for number, token in added.items() if pattern.fullmatch(token.content)}
         plain = not any(each.lstrip or each.rstrip or each.single_word or each.normalized for each in tokens.values())
         backend = json.loads(tokenizer.backend_tokenizer.to_str())
         self._exact = bool(tokens) and plain and backend["normalizer"] is None and _of_bytes(backend["pre_tokenizer"])

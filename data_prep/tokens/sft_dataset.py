@@ -11,58 +11,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from jinja2 import TemplateError
 from tqdm.auto import tqdm
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from data_prep.common.arrow_dataset import write_dataset
 from data_prep.common.batches import batched
 from data_prep.common.errors import InputError
 from data_prep.common.parallel import submit_ahead
 from data_prep.common.text import counted
-from data_prep.readers.conversation_formats import PLAIN_ROLES
 from data_prep.readers.conversations import close_and_report, conversation_fields, conversation_rows
 from data_prep.readers.unread import Tally
 from data_prep.rows.bad_rows import BadRows
 from data_prep.rows.read import data_files
-from data_prep.tokens.chat_encoder import ChatEncoder, Encoded, labels, template_of
+from data_prep.tokens.chat_encoder import ChatEncoder, Encoded, Rendered, labels
+from data_prep.tokens.template_problems import Renderer, template_roles
 
 LONG = ("drop", "truncate", "split")
 ENCODED_AT_ONCE = 256  # conversations
-
-
-def template_roles(tokenizer) -> tuple[str, ...]:
-    """What the chat template supports, of `ALL_ROLES`: roles, calls and tools whose content appears in the text. Reasoning
-    always has a place, in the text before the answer."""
-    found = []
-    question, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
-    function = {"type": "function", "function": {"name": "probe", "arguments": {}}}
-    call = {"role": "assistant", "content": "", "tool_calls": [function]}
-    tried = {role: {"role": role, "content": "probe"} for role in (*PLAIN_ROLES, "tool")}
-    conversations = {
-        "system": [tried["system"], question, answer],
-        "user": [tried["user"], answer],
-        "assistant": [question, tried["assistant"]],
-        "function_call": [question, call],
-        "tool": [
-            question,
-            {**call, "tool_calls": [{**function, "function": {"name": "f", "arguments": {}}}]},
-            tried["tool"],
-        ],
-        "tools": [question, answer],
-    }
-    for role, messages in conversations.items():
-        template = template_of(tokenizer, role not in PLAIN_ROLES)
-        tools = [function] if role == "tools" else None
-        try:
-            (text,), _ = render_jinja_template(
-                conversations=[messages], tools=tools, chat_template=template, **tokenizer.special_tokens_map
-            )
-        except (TemplateError, TypeError):
-            continue
-        if "probe" in text:
-            found.append(role)
-    return (*found, "reasoning_content")
 
 
 def split_at_turns(encoder: ChatEncoder, messages: list[dict], max_length: int) -> list[tuple[list[dict], Encoded]]:
@@ -182,7 +146,9 @@ def load_tokenized(
     encoder = ChatEncoder(tokenizer, assistant_only, reasoning)
     policy = LengthPolicy(encoder, max_length, long)
     bad_rows, files, tally = BadRows(on_bad, quarantine), data_files(paths), Tally(reasoning)
-    rows = conversation_rows(files, bad_rows, columns, template_roles(tokenizer), tally)
+    renderer = Renderer(encoder, template_roles(tokenizer))
+    read = conversation_rows(files, bad_rows, columns, renderer.roles, tally, renderer)
+    rows = ((row, renderer.last) for row in read)
     tokens = pyarrow.list_(pyarrow.int32())
     own = [*conversation_fields(), ("more", pyarrow.string())]
     schema = pyarrow.schema([*own, ("input_ids", tokens), ("labels", tokens)])
@@ -215,23 +181,23 @@ def messages_of(row: dict) -> list[dict]:
 
 
 def _encoded_batches(
-    encoder: ChatEncoder, rows: Iterable[dict], tally: Tally, typed: Counter
+    encoder: ChatEncoder, rows: Iterable[tuple[dict, Rendered]], tally: Tally, typed: Counter
 ) -> Iterator[tuple[list[dict], list[Encoded]]]:
-    """Batches of rows with their tokens. A thread encodes one batch, without the GIL, while the next one is read.
+    """Batches of rows with their tokens. A thread encodes one batch, without the GIL, while the next one is rendered.
 
     Special tokens in the rows' texts are counted in `typed`.
     """
     with ThreadPoolExecutor(1) as executor:
 
-        def submit(batch: list[dict]) -> Future:
-            rendered = encoder.render([row["messages"] for row in batch])
-            tally.lost += sum(each.lost for each in rendered)
-            for row, each in zip(batch, rendered, strict=True):
+        def submit(batch: list[tuple[dict, Rendered]]) -> Future:
+            for row, each in batch:
+                tally.lost += each.lost
                 if each.stand_ins:
                     typed.update(encoder.special_text(row["messages"]))
-            return executor.submit(encoder.encode, rendered)
+            return executor.submit(encoder.encode, [each for _, each in batch])
 
-        yield from submit_ahead(submit, batched(rows, ENCODED_AT_ONCE), ahead=1)
+        for batch, encoded in submit_ahead(submit, batched(rows, ENCODED_AT_ONCE), ahead=1):
+            yield [row for row, _ in batch], encoded
 
 
 def _record_batch(schema, kept: list[tuple[dict, Encoded]]):

@@ -16,8 +16,8 @@ from data_prep.readers.preferences import read_rankings
 from data_prep.readers.prompts import load_prompts
 from data_prep.readers.ranks import pairs
 from data_prep.rows.read import data_files
-from data_prep.tokens.sft_dataset import template_roles
 from data_prep.tokens.shards import TokenShards
+from data_prep.tokens.template_problems import template_roles
 
 PROMPTS = 500  # of which the length is measured
 

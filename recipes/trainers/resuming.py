@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import time
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +20,7 @@ import torch
 from accelerate.utils import broadcast
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
+from transformers.utils import chat_template_utils
 
 from data_prep.common.errors import InputError
 from data_prep.common.files import UNFINISHED, read_json, write_json
@@ -113,8 +115,8 @@ LAST, ANEW = ("last", "true", "yes", "1"), ("false", "no", "0")
 class Run(NamedTuple):
     """A run that may begin: the checkpoint it goes on from, or None, and whether older ones are removed.
 
-    `record` is what `unfinished.json` keeps: its settings, what it reads (`inputs_of`), the number of processes, and what
-    the model card asks for (`record_of`).
+    `record` is what `unfinished.json` keeps: its settings, what it reads (`inputs_of`), the number of processes, the day
+    of its first start, and what the model card asks for (`record_of`).
     """
 
     checkpoint: str | None
@@ -124,6 +126,8 @@ class Run(NamedTuple):
 
 def open_run(*arguments) -> Run:
     """Whether a run with these arguments begins in its `output_dir` or goes on there. Nothing is written.
+
+    From then on chat templates take the day of its first start for today (`set_today`).
 
     By itself it goes on from the last whole checkpoint of a run with the same settings, data, models, library versions
     and number of processes. `--resume_from_checkpoint last` goes on with others too, and says which; `false` starts anew,
@@ -135,13 +139,32 @@ def open_run(*arguments) -> Run:
     Raises InputError for a folder with a finished model, for checkpoints of another run or of another optimizer, and
     for a checkpoint that is not there, not whole or without the reference of `sync_ref_model`.
     """
+    run = begun_or_resumed(arguments)
+    set_today(run.record["day"])
+    return run
+
+
+def set_today(day: str) -> None:
+    """Let chat templates take `day`, "2026-01-31", for today: some write the date into every conversation (Llama 3.2,
+    gpt-oss), and a run that goes on another day would train on other tokens."""
+
+    class Today(datetime):
+        @classmethod
+        def now(cls, tz=None) -> datetime:
+            return datetime.fromisoformat(day)
+
+    chat_template_utils.datetime = Today  # strftime_now of all templates, TRL's renderings included
+
+
+def begun_or_resumed(arguments: tuple) -> Run:
+    """The run of `open_run`, with its errors."""
     args = next(each for each in arguments if isinstance(each, TrainingArguments))
     prepare_push(args)
     folder, asked, settings = Path(args.output_dir), args.resume_from_checkpoint, settings_of(arguments)
     if is_finished(folder):
         raise InputError(f"{folder}: holds a finished model; remove it or give another --output_dir")
     record = {"settings": settings, "inputs": inputs_of(settings), "processes": int(os.environ.get("WORLD_SIZE", 1))}
-    record |= record_of(arguments, WITHOUT_EFFECT)
+    record |= {"day": date.today().isoformat(), **record_of(arguments, WITHOUT_EFFECT)}
     if str(asked).lower() in ANEW:
         return Run(None, True, record)
     check_resume(asked)
@@ -163,6 +186,7 @@ def open_run(*arguments) -> Run:
             "start anew by --resume_from_checkpoint false, or give another --output_dir"
         )
     check_reference(checkpoint, args)
+    record["day"] = (before or {}).get("day", record["day"])
     for kind, each in (changed or {}).items():
         for change in each:
             kept = ": without effect, the checkpoint's is kept" if change.split()[0] in held(settings) else ""
