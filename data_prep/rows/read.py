@@ -287,7 +287,7 @@ def read_rows(path: str | Path, counts: Counter | None = None) -> Iterator[Row]:
     dataset on the Hub that cannot be read.
 
     Args:
-        counts: gets "cut", the pieces cut off overlong lines of plain text (see `text_rows`).
+        counts: gets "cut", the pieces cut off overlong lines of plain text, and "separated" (see `text_rows`).
     """
     path = str(path)
     if path.startswith(HUB):
