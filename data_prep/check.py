@@ -233,10 +233,16 @@ def examine(
     on_bad = arguments.on_bad
     warnings = tuple(kind for kind in WARNINGS if not (arguments.drop_duplicates and kind in DUPLICATES))
 
-    def rows(doing: str) -> Iterator[Checked]:
+    def rows(doing: str, counts: Counter | None = None) -> Iterator[Checked]:
         return tqdm(
             checked_rows(
-                files, arguments.columns, lengths.roles, arguments.reasoning, arguments.text_column, lengths.refused
+                files,
+                arguments.columns,
+                lengths.roles,
+                arguments.reasoning,
+                arguments.text_column,
+                lengths.refused,
+                counts,
             ),
             desc=doing,
             unit=" rows",
@@ -261,7 +267,8 @@ def examine(
     findings = Findings(arguments.max_length, arguments.reasoning, lengths.finds_answers)
     with contextlib.ExitStack() as stack:
         outputs: dict = {}  # {kind: file}, opened for the first row
-        checked = with_warnings(measured(rows("checking"), on_bad, lengths), lengths)
+        counts: Counter = Counter()
+        checked = with_warnings(measured(rows("checking", counts), on_bad, lengths), lengths)
         for (row, kind, record, *beside), size in with_clashes(with_duplicates(checked, duplicates), clashes):
             outcome = treatment(row.problems, on_bad, warnings)
             findings.add(row, kind, outcome, warnings)
@@ -275,6 +282,7 @@ def examine(
                     line = json.dumps(written, ensure_ascii=False)
                     # In ASCII if a note on a ranking has half a surrogate pair, which UTF-8 cannot encode.
                     outputs[kind].write((line if not_utf8(line) is None else json.dumps(written)) + "\n")
+    findings.documents.update({"separated": counts["separated"]} if counts["separated"] else {})
     return findings, bad_rows
 
 

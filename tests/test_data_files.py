@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
+from datasets import Dataset, DatasetDict, load_from_disk
 
 from data_prep import check, clean_corpus, hold_out, mix_corpus, read_documents, train_tokenizer
 from data_prep.common.errors import InputError, run_main
@@ -335,3 +337,88 @@ def test_a_page_about_held_out_data_is_a_document(tmp_path, monkeypatch, capsys)
     given = ["--fraction", 0, "--output_dir", tmp_path / "again"]
     code, _, err = ended(monkeypatch, capsys, read_documents.main, tmp_path / "both", *given)
     assert code == 1 and f"error: {tmp_path}/both: found b.md, held out by name, beside a.md: " in err
+
+
+def splits(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(GOOD)
+    return folder
+
+
+SPLITS = {
+    ("data/train-00000-of-00001.jsonl", "data/test-00000-of-00001.jsonl"): "data/train*",
+    ("train_sft.jsonl", "train_gen.jsonl", "test_sft.jsonl"): "train*",
+    ("train.jsonl.gz", "validation.jsonl.gz"): "train*",
+    ("TRAIN.csv", "Dev.csv"): "TRAIN*",
+    ("train/a.jsonl", "train/b.jsonl", "valid/a.jsonl"): "train",
+    ("own.jsonl", "train.jsonl", "eval_own.jsonl"): "train*",
+}
+
+
+@pytest.mark.parametrize("names", SPLITS, ids=lambda names: names[0].partition(".")[0])
+@pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.__name__)
+def test_a_split_to_train_on_and_one_to_measure_on_are_not_read_together(tmp_path, monkeypatch, capsys, names, module):
+    data = splits(tmp_path / "data set", *names)
+    code, out, err = ended(monkeypatch, capsys, module.main, *COMMANDS[module](data, tmp_path / "out"))
+    assert (code, out) == (1, "")
+    apart = [Path(name).name for name in names if not re.match("train|own", name.removeprefix("data/"), re.I)]
+    trained = sorted(name for name in names if re.match("train", name.removeprefix("data/"), re.I))
+    beside = ", ".join(Path(name).name for name in trained)
+    assert err == (
+        f"error: {data}: found {apart[0]}, a split to measure on by name, beside {beside}: read together, evaluations would "
+        f"see what was trained on; expected one or the other, by its name: {data}/{SPLITS[names]}, say\n"
+    )
+    with pytest.raises(InputError, match="a split to measure on by name"):
+        data_files(f"{data}/**/*.*")
+    chosen = data_files(f"{data}/{SPLITS[names]}")
+    assert [str(Path(file).relative_to(data)) for file in chosen] == trained, "what the message names can be read"
+    assert len(data_files([data / name for name in names])) == len(names), "each named, they are"
+
+
+def test_names_that_only_begin_like_a_split_are_no_split(tmp_path):
+    names = ["developers.jsonl", "testimony.jsonl", "train.jsonl", "training_log.jsonl", "valid2.jsonl"]
+    assert data_files(splits(tmp_path, *names)) == [f"{tmp_path}/{name}" for name in names]
+    assert len(data_files(splits(tmp_path / "other", "test.jsonl", "own.jsonl"))) == 2
+
+
+def test_descriptions_of_the_data_are_left_out_of_a_folder_and_named(tmp_path, capsys):
+    """What the Hub, `Dataset.save_to_disk` and LLaMA-Factory write beside the data."""
+    kept = splits(tmp_path, "a.jsonl") / "a.jsonl"
+    DatasetDict({"train": Dataset.from_list([{"text": "a"}])}).save_to_disk(tmp_path / "saved")
+    write_json(tmp_path / "dataset_infos.json", {"default": {"description": "", "features": {}}}, indent=None)
+    (tmp_path / "factory").mkdir()
+    write_json(tmp_path / "factory" / "dataset_info.json", {"identity": {"file_name": "identity.json"}})
+    capsys.readouterr()
+    assert data_files(tmp_path) == [str(kept)]
+    names = "dataset_infos.json, dataset_info.json, dataset_dict.json, state.json"
+    arrow = f"in Python datasets.load_from_disk('{tmp_path}/saved/train').to_parquet(…) makes Parquet of .arrow"
+    assert capsys.readouterr().out == (
+        f"{tmp_path}: 5 files left out as descriptions of the data: {names}\n"
+        f"{tmp_path}: 1 file not read: .arrow (1)\n{tmp_path}: {arrow}\n"
+    )
+    none = f"{tmp_path}/saved: found no file that ends in .json, .jsonl, .csv, .parquet there; expected at least one; {arrow}"
+    with pytest.raises(InputError, match=f"^{re.escape(none)}$"):
+        data_files(tmp_path / "saved")
+    load_from_disk(tmp_path / "saved" / "train").to_parquet(tmp_path / "saved" / "rows.parquet")
+    assert data_files(tmp_path / "saved") == [f"{tmp_path}/saved/rows.parquet"], "what is said can be done"
+    capsys.readouterr()
+    for name in ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"):
+        (tmp_path / name).write_text(GOOD)
+    assert len(data_files(tmp_path)) == 6, "what only has such a name is data"
+
+
+@pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.__name__)
+def test_a_pointer_of_git_lfs_is_one_line(tmp_path, monkeypatch, capsys, module):
+    for name in ("a.jsonl.gz", "b.parquet", "c.csv"):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    splits(tmp_path, "d.jsonl")
+    said = "found a pointer of Git LFS, not the data; run in that folder: git lfs pull\n"
+    given = {
+        tmp_path / "b.parquet": f"error: {tmp_path}/b.parquet: {said}",
+        tmp_path: f"error: {tmp_path}/a.jsonl.gz and 2 files more: {said}",
+    }
+    for path, message in given.items():
+        options = COMMANDS[module](path, tmp_path / "out")
+        assert ended(monkeypatch, capsys, module.main, *options) == (1, "", message)
+    assert data_files(tmp_path / "d.jsonl") == [f"{tmp_path}/d.jsonl"]

@@ -502,6 +502,28 @@ def test_documents_alone_make_a_base_model(command, tmp_path):
     assert sum(map(len, parts)) == len(texts) and all(parts)
 
 
+def test_control_tokens_in_documents_are_counted(command, tmp_path):
+    """And a line of <|endoftext|> in plain text is none: it ends a document."""
+    lines = play().splitlines()[:60]
+    texts = [f"<s>[INST] {line} [/INST] So. </s>" if number < 25 else line for number, line in enumerate(lines)]
+    write_jsonl(tmp_path / "mine.jsonl", [{"text": text} for text in texts])
+    (tmp_path / "more.txt").write_text("<|user|> and <|user|>\nwith\n<|endoftext|>\nplain text\n")
+    out = command(tmp_path / "mine.jsonl", tmp_path / "more.txt", "--output_dir", tmp_path / "run")
+    said = "in the text: it is encoded as its letters, not as the control token"
+    assert out.splitlines()[:4] == [
+        "a line of <|endoftext|> alone ends a document: 1 document",
+        f"25 documents with '[INST]' {said}",
+        f"25 documents with '[/INST]' {said}",
+        f"1 document with '<|user|>' {said}",
+    ]
+    assert "62 documents in 2 files" in out
+    plain, documents = (
+        ["<|user|> and <|user|>\nwith", "plain text"],
+        rows(tmp_path / "run" / "data" / "documents.jsonl"),
+    )
+    assert "".join(row["text"] for row in documents) == "".join([*texts, *plain])
+
+
 @pytest.mark.parametrize("first", ["documents", "conversations"])
 def test_documents_among_conversations_are_documents(command, tmp_path, first):
     texts, asked = [{"text": line} for line in play().splitlines()[:40]], conversations([5] * 40)

@@ -15,6 +15,7 @@ from data_prep.checking.rows import CORPUS_COMMANDS
 from data_prep.common.page import render
 from data_prep.common.plots import BLUE, RED, as_uri, canvas
 from data_prep.common.text import printable, shorten
+from data_prep.readers.documents import separated_lines
 from data_prep.readers.unread import fields_line, reasoning_line
 from data_prep.rows.problems import Row
 from data_prep.rows.read import kind_of_file
@@ -114,6 +115,7 @@ def sentences(report: dict) -> list[tuple[str, str]]:
         said.append(
             ("documents", f"{documents:,} of {characters:,} characters, for pretraining: {CORPUS_COMMANDS} read them")
         )
+        said += [("documents", line) for line in separated_lines(report["documents"].get("separated", 0))]
     if turns["total"]:
         speakers = ", ".join(f"{count:,} {role}" for role, count in turns["by_role"].items() if count)
         own = f"; {spread(turns)} in a conversation" if turns["histogram"] else ""

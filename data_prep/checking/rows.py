@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -109,6 +110,7 @@ def checked_rows(
     reasoning: str = "keep",
     text_column: str = "text",
     refused: Callable[[list[dict]], list[Problem]] | None = None,
+    counts: Counter | None = None,
 ) -> Iterator[Checked]:
     """All rows of `files`, each classified by its fields; with `columns` all are of the kind that these fields have.
 
@@ -117,9 +119,10 @@ def checked_rows(
         reasoning: what to do with an assistant's reasoning; "drop" takes it out of the records.
         text_column: that of documents; their records have it as "text".
         refused: what keeps a chat template from writing messages; of a preference, the prompt with an answer.
+        counts: that of `rows_of`.
     """
     named_kind, columns = kind_of_columns(columns)
-    for row in rows_of(files):
+    for row in rows_of(files, counts):
         if row.value is None and row.problems:
             yield Checked(row, "", {})
             continue

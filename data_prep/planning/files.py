@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from data_prep.checking.rows import usual_special_text
 from data_prep.common.disjoint import check_disjoint
 from data_prep.common.errors import InputError
 from data_prep.common.files import read_jsonl, write_jsonl
@@ -16,6 +17,7 @@ from data_prep.readers.preferences import read_rankings
 from data_prep.rows.bad_rows import BadRows
 from data_prep.rows.read import is_text, read_rows
 
+SHOWN = 5  # control tokens
 PIECES = 200  # a corpus of fewer documents is cut into about so many
 ENDS = ("\n", "。", ". ")
 
@@ -56,9 +58,21 @@ def write_documents(checked: Path | None, files: list[str], path: Path, on_bad: 
     bad_rows, counts = BadRows(policy, path.with_name("documents_quarantine.jsonl")), Counter()
     parts = [([str(checked)], "text")] if checked else []
     parts += [(files, text_column)] if files else []
-    read = (each for part, column in parts for each in documents(part, column, bad_rows, counts))
-    write_jsonl(path, ({"text": document.text} for document in read))
+    typed: Counter = Counter()  # {control token: documents of `files`}; of the others the doctor says it
+
+    def read() -> Iterator[dict]:
+        for part, column in parts:
+            for document in documents(part, column, bad_rows, counts):
+                if part is files:
+                    typed.update(dict.fromkeys(usual_special_text([{"content": document.text}]), 1))
+                yield {"text": document.text}
+
+    write_jsonl(path, read())
     lines, number = reading_counts(bad_rows, counts), counts["documents"]
+    lines += [
+        f"{counted(found, 'document')} with {token!r} in the text: it is encoded as its letters, not as the control token"
+        for token, found in typed.most_common(SHOWN)
+    ]
     lines.append(f"{counted(number, 'document')} in {counted(len(files) + bool(checked), 'file')}")
     if number < PIECES:
         texts = [row["text"] for row in read_jsonl(path)]

@@ -15,7 +15,7 @@ from data_prep.readers.conversation_formats import is_conversation
 from data_prep.rows.bad_rows import BadRows
 from data_prep.rows.problems import NOT_UNICODE, REPAIRED_BY_READING, Problem, Row, not_utf8
 from data_prep.rows.read import HUB, data_files, is_text, read_rows
-from data_prep.rows.text_rows import LONGEST_LINE
+from data_prep.rows.text_rows import LONGEST_LINE, SEPARATOR
 
 TURNS = {"conversations": "value", "messages": "content"}
 
@@ -52,8 +52,8 @@ def documents(
 
     Args:
         bad_rows: what to do with bad rows (default: they are errors).
-        counts: gets "documents", "empty" (left out because they have no text) and "cut" (pieces cut off lines longer than
-            16 million characters).
+        counts: gets "documents", "empty" (left out because they have no text), "separated" (that end at a line of
+            <|endoftext|>) and "cut" (pieces cut off lines longer than 16 million characters).
         fields: other columns that the caller writes down: half a surrogate pair in them is a problem of the row.
 
     Raises InputError for bad rows, an unknown ending, and files without any text.
@@ -83,17 +83,23 @@ def documents(
 
 
 def reading_counts(bad_rows: BadRows, counts: Counter) -> list[str]:
-    """What was repaired, quarantined, left out and cut in reading, a line each."""
+    """What was repaired, quarantined, separated, left out and cut in reading, a line each."""
     lines = [f"{counted(count, 'row')} repaired: {kind}" for kind, count in bad_rows.repaired.items()]
     if bad_rows.quarantined:
         lines.append(
             f"{counted(bad_rows.rows_in, 'row')} in = {bad_rows.rows_out:,} out + {bad_rows.quarantined:,} quarantined"
         )
+    lines += separated_lines(counts["separated"])
     if counts["empty"]:
         lines.append(f"{counted(counts['empty'], 'document')} without text left out")
     if counts["cut"]:
         lines.append(f"{counted(counts['cut'], 'piece')} cut off lines longer than {LONGEST_LINE:,} characters")
     return lines
+
+
+def separated_lines(number: int) -> list[str]:
+    """What to say of so many documents that end at a line of `SEPARATOR`."""
+    return [f"a line of {SEPARATOR} alone ends a document: {counted(number, 'document')}"] * bool(number)
 
 
 def texts(file: str, text_column: str, counts: Counter) -> Iterator[Document]:

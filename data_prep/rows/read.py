@@ -29,10 +29,21 @@ HUB = "hf://"
 REPORT = {"check.json", "check.html"}  # what makes a folder a report of data_prep.check
 QUARANTINE = re.compile(r"(?:(?:^|/)quarantine(?:_[^/]*)?|\.quarantine)\.jsonl$")
 HELD_OUT = re.compile(r"(?:^|[_-])held[_-]?out(?:[_.-]|$)", re.I)  # documents_heldout.jsonl, held-out.json, heldout/
+# The names by which public data sets tell their splits apart: train-00000-of-00001.parquet, test_sft.jsonl, validation/.
+TRAINED_ON = re.compile(r"train(?=[-_.]|$)", re.I)
+MEASURED_ON = re.compile(r"(?:test|val|valid|validation|dev|eval)(?=[-_.]|$)", re.I)
 SHOWN = 10  # endings of files that are not read
 QUARANTINED = b'{"file": '  # the beginning of a row there (see rows/bad_rows.py)
 # How a report begins that clean_corpus, clean_cluster or read_documents wrote beside its documents, and an index of shards.
 OWN_BEGINNINGS = {"report.json": rb'\{\s*"(?:documents_in|files)": \d', "index.json": rb'\{\s*"dtype": "'}
+# How files begin that hold no rows but describe those beside them: the Hub's, save_to_disk's and LLaMA-Factory's.
+DESCRIPTIONS = {
+    "dataset_infos.json": rb'\{\s*"[^"]*":\s*\{',
+    "dataset_info.json": rb'\{\s*"(?:[^"]*":\s*\{|(?:builder_name|citation|config_name|dataset_name|dataset_size|description)")',
+    "dataset_dict.json": rb'\{\s*"splits":\s*\[',
+    "state.json": rb'\{\s*"_data_files":\s*\[',
+}
+POINTER = b"version https://git-lfs.github.com/spec/v1"
 BESIDE_REPORT = "report.txt"  # clean_corpus writes its report.json as text, too
 
 
@@ -61,13 +72,14 @@ def data_files(
     Datasets on the Hub ("hf://owner/name", "hf://owner/name:config:split") are kept as they are. With `plain_text` .txt
     files are readable too, with `endings` files that end in these and no others. In a folder these are no data: names that
     begin with a dot, and what commands of data_prep leave beside data, by name and content (quarantined rows, reports, the
-    index of shards), which is counted and named on the screen; the other files that are not readable are counted, by
-    ending. A glob gives what the shell gives for it: files as if named, and of a folder that it matches what is in it.
-    CSV whose cells are not parted by commas is named on the screen.
+    index of shards), as well as the Hub's descriptions of data (dataset_infos.json), which are counted and named on the screen;
+    the other files that are not readable are counted, by ending. A glob gives what the shell gives for it: files as if
+    named, and of a folder that it matches what is in it. CSV whose cells are not parted by commas is named on the screen.
 
     Raises InputError for a path that names nothing, for a file of an unknown kind, for what cannot be read (a pipe, a device,
-    a link to nothing, a file or folder without permission), and for a folder or glob in which some files are held out, by
-    their names or those of folders in it, and others are not: which of them is meant, only a name can say.
+    a link to nothing, a file or folder without permission, a pointer of Git LFS), and for a folder or glob in which some
+    files are held out, or a split to measure on beside one to train on, by their names or those of folders in it: which of
+    them is meant, only a name can say.
     """
     documents = bool(endings)
     endings = endings or ((".txt", *ENDINGS) if plain_text else ENDINGS)
@@ -89,33 +101,39 @@ def data_files(
                 existing(path)
             if not known:
                 compressed = "" if documents else f" or, compressed, such as .jsonl.gz ({', '.join(COMPRESSED)})"
-                advice = _read_documents([path]) if plain_text else ""
+                advice = "" if documents else _advice([path], plain_text)
                 raise InputError(
                     f"{path}: found the ending {Path(path).suffix!r}; expected {', '.join(endings)}{compressed}"
                     + (advice and f"; {advice}")
                 )
             files.append(path)
             continue
-        if own:
-            print(f"{printable(path)}: {_written_by_us(own)}")
+        for line in _left_out(own):
+            print(f"{printable(path)}: {line}")
         readable = [file for file in found if kind_of_file(file) in endings]
         if not readable:
-            advice = _read_documents(found) if plain_text else ""
+            advice = "" if documents else _advice(found, plain_text)
             raise InputError(
                 f"{path}: found no file that ends in {', '.join(endings)} there; expected at least one"
                 + (advice and f"; {advice}")
             )
         if skipped := sorted({*found} - {*readable}):
             print(f"{printable(path)}: {_not_read(skipped)}")
-            if plain_text and (advice := _read_documents(skipped)):
+            if not documents and (advice := _advice(skipped, plain_text)):
                 print(f"{printable(path)}: {advice}")
-        _check_heldout(path, readable, documents)
+        _check_parts(path, readable, documents)
         files += readable
     if strange := next((file for file in files if not_utf8(file) is not None), None):
         raise InputError(f"{strange!r}: the name is not UTF-8; rename the file")
     for file in files:
         if not file.startswith(HUB):
             regular_file(file)
+    local = [] if documents else [file for file in files if not file.startswith(HUB)]
+    if pointers := [file for file in local if _beginning(file, len(POINTER)) == POINTER]:
+        more = f" and {counted(len(pointers) - 1, 'file')} more" if pointers[1:] else ""
+        raise InputError(
+            f"{pointers[0]}{more}: found a pointer of Git LFS, not the data; run in that folder: git lfs pull"
+        )
     for delimiter, name in ((";", "semicolons"), ("\t", "tabs")):
         if found := [file for file in files if _delimiter(file) == delimiter]:
             print(f"{printable(names_of(found))}: read as cells parted by {name}, as the names of the columns are")
@@ -130,22 +148,34 @@ def _delimiter(path: str) -> str:
     return "" if window.encoding else delimiter_of(window)
 
 
-def _check_heldout(path: str, files: list[str], documents: bool) -> None:
-    """Raise InputError where some files of a folder or glob are held out and others are not.
+def _check_parts(path: str, files: list[str], documents: bool) -> None:
+    """Raise InputError where some files of a folder or glob are held out and others are not, and where splits to train on
+    and to measure on are among them.
 
     A page about held-out data may have such a name: of `documents` only a folder tells that they are.
     """
     folder = os.path.dirname(re.split(r"[*?[]", path)[0]) if is_glob(path) else path
-    held_out = []
-    for file in files:
-        parts = Path(os.path.relpath(file, folder or ".")).parts
-        if any(map(HELD_OUT.search, parts[:-1] if documents else parts)):
-            held_out.append(file)
+    names = {file: Path(os.path.relpath(file, folder or ".")).parts for file in files}
+    parts = {file: own[:-1] if documents else own for file, own in names.items()}
+    held_out = [file for file, own in parts.items() if any(map(HELD_OUT.search, own))]
     if others := sorted({*files} - {*held_out}) if held_out else []:
-        raise InputError(
-            f"{path}: found {printable(names_of(held_out))}, held out by name, beside {printable(names_of(others))}: read "
-            f"together, evaluations would see what was trained on; expected one or the other, by its name: {others[0]}, say"
-        )
+        raise _read_together(path, held_out, "held out", others, others[0])
+    measured_on = [] if documents else [file for file, own in parts.items() if any(map(MEASURED_ON.match, own))]
+    others = sorted({*files} - {*measured_on}) if measured_on else []
+    if trained_on := [file for file in others if any(map(TRAINED_ON.match, parts[file]))]:
+        first = parts[trained_on[0]]
+        place = next(place for place, part in enumerate(first) if TRAINED_ON.match(part))
+        split = os.path.join(folder, *first[: place + 1])
+        if place + 1 == len(first):  # the file, one of several perhaps
+            split = f"{os.path.join(folder, *first[:place])}/{first[place][: len('train')]}*"
+        raise _read_together(path, measured_on, "a split to measure on", trained_on, split)
+
+
+def _read_together(path: str, apart: list[str], how: str, others: list[str], one: str) -> InputError:
+    return InputError(
+        f"{path}: found {printable(names_of(apart))}, {how} by name, beside {printable(names_of(others))}: read "
+        f"together, evaluations would see what was trained on; expected one or the other, by its name: {one}, say"
+    )
 
 
 def _not_read(files: list[str]) -> str:
@@ -160,17 +190,27 @@ def _not_read(files: list[str]) -> str:
     return f"{counted(len(files), 'file')} not read: {named}{more}"
 
 
-def _read_documents(files: list[str]) -> str:
-    """Which command makes documents of files that are no rows; "" where none is of such a kind."""
-    kinds = [each for each in READ_BY if any(ending(file) == each for file in files)]
-    return f"python -m data_prep.read_documents makes documents of {', '.join(kinds)}" if kinds else ""
+def _advice(files: list[str], plain_text: bool) -> str:
+    """What makes documents or rows of files that are neither; "" where none is of such a kind."""
+    kinds = [each for each in READ_BY if any(ending(file) == each for file in files)] if plain_text else []
+    said = [f"python -m data_prep.read_documents makes documents of {', '.join(kinds)}"] if kinds else []
+    if arrow := next((file for file in files if kind_of_file(file) == ".arrow"), None):
+        said.append(
+            f"in Python datasets.load_from_disk({str(Path(arrow).parent)!r}).to_parquet(…) makes Parquet of .arrow"
+        )
+    return "; ".join(said)
 
 
-def _written_by_us(files: list[str]) -> str:
+def _left_out(files: list[str]) -> list[str]:
     """Files by their names: "2 files left out that data_prep wrote beside the data: report.json, report.txt"."""
-    names = list(dict.fromkeys(printable(Path(file).name) for file in files))
-    more = f", and {len(names) - SHOWN:,} more names" if len(names) > SHOWN else ""
-    return f"{counted(len(files), 'file')} left out that data_prep wrote beside the data: {', '.join(names[:SHOWN])}{more}"
+    described = [file for file in files if Path(file).name in DESCRIPTIONS]
+    written = [file for file in files if Path(file).name not in DESCRIPTIONS]
+    lines = []
+    for left, what in ((written, "that data_prep wrote beside the data"), (described, "as descriptions of the data")):
+        names = list(dict.fromkeys(printable(Path(file).name) for file in left))
+        more = f", and {len(names) - SHOWN:,} more names" if len(names) > SHOWN else ""
+        lines += [f"{counted(len(left), 'file')} left out {what}: {', '.join(names[:SHOWN])}{more}"] * bool(left)
+    return lines
 
 
 def _files_of_glob(pattern: str) -> tuple[list[str], list[str]]:
@@ -186,7 +226,7 @@ def _files_of_glob(pattern: str) -> tuple[list[str], list[str]]:
 
 
 def _files_below(folder: str) -> tuple[list[str], list[str]]:
-    """(files in a folder and the folders in it, those that data_prep wrote beside data), each sorted.
+    """(files in a folder and the folders in it, those beside data that hold no rows (see `_is_own`)), each sorted.
 
     Links are followed, and no folder is read twice.
     """
@@ -209,14 +249,15 @@ def _files_below(folder: str) -> tuple[list[str], list[str]]:
 
 
 def _is_own(path: str) -> bool:
-    """Whether a command wrote a file beside the data: quarantined rows, or a report, by its name and by how it begins."""
+    """Whether a file beside the data holds no rows to read: rows that a command quarantined, its report, or a description of
+    the data, by its name and by how it begins."""
     name = os.path.basename(path)
     if name == BESIDE_REPORT:
         path, name = str(Path(path).with_name("report.json")), "report.json"
         if not os.path.isfile(path):
             return False
-    if beginning := OWN_BEGINNINGS.get(name):
-        return bool(re.match(beginning, _beginning(path, 64)))
+    if beginning := OWN_BEGINNINGS.get(name) or DESCRIPTIONS.get(name):
+        return bool(re.match(beginning, _beginning(path, 256)))
     return bool(QUARANTINE.search(path)) and _beginning(path, len(QUARANTINED)) == QUARANTINED
 
 
@@ -257,7 +298,7 @@ def read_rows(path: str | Path, counts: Counter | None = None) -> Iterator[Row]:
     dataset on the Hub that cannot be read.
 
     Args:
-        counts: gets "cut", the pieces cut off overlong lines of plain text (see `text_rows`).
+        counts: gets "cut", the pieces cut off overlong lines of plain text, and "separated" (see `text_rows`).
     """
     path = str(path)
     if path.startswith(HUB):
