@@ -108,7 +108,6 @@ def examine(
         for finding in report["findings"]:
             first = finding["first"][0]
             said.append(f"  {finding['kind']}: found {first['found']}; expected {first['expected']}")
-        said.append("  columns of other names: --columns; documents under another name than text: --text_column")
         raise InputError(
             "\n".join(["no row can be used", *said, f"see python -m data_prep.check {shlex.join(files)}"])
         )

@@ -128,7 +128,15 @@ DEFECTIVE = {
     "unknown role (none)": ({"conversations": [{"value": "x"}]}, "found keys ['value'] at turn 1"),
     "empty turn": ({"conversations": [human(""), gpt()]}, "found '' at turn 1"),
     "empty turn (blank)": ({"conversations": [human(), gpt(" \n\u3000")]}, r"found ' \n\u3000' at turn 2"),
-    "empty turn (number)": ({"conversations": [human(), gpt(7)]}, "found 7 at turn 2"),
+    "empty turn (null)": ({"conversations": [human(), gpt(None)]}, "found None at turn 2"),
+    "turn that is not text (number)": (
+        {"conversations": [human(), gpt(7)]},
+        "found 7 at turn 2; expected a text: a string with more than blanks in it",
+    ),
+    "turn that is not text (the number of a choice)": (
+        {"question": "2 + 2?", "choices": ["3", "4"], "answer": 1},
+        "found 1 at turn 2; expected a text: ",
+    ),
     "not Unicode": (
         {"conversations": [human(), gpt("ab\ud800")]},
         r"found '\ud800' (half a surrogate pair) at turn 2",
@@ -219,6 +227,10 @@ FORMATS = {
     "messages in prompt and completion": {"prompt": SAME[:3], "completion": SAME[3:]},
     "prompt and response": {"prompt": SAME[:3], "response": "6."},
     "Belle": {"instruction": "Human:Twice 2?\nAssistant:4.\nHuman:And 3?\nAssistant:", "input": "", "output": "6."},
+    "Guanaco": {"text": "### Human: Twice 2?### Assistant: 4.### Human: And 3?### Assistant: 6."},
+    "Guanaco in lines": {"text": "### Human:Twice 2?\n\n### Assistant: 4.\n###Human: And 3?\n### Assistant: 6.\n"},
+    "JSON text": {"messages": json.dumps(SAME)},
+    "JSON text under conversations": {"conversations": json.dumps([human("Twice 2?"), gpt("4."), *SAME[2:]])},
     "one string": {"text": "Human: Twice 2?\n\nAssistant: 4.\n\nHuman: And 3?\n\nAssistant: 6."},
     "one string under conversations": {"conversations": "\n\nHuman：Twice 2?\nAssistant: 4.\nHuman: And 3?\nAssistant: 6."},
     "the same twice": {"messages": SAME, "conversations": [human("Twice 2?"), gpt("4."), human("And 3?"), gpt("6.")]},
@@ -230,6 +242,18 @@ def test_every_format_is_known_by_its_own_row(tmp_path):
     rows, repaired = read_conversations(write(tmp_path, list(FORMATS.values())))
     assert {name: row["messages"] for name, row in zip(FORMATS, rows, strict=True)} == dict.fromkeys(FORMATS, SAME)
     assert not repaired
+
+
+def test_only_a_text_that_begins_with_hashes_is_parted_by_them(tmp_path):
+    rows = [
+        {"text": "Human: Which marks?\nAssistant: ### Human: and ### Assistant: they are."},
+        {"text": "### Human: Which marks?### Assistant: These:\nHuman: and\nAssistant: they are."},
+    ]
+    read, _ = read_conversations(write(tmp_path, rows))
+    assert [row["messages"] for row in read] == [
+        messages("Which marks?", "### Human: and ### Assistant: they are."),
+        messages("Which marks?", "These:\nHuman: and\nAssistant: they are."),
+    ]
 
 
 def test_alpaca_puts_the_input_below_the_instruction_and_the_system_text_first(tmp_path):

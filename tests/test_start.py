@@ -601,9 +601,17 @@ def test_documents_of_a_column_of_another_name_among_conversations(command, tmp_
         (['{"text": "a"}', "{", '{"text": "b"}'], True),
         (['{"text": "a"}', '{"instruction": "a", "output": "b"}'], False),
         (['{"text": "a"}', '{"other": "a"}'], False),
+        (['{"text": "a", "role": "prompter", "message_tree_id": "t"}'], False),
         (["{"], False),
     ],
-    ids=["documents", "a row that cannot be read", "a conversation", "an unknown row", "nothing that can be read"],
+    ids=[
+        "documents",
+        "a row that cannot be read",
+        "a conversation",
+        "an unknown row",
+        "a message",
+        "nothing that can be read",
+    ],
 )
 def test_a_corpus_is_documents_alone(tmp_path, lines, corpus):
     (tmp_path / "mine.jsonl").write_text("\n".join(lines))
@@ -719,7 +727,18 @@ def test_a_base_model_without_a_chat_template_is_given_one(command, tmp_path, ti
         ([{"a": 1}] * 30, [], "no row can be used"),
         ([{"error: a": 1}] * 30, [], "no known format: found keys ['error: a']; expected 'conversations', "),
         ([{"error: a": 1}], ["--on_bad", "error"], "1 × no known format\n  row 1, line 1: found keys ['error: a']; "),
-        ([{"a": 1}], [], "columns of other names: --columns; documents under another name than text: --text_column"),
+        (
+            [{"a": 1}],
+            [],
+            "columns of other names: --columns prompt=COLUMN,completion=COLUMN; documents under another name than text: "
+            "--text_column COLUMN",
+        ),
+        (
+            [{"text": "a b", "role": "prompter", "message_tree_id": "t", "parent_id": None}] * 30,
+            [],
+            "no known format: found a message of a tree (keys ['message_tree_id', 'parent_id', 'role', 'text']); expected a row "
+            "for each conversation, with all its turns",
+        ),
         (conversations([5])[:1] * 30, [], "no part of the 30 conversations can be held out, which is done by prompt"),
         (
             [{**row, "chosen": "same", "rejected": "same"} for row in preferences([(5, 5)] * 60)],

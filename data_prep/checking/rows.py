@@ -17,9 +17,9 @@ from data_prep.readers.conversation_formats import (
     ALL_ROLES,
     EXPECTED,
     TRAILING_HUMAN,
-    UNKNOWN_FORMAT,
     text_problem,
     to_conversation,
+    unknown_format,
 )
 from data_prep.readers.conversation_formats import REPAIRABLE as REPAIRABLE_CONVERSATIONS
 from data_prep.readers.conversations import count_reasoning, drop_reasoning
@@ -67,7 +67,13 @@ WARNINGS = (
 )  # a row with no other problem is usable
 KINDS_TO_TRAIN_ON = "conversations or preferences, to make an assistant"
 CORPUS_COMMANDS = "data_prep.train_tokenizer, clean_corpus and mix_corpus"
-PREFERENCES = "'chosen' and 'rejected', 'completions' and 'ranks' or 'scores', 'completion' and 'label'"
+PREFERENCES = (
+    "or of preferences: 'chosen' and 'rejected', 'completions' and 'ranks' or 'scores', 'completion' and 'label'"
+)
+OTHER_NAMES = (
+    "columns of other names: --columns prompt=COLUMN,completion=COLUMN; documents under another name than text: "
+    "--text_column COLUMN"
+)
 # What rank_completions and people write beside a ranking, and later commands read: the gate (counts, drawn), best_of_n and
 # judges (ranked_by), the report (the reasons for the ranks). ranked_at goes with ranked_by.
 KEPT = ("counts", "drawn", "ranked_by", "ranked_at", "reasons", "reason", "notes", "note")
@@ -153,7 +159,7 @@ def checked_rows(
             said = {"messages": messages}
             unread = conversation_formats.unread_fields(row.value, columns, roles)
         else:
-            kind, said, problems = "", {}, [unrecognised(row.value)]
+            kind, said, problems = "", {}, [unknown_format(row.value, f"{EXPECTED}; {PREFERENCES}; {OTHER_NAMES}")]
         if refused and kind and all(problem.kind in REPAIRABLE for problem in problems):
             problems = problems + refused(conversations_of(said)[0])
         identifier, row = identify(row.with_found(problems), (columns or {}).get("id", "id"))
@@ -182,11 +188,6 @@ def document(row: Row, text: str, found: str) -> Checked:
     problems += text_problem(text, "", "text") if text.strip() else []
     identifier, row = identify(row.with_found(problems))
     return Checked(row, "documents", {"id": identifier, "source": row.path, "row": row.number, "text": text})
-
-
-def unrecognised(value: dict) -> Problem:
-    """The problem of a row that is neither a conversation nor a preference nor a document."""
-    return Problem(UNKNOWN_FORMAT, f"keys {shorten(sorted(value))}", f"{EXPECTED}; or of preferences: {PREFERENCES}")
 
 
 def treatment(problems: list[Problem], on_bad: str, warnings: Iterable[str] = WARNINGS) -> str:

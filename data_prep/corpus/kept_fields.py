@@ -13,7 +13,7 @@ from data_prep.readers.unread import fields_line
 OWN = ("text", "source", "row")
 REPLACED = "fields replaced by the text, and the file and row that it comes from"
 LEFT_OUT = "fields left out, with which a row is no document but a conversation or a preference"
-READ_OTHERWISE = {*conversation_formats.FIELDS, *preference_formats.FIELDS} - {"id"}
+READ_OTHERWISE = {*conversation_formats.FIELDS, *preference_formats.FIELDS, *conversation_formats.OF_A_TREE} - {"id"}
 
 
 def cleaned_row(document: Document, text_column: str, changed: dict[str, Counter]) -> dict:

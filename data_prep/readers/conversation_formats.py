@@ -6,12 +6,15 @@
     prompt, completion       or prompt, response; or question, answer; text or messages; optional: "history", "system"
     question, answer         of easy-dataset and synthetic-data-kit; the reasoning (a string) is under "cot" or "reasoning".
                              The latter's file, {"summary", "qa_pairs" or "cot_examples": [...]}, is read as the list in it
-    "Human: … Assistant: …"  in one string (Belle), under instruction, prompt, conversations, messages or text
+    "Human: … Assistant: …"  in one string (Belle), under instruction, prompt, conversations, messages or text; or
+                             "### Human: …### Assistant: …" (Guanaco), on one line or several
 
-The format of a row is recognised by its own keys, so a file may mix formats. What may stand beside the turns, or in them:
+Turns under conversations and messages may be a list as JSON text. The format of a row is recognised by its own keys, so a
+file may mix formats. What may stand beside the turns, or in them:
 
     system                             the first turn; a problem if it differs from a system turn that is there
     label, kto_tag                     true or false: a judgement of the answer, no demonstration (preference_formats.py)
+    is_safe, helpfulness, rejected_response  a judgement too: a problem, unless `columns` names what is to be learned
     tools                              as transformers passes them to the chat template (see tools.py)
     tool_calls, function_call          an assistant's turn that is in the loss; together with its text, if it has any
     turns of tool, observation         the results, which are not
@@ -30,6 +33,7 @@ from data_prep.common.text import counted, shorten
 from data_prep.readers.columns import renamed
 from data_prep.readers.tools import CALL, any_tools, tool_calls, tool_definitions
 from data_prep.readers.unread import media_problems, unread_of
+from data_prep.rows.csv_rows import cell_value
 from data_prep.rows.problems import NOT_UNICODE, Problem, not_utf8
 
 ROLES = {
@@ -44,6 +48,7 @@ PLAIN_ROLES = ("system", "user", "assistant")  # without tools
 ALL_ROLES = (*PLAIN_ROLES, "function_call", "tool", "tools", "reasoning_content")
 UNKNOWN_FORMAT = "no known format"
 CONTRADICTION = "two formats that contradict each other"
+EMPTY_TURN, NO_TEXT = "empty turn", "turn that is not text"
 NOT_TEXT = "input or reasoning that is not text"
 TWO_SYSTEMS = "two system turns that differ"
 SAME_SPEAKER = "two turns of the same speaker in a row"
@@ -53,6 +58,7 @@ UNSUPPORTED_ROLE = "role that the chat template does not support"
 REPAIRABLE = (SAME_SPEAKER, ROLE_ALIAS, TRAILING_HUMAN)
 JUDGED = "an answer labelled good or bad"
 LABEL_FIELDS = ("label", "kto_tag")  # TRL's and LLaMA-Factory's
+JUDGED_FIELDS = ("is_safe", "helpfulness", "rejected_response")  # BeaverTails', HelpSteer2's and ms-swift's
 LABELS = {"true": True, "1": True, "false": False, "0": False}
 QUESTION_AND_ANSWER = (
     ("instruction", "output"),
@@ -62,10 +68,16 @@ QUESTION_AND_ANSWER = (
 )
 REASONING_BESIDE = ("cot", "reasoning")  # "question" and "answer"
 EXPECTED = "'conversations', 'messages' or " + ", ".join(f"{q!r} and {a!r}" for q, a in QUESTION_AND_ANSWER)
+OTHER_NAMES = (
+    "other names: columns: prompt=COLUMN,completion=COLUMN in a recipe's YAML; python -m data_prep.check "
+    "--columns prompt=COLUMN,completion=COLUMN --output FOLDER writes rows that every command reads"
+)
+OF_A_TREE = ("role", "message_tree_id", "parent_id")  # beside "text" in OASST1's rows; the first message has no parent
 # All fields that are read.
 FIELDS = ("id", "conversations", "messages", "system", "history", "input", "text", "tools", *REASONING_BESIDE,
           *dict.fromkeys(key for pair in QUESTION_AND_ANSWER for key in pair))  # fmt: skip
 SPOKEN = re.compile(r"(?:^|\n)[ \t]*(Human|Assistant)[ \t]*[:：]")
+MARKED = re.compile(r"###[ \t]*(Human|Assistant)[ \t]*[:：]")
 # {role: who may speak next}; "" is the start, or a system turn at the start. A tool may answer an assistant: its text may
 # hold the call (Hermes).
 FOLLOWERS = {
@@ -109,16 +121,11 @@ def to_conversation(
         value, missing = renamed(value, columns)
         if missing:
             return [], missing
-    field, label = label_of(value)
-    if label is not None and is_conversation(value):
-        expected = (
-            "a conversation to learn from; labelled answers are preferences: recipes/kto.py takes them. Name the columns to "
-            "read (columns) if this is no such label"
-        )
-        return [], [Problem(JUDGED, f"{shorten(value[field])} under {field!r}", expected)]
+    if judged := _judged(value):
+        return [], judged
     candidates = _found_formats(value)
     if not candidates:
-        return [], [Problem(UNKNOWN_FORMAT, f"keys {shorten(sorted(value))}", EXPECTED)]
+        return [], [unknown_format(value, f"{EXPECTED}; {OTHER_NAMES}")]
     if unreadable := [problem for each in candidates for problem in each.problems]:
         return [], unreadable
     results = [with_system(*alternating(each.turns), value.get("system")) for each in candidates]
@@ -133,6 +140,37 @@ def to_conversation(
         if "reasoning_content" not in roles:
             messages = [{key: message[key] for key in message if key != "reasoning_content"} for message in messages]
     return messages, problems
+
+
+def _judged(value: dict) -> list[Problem]:
+    """The problem of a conversation whose answer is judged: it may be a bad one. [] for any other row."""
+    field, label = label_of(value)
+    expected = (
+        "a conversation to learn from; labelled answers are preferences: recipes/kto.py takes them. Name the columns to read "
+        "(columns) if this is no such label"
+    )
+    if label is None:
+        field = next((field for field in JUDGED_FIELDS if value.get(field) is not None), "")
+        expected = (
+            "a conversation to learn from, without a judgement: keep the good answers alone, without this field, or name the "
+            "columns (columns): messages=COLUMN or prompt=COLUMN,completion=COLUMN to learn from all; prompt=COLUMN,"
+            "completion=COLUMN,label=COLUMN, of true and false, for recipes/kto.py"
+        )
+    if not field or not is_conversation(value):
+        return []
+    return [Problem(JUDGED, f"{shorten(value[field])} under {field!r}", expected)]
+
+
+def unknown_format(value: dict, expected: str) -> Problem:
+    """The problem of a row without the fields of any format; `expected`: which fields can be read."""
+    if is_of_tree(value):
+        found = f"a message of a tree (keys {shorten(sorted(value), 300)})"
+        return Problem(UNKNOWN_FORMAT, found, "a row for each conversation, with all its turns")
+    for field in ("conversations", "messages"):
+        if isinstance(value.get(field), str):
+            expected = "a list of turns, or the same as JSON text"
+            return Problem(UNKNOWN_FORMAT, f"{shorten(value[field])} under {field!r}", expected)
+    return Problem(UNKNOWN_FORMAT, f"keys {shorten(sorted(value), 300)}", expected)
 
 
 def speaker(message: dict) -> str:
@@ -198,7 +236,7 @@ def with_system(messages: list[dict], problems: list[Problem], system) -> tuple[
     """The messages with the row's "system" as their first turn, unless they have the same one, and their problems."""
     if system in (None, "") or not messages or any(problem.kind not in REPAIRABLE for problem in problems):
         return messages, problems
-    if found := text_problem(system, "empty turn", "'system'"):
+    if found := text_problem(system, EMPTY_TURN, "'system'"):
         return messages, problems + found
     if messages[0]["role"] != "system":
         return [{"role": "system", "content": system}, *messages], problems
@@ -228,6 +266,12 @@ def is_conversation(value: dict) -> bool:
     return next(_candidates(value), None) is not None
 
 
+def is_of_tree(value: dict) -> bool:
+    """Whether the row is one message of a tree of answers: no conversation, and no document."""
+    role, *others = OF_A_TREE
+    return role in value and any(field in value for field in others)
+
+
 def label_of(value: dict) -> tuple[str, bool | None]:
     """(the field of a row that labels its answer, "" without one; whether the answer is good, None if it does not say)."""
     field = next((field for field in LABEL_FIELDS if value.get(field) is not None), "")
@@ -238,6 +282,8 @@ def _candidates(value: dict) -> Iterator[Candidate]:
     """The row read in every format whose fields it has."""
     for key in ("conversations", "messages", "text"):
         content = value.get(key)
+        if isinstance(content, str) and key != "text":
+            content = cell_value(key, content)  # in Parquet, where a list of any objects has no type
         spoken = _spoken(content) if isinstance(content, str) else None
         if spoken:
             yield Candidate(key, spoken, [], (key,))
@@ -266,7 +312,8 @@ def _spoken(text: str) -> list[dict] | None:
 
     An empty assistant turn at the end, which asks for the answer, is dropped.
     """
-    parts = SPOKEN.split(text.strip())
+    text = text.strip()
+    parts = (MARKED if MARKED.match(text) else SPOKEN).split(text)
     if parts[0].strip() or "Human" not in parts[1:2] or "Assistant" not in parts:
         return None
     turns = [
@@ -403,7 +450,7 @@ def _message(turn: dict, role: str | None, text, where: str) -> tuple[dict, list
     calls: list = []
     if isinstance(text, list) and role != "function_call":
         text, more, others = _joined(text)
-        problems += [Problem("turn that is not text", f"{each} at {where}", "text alone") for each in others]
+        problems += [Problem(NO_TEXT, f"{each} at {where}", "text alone") for each in others]
         calls = more.pop("tool_calls", [])
     if role == "function_call":
         role, said = "assistant", BLOCK.match(text) if isinstance(text, str) else None
@@ -413,7 +460,7 @@ def _message(turn: dict, role: str | None, text, where: str) -> tuple[dict, list
         reasoning = more.pop("reasoning_content", None) or next(filter(None, map(turn.get, REASONING_FIELDS)), None)
         if isinstance(reasoning, str) and reasoning.strip():
             more["reasoning_content"] = reasoning
-            problems += text_problem(reasoning, "empty turn", where)
+            problems += text_problem(reasoning, EMPTY_TURN, where)
     elif role == "tool":
         more = {key: turn[key] for key in ("name", "tool_call_id") if isinstance(turn.get(key), str)}
     if role != "assistant" or not any_tools(calls):
@@ -425,7 +472,7 @@ def _message(turn: dict, role: str | None, text, where: str) -> tuple[dict, list
         text = "" if text is None or (isinstance(text, str) and not text.strip()) else text
     if not (calls and text == ""):
         problems += (
-            [] if others or CALL in (problem.kind for problem in problems) else text_problem(text, "empty turn", where)
+            [] if others or CALL in (problem.kind for problem in problems) else text_problem(text, EMPTY_TURN, where)
         )
     return {"role": role, "content": text, **more}, problems
 
@@ -482,8 +529,11 @@ def _joined(parts: list) -> tuple[str, dict, list[str]]:
 
 
 def text_problem(text, kind: str, where: str) -> list[Problem]:
-    """[] for a text that is not blank; otherwise its problem: of `kind` if it is blank or not a string."""
-    if not isinstance(text, str) or not text.strip():
+    """[] for a text that is not blank; otherwise its problem: of `kind` if it is blank or nothing."""
+    if not isinstance(text, str | None):
+        kind = NO_TEXT if kind == EMPTY_TURN else kind
+        return [Problem(kind, f"{shorten(text)} at {where}", "a text: a string with more than blanks in it")]
+    if not (text or "").strip():
         return [Problem(kind, f"{shorten(text)} at {where}", "a string with more than blanks in it")]
     if (start := not_utf8(text)) is not None:  # JSON can contain half a surrogate pair, which no tokenizer accepts
         found = f"{text[start]!r} (half a surrogate pair) at {where}, character {start + 1}"

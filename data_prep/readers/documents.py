@@ -125,8 +125,13 @@ def _text(row: Row, text_column: str) -> tuple[str, list[Problem]]:
         return value, []
     if value is None and row.problems:
         return "", []
-    found = f"keys {shorten(sorted(value))}" if isinstance(value, dict) else shorten(value)
+    found = f"keys {shorten(sorted(value), 300)}" if isinstance(value, dict) else shorten(value)
     expected = f"a string under {text_column!r}, or the turns of a conversation"
+    if isinstance(value, dict) and text_column not in value:
+        expected += (
+            "; text under another name: --text_column COLUMN, as of clean_corpus, or text_column: COLUMN in the "
+        )
+        expected += "YAML of mix_corpus"
     if isinstance(value, dict) and text_column not in value and is_conversation(value):
         expected += "; python -m data_prep.hold_out --as_text makes documents of conversations of any format"
     if not isinstance(value, dict):

@@ -2,7 +2,7 @@
 
 from data_prep.readers import conversation_formats, preference_formats
 from data_prep.readers.columns import parse_columns
-from data_prep.readers.conversation_formats import is_conversation
+from data_prep.readers.conversation_formats import is_conversation, is_of_tree
 from data_prep.readers.preference_formats import formats_of
 
 
@@ -10,7 +10,7 @@ def classify(row, text_column: str = "text") -> str:
     """ "preferences", "conversations", "document", or "" for a row with the fields of none of them or not an object.
 
     The first kind that fits: a conversation with answers to compare is a preference, and a row with text under
-    `text_column` is a document only if it is neither.
+    `text_column` is a document only if it is neither, nor one message of a tree.
     """
     if not isinstance(row, dict):
         return ""
@@ -18,7 +18,7 @@ def classify(row, text_column: str = "text") -> str:
         return "preferences"
     if is_conversation(row):
         return "conversations"
-    return "document" if text_column in row else ""
+    return "document" if text_column in row and not is_of_tree(row) else ""
 
 
 def kind_of_columns(columns: dict[str, str] | str | None) -> tuple[str, dict[str, str] | None]:

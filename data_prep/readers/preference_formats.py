@@ -1,6 +1,7 @@
 r"""One row of preferences in any of the common formats → a ranking of answers to one prompt.
 
     {"prompt", "chosen", "rejected"}              a pair; no "prompt" if both sides are whole conversations
+    {"messages", "rejected_response"}             a pair (ms-swift): the last turn is better than the text beside it
     {"prompt", "completions", "ranks"}            any number of answers; the lowest rank is the best
     {"prompt", "completions", "scores"}           the highest score is the best, and differences of scores are margins
     {"prompt", "completion", "label"}             one answer, good or bad (TRL's format for KTO); the label is true or false
@@ -21,15 +22,19 @@ from typing import NamedTuple
 from data_prep.common.text import counted, shorten
 from data_prep.readers.columns import renamed
 from data_prep.readers.conversation_formats import (
+    EMPTY_TURN,
     LABEL_FIELDS,
+    OTHER_NAMES,
     PLAIN_ROLES,
     ROLE_ALIAS,
+    ROLES,
     SAME_SPEAKER,
     TRAILING_HUMAN,
     is_conversation,
     label_of,
     merge_same_speaker,
     order_problems,
+    role_key,
     speaker,
     to_conversation,
     to_messages,
@@ -38,7 +43,7 @@ from data_prep.readers.conversation_formats import (
     with_system,
 )
 from data_prep.readers.ranks import pairs, ranks_of_scores
-from data_prep.rows.problems import Problem
+from data_prep.rows.problems import ON_A_SCALE, Problem
 
 PROMPT_FIELDS = ("prompt", "question", "conversations", "instruction")
 CHOSEN = ("chosen", "response_chosen")  # response_*: MedicalGPT
@@ -57,6 +62,7 @@ PAIR_SCORES = (
 # All fields that are read.
 FIELDS = ("id", "system", "history", "input", *PROMPT_FIELDS, *CHOSEN, *REJECTED, *COMPLETIONS, "completion", "ranks", "scores",
           *LABEL_FIELDS, "margin", *(field for sides in PAIR_SCORES for field in sides))  # fmt: skip
+SWIFT_FIELDS = ("messages", "rejected_response")
 HUMAN = "\n\nHuman:"
 QUESTION = {"role": "user", "content": "?"}
 
@@ -69,7 +75,7 @@ REPAIRABLE = (SAME_SPEAKER, ROLE_ALIAS)
 def formats_of(row: dict) -> list[str]:
     """The formats whose fields `row` has, of "pair", "ranking" and "label": one if the row can be read, none if it is
     not a preference."""
-    row = _given(row)
+    row = with_sides(_given(row))
     found = []
     if any(field in row for field in CHOSEN) and any(field in row for field in REJECTED):
         found.append("pair")
@@ -82,6 +88,21 @@ def formats_of(row: dict) -> list[str]:
     if "completion" in row and field or not found and label is not None and is_conversation(row):
         found.append("label")
     return found
+
+
+def with_sides(row: dict) -> dict:
+    """A row of ms-swift's, turns and a text that is worse than the last of them, with both sides of the pair; others as they
+    are."""
+    turns, rejected = row.get("messages"), row.get("rejected_response")
+    if not isinstance(turns, list) or not isinstance(rejected, str):
+        return row
+    if any(row.get(field) is not None for field in (*CHOSEN, *REJECTED, "chosen_response")):
+        return row
+    last = turns[-1] if turns else None
+    if not isinstance(last, dict) or ROLES.get(str(last.get(role_key(last)))) != "assistant":
+        return row
+    others = {field: value for field, value in row.items() if field not in SWIFT_FIELDS}
+    return {**others, "chosen": turns, "rejected": [*turns[:-1], {"role": "assistant", "content": rejected}]}
 
 
 def _given(fields: dict) -> dict:
@@ -100,9 +121,9 @@ def preference_of(row: dict, columns: dict[str, str] | None = None) -> tuple[dic
     """
     if columns is not None:
         row, missing = renamed(row, columns)
-        if missing:
+        if missing or (missing := _on_a_scale(row)):
             return {}, missing
-    row = _given(row)
+    row = with_sides(_given(row))
     formats, prompts = formats_of(row), [field for field in PROMPT_FIELDS if field in row]
     if formats == ["label"] and "completion" not in row:
         return _labelled_conversation(row)
@@ -110,7 +131,7 @@ def preference_of(row: dict, columns: dict[str, str] | None = None) -> tuple[dic
     if len(sides) != (2 if formats == ["pair"] else 1) or len(prompts) > 1:
         expected = (
             "'prompt' and one of: 'completions' and 'ranks', 'completions' and 'scores', 'chosen' and 'rejected', "
-            "'completion' and 'label', each under one name"
+            f"'completion' and 'label', each under one name; {OTHER_NAMES}"
         )
         return {}, [Problem("unknown fields", f"keys {sorted(row)}", expected)]
     prompt, problems = _prompt(row, prompts[0]) if prompts else (None, [])
@@ -129,6 +150,16 @@ def preference_of(row: dict, columns: dict[str, str] | None = None) -> tuple[dic
     if "ranks" in ranking and all(problem.kind in REPAIRABLE for problem in problems):
         problems += _contradictions(answers.names, ranking)
     return ranking, problems
+
+
+def _on_a_scale(row: dict) -> list[Problem]:
+    """The problem of a row of named columns whose label is a number other than 0 and 1."""
+    field, label = label_of(row)
+    number = None if label is not None or not field else _number(row[field])
+    if number in (None, 0, 1):
+        return []
+    expected = "true or false, 1 or 0: of a scale 0 and 1 are not bad and good; make a column of true and false of it"
+    return [Problem(ON_A_SCALE, f"{shorten(row[field])} under {field!r}", expected)]
 
 
 def _labelled_conversation(row: dict) -> tuple[dict, list[Problem]]:
@@ -192,7 +223,7 @@ def _completions(answers: Answers, pair: bool) -> Completions:
             problems.append(Problem(NO_ANSWER, found, "a text, or turns that end on the assistant's"))
             continue
         for kind, where, expected in found:
-            kind = EMPTY if kind == "empty turn" else kind
+            kind = EMPTY if kind == EMPTY_TURN else kind
             problems.append(Problem(kind, where.replace("at turn 2", f"at {name}"), expected))
         messages, found = _messages(turns[:-1])
         problems += [problem._replace(found=f"{problem.found} of {name}") for problem in found]

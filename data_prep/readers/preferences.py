@@ -14,7 +14,7 @@ from data_prep.common.text import counted, shorten
 from data_prep.readers import conversation_formats
 from data_prep.readers.columns import parse_columns
 from data_prep.readers.conversation_formats import REASONING_BESIDE, label_of, reads_input, unread_in_turns
-from data_prep.readers.preference_formats import FIELDS, REPAIRABLE, preference_of
+from data_prep.readers.preference_formats import FIELDS, REPAIRABLE, SWIFT_FIELDS, preference_of, with_sides
 from data_prep.readers.ranks import pairs
 from data_prep.readers.unread import Tally, media_problems, unread_of
 from data_prep.rows.bad_rows import BadRows
@@ -144,6 +144,8 @@ def unread_fields(value: dict, columns: dict[str, str] | None) -> list[str]:
     read = {*FIELDS}
     if columns is None and label_of(value)[1] is not None:  # a conversation with a label
         read = {*read, *conversation_formats.FIELDS} - {"tools", *REASONING_BESIDE}
+    if columns is None and with_sides(value) is not value:
+        read = {*read, *SWIFT_FIELDS}
     if not reads_input(kept, "instruction"):
         read.remove("input")
     unread = unread_of(value, read if columns is None else [columns[field] for field in columns if field in read])

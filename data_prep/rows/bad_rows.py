@@ -9,7 +9,7 @@ from pathlib import Path
 from data_prep.common.errors import InputError
 from data_prep.common.files import atomic_write
 from data_prep.common.text import counted, shorten
-from data_prep.rows.problems import Row
+from data_prep.rows.problems import ON_A_SCALE, Row
 
 ON_BAD = ("error", "repair", "quarantine")
 
@@ -48,12 +48,15 @@ class Defects:
                 lines.append(f"  and {counted(rows['bad'] - self.SHOWN, 'row')} more")
         return lines
 
+    def kinds(self) -> set[str]:
+        """The kinds of problem that were found."""
+        return {kind for _, kinds, _ in self.files.values() for kind in kinds}
+
     def raise_if_any(self, repairable: Iterable[str], can_choose: bool) -> None:
         """Raise one `InputError` that says what is wrong, then what to do; nothing if no row is bad."""
         if not self.files:
             return
-        lines = self.lines()
-        found = {kind for _, kinds, _ in self.files.values() for kind in kinds}
+        lines, found = self.lines(), self.kinds()
         certain = [kind for kind in repairable if kind in found]
         if can_choose and certain:
             lines.append(f"on_bad: repair can repair: {', '.join(certain)}.")
@@ -126,7 +129,15 @@ class BadRows:
         self._file.write(json.dumps(kept) + "\n")
 
     def close(self) -> None:
-        """Under error and repair, raise one InputError for all bad rows; under quarantine, finish its file."""
+        """Under error and repair, raise one InputError for all bad rows; under quarantine, finish its file.
+
+        A label on a scale is an error under quarantine, too: rows beside it would be used with the meaning of another.
+        """
+        if ON_A_SCALE in self._defects.kinds():
+            with self._stack:  # which leaves no half-written quarantine
+                raise InputError(
+                    "\n".join([*self.reasons(), "No row is used beside such a label, whatever on_bad is."])
+                )
         if self.on_bad != "quarantine":
             self._defects.raise_if_any(self._repairable, self._can_choose)
         if self.quarantine is not None and not self.quarantined:

@@ -16,6 +16,7 @@ class Problem(NamedTuple):
 BYTE_ORDER_MARK = "byte order mark"
 NOT_UTF8, NOT_UNICODE = "not UTF-8", "not Unicode"
 NOT_FINITE, FINITE = "NaN or Infinity", "a number or null: JSON has no other"
+ON_A_SCALE = "a label on a scale"  # no row is used beside one: their labels are numbers of the scale, too
 REPAIRED_BY_READING = (TRAILING_COMMA, BYTE_ORDER_MARK)  # the row has the value of the repaired text
 
 
