@@ -18,7 +18,7 @@ import pyarrow.parquet
 import pytest
 from helpers.conversations import gpt, human
 from helpers.data import DATA, needs_data
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from data_prep import check
@@ -26,6 +26,7 @@ from data_prep.checking.report import histogram, share
 from data_prep.common.errors import run_main
 from data_prep.common.files import read_json, read_jsonl
 from data_prep.gate.answers import read_answers
+from data_prep.rows.read import POINTER
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 EVIL = "<script>document.title = 'taken'</script><img src='http://example.com/x.png' onerror='document.title = 1'>"
@@ -361,6 +362,7 @@ def test_refusals(arguments, words, defective, monkeypatch, capsys):
     st.binary(max_size=400), st.sampled_from([".jsonl", ".json", ".csv"]), st.sampled_from(["repair", "quarantine"])
 )
 def test_no_row_is_lost_of_any_bytes(tmp_path, monkeypatch, capsys, content, ending, on_bad):
+    assume(not content.startswith(POINTER))  # refused before any row is read
     path, output = tmp_path / f"any{ending}", tmp_path / "out"
     path.write_bytes(content)
     shutil.rmtree(output, ignore_errors=True)
