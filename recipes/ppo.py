@@ -37,7 +37,6 @@ from recipes.trainers.curves import logged, save_curves, show_change
 from recipes.trainers.muon import MuonWithAdamW
 from recipes.trainers.ppo.alarms import PPOAlarms
 from recipes.trainers.ppo.config import PPOConfig
-from recipes.trainers.precision import train_head_in_fp32
 from recipes.trainers.resuming import open_run, train
 from recipes.trainers.reward_gate import gate_reward
 from recipes.trainers.saving import finish, merge_unless_it_answers_otherwise, ready_to_serve, save_model
@@ -177,7 +176,6 @@ def main() -> None:
 
         policy = get_peft_model(policy, lora_config(model_args, policy.config))
         value_model = get_peft_model(value_model, lora_config(model_args, value_model.config, "score"))
-        train_head_in_fp32(value_model)
 
     # Trainer
     from recipes.trainers.ppo.trainer import PPOTrainer  # slow to import

@@ -20,6 +20,7 @@ from data_prep.common.files import read_jsonl, write_jsonl
 from data_prep.common.text import printable
 from data_prep.models.bits_per_byte import heldout_batches
 from data_prep.ranking.terminal import show_answers
+from data_prep.tokens.chat_encoder import encode_prompts
 from eval import answers, chat
 from recipes.sft import show_mask
 from recipes.trainers import callbacks
@@ -78,10 +79,13 @@ def test_an_error(capsys):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_the_example_of_sft_has_colours_of_its_own_on_a_terminal_alone(tiny_tokenizer, monkeypatch, capsys, terminal):
     ids = tiny_tokenizer(HOSTILE)["input_ids"]
+    asked, answer = {"role": "user", "content": HOSTILE}, {"role": "assistant", "content": HOSTILE}
+    (prompt,) = encode_prompts(tiny_tokenizer, [[asked]])
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
-    show_mask(tiny_tokenizer, {"input_ids": [*ids, *ids], "labels": [*[-100] * len(ids), *ids]})
+    row = {"input_ids": [*prompt, *ids], "labels": [*[-100] * len(prompt), *ids]}
+    show_mask(tiny_tokenizer, {**row, "messages": [asked, answer], "more": None})
     inside = f"\x1b[32m[{SHOWN}]\x1b[0m" if terminal else f"[{SHOWN}]"
-    assert capsys.readouterr().out.splitlines()[1] == f"  {SHOWN}{inside}"
+    assert capsys.readouterr().out.splitlines()[1] == f"  <|user|>{SHOWN}<|end|><|assistant|>{inside}"
 
 
 def test_ppos_table_of_answers(tmp_path, capsys):

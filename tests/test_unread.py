@@ -49,7 +49,7 @@ def test_two_system_texts_that_differ_are_a_problem(tmp_path):
     assert "1 × two system turns that differ\n" in message
     assert "found 'Be brief.' under 'system' and 'Be long.' as the first turn; expected one system turn, or" in message
     path = write(tmp_path, [{"conversations": [human("a"), gpt("b")], "system": 7}])
-    assert "found 7 at 'system'; expected a string" in refusal(read_conversations, path)
+    assert "found 7 at 'system'; expected a text" in refusal(read_conversations, path)
 
 
 @pytest.mark.parametrize(

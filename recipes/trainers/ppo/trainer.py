@@ -42,6 +42,7 @@ from recipes.trainers.ppo.prepare import (
     with_prompt_ids,
 )
 from recipes.trainers.ppo.rollout import METRICS, Rollout, answer_metrics, rollout_of, sample_answers
+from recipes.trainers.precision import train_head_in_fp32
 from recipes.trainers.saving import stop_at
 
 AVERAGE = "average.safetensors"  # in a checkpoint, with ema_decay
@@ -95,6 +96,8 @@ class PPOTrainer(Trainer):
             raise ValueError("ref_model may be None for a LoRA policy only")
         if isinstance(eval_dataset, dict):
             raise InputError("eval_dataset: expected one dataset, found several; call evaluate for each")
+        if hasattr(value_model, "peft_config"):
+            train_head_in_fp32(value_model)
         self.reward_funcs, self.eval_funcs = list(reward_funcs or []), list(eval_funcs or [])
         check_names("reward_funcs", self.reward_funcs)
         check_names("eval_funcs", self.eval_funcs)
