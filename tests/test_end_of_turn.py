@@ -186,7 +186,9 @@ def test_without_a_way_to_find_the_end_of_turn_an_answer_ends_where_the_model_sa
     assert stop_token_ids(GenerationConfig(eos_token_id=[OTHER, TURN]), tokenizer) == [TEXT, OTHER, TURN]
 
 
-@pytest.mark.parametrize("recipe", ["sft", "dpo", "kto", "rloo", "grpo", "ppo"])
+@pytest.mark.parametrize(
+    "recipe", ["sft", "rloo", "ppo", *(pytest.param(each, marks=pytest.mark.slow) for each in ("dpo", "kto", "grpo"))]
+)
 @pytest.mark.parametrize(
     ("stops", "saved", "fine_tuned"), [(LIST, [TURN, TEXT, OTHER], [TURN, TEXT, OTHER]), (TEXT, [TURN, TEXT], TURN)]
 )

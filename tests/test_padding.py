@@ -16,6 +16,7 @@ from recipes.trainers.rloo_grpo import reward_at_last_token
 
 TEXTS = ("a", "b", "c", "d", "aaa", "bbb", "ccc", "ddd")
 PADS = {"none": None, "the end of turn": "<|end|>"}
+QUICK = [pad if pad else pytest.param(pad, marks=pytest.mark.slow) for pad in PADS.values()]
 STAYS = "{# <|pad|> and <|endoftext|> stand here, so that no special token is spare #}"
 
 
@@ -81,7 +82,7 @@ def test_fine_tuning_takes_a_spare_token_which_ppo_accepts(pad, tiny_model_dir, 
     succeeded(run("ppo", tmp_path / "sft", settings, tmp_path / "ppo"))
 
 
-@pytest.mark.parametrize("pad", PADS.values(), ids=PADS)
+@pytest.mark.parametrize("pad", QUICK, ids=PADS)
 def test_without_a_spare_token_fine_tuning_says_so_and_later_recipes_name_the_option(
     pad, tiny_model_dir, settings, tmp_path
 ):
@@ -112,7 +113,7 @@ def test_a_pad_token_that_no_vocabulary_has(tiny_model_dir, settings, tmp_path):
 # The reward model
 
 
-@pytest.mark.parametrize("pad", PADS.values(), ids=PADS)
+@pytest.mark.parametrize("pad", QUICK, ids=PADS)
 def test_a_reward_model_from_a_model_without_padding_reads_the_end_of_turn(pad, tiny_model_dir, settings, tmp_path):
     model = with_pad(tiny_model_dir, tmp_path / "model", pad)
     refused(

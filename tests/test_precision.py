@@ -44,7 +44,7 @@ def head_of(recipe: str, folder: Path) -> torch.Tensor:
     return load_file(path / "adapter_model.safetensors")[HEAD]
 
 
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("half", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("recipe", ["reward", "ppo"])
 def test_a_score_head_beside_lora_takes_steps_below_the_spacing_of_bf16(
     recipe, half, given, tiny_reward_dir, tmp_path

@@ -186,7 +186,10 @@ def mixtral(**shared) -> MixtralConfig:
     return MixtralConfig(**layers, intermediate_size=32, num_local_experts=2, num_experts_per_tok=1, **shared)
 
 
-@pytest.mark.parametrize(("kind", "in_file"), [(pythia, "embed_out.weight"), (mixtral, "experts.0.w1.weight")])
+@pytest.mark.parametrize(
+    ("kind", "in_file"),
+    [(pythia, "embed_out.weight"), pytest.param(mixtral, "experts.0.w1.weight", marks=pytest.mark.slow)],
+)
 def test_a_model_whose_file_has_other_names_goes_on_and_keeps_its_best(
     kind, in_file, settings, tiny_chat_tokenizer, tmp_path
 ):

@@ -79,7 +79,9 @@ def test_a_recipe_names_the_rows_that_the_template_cannot_write(recipe, kind, mo
     assert "recipes/sft.py alone" not in message and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("recipe", ["sft", "reward", "dpo", "kto"])
+@pytest.mark.parametrize(
+    "recipe", ["sft", "reward", *(pytest.param(each, marks=pytest.mark.slow) for each in ("dpo", "kto"))]
+)
 def test_a_recipe_sets_aside_the_rows_that_the_template_cannot_write(recipe, model, tmp_path):
     path = write(tmp_path, RECIPES[recipe])
     given = {RECIPES[recipe]: path, "model_name_or_path": model, "max_length": POSITIONS, "max_steps": 1}
