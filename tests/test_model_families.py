@@ -146,7 +146,7 @@ def test_where_a_model_cannot_be_run_its_config_says_whether_it_scales(kind):
     assert scales_its_logits(model) == (kind != "qwen2")
 
 
-@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("packing", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_sft_lowers_the_loss_of_the_model_as_it_is_served(packing, folder_of, tmp_path):
     # Logits of a millionth make each of the 262 tokens as likely as any other, whatever two steps have learned.
     model = folder_of("granite", logits_scaling=1e6)

@@ -126,9 +126,11 @@ def test_preferences_are_learned_beside_quantized_weights(recipe, data, tiny_mod
 
 @pytest.mark.parametrize(
     ("recipe", "wide"),
-    [("sft", 2), ("reward", 2), ("dpo", 2), ("kto", 2), ("rloo", 2), ("grpo", 2), ("ppo", 4),
-     ("continue_pretraining", 4)],
-)  # fmt: skip
+    [
+        *(("sft", 2), ("reward", 2), ("ppo", 4), ("continue_pretraining", 4)),
+        *(pytest.param(each, 2, marks=pytest.mark.slow) for each in ("dpo", "kto", "rloo", "grpo")),
+    ],
+)
 def test_the_plan_counts_an_adapter_as_wide_as_it_is_trained(
     recipe, wide, data, tiny_chat_tokenizer, tiny_model_dir, tiny_reward_dir, tmp_path
 ):

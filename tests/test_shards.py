@@ -446,7 +446,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(larger, tokenizer, und
     assert len(undisturbed) > 20, "index.json and many shards"
 
 
-@pytest.mark.parametrize("shards", [1, 9, 20])
+@pytest.mark.parametrize("shards", [1, *(pytest.param(each, marks=pytest.mark.slow) for each in (9, 20))])
 def test_a_killed_run_resumes_to_the_same_bytes(larger, tokenizer, undisturbed, tmp_path, shards):
     """Killed once that many shards are there: in the first source, at its end, in the second."""
     config = mixture_of(larger, tmp_path, tokenizer)

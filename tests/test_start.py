@@ -540,8 +540,8 @@ def test_documents_among_conversations_are_documents(command, tmp_path, first):
     [
         ("documents", "conversations"),
         ("conversations", "documents"),
-        ("conversations", "preferences"),
-        ("preferences", "conversations"),
+        pytest.param("conversations", "preferences", marks=pytest.mark.slow),
+        pytest.param("preferences", "conversations", marks=pytest.mark.slow),
     ],
 )
 def test_a_few_rows_of_another_kind_are_counted_and_not_used(command, tmp_path, many, few):

@@ -172,6 +172,7 @@ def test_two_processes_train_what_one_trains(recipe, data, tmp_path):
         assert abs(alone[max(alone)] - alone[1]) > 0.01  # else standing still would do
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["sft", "ppo"])
 def test_the_recipe_decides_the_precision_and_not_the_launcher(recipe, data, tmp_path, monkeypatch):
     """The launcher tells its own by an environment variable; bf16 leaves other weights than fp32."""
