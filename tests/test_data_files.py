@@ -3,14 +3,13 @@
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict, load_from_disk
 
 from data_prep import check, clean_corpus, hold_out, mix_corpus, read_documents, train_tokenizer
-from data_prep.common.errors import InputError, run_main
+from data_prep.common.errors import InputError
 from data_prep.common.files import atomic_folder, atomic_write, read_jsonl, write_json
 from data_prep.readers.conversations import load_conversations, read_conversations
 from data_prep.rows.read import data_files, read_rows
@@ -18,18 +17,6 @@ from data_prep.tokens.shards import TokenShards
 from eval.before_after.seen import training_rows
 
 GOOD = '{"instruction": "a", "output": "b"}\n'
-
-
-def ended(monkeypatch, capsys, main, *arguments) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of a command."""
-    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
-    capsys.readouterr()
-    code = 0
-    try:
-        run_main(main)
-    except SystemExit as stopped:
-        code = stopped.code
-    return code, *capsys.readouterr()
 
 
 COMMANDS = {
@@ -42,14 +29,14 @@ COMMANDS = {
 
 @pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.__name__)
 @pytest.mark.parametrize("inside", [False, True], ids=["named", "in a folder"])
-def test_what_is_no_file_is_one_line_and_no_hang(tmp_path, monkeypatch, capsys, module, inside):
+def test_what_is_no_file_is_one_line_and_no_hang(command, tmp_path, monkeypatch, module, inside):
     data, out = tmp_path / "data", tmp_path / "out"
     data.mkdir()
     (data / "good.jsonl").write_text(GOOD)
     path = data / "rows.jsonl"
     os.mkfifo(path)
     given = COMMANDS[module](data if inside else path, out)
-    assert ended(monkeypatch, capsys, module.main, *given) == (
+    assert command(module, *given) == (
         1,
         "",
         f"error: {path}: found a pipe; expected a file\n",
@@ -57,10 +44,10 @@ def test_what_is_no_file_is_one_line_and_no_hang(tmp_path, monkeypatch, capsys, 
     path.unlink()
     path.symlink_to("gone.jsonl")
     said = f"error: {path}: no such file or folder; it is a link to gone.jsonl\n"
-    assert ended(monkeypatch, capsys, module.main, *given) == (1, "", said)
+    assert command(module, *given) == (1, "", said)
     path.unlink()
     path.symlink_to("/dev/null")
-    assert ended(monkeypatch, capsys, module.main, *given)[2] == f"error: {path}: found a device; expected a file\n"
+    assert command(module, *given)[2] == f"error: {path}: found a device; expected a file\n"
     path.unlink()
     path.write_text(GOOD)
     opened = Path.open
@@ -72,7 +59,7 @@ def test_what_is_no_file_is_one_line_and_no_hang(tmp_path, monkeypatch, capsys, 
 
     monkeypatch.setattr(Path, "open", denied)  # root may read everything
     said = f"error: {path}: cannot be read (Permission denied)\n"
-    assert ended(monkeypatch, capsys, module.main, *given) == (1, "", said)
+    assert command(module, *given) == (1, "", said)
     assert not out.exists()
 
 
@@ -120,9 +107,9 @@ def mixed(tmp_path) -> Path:
     return tmp_path / "mixed"
 
 
-def test_files_in_a_folder_that_nobody_reads_are_counted_by_ending(mixed, monkeypatch, capsys):
+def test_files_in_a_folder_that_nobody_reads_are_counted_by_ending(command, mixed, capsys):
     listed = ".md (2), without an ending (1), .\\x1b[2j (1), .docx (1), .md.gz (1)"
-    code, out, _ = ended(monkeypatch, capsys, check.main, mixed)
+    code, out, _ = command(check, mixed)
     assert code == 0 and out.startswith(f"{mixed}: 6 files not read: {listed}\n"), "the doctor reads .txt as documents"
     load_conversations(mixed)
     lines = capsys.readouterr().out.splitlines()
@@ -173,14 +160,14 @@ def test_quarantined_rows_in_a_folder_are_no_data(tmp_path):
     assert f"{tmp_path}/quarantine.jsonl" in data_files(tmp_path), "rows of the user's own are data whatever the name"
 
 
-def test_what_commands_write_beside_the_data_is_left_out_of_a_folder_and_named(tmp_path, monkeypatch, capsys):
+def test_what_commands_write_beside_the_data_is_left_out_of_a_folder_and_named(command, tmp_path, capsys):
     (tmp_path / "papers").mkdir()
     for name, text in {"a.md": "# A\n\nwhat is right", "b.txt": "and what is not"}.items():
         (tmp_path / "papers" / name).write_text(text)
     given = [tmp_path / "papers", "--fraction", 0, "--output_dir", tmp_path / "read"]
-    assert ended(monkeypatch, capsys, read_documents.main, *given)[0] == 0
+    assert command(read_documents, *given)[0] == 0
     given = [*COMMANDS[clean_corpus](tmp_path / "read", tmp_path / "clean"), "--quality", "none", "--num_workers", 1]
-    code, out, err = ended(monkeypatch, capsys, clean_corpus.main, *given)
+    code, out, err = command(clean_corpus, *given)
     assert code == 0 and "2 documents in = 2 out" in out, out + err  # not three
     left_out = f"{tmp_path}/read: 1 file left out that data_prep wrote beside the data: report.json\n"
     assert out.startswith(left_out)
@@ -253,29 +240,29 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
         data_files("x" * 300 + ".jsonl")
 
 
-def test_no_bar_and_no_colour_where_there_is_no_terminal(tmp_path, monkeypatch, capsys):
+def test_no_bar_and_no_colour_where_there_is_no_terminal(command, tmp_path, monkeypatch):
     folder = tmp_path / ("a-long-name-of-a-folder" * 8)
     folder.mkdir()
     lines = [GOOD.replace('"a"', f'"a{number}"') for number in range(5)]
     (folder / "rows.jsonl").write_text("".join(lines) + "{oops\n")
     for variable in ("FORCE_COLOR", "COLUMNS"):
         monkeypatch.setenv(variable, "40")
-    code, out, error = ended(monkeypatch, capsys, check.main, folder / "rows.jsonl")
+    code, out, error = command(check, folder / "rows.jsonl")
     assert (code, error) == (0, "") and "\033" not in out
     assert f"broken JSON: {folder}/rows.jsonl:6: found line 6, column 2: " in out, "no line is wrapped"
     given = COMMANDS[hold_out](folder / "rows.jsonl", tmp_path / "out")
-    code, out, error = ended(monkeypatch, capsys, hold_out.main, *given, "--on_bad", "quarantine")
+    code, out, error = command(hold_out, *given, "--on_bad", "quarantine")
     assert (code, error) == (0, "") and out.count("\n") == 2
 
 
 @pytest.fixture
-def read(tmp_path, monkeypatch, capsys) -> Path:
+def read(command, tmp_path) -> Path:
     """What read_documents leaves of ten documents, three of them held out."""
     (tmp_path / "papers").mkdir()
     for number in range(10):
         (tmp_path / "papers" / f"{number}.md").write_text(f"# Number {number}\n\nthe text of {number} alone\n")
     given = [tmp_path / "papers", "--fraction", 0.3, "--output_dir", tmp_path / "read"]
-    code, _, err = ended(monkeypatch, capsys, read_documents.main, *given)
+    code, _, err = command(read_documents, *given)
     assert code == 0, err
     return tmp_path / "read"
 
@@ -287,9 +274,7 @@ def mixture(folder: Path, files: list, tokenizer) -> Path:
 
 
 @pytest.mark.parametrize("given", ["read", "read/*.jsonl", "rea*"])
-def test_a_folder_with_held_out_documents_is_not_read_whole(
-    read, given, tiny_tokenizer, tmp_path, monkeypatch, capsys
-):
+def test_a_folder_with_held_out_documents_is_not_read_whole(command, read, given, tiny_tokenizer, tmp_path):
     path = f"{tmp_path}/{given}"
     said = f"error: {path}: found documents_heldout.jsonl, held out by name, beside documents.jsonl: read together, "
     said += "evaluations would see what was trained on; expected one or the other, by its name: "
@@ -297,16 +282,16 @@ def test_a_folder_with_held_out_documents_is_not_read_whole(
     commands = {mix_corpus: ["--config", mixture(tmp_path, [path], tiny_tokenizer)]}
     commands |= {module: options(path, tmp_path / "out") for module, options in COMMANDS.items()}
     for module, options in commands.items():
-        code, _, err = ended(monkeypatch, capsys, module.main, *options)
+        code, _, err = command(module, *options)
         assert (code, err) == (1, said), module.__name__
     assert sorted(each.name for each in tmp_path.iterdir()) == ["mix.yaml", "papers", "read"], "nothing is written"
     with pytest.raises(InputError, match="found documents_heldout.jsonl, held out by name, beside documents.jsonl"):
         next(training_rows([path]))  # eval.adaptation --trained_on
 
 
-def test_held_out_documents_are_not_among_the_tokens(read, tiny_tokenizer, tmp_path, monkeypatch, capsys):
+def test_held_out_documents_are_not_among_the_tokens(command, read, tiny_tokenizer, tmp_path):
     config = mixture(tmp_path, [read / "documents.jsonl"], tiny_tokenizer)
-    assert ended(monkeypatch, capsys, mix_corpus.main, "--config", config)[0] == 0
+    assert command(mix_corpus, "--config", config)[0] == 0
     ids = TokenShards(tmp_path / "tokens")
     text = tiny_tokenizer.decode(ids[0 : len(ids)])
     trained, held_out = (list(read_jsonl(read / f"documents{part}.jsonl")) for part in ("", "_heldout"))
@@ -327,15 +312,15 @@ def test_what_is_held_out_alone_is_read_from_a_folder(tmp_path):
         data_files(tmp_path)
 
 
-def test_a_page_about_held_out_data_is_a_document(tmp_path, monkeypatch, capsys):
+def test_a_page_about_held_out_data_is_a_document(command, tmp_path):
     for name in ("docs/heldout.md", "docs/guide.md", "both/manual/a.md", "both/manual_heldout/b.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"# {name}\n\nwhat is right in {name}")
     given = ["--fraction", 0, "--output_dir", tmp_path / "read"]
-    code, out, _ = ended(monkeypatch, capsys, read_documents.main, tmp_path / "docs", *given)
+    code, out, _ = command(read_documents, tmp_path / "docs", *given)
     assert code == 0 and "2 files = 2 read" in out
     given = ["--fraction", 0, "--output_dir", tmp_path / "again"]
-    code, _, err = ended(monkeypatch, capsys, read_documents.main, tmp_path / "both", *given)
+    code, _, err = command(read_documents, tmp_path / "both", *given)
     assert code == 1 and f"error: {tmp_path}/both: found b.md, held out by name, beside a.md: " in err
 
 
@@ -358,9 +343,9 @@ SPLITS = {
 
 @pytest.mark.parametrize("names", SPLITS, ids=lambda names: names[0].partition(".")[0])
 @pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.__name__)
-def test_a_split_to_train_on_and_one_to_measure_on_are_not_read_together(tmp_path, monkeypatch, capsys, names, module):
+def test_a_split_to_train_on_and_one_to_measure_on_are_not_read_together(command, tmp_path, names, module):
     data = splits(tmp_path / "data set", *names)
-    code, out, err = ended(monkeypatch, capsys, module.main, *COMMANDS[module](data, tmp_path / "out"))
+    code, out, err = command(module, *COMMANDS[module](data, tmp_path / "out"))
     assert (code, out) == (1, "")
     apart = [Path(name).name for name in names if not re.match("train|own", name.removeprefix("data/"), re.I)]
     trained = sorted(name for name in names if re.match("train", name.removeprefix("data/"), re.I))
@@ -409,7 +394,7 @@ def test_descriptions_of_the_data_are_left_out_of_a_folder_and_named(tmp_path, c
 
 
 @pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.__name__)
-def test_a_pointer_of_git_lfs_is_one_line(tmp_path, monkeypatch, capsys, module):
+def test_a_pointer_of_git_lfs_is_one_line(command, tmp_path, module):
     for name in ("a.jsonl.gz", "b.parquet", "c.csv"):
         (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
     splits(tmp_path, "d.jsonl")
@@ -420,5 +405,5 @@ def test_a_pointer_of_git_lfs_is_one_line(tmp_path, monkeypatch, capsys, module)
     }
     for path, message in given.items():
         options = COMMANDS[module](path, tmp_path / "out")
-        assert ended(monkeypatch, capsys, module.main, *options) == (1, "", message)
+        assert command(module, *options) == (1, "", message)
     assert data_files(tmp_path / "d.jsonl") == [f"{tmp_path}/d.jsonl"]

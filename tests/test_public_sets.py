@@ -1,7 +1,6 @@
 """Rows as public data sets have them: what they are read as, and what is said where they cannot be."""
 
 import json
-import sys
 
 import pyarrow
 import pyarrow.parquet
@@ -9,7 +8,7 @@ import pytest
 from helpers.conversations import messages
 
 from data_prep import check, clean_corpus, train_tokenizer
-from data_prep.common.errors import InputError, run_main
+from data_prep.common.errors import InputError
 from data_prep.common.files import read_json, read_jsonl, write_jsonl
 from data_prep.readers.conversations import load_conversations
 from data_prep.readers.labels import load_labels
@@ -20,26 +19,14 @@ COLUMNS = "--columns prompt=COLUMN,completion=COLUMN"
 SAID = messages("Twice 2?", "4.")
 
 
-def ended(monkeypatch, capsys, main, *arguments) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of a command."""
-    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
-    capsys.readouterr()
-    code = 0
-    try:
-        run_main(main)
-    except SystemExit as stopped:
-        code = stopped.code
-    return code, *capsys.readouterr()
-
-
 @pytest.fixture
-def checked(tmp_path, monkeypatch, capsys):
+def checked(command, tmp_path):
     """checked(rows, options…): (check.json, what is printed, {kind: rows written}) of the doctor."""
 
     def run(rows: list[dict], *options: str) -> tuple[dict, str, dict]:
         write_jsonl(tmp_path / "rows.jsonl", rows)
         output = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
-        _, out, err = ended(monkeypatch, capsys, check.main, tmp_path / "rows.jsonl", "--output", output, *options)
+        _, out, err = command(check, tmp_path / "rows.jsonl", "--output", output, *options)
         assert err == ""
         written = {path.stem: list(read_jsonl(path)) for path in output.glob("*.jsonl")}
         return read_json(output / "report" / "check.json"), out, written
@@ -64,13 +51,13 @@ def test_a_message_of_a_tree_is_no_document(checked, parent):
     assert finding["first"][1]["expected"] == "a row for each conversation, with all its turns"
 
 
-def test_a_message_of_a_tree_that_was_a_corpus_is_a_document_when_it_is_cleaned(tmp_path, monkeypatch, capsys):
+def test_a_message_of_a_tree_that_was_a_corpus_is_a_document_when_it_is_cleaned(command, tmp_path):
     """Its text is what was asked for, and the next command reads it as such."""
     write_jsonl(tmp_path / "oasst.jsonl", OASST)
     given = ["--corpus", tmp_path / "oasst.jsonl", "--quality", "none", "--output_dir", tmp_path / "clean"]
-    assert ended(monkeypatch, capsys, clean_corpus.main, *given)[0] == 0
+    assert command(clean_corpus, *given)[0] == 0
     given = [tmp_path / "clean", "--output", tmp_path / "out"]
-    assert ended(monkeypatch, capsys, check.main, *given)[0] == 0
+    assert command(check, *given)[0] == 0
     assert [row["text"] for row in read_jsonl(tmp_path / "out" / "documents.jsonl")] == ["Why?", "So."]
 
 
@@ -117,7 +104,7 @@ SCALE = [{"prompt": f"{n}?", "response": f"{n}.", "helpfulness": n, "id": n} for
 
 @pytest.mark.parametrize("on_bad", ["error", "repair", "quarantine"])
 @pytest.mark.parametrize("as_text", [False, True], ids=["numbers", "texts"])
-def test_a_scale_is_no_label_whatever_becomes_of_bad_rows(tmp_path, monkeypatch, capsys, on_bad, as_text):
+def test_a_scale_is_no_label_whatever_becomes_of_bad_rows(command, tmp_path, on_bad, as_text):
     """0 and 1 of it would be a bad and a good answer."""
     rows = [{**row, "helpfulness": str(row["helpfulness"])} for row in SCALE] if as_text else SCALE
     write_jsonl(tmp_path / "rows.jsonl", rows)
@@ -132,7 +119,7 @@ def test_a_scale_is_no_label_whatever_becomes_of_bad_rows(tmp_path, monkeypatch,
         lines.append(f"  {name}: found {value} under 'label'; expected {expected}")
     lines.append("No row is used beside such a label, whatever on_bad is.")
     given = [tmp_path / "rows.jsonl", "--columns", named, "--on_bad", on_bad, "--output", tmp_path / "out"]
-    code, _, err = ended(monkeypatch, capsys, check.main, *given)
+    code, _, err = command(check, *given)
     assert (code, err) == (1, "error: " + "\n".join(lines) + "\n")
     aside = tmp_path / "aside.jsonl" if on_bad == "quarantine" else None
     for read, more in {load_labels: [], load_rankings: [], read_prompts: [None, 0]}.items():
@@ -163,13 +150,13 @@ def test_the_rejected_response_of_ms_swift_makes_a_pair(checked, tmp_path, capsy
         assert [each["kind"] for each in report["findings"]] == ["an answer labelled good or bad"] and not written
 
 
-def test_messages_as_json_text_in_parquet(tmp_path, monkeypatch, capsys):
+def test_messages_as_json_text_in_parquet(command, tmp_path):
     table = pyarrow.table({"messages": [json.dumps(SAID), json.dumps(SAID[:1]), "[{'role': 'user'}]"], "n": [1, 2, 3]})
     pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
     for options in ([], ["--columns", "messages=messages"]):
         output = tmp_path / f"out{len(options)}"
         given = [tmp_path / "rows.parquet", "--output", output, *options]
-        assert ended(monkeypatch, capsys, check.main, *given)[0] == 0
+        assert command(check, *given)[0] == 0
         assert [row["messages"] for row in read_jsonl(output / "conversations.jsonl")] == [SAID]
         report = read_json(output / "report" / "check.json")
         assert report["fields_not_read"] == {"n": 1}
@@ -183,13 +170,13 @@ def test_messages_as_json_text_in_parquet(tmp_path, monkeypatch, capsys):
 KEYS = [f"column_{number:02}" for number in range(25)]
 
 
-def test_what_to_do_with_columns_of_other_names_is_said(tmp_path, monkeypatch, capsys):
+def test_what_to_do_with_columns_of_other_names_is_said(command, tmp_path):
     path = tmp_path / "rows.jsonl"
     write_jsonl(path, [dict.fromkeys(KEYS, "x")])
     keys = repr(KEYS)
     assert len(keys) > 300
     found = f"found keys {keys[:297]}...; expected "
-    code, out, _ = ended(monkeypatch, capsys, check.main, path)
+    code, out, _ = command(check, path)
     told = f"columns of other names: {COLUMNS}; documents under another name than text: --text_column COLUMN\n"
     assert code == 1 and f"{path}:1: {found}" in out and told in out
     recipe = "; other names: columns: prompt=COLUMN,completion=COLUMN in a recipe's YAML; python -m data_prep.check "
@@ -203,7 +190,7 @@ def test_what_to_do_with_columns_of_other_names_is_said(tmp_path, monkeypatch, c
     options = {clean_corpus: [], train_tokenizer: ["--vocab_size", 300]}
     for module, more in options.items():
         given = ["--corpus", path, "--output_dir", tmp_path / "out", *more]
-        code, _, err = ended(monkeypatch, capsys, module.main, *given)
+        code, _, err = command(module, *given)
         assert code == 1 and found in err and f"{corpus}mix_corpus\n" in err
 
 

@@ -1,28 +1,13 @@
 """Plain text whose documents end at lines of <|endoftext|> alone, as those of TinyStories."""
 
-import sys
 from collections import Counter
 
 import pytest
 
 from data_prep import check, clean_corpus
-from data_prep.common.errors import run_main
 from data_prep.common.files import read_json, read_jsonl
 from data_prep.readers.documents import read_documents
 from data_prep.rows.read import read_rows
-
-
-def ended(monkeypatch, capsys, main, *arguments) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of a command."""
-    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
-    capsys.readouterr()
-    code = 0
-    try:
-        run_main(main)
-    except SystemExit as stopped:
-        code = stopped.code
-    return code, *capsys.readouterr()
-
 
 STORIES = {
     "each line": ("One.\n<|endoftext|>\nTwo.\n<|endoftext|>\n", ["One.", "Two."], [1, 3], 2),
@@ -40,7 +25,7 @@ STORIES = {
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_a_line_of_the_end_of_text_ends_a_document(tmp_path, monkeypatch, capsys, name):
+def test_a_line_of_the_end_of_text_ends_a_document(command, tmp_path, name):
     content, texts, lines, separated = STORIES[name]
     path = tmp_path / "stories.txt"
     path.write_bytes(content.encode())
@@ -50,14 +35,14 @@ def test_a_line_of_the_end_of_text_ends_a_document(tmp_path, monkeypatch, capsys
         (text, line, number) for number, (text, line) in enumerate(zip(texts, lines, strict=True), start=1)
     ]
     assert counts["separated"] == separated and list(read_documents(path)) == texts
-    code, out, _ = ended(monkeypatch, capsys, check.main, path, "--output", tmp_path / "out")
+    code, out, _ = command(check, path, "--output", tmp_path / "out")
     assert code == 0 and [row["text"] for row in read_jsonl(tmp_path / "out" / "documents.jsonl")] == texts
     noun = "document" if separated == 1 else "documents"
     said = f"a line of <|endoftext|> alone ends a document: {separated} {noun}\n"
     assert out.count(said) == bool(separated)
     assert read_json(tmp_path / "out" / "report" / "check.json")["documents"].get("separated", 0) == separated
     given = ["--corpus", path, "--quality", "none", "--output_dir", tmp_path / "clean"]
-    code, out, _ = ended(monkeypatch, capsys, clean_corpus.main, *given)
+    code, out, _ = command(clean_corpus, *given)
     assert code == 0 and out.count(said) == bool(separated)
 
 

@@ -138,8 +138,8 @@ def load_tokenized(
         reasoning: what to do with an assistant's reasoning: keep, drop or mask (see `data_prep.common.reasoning`).
 
     Returns a `datasets.Dataset` with the columns id, source, row, messages, input_ids, labels and more (see
-    `messages_of`), in the order of the files. The memory used does not grow with the number of conversations. Raises what `read_conversations` raises, and
-    InputError if no conversation is left.
+    `messages_of`), in the order of the files. The memory used does not grow with the number of conversations. Raises what
+    `read_conversations` raises, and InputError if no conversation is left.
     """
     import pyarrow
 
